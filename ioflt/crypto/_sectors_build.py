@@ -1,0 +1,25 @@
+"""Builds `ioflt.crypto._sectors`, the sector loop in C, against OpenSSL's libcrypto. Called by setup.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cffi import FFI
+
+ffibuilder = FFI()
+ffibuilder.cdef(
+    """
+    int ioflt_sectors(
+        const unsigned char *key, unsigned char *data, size_t count, uint64_t sector, int action);
+    """
+)
+ffibuilder.set_source(
+    "ioflt.crypto._sectors",
+    Path(__file__).with_name("_sectors_src.c").read_text(),
+    libraries=["crypto"],
+    extra_compile_args=["-O2"],
+    optional=True,
+)
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)
