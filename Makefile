@@ -1,0 +1,62 @@
+# make setup    system packages (as root), virtual environment, C files
+# make check    formatting, lint, types, imports, unit tests: seconds
+# make test     everything CI runs, quick levels first
+# make demo     a real VM: imported, encrypted, mounted, compared, booted
+# make bench    throughput through a mount against the directory behind it
+# make clean    remove what the other targets made, the environment included
+#
+# One level: make unit | operations | cli | golden | mounted | interop | long
+
+SHELL := /bin/bash
+PYTHON_BIN := .venv/bin/python
+PYTEST := $(PYTHON_BIN) -m pytest
+# What a complete machine has: a test skipped for the lack of one of these is a failure.
+REQUIRE := --require=fuse,root,loop,qemu,interop
+
+.PHONY: setup check static test pure demo bench clean unit operations cli golden mounted interop long
+
+setup:
+	@tools/setup.sh build
+
+static:
+	@tools/setup.sh build
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+check: static
+	$(PYTEST) tests/unit -m "not slow"
+
+test:
+	@tools/setup.sh build test
+	$(MAKE) --no-print-directory static pure
+	HYPOTHESIS_PROFILE=ci $(PYTEST) $(REQUIRE) tests
+
+# The same code without the C files: installed from the sources into a directory of its own.
+pure:
+	@tools/setup.sh build
+	@rm -rf build/pure && mkdir -p build/pure
+	IOFLT_BUILD_NATIVE=0 $(PYTHON_BIN) -m pip install --quiet --no-deps --target build/pure .
+	@cp -r tests setup.cfg build/pure/
+	cd build/pure && ../../$(PYTEST) --pure tests/unit $(if $(wildcard tests/operations),tests/operations)
+
+unit operations cli golden mounted interop:
+	@tools/setup.sh build test
+	$(PYTEST) tests/$@
+
+long:
+	@tools/setup.sh build test
+	HYPOTHESIS_PROFILE=long $(PYTEST) $(REQUIRE) --long tests
+
+demo:
+	@tools/setup.sh build demo
+	$(PYTHON_BIN) tools/demo.py
+
+bench:
+	@tools/setup.sh build test
+	$(PYTHON_BIN) tools/bench.py
+
+clean:
+	rm -rf .venv build .cache .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+	find ioflt tools tests \( -name __pycache__ -o -name '*.so' -o -name '*.o' \) -prune -exec rm -rf {} +
