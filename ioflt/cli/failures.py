@@ -1,0 +1,59 @@
+"""A failure as the user sees it: `ioflt: what happened`, `hint: what to do`, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+
+import click
+
+from ioflt.cli.exits import Exit, exit_code
+from ioflt.cli.hints import hint_for
+from ioflt.cli.render import printable
+from ioflt.errors import IofltError
+
+
+def report(error: BaseException, *, as_json: bool) -> int:
+    """Tell the user of `error` on standard error. Returns the exit code."""
+    code = exit_code(error)
+    if isinstance(error, BrokenPipeError):
+        _forget_stdout()
+        return code
+    message, hint = _message(error), hint_for(error)
+    if as_json:
+        failure = {
+            "error": type(error).__name__,
+            "message": message,
+            "file": getattr(error, "file", None),
+            "hint": hint,
+            "exit_code": code,
+        }
+        print(json.dumps(failure), file=sys.stderr)
+        return code
+    if code == Exit.BUG:
+        traceback.print_exception(error)
+    print(f"ioflt: {printable(message)}", file=sys.stderr)
+    if hint:
+        print(f"hint: {printable(hint)}", file=sys.stderr)
+    return code
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, IofltError):
+        return str(error)
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, click.ClickException):
+        message = error.format_message()
+        return (message[:1].lower() + message[1:]).removesuffix(".")
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"internal error: {type(error).__name__}: {error}"
+
+
+def _forget_stdout() -> None:
+    """Nobody reads any more: keep the interpreter from failing once more when it flushes at exit."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

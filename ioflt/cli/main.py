@@ -1,0 +1,149 @@
+"""`ioflt`: the table of commands, the manual, and the one place where a failure becomes words and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ioflt import __version__
+from ioflt.cli.lazy import Entry, LazyGroup, Section
+
+_SECTIONS = (
+    Section(
+        "Datastores",
+        (
+            Entry("datastore", "ioflt.cli.datastore", "datastore", "Make a directory a datastore; show one."),
+            Entry(
+                "mount", "ioflt.cli.mount", "mount", "Show a datastore's files decrypted at a mount point."
+            ),
+            Entry("umount", "ioflt.cli.mount", "umount", "End a mount: flush everything, forget the keys."),
+            Entry("inspect", "ioflt.cli.inspect", "inspect", "What a stored file is. Needs no key."),
+            Entry("check", "ioflt.cli.inspect", "check", "Verify every home and file of a datastore."),
+        ),
+    ),
+    Section(
+        "Virtual machines",
+        (Entry("vm", "ioflt.cli.vm", "vm", "List, show, encrypt, decrypt, import, export, register."),),
+    ),
+    Section(
+        "Keys",
+        (
+            Entry(
+                "provider", "ioflt.cli.provider", "provider", "Key providers: create, list, backup, restore."
+            ),
+            Entry(
+                "keyd", "ioflt.cli.keyd", "keyd", "The key-cache daemon: start, stop, status, lock, unlock."
+            ),
+        ),
+    ),
+    Section(
+        "Recovery and exchange",
+        (
+            Entry("recovery", "ioflt.cli.recovery", "recovery", "Passphrases that stock cryptsetup opens."),
+            Entry(
+                "header", "ioflt.cli.recovery", "header", "Back up and restore the headers of a VM's files."
+            ),
+            Entry("vmx", "ioflt.cli.recovery", "vmx", "Exchange passphrase-encrypted VMX files with VMware."),
+        ),
+    ),
+    Section(
+        "Other",
+        (
+            Entry(
+                "completion", "ioflt.cli.completion", "completion", "Print the completion script of a shell."
+            ),
+        ),
+    ),
+)
+
+_MANUAL = (
+    (
+        "Examples",
+        """
+Keep the VMs of a directory encrypted, use them through a mount:
+
+  ioflt datastore init /srv/ds
+  ioflt vm import tiny.ova /srv/ds
+  ioflt mount /srv/ds /mnt/ds
+  qemu-img info /mnt/ds/tiny/tiny.vmdk
+  ioflt umount /mnt/ds
+
+Encrypt a VM that is there already; it must be powered off:
+
+  ioflt vm encrypt /srv/ds/web01
+
+Keep a copy of the keys where this machine's loss cannot reach it:
+
+  ioflt provider backup local /media/usb/local.ioflt-keys
+""",
+    ),
+    (
+        "Arguments",
+        """
+DIR is a datastore: the directory that holds ciphertext, not a mount of it.
+DIR/VM is one VM home in it. A passphrase comes from the terminal or from
+--passphrase-file, where - is standard input; never from an argument.
+""",
+    ),
+    (
+        "Output",
+        """
+What a command shows goes to standard output, with --json as one JSON value.
+Everything else goes to standard error: "ioflt: what happened", "hint: what
+to do", with --json a failure as one line of JSON.
+""",
+    ),
+    (
+        "Exit codes",
+        """
+ 0  done                          8  the datastore's file system failed
+ 1  failed                        9  a daemon or program misbehaved
+ 2  wrong use                    10  not found
+ 3  denied                       11  exists already
+ 4  key not available            12  homes of different keys
+ 5  corrupt data                 13  check found something
+ 6  busy                         70  a bug of ioflt
+ 7  read-only                 128+N  ended by signal N
+""",
+    ),
+    (
+        "Files",
+        """
+            as root           as another user
+  state     /var/lib/ioflt    $XDG_STATE_HOME/ioflt (~/.local/state/ioflt)
+  sockets   /run/ioflt        $XDG_RUNTIME_DIR/ioflt
+""",
+    ),
+    (
+        "Environment",
+        """
+  IOFLT_HOME    keep state and sockets in this directory instead
+  NO_COLOR      no colours
+""",
+    ),
+)
+
+cli = LazyGroup(
+    name="ioflt",
+    sections=_SECTIONS,
+    manual=_MANUAL,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Encrypted storage for virtual machines: a datastore that holds only ciphertext, and a mount that"
+    " shows its files decrypted to the programs of this machine.",
+)
+click.version_option(__version__, prog_name="ioflt", message="%(prog)s %(version)s")(cli)
+
+
+def main() -> int:
+    """Run the command that `sys.argv` names. Returns the exit code."""
+    try:
+        result = cli.main(prog_name="ioflt", standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit:  # completion ends so
+        raise
+    except BaseException as error:
+        from ioflt.cli.failures import report
+
+        return report(error, as_json="--json" in sys.argv)
+    return result if isinstance(result, int) else 0

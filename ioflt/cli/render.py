@@ -1,0 +1,126 @@
+"""Output: data as JSON or as text, progress on a terminal, names of strangers made safe to print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import click
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+def json_option(command: _Command) -> _Command:
+    """Add `--json` (parameter `as_json`) to a command that lists or shows."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def emit(data: object, text: Callable[[], None], as_json: bool) -> None:
+    """Print `data` as one JSON value, or call `text` to print it for people."""
+    if not as_json:
+        text()
+        return
+    import msgspec
+
+    # ensure_ascii keeps names that are not UTF-8 (surrogates, as os.fsdecode makes them) printable
+    print(json.dumps(msgspec.to_builtins(data, enc_hook=str), indent=2))
+
+
+def printable(text: str) -> str:
+    """`text` without control characters and surrogates: a name from a datastore may hold any byte."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows under headings, as wide as they need to be where standard output is not a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console() if sys.stdout.isatty() else Console(width=10_000, no_color=True)
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(printable(str(cell))) for cell in row))
+    with console.capture() as captured:
+        console.print(made)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+
+
+def facts(pairs: Sequence[tuple[str, object]]) -> None:
+    """Print name and value lines, the values aligned."""
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
+        print(f"{name:<{width}}  {printable(str(value))}".rstrip())
+
+
+def size(count: int) -> str:
+    """A number of bytes for people: `512 B`, `1.5 GiB`."""
+    if count < 1024:
+        return f"{count} B"
+    value, unit = float(count), ""
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
+        value /= 1024
+        if value < 1024:
+            break
+    return f"{value:.1f} {unit}"
+
+
+def say(message: str) -> None:
+    """Tell people something that is not data, on standard error."""
+    print(f"ioflt: {printable(message)}", file=sys.stderr)
+
+
+def warn(message: str) -> None:
+    """Tell people something that they should act on, on standard error."""
+    print(f"ioflt: warning: {printable(message)}", file=sys.stderr)
+
+
+class Progress(Protocol):
+    """Takes note of work done."""
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes are done."""
+
+
+class _Silent:
+    def advance(self, count: int) -> None:
+        """Nobody watches."""
+
+
+@contextmanager
+def progress(title: str, total_bytes: int | None) -> Iterator[Progress]:
+    """A progress bar on standard error while the block runs; nothing where that is not a terminal.
+
+    `total_bytes` is None where it is not known beforehand.
+    """
+    if not sys.stderr.isatty():
+        yield _Silent()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(printable(title), total=total_bytes)
+
+        class Bar:
+            def advance(self, count: int) -> None:
+                bars.advance(task, count)
+
+        yield Bar()
