@@ -1,4 +1,4 @@
-"""`ioflt`: the table of commands, the manual, and the one place where a failure becomes words and an exit code."""
+"""`ioflt`: the table of commands, the manual, and the one place that every failure ends in."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from ioflt.cli.render import warn
 from ioflt.crypto.secret import Secret
 from ioflt.errors import UsageError
 
-#: The longest passphrase taken, in bytes. cryptsetup takes 512 from a terminal; files are read further there.
-MAX_PASSPHRASE = 8192
+#: The longest passphrase taken, in bytes: what a message to keyd holds.
+MAX_PASSPHRASE = 4096
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 

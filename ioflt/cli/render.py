@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import click
 
@@ -62,16 +62,45 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
         print(f"{name:<{width}}  {printable(str(value))}".rstrip())
 
 
+def describe(data: object) -> None:
+    """Print a record of any shape for people: plain fields aligned, lists of records as tables below."""
+    import msgspec
+
+    fields = msgspec.to_builtins(data, enc_hook=str)
+    plain = {name: value for name, value in fields.items() if not isinstance(value, dict | list)}
+    facts([(_title(name), value) for name, value in plain.items() if value is not None])
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            print(f"\n{_title(name)}:")
+            describe(value)
+        elif value and isinstance(value, list):
+            print(f"\n{_title(name)}:")
+            _describe_list(value)
+
+
+def _describe_list(items: list[Any]) -> None:
+    if not all(isinstance(item, dict) for item in items):
+        for item in items:
+            print(printable(str(item)))
+        return
+    columns = [name for name in items[0] if any(item[name] not in (None, [], {}) for item in items)]
+    table(
+        [_title(name).upper() for name in columns],
+        [["" if item[name] is None else item[name] for name in columns] for item in items],
+    )
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def size(count: int) -> str:
     """A number of bytes for people: `512 B`, `1.5 GiB`."""
     if count < 1024:
         return f"{count} B"
-    value, unit = float(count), ""
-    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
-        value /= 1024
-        if value < 1024:
-            break
-    return f"{value:.1f} {unit}"
+    units = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+    power = min((count.bit_length() - 1) // 10, len(units))
+    return f"{count / 1024**power:.1f} {units[power - 1]}"
 
 
 def say(message: str) -> None:

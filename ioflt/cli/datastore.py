@@ -1,0 +1,50 @@
+"""`ioflt datastore`: make a directory a datastore, show one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ioflt.cli.render import describe, emit, json_option, say
+from ioflt.cli.session import connect_keys, directory_argument, open_volume
+
+
+@click.group()
+def datastore() -> None:
+    """Make a directory a datastore; show one."""
+
+
+@datastore.command()
+@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--encrypt/--clear",
+    "encrypt",
+    default=True,
+    help="What new VMs are, and files at the top: encrypted (the default) or clear.",
+)
+@click.option("--provider", metavar="NAME", help="The key provider for new keys.")
+@click.option("--adopt-clear", is_flag=True, help="Record the VMs that are in DIR already as clear.")
+def init(directory: Path, encrypt: bool, provider: str | None, adopt_clear: bool) -> None:
+    """Make DIR a datastore. It is made when it is not there.
+
+    VMs that are in DIR already stay as they are. They are listed; with --adopt-clear they get a record that
+    says that they are clear, without it they are read-only through a mount until `ioflt vm register`.
+    """
+    from ioflt.datastore.volume import Volume
+    from ioflt.types import HomeState
+
+    default = HomeState.ENCRYPTED if encrypt else HomeState.CLEAR
+    with connect_keys() as keys:
+        Volume.init(directory, default, keys, provider=provider, adopt_clear=adopt_clear)
+    say(f"{directory}: a datastore now, new VMs are {default.value}")
+
+
+@datastore.command()
+@directory_argument
+@json_option
+def show(directory: Path, as_json: bool) -> None:
+    """Show the datastore's record and how many VMs it holds."""
+    with open_volume(directory, read_only=True) as volume:
+        shown = {"directory": str(directory), "record": volume.record, "homes": sorted(volume.homes())}
+        emit(shown, lambda: describe(shown), as_json)

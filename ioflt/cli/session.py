@@ -1,0 +1,70 @@
+"""What commands share: the connection to keyd with its warnings, and the two ways to name things."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from ioflt.cli.render import warn
+from ioflt.errors import UsageError
+
+if TYPE_CHECKING:
+    from ioflt.datastore.volume import Volume
+    from ioflt.keys.client import KeyClient
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+@contextmanager
+def connect_keys() -> Iterator[KeyClient]:
+    """A client of keyd, which is started when it is not running; its warnings are shown at the end."""
+    from ioflt.keys.client import KeyClient
+
+    with KeyClient.connect() as keys:
+        yield keys
+        for warning in keys.warnings():
+            warn(warning)
+
+
+@contextmanager
+def open_volume(path: Path, *, read_only: bool = False) -> Iterator[Volume]:
+    """The datastore at `path`, with keys."""
+    from ioflt.datastore.volume import Volume
+
+    with connect_keys() as keys, Volume.open(path, keys, read_only=read_only) as volume:
+        yield volume
+
+
+def home_argument(command: _Command) -> _Command:
+    """Add the argument `DIR/VM` (parameter `home`: the datastore and the name). The home need not exist."""
+    return click.argument("home", metavar="DIR/VM", type=click.Path(), callback=_split)(command)
+
+
+def directory_argument(command: _Command) -> _Command:
+    """Add the argument `DIR` (parameter `directory`), which exists."""
+    return _existing("directory", "DIR")(command)
+
+
+def file_argument(command: _Command) -> _Command:
+    """Add the argument `FILE` (parameter `file`), which exists."""
+    return _existing("file", "FILE")(command)
+
+
+def _split(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[Path, str]:
+    directory, name = os.path.split(value.rstrip("/"))
+    if name in ("", ".", ".."):
+        raise UsageError("names no VM: write the datastore's directory, a slash, the VM's name", file=value)
+    return Path(directory or "."), name
+
+
+def _existing(name: str, metavar: str) -> Callable[[_Command], _Command]:
+    def check(_ctx: click.Context, _param: click.Parameter, value: Path) -> Path:
+        value.lstat()
+        return value
+
+    return click.argument(name, metavar=metavar, type=click.Path(path_type=Path), callback=check)

@@ -1,0 +1,120 @@
+"""`ioflt vm`: the VMs of a datastore. Import and export are in `transfer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ioflt.cli.lazy import Entry, LazyGroup, Section
+from ioflt.cli.render import describe, emit, json_option, progress, say, table
+from ioflt.cli.session import directory_argument, home_argument, open_volume
+
+vm = LazyGroup(
+    name="vm",
+    help="The VMs of a datastore. They must be powered off to be converted.",
+    sections=(
+        Section(
+            "Look",
+            (
+                Entry("list", __name__, "list_", "The VMs of a datastore."),
+                Entry("show", __name__, "show", "One VM: its record and its files."),
+            ),
+        ),
+        Section(
+            "Convert",
+            (
+                Entry("encrypt", __name__, "encrypt", "Encrypt a VM in place, file by file."),
+                Entry("decrypt", __name__, "decrypt", "Decrypt a VM in place, file by file."),
+                Entry("register", __name__, "register", "Vouch for a VM whose record is missing or foreign."),
+            ),
+        ),
+        Section(
+            "Exchange",
+            (
+                Entry("import", "ioflt.cli.transfer", "import_", "Bring in an OVA, an OVF or a directory."),
+                Entry("export", "ioflt.cli.transfer", "export", "Write a VM out, decrypted."),
+            ),
+        ),
+    ),
+)
+
+
+@click.command(name="list")
+@directory_argument
+@json_option
+def list_(directory: Path, as_json: bool) -> None:
+    """List the VMs of the datastore DIR."""
+    from ioflt.datastore import summary
+
+    with open_volume(directory, read_only=True) as volume:
+        homes = [summary.home(volume, name) for name in sorted(volume.homes())]
+
+    def text() -> None:
+        table(
+            ("VM", "STATE", "FILES", "KEY"),
+            [(home.name, home.state, len(home.files), home.key or "") for home in homes],
+        )
+
+    emit(homes, text, as_json)
+
+
+@click.command()
+@home_argument
+@json_option
+def show(home: tuple[Path, str], as_json: bool) -> None:
+    """Show one VM: what its record says, and its files."""
+    from ioflt.datastore import summary
+
+    directory, name = home
+    with open_volume(directory, read_only=True) as volume:
+        shown = summary.home(volume, name)
+    emit(shown, lambda: describe(shown), as_json)
+
+
+@click.command()
+@home_argument
+@click.option("--thick", is_flag=True, help="Fill the holes of disks, so that no one sees what is unused.")
+def encrypt(home: tuple[Path, str], thick: bool) -> None:
+    """Encrypt the powered-off VM in place: each file anew beside the old, then in its stead.
+
+    Run again after an interruption it goes on. It also takes back a decrypt that was interrupted.
+    """
+    from ioflt.datastore import lifecycle
+
+    directory, name = home
+    with open_volume(directory) as volume, progress(f"encrypting {name}", None) as bar:
+        lifecycle.encrypt(volume, name, thick=thick, progress=bar.advance)
+    say(f"{directory / name}: encrypted")
+
+
+@click.command()
+@home_argument
+def decrypt(home: tuple[Path, str]) -> None:
+    """Decrypt the powered-off VM in place. This writes its plaintext to the datastore.
+
+    Run again after an interruption it goes on; `ioflt vm encrypt` takes it back instead.
+    """
+    from ioflt.datastore import lifecycle
+
+    directory, name = home
+    with open_volume(directory) as volume, progress(f"decrypting {name}", None) as bar:
+        lifecycle.decrypt(volume, name, progress=bar.advance)
+    say(f"{directory / name}: decrypted; whoever reads the datastore reads this VM")
+
+
+@click.command()
+@home_argument
+@click.option("--clear", is_flag=True, help="Its files are clear, not encrypted.")
+def register(home: tuple[Path, str], clear: bool) -> None:
+    """Make a new record for a VM whose record is missing, foreign or damaged.
+
+    Until then such a VM is read-only. Look at it first: whoever could write to the datastore could have put
+    it there.
+    """
+    from ioflt.datastore import lifecycle
+
+    directory, name = home
+    with open_volume(directory) as volume:
+        lifecycle.register(volume, name, clear=clear)
+    say(f"{directory / name}: registered")
