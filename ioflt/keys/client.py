@@ -1,0 +1,257 @@
+"""What keyd does for the rest of ioflt, and the client that asks it.
+
+Locks: the pool of idle connections has one. A call has a connection for itself, so calls from several threads
+run side by side; nobody holds the lock while waiting for keyd. Make the client after the last fork.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Protocol, TypeVar
+
+from ioflt import paths
+from ioflt.crypto.secret import Secret
+from ioflt.errors import IofltError, PeerError
+from ioflt.keys import starter
+from ioflt.keys.link import ConnectionLost, Link
+from ioflt.transport.unix import NotListening
+from ioflt.types import KeyRef
+from ioflt.wire import failure
+from ioflt.wire.failure import Failure
+from ioflt.wire.frame import wipe
+from ioflt.wire.keyd import messages
+from ioflt.wire.keyd.messages import LockMode, MacLabel
+
+#: Connections kept for the next call.
+MAX_IDLE = 8
+
+Answer = TypeVar("Answer", bound=messages.ReplyBody)
+
+
+class KeyService(Protocol):
+    """All that can be asked of keyd. Blocking, safe for calls from several threads.
+
+    Every call may raise KeyUnavailableError (ProviderLocked while keyd is locked), PeerError, DeniedError.
+    """
+
+    def default_provider(self) -> str:
+        """The provider of new keys: the only one there is, else `local`, which is made at first use."""
+        ...
+
+    def new_key(self, provider: str | None = None) -> KeyRef:
+        """A new KEK."""
+        ...
+
+    def generate(self, key: KeyRef, aads: Sequence[bytes]) -> list[tuple[Secret, bytes]]:
+        """For each AAD a new 64-byte DEK and its blob under that KEK."""
+        ...
+
+    def unwrap(self, items: Sequence[tuple[KeyRef, bytes, bytes]]) -> list[Secret | IofltError]:
+        """For each (key, blob, AAD) its DEK, or why there is none.
+
+        AuthenticationError: the three do not belong together.
+        """
+        ...
+
+    def rewrap(self, key_from: KeyRef, key_to: KeyRef, blob: bytes, aad_from: bytes, aad_to: bytes) -> bytes:
+        """The same DEK under another KEK or AAD."""
+        ...
+
+    def mac(self, key: KeyRef, label: MacLabel, data: bytes) -> bytes:
+        """The 32-byte MAC of a record. Compare it in constant time."""
+        ...
+
+    def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int, keep: bytes | None) -> bytes:
+        """A sealed VMX. `keep`: the sealed text that it replaces; its other key-safe pairs stay."""
+        ...
+
+    def open_vmx(self, text: bytes) -> bytes:
+        """The plaintext of a sealed VMX. Raises CorruptDataError too."""
+        ...
+
+    def status(self) -> messages.Status:
+        """What keyd is, and its providers."""
+        ...
+
+    def lock(self, mode: LockMode) -> messages.Locked:
+        """Lock all mounts and forget all KEKs.
+
+        With open files: "refuse" raises BusyError and changes nothing, "suspend" makes their I/O wait,
+        "force" makes it fail.
+        """
+        ...
+
+    def unlock(self, provider: str | None = None, passphrase: Secret | None = None) -> None:
+        """End `lock`; and make that provider ready, with its passphrase when it needs one."""
+        ...
+
+    def reload(self) -> None:
+        """Read the provider files again."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """What the user must hear with every command, such as a provider that was never backed up."""
+        ...
+
+
+class KeyClient:
+    """keyd, asked over its socket. Starts it when it is not running, and once more when it died in a call."""
+
+    def __init__(self, *, start: bool = True) -> None:
+        """Connects at the first call. With `start=False` a call raises NotListening when no keyd is running."""
+        self._paths: Final = paths.find()
+        self._start = start
+        self._lock = threading.Lock()
+        self._idle: list[Link] = []
+
+    # KeyService
+
+    def default_provider(self) -> str:
+        return self._ask(messages.DefaultProvider(), messages.Text).value
+
+    def new_key(self, provider: str | None = None) -> KeyRef:
+        return self._ask(messages.NewKey(provider), messages.Made).key.ref
+
+    def generate(self, key: KeyRef, aads: Sequence[bytes]) -> list[tuple[Secret, bytes]]:
+        made: list[tuple[Secret, bytes]] = []
+        for start in range(0, len(aads), messages.MAX_BATCH):
+            batch = tuple(aads[start : start + messages.MAX_BATCH])
+            answer = self._ask(messages.Generate(messages.Key.of(key), batch), messages.Generated)
+            _expect_length(answer.keys, batch)
+            made += [(_take(item.key), item.blob) for item in answer.keys]
+        return made
+
+    def unwrap(self, items: Sequence[tuple[KeyRef, bytes, bytes]]) -> list[Secret | IofltError]:
+        found: list[Secret | IofltError] = []
+        for start in range(0, len(items), messages.MAX_BATCH):
+            batch = tuple(
+                messages.Wrapped(messages.Key.of(key), blob, aad)
+                for key, blob, aad in items[start : start + messages.MAX_BATCH]
+            )
+            answer = self._ask(messages.Unwrap(batch), messages.Unwrapped)
+            _expect_length(answer.keys, batch)
+            failures = {index: failure.rebuild(told) for index, told in answer.failures.items()}
+            found += [failures.get(index) or _take(key) for index, key in enumerate(answer.keys)]
+        return found
+
+    def rewrap(self, key_from: KeyRef, key_to: KeyRef, blob: bytes, aad_from: bytes, aad_to: bytes) -> bytes:
+        source = messages.Wrapped(messages.Key.of(key_from), blob, aad_from)
+        return self._ask(messages.Rewrap(source, messages.Key.of(key_to), aad_to), messages.Data).value
+
+    def mac(self, key: KeyRef, label: MacLabel, data: bytes) -> bytes:
+        return self._ask(messages.Mac(messages.Key.of(key), label, data), messages.Data).value
+
+    def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int, keep: bytes | None) -> bytes:
+        request = messages.SealVmx(messages.Key.of(key), plaintext, file_id, keep)
+        return self._ask(request, messages.Data).value
+
+    def open_vmx(self, text: bytes) -> bytes:
+        return self._ask(messages.OpenVmx(text), messages.Data).value
+
+    def status(self) -> messages.Status:
+        return self._ask(messages.GetStatus(), messages.Status)
+
+    def lock(self, mode: LockMode) -> messages.Locked:
+        return self._ask(messages.Lock(mode), messages.Locked)
+
+    def unlock(self, provider: str | None = None, passphrase: Secret | None = None) -> None:
+        sent = None if passphrase is None else bytearray(passphrase.view())
+        try:
+            self._ask(messages.Unlock(provider, sent), messages.Done)
+        finally:
+            if sent is not None:
+                wipe(sent)
+
+    def reload(self) -> None:
+        self._ask(messages.Reload(), messages.Done)
+
+    def warnings(self) -> list[str]:
+        return list(self._ask(messages.GetWarnings(), messages.Warnings).lines)
+
+    # Its own
+
+    def stop(self) -> None:
+        """End keyd, and return when its socket is gone. Never starts it."""
+        with self._connect(start=False) as link:
+            link.call(messages.Stop())
+            link.wait_closed()
+
+    def close(self) -> None:
+        """Close idle connections. The client stays usable."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for link in idle:
+            link.close()
+
+    def __enter__(self) -> KeyClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, request: messages.RequestBody, kind: type[Answer]) -> Answer:
+        answer = self._call(request)
+        if isinstance(answer, Failure):
+            raise failure.rebuild(answer)
+        if not isinstance(answer, kind):
+            raise PeerError(f"keyd answered a {type(request).__name__} with a {type(answer).__name__}")
+        return answer
+
+    def _call(self, request: messages.RequestBody) -> messages.ReplyBody:
+        link = self._take_link()
+        try:
+            answer = link.call(request)
+        except ConnectionLost:
+            # keyd died, now or since the last call: nothing that it was asked is lost by asking a new one.
+            link.close()
+            self.close()
+            link = self._connect(start=self._start)
+            answer = self._call_on(link, request)
+        except BaseException:
+            link.close()
+            raise
+        self._give_back(link)
+        return answer
+
+    def _call_on(self, link: Link, request: messages.RequestBody) -> messages.ReplyBody:
+        try:
+            return link.call(request)
+        except BaseException:
+            link.close()
+            raise
+
+    def _take_link(self) -> Link:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return self._connect(start=self._start)
+
+    def _give_back(self, link: Link) -> None:
+        with self._lock:
+            if len(self._idle) < MAX_IDLE:
+                self._idle.append(link)
+                return
+        link.close()
+
+    def _connect(self, *, start: bool) -> Link:
+        try:
+            return Link.open(self._paths.keyd_socket)
+        except NotListening:
+            if not start:
+                raise
+        return starter.start(self._paths)
+
+
+def _take(key: bytearray) -> Secret:
+    secret = Secret(key)
+    wipe(key)
+    return secret
+
+
+def _expect_length(answer: Sequence[object], request: Sequence[object]) -> None:
+    if len(answer) != len(request):
+        raise PeerError(f"keyd answered {len(answer)} keys to {len(request)}")

@@ -1,0 +1,46 @@
+"""What every key provider offers: a key id → a 32-byte KEK."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ioflt.crypto.secret import Secret
+from ioflt.errors import KeyUnavailableError
+from ioflt.wire.keyd.messages import ProviderStatus
+
+#: Bytes of a KEK.
+KEK_SIZE = 32
+
+
+class KeyProvider(Protocol):
+    """Makes and gives KEKs. Blocking; safe for calls from several threads.
+
+    Its four ways to have no key are kept apart, as in `errors`: ProviderUnavailable (nobody answers: what is
+    cached stays good), KeyNotFound, KeyNotUsable, ProviderLocked (a passphrase is needed).
+    """
+
+    @property
+    def name(self) -> str:
+        """The name by which a KeyRef finds it."""
+        ...
+
+    def create(self) -> str:
+        """A new KEK's id. Raises KeyUnavailableError."""
+        ...
+
+    def get(self, ids: Sequence[str]) -> list[Secret | KeyUnavailableError]:
+        """A KEK or the reason why there is none, for each id, in order. Raises nothing of its own."""
+        ...
+
+    def unlock(self, passphrase: Secret | None) -> None:
+        """Become ready; without a passphrase by what the host has. Raises KeyUnavailableError, UsageError."""
+        ...
+
+    def lock(self) -> None:
+        """Forget what `unlock` opened. Only `unlock` opens it again."""
+        ...
+
+    def status(self) -> ProviderStatus:
+        """What it is and whether it is ready; asks for no passphrase."""
+        ...

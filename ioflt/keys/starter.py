@@ -1,0 +1,87 @@
+"""Starting keyd: one starter at a time, and back when it listens (or has said why it does not)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import ioflt
+from ioflt.errors import PeerError
+from ioflt.keys.link import Link
+from ioflt.paths import Paths
+from ioflt.transport.unix import NotListening
+
+#: What a keyd that is ready writes to its ready descriptor. Anything else is why it is not.
+READY = b"ready\n"
+
+#: Seconds until a starting keyd is given up.
+TIMEOUT_S = 30.0
+
+_MAX_REASON = 1024
+
+
+def start(where: Paths) -> Link:
+    """A connection to a running keyd, which is started when there is none. Raises PeerError."""
+    where.ensure()
+    lock = os.open(
+        where.run / "keyd.start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            return Link.open(where.keyd_socket)  # another starter was first
+        except NotListening:
+            _spawn()
+        return Link.open(where.keyd_socket)
+    finally:
+        os.close(lock)
+
+
+def _spawn() -> None:
+    """Run keyd, which detaches itself; return when it listens."""
+    ready, told = os.pipe()
+    try:
+        # -P and a path of our own: what lies in the current directory is never imported.
+        launcher = subprocess.Popen(
+            [sys.executable, "-P", "-m", "ioflt.keyd", "--detach", f"--ready-fd={told}"],
+            pass_fds=(told,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=_environment(),
+        )
+        os.close(told)
+        told = -1
+        answer = _read_all(ready)
+        launcher.wait(TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PeerError(f"keyd cannot be started: {error}") from error
+    finally:
+        os.close(ready)
+        if told >= 0:
+            os.close(told)
+    if answer != READY:
+        reason = answer.decode(errors="backslashreplace").strip() or "it ended without a word"
+        raise PeerError(f"keyd cannot be started: {reason}")
+
+
+def _environment() -> dict[str, str]:
+    root = str(Path(ioflt.__file__).resolve().parent.parent)
+    known = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*known, root])}
+
+
+def _read_all(ready: int) -> bytes:
+    """All that is written to the pipe until its last writer closes it."""
+    answer = b""
+    while select.select([ready], [], [], TIMEOUT_S)[0]:
+        chunk = os.read(ready, _MAX_REASON)
+        answer += chunk
+        if not chunk or len(answer) > _MAX_REASON or answer == READY:
+            return answer
+    raise PeerError("keyd cannot be started: it does not say that it is ready")

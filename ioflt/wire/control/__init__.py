@@ -1,0 +1,1 @@
+"""The protocol of a mount's control socket. See SPEC.md."""

@@ -1,0 +1,135 @@
+"""The messages of a mount's control socket. SPEC.md says what each asks for.
+
+Each frame from the client is a request, and each is answered by one frame, in order. Hello comes first.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from ioflt.wire.failure import Failure
+
+#: The version of this protocol. A mount answers a Hello with another one by UnsupportedError.
+VERSION = 1
+
+#: Longest path, in characters, and longest header backup, in bytes (the part before a container's data).
+MAX_PATH = 4096
+MAX_HEADER = 1 << 20
+
+#: Most paths of one list; longer lists are cut.
+MAX_PATHS = 1024
+
+Meta = msgspec.Meta
+
+Path = Annotated[str, Meta(max_length=MAX_PATH)]
+Paths = Annotated[tuple[Path, ...], Meta(max_length=MAX_PATHS)]
+Passphrase = Annotated[bytearray, Meta(min_length=1, max_length=4096)]
+KeyslotNumber = Annotated[int, Meta(ge=0, le=31)]
+LockMode = Literal["refuse", "suspend", "force"]
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
+    """Strict, and silent about its content."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+# Requests. A path is relative to the datastore, as the mount shows it.
+
+
+class Hello(_Message, frozen=True):
+    """→ Status."""
+
+    version: int
+
+
+class Lock(_Message, frozen=True):
+    """→ Locked, or Busy in mode "refuse" while files are open (and then nothing changed)."""
+
+    mode: LockMode
+
+
+class Unlock(_Message, frozen=True):
+    """→ Done. Also when it was not locked."""
+
+
+class AddKeyslot(_Message, frozen=True):
+    """→ Keyslot. The mount makes a keyslot that this passphrase opens."""
+
+    path: Path
+    passphrase: Passphrase
+
+
+class RemoveKeyslot(_Message, frozen=True):
+    """→ Done."""
+
+    path: Path
+    number: KeyslotNumber
+
+
+class RestoreHeader(_Message, frozen=True):
+    """→ Done. Refused unless container UUID and key epoch of the backup match."""
+
+    path: Path
+    backup: Annotated[bytes, Meta(min_length=1, max_length=MAX_HEADER)]
+
+
+class Quiesce(_Message, frozen=True):
+    """→ Done, when all data is on disk. Writes wait until Resume, or until the connection ends."""
+
+
+class Resume(_Message, frozen=True):
+    """→ Done."""
+
+
+class Invalidate(_Message, frozen=True):
+    """→ Done. The file was changed under the mount: what is cached of it and is not open is dropped."""
+
+    path: Path
+
+
+RequestBody = (
+    Hello | Lock | Unlock | AddKeyslot | RemoveKeyslot | RestoreHeader | Quiesce | Resume | Invalidate
+)
+
+
+# Replies
+
+
+class Status(_Message, frozen=True):
+    """The mount. `open_files` counts handles; `statistics` are counters since it was mounted."""
+
+    datastore: Path
+    mountpoint: Path
+    pid: int
+    read_only: bool
+    locked: bool
+    open_files: int
+    statistics: dict[str, int]
+
+
+class Locked(_Message, frozen=True):
+    """It is locked. `open`: what has handles; `unflushed`: what of it could not be written back."""
+
+    open: Paths
+    unflushed: Paths
+
+
+class Busy(_Message, frozen=True):
+    """It is not locked, because these are open."""
+
+    open: Paths
+
+
+class Keyslot(_Message, frozen=True):
+    number: KeyslotNumber
+
+
+class Done(_Message, frozen=True):
+    """It was done, and there is nothing to say about it."""
+
+
+ReplyBody = Status | Locked | Busy | Keyslot | Done | Failure

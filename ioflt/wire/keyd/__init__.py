@@ -1,0 +1,1 @@
+"""The protocol between keyd and those who need keys. See SPEC.md."""

@@ -1,0 +1,278 @@
+"""The messages of the keyd protocol. SPEC.md says what each asks for and which errors answer it.
+
+Fields that hold a key or a passphrase are bytearrays: who takes one out wipes it. No message shows its fields
+in its repr.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from ioflt.types import MAX_KEY_ID, MAX_PROVIDER_NAME, KeyRef
+from ioflt.wire.failure import Failure
+
+#: The versions of the protocol that this side speaks.
+VERSIONS = (1,)
+
+#: Most items of one batch.
+MAX_BATCH = 1024
+
+#: Longest wrapped key (a DEK of 64 bytes needs 92) and longest AAD, in bytes.
+MAX_BLOB = 1024
+MAX_AAD = 1024
+
+#: Longest text of a VMX, clear or sealed, and longest record, in bytes.
+MAX_VMX = 2 << 20
+MAX_RECORD = 2 << 20
+
+Meta = msgspec.Meta
+
+Batch = Meta(max_length=MAX_BATCH)
+Blob = Annotated[bytes, Meta(max_length=MAX_BLOB)]
+Aad = Annotated[bytes, Meta(max_length=MAX_AAD)]
+Vmx = Annotated[bytes, Meta(max_length=MAX_VMX)]
+ProviderName = Annotated[str, Meta(min_length=1, max_length=MAX_PROVIDER_NAME)]
+DataKey = Annotated[bytearray, Meta(max_length=64)]
+Passphrase = Annotated[bytearray, Meta(max_length=4096)]
+MacLabel = Literal["home-record", "clear-home-record", "datastore-record"]
+LockMode = Literal["refuse", "suspend", "force"]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Strict, and silent about its content."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class _Message(_Struct, frozen=True, tag_field="type", tag=str.lower):
+    """A request or a reply, told apart by its `type`."""
+
+
+class Key(_Struct, frozen=True):
+    """A KeyRef on the wire."""
+
+    provider: ProviderName
+    key_id: Annotated[str, Meta(min_length=1, max_length=MAX_KEY_ID)]
+
+    @classmethod
+    def of(cls, ref: KeyRef) -> Key:
+        return cls(ref.provider, ref.key_id)
+
+    @property
+    def ref(self) -> KeyRef:
+        return KeyRef(self.provider, self.key_id)
+
+
+class Wrapped(_Struct, frozen=True):
+    """A wrapped DEK: the KEK it is under, the blob, the AAD it is bound to."""
+
+    key: Key
+    blob: Blob
+    aad: Aad
+
+
+# Requests
+
+
+class Hello(_Message, frozen=True):
+    """The first message of a connection."""
+
+    protocol: Literal["ioflt-keyd"]
+    versions: Annotated[tuple[int, ...], Meta(min_length=1, max_length=16)]
+
+
+class DefaultProvider(_Message, frozen=True):
+    """→ Text: the name of the provider for new keys; makes `local` at first use."""
+
+
+class NewKey(_Message, frozen=True):
+    """→ Made. A new KEK of that provider, or of the default one."""
+
+    provider: ProviderName | None = None
+
+
+class Generate(_Message, frozen=True):
+    """→ Generated, one new DEK for each AAD."""
+
+    key: Key
+    aads: Annotated[tuple[Aad, ...], Batch]
+
+
+class Unwrap(_Message, frozen=True):
+    """→ Unwrapped, a DEK or a Failure for each item."""
+
+    items: Annotated[tuple[Wrapped, ...], Batch]
+
+
+class Rewrap(_Message, frozen=True):
+    """→ Data: the same DEK under another KEK or bound to another AAD."""
+
+    source: Wrapped
+    key: Key
+    aad: Aad
+
+
+class Mac(_Message, frozen=True):
+    """→ Data: HMAC-SHA-256 under the KEK's key for that kind of record."""
+
+    key: Key
+    label: MacLabel
+    data: Annotated[bytes, Meta(max_length=MAX_RECORD)]
+
+
+class SealVmx(_Message, frozen=True):
+    """→ Data: the sealed text. `keep` is the text it replaces, whose other key-safe pairs stay."""
+
+    key: Key
+    plaintext: Vmx
+    file_id: Count
+    keep: Vmx | None
+
+
+class OpenVmx(_Message, frozen=True):
+    """→ Data: the plaintext."""
+
+    text: Vmx
+
+
+class GetStatus(_Message, frozen=True):
+    """→ Status."""
+
+
+class GetWarnings(_Message, frozen=True):
+    """→ Warnings."""
+
+
+class Lock(_Message, frozen=True):
+    """→ Locked."""
+
+    mode: LockMode
+
+
+class Unlock(_Message, frozen=True):
+    """→ Done. No provider: unlock what `Lock` locked. A provider: open it with the passphrase."""
+
+    provider: ProviderName | None
+    passphrase: Passphrase | None
+
+
+class Reload(_Message, frozen=True):
+    """→ Done: provider files are read again."""
+
+
+class Stop(_Message, frozen=True):
+    """→ Done, and keyd ends."""
+
+
+RequestBody = (
+    Hello
+    | DefaultProvider
+    | NewKey
+    | Generate
+    | Unwrap
+    | Rewrap
+    | Mac
+    | SealVmx
+    | OpenVmx
+    | GetStatus
+    | GetWarnings
+    | Lock
+    | Unlock
+    | Reload
+    | Stop
+)
+
+
+# Replies
+
+
+class Welcome(_Message, frozen=True):
+    """The version that both sides speak from now on."""
+
+    version: int
+
+
+class Text(_Message, frozen=True):
+    value: Annotated[str, Meta(max_length=4096)]
+
+
+class Made(_Message, frozen=True):
+    key: Key
+
+
+class GeneratedKey(_Struct, frozen=True):
+    key: DataKey
+    blob: Blob
+
+
+class Generated(_Message, frozen=True):
+    keys: Annotated[tuple[GeneratedKey, ...], Batch]
+
+
+class Unwrapped(_Message, frozen=True):
+    """`keys` has the length of the batch; `keys[i]` is empty where `failures` has i."""
+
+    keys: Annotated[tuple[DataKey, ...], Batch]
+    failures: Annotated[dict[int, Failure], Batch]
+
+
+class Data(_Message, frozen=True):
+    value: Annotated[bytes, Meta(max_length=max(MAX_VMX, MAX_RECORD))]
+
+
+class ProviderStatus(_Struct, frozen=True):
+    """`state` is "ready", "locked" or "unavailable"; `reason` says why it is not ready."""
+
+    name: ProviderName
+    kind: str
+    state: Literal["ready", "locked", "unavailable"]
+    slots: tuple[str, ...]
+    backed_up: bool
+    reason: str = ""
+
+
+class Status(_Message, frozen=True):
+    """`state` is "open" or "locked"; `memory` names what holds the KEKs."""
+
+    pid: int
+    version: str
+    state: Literal["open", "locked"]
+    memory: str
+    cached_keys: int
+    connections: int
+    providers: tuple[ProviderStatus, ...]
+
+
+class Warnings(_Message, frozen=True):
+    lines: tuple[str, ...]
+
+
+class Locked(_Message, frozen=True):
+    """What was open in locked mounts, and what of it could not be flushed."""
+
+    open: tuple[str, ...]
+    unflushed: tuple[str, ...]
+
+
+class Done(_Message, frozen=True):
+    """It was done, and there is nothing to say about it."""
+
+
+ReplyBody = Welcome | Text | Made | Generated | Unwrapped | Data | Status | Warnings | Locked | Done | Failure
+
+
+# What lies in a frame
+
+
+class Request(_Struct, frozen=True):
+    id: Annotated[int, Meta(ge=0, lt=2**32)]
+    body: RequestBody
+
+
+class Reply(_Struct, frozen=True):
+    id: Annotated[int, Meta(ge=0, lt=2**32)]
+    body: ReplyBody
