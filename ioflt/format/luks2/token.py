@@ -1,0 +1,108 @@
+"""The token of type `ioflt`: a DEK wrapped by a KEK, and what the wrapping binds."""
+
+from __future__ import annotations
+
+import binascii
+import struct
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ioflt.errors import MalformedError, UnsupportedError
+from ioflt.format.luks2.layout import CIPHER, DATA_OFFSET, KEY_SIZE
+from ioflt.types import MAX_KEY_ID, MAX_PROVIDER_NAME, SECTOR_SIZE, KeyRef
+
+#: The `type` of our tokens in LUKS2 metadata.
+TYPE = "ioflt"
+VERSION = 1
+
+_AAD_LABEL = b"ioflt luks2 token 1"
+_MAX_BLOB = 1024  # an AES-256-GCM blob has 92; a DEK wrapped to a public key has some hundred
+_PROVISIONING = {True: "thin", False: "thick"}
+_FIELDS = {"type", "keyslots", "version", "provider", "key_id", "provisioning", "wrapped"}
+
+
+@dataclass(frozen=True, slots=True)
+class IofltToken:
+    """`blob` is the DEK wrapped under a key derived from the KEK `key`, with `aad(uuid)` as associated data.
+
+    `thin`: a sector whose ciphertext is all zero was never written.
+    """
+
+    key: KeyRef
+    thin: bool
+    blob: bytes = field(repr=False)
+
+    def aad(self, uuid: str) -> bytes:
+        """What the wrapped DEK of the container `uuid` is bound to."""
+        return aad(uuid, self.thin, self.key)
+
+    def to_json(self) -> dict[str, Any]:
+        """The token as LUKS2 metadata."""
+        return {
+            "type": TYPE,
+            "keyslots": [],
+            "version": VERSION,
+            "provider": self.key.provider,
+            "key_id": self.key.key_id,
+            "provisioning": _PROVISIONING[self.thin],
+            "wrapped": b64encode(self.blob).decode(),
+        }
+
+    @classmethod
+    def from_json(cls, token: Mapping[str, Any]) -> IofltToken:
+        """The token in LUKS2 metadata. Raises MalformedError("bad token") and UnsupportedError."""
+        if "version" in token and token["version"] != VERSION:
+            raise UnsupportedError("unknown token version", repr(token["version"])[:40])
+        if set(token) != _FIELDS or token["keyslots"] != [] or type(token["version"]) is not int:
+            raise MalformedError("bad token", "fields")
+        if token["provisioning"] not in _PROVISIONING.values():
+            raise MalformedError("bad token", "provisioning")
+        key = KeyRef(
+            _text(token, "provider", MAX_PROVIDER_NAME),
+            _text(token, "key_id", MAX_KEY_ID),
+        )
+        blob = base64_field(token["wrapped"], _MAX_BLOB, "bad token", "wrapped")
+        if len(blob) <= KEY_SIZE:
+            raise MalformedError("bad token", "wrapped key too short")
+        return cls(key, token["provisioning"] == "thin", blob)
+
+
+def aad(uuid: str, thin: bool, key: KeyRef) -> bytes:
+    """The associated data of a wrapped DEK: each field with its length (32 bits, big endian) in front.
+
+    Binds container UUID, cipher, sector size, data offset, thin or thick, provider and key id: a header in
+    which any of them was changed no longer unwraps.
+    """
+    fields = (
+        _AAD_LABEL,
+        uuid.encode(),
+        CIPHER.encode(),
+        struct.pack(">Q", SECTOR_SIZE),
+        struct.pack(">Q", DATA_OFFSET),
+        _PROVISIONING[thin].encode(),
+        key.provider.encode(),
+        key.key_id.encode(),
+    )
+    return b"".join(struct.pack(">I", len(part)) + part for part in fields)
+
+
+def base64_field(value: object, limit: int, reason: str, detail: str) -> bytes:
+    """The bytes, at most `limit`, of a canonical base64 string. Raises MalformedError(reason, detail)."""
+    if not isinstance(value, str) or len(value) > limit * 4 // 3 + 4:
+        raise MalformedError(reason, detail)
+    try:
+        data = b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise MalformedError(reason, detail) from None
+    if len(data) > limit or b64encode(data).decode() != value:
+        raise MalformedError(reason, detail)
+    return data
+
+
+def _text(token: Mapping[str, Any], name: str, limit: int) -> str:
+    value = token[name]
+    if not isinstance(value, str) or not 0 < len(value) <= limit or not value.isprintable():
+        raise MalformedError("bad token", name)
+    return value

@@ -1,0 +1,1 @@
+"""The `.ioflt` records of datastores and homes. SPEC.md has the format."""
