@@ -1,0 +1,1 @@
+"""Sealed VMX files: `sealed` is ioflt's own form, `passphrase` VMware's. Layout and worked bytes: SPEC.md."""

@@ -1,0 +1,158 @@
+"""The form of a VMX in an encrypted home: VMware's key safe with one pair, opened by the home's KEK.
+
+The clear line `ioflt.file` gives stat(2) what it needs without a key. Its id is bound by the key derivation,
+its length is checked against the plaintext. Layout and worked bytes: SPEC.md.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from ioflt.crypto import sealed as box
+from ioflt.crypto.kdf import hkdf
+from ioflt.crypto.secret import Secret
+from ioflt.errors import AuthenticationError, BugError, MalformedError, UsageError
+from ioflt.format import dictionary
+from ioflt.format.dictionary import Dictionary
+from ioflt.format.keysafe import cryptodict, safe
+from ioflt.format.keysafe.cryptodict import CipherKey
+from ioflt.format.keysafe.locator import FqidLocator, PairLocator
+from ioflt.format.keysafe.safe import KeySafe
+from ioflt.format.vmx import text as vmx_text
+from ioflt.format.vmx.text import MAX_PLAINTEXT, is_sealed
+from ioflt.types import MAX_KEY_ID, MAX_PROVIDER_NAME, KeyRef
+
+__all__ = ["MAX_PLAINTEXT", "PEEK_SIZE", "SealedInfo", "is_sealed", "open_", "peek", "seal"]
+
+#: Bytes from the start of the file that `peek` needs at most. It takes the whole file as well.
+PEEK_SIZE: Final = 32 << 10
+
+#: Longest displayName copied to a clear line, in characters.
+_MAX_NAME: Final = 256
+
+_MAC: Final = "HMAC-SHA-256"
+_FILE: Final = "ioflt.file"
+_NUMBER: Final = r"(0|[1-9][0-9]{0,19})"
+_FILE_VALUE = re.compile(f"id={_NUMBER}:length={_NUMBER}", re.ASCII)
+_DATA_LINE: Final = b'\nencryption.data = "'
+
+
+@dataclass(frozen=True, slots=True)
+class SealedInfo:
+    """What is seen without a key. Nothing here is authenticated.
+
+    `length` is the plaintext's, in bytes; `key` the KEK that opens the safe; `safe` the key safe's text,
+    which the next save keeps; `locators` says in words what opens each pair.
+    """
+
+    file_id: int
+    length: int
+    key: KeyRef | None
+    display_name: str | None
+    safe: str
+    locators: tuple[str, ...]
+
+
+def seal(plaintext: bytes, wrapping: Secret, key: KeyRef, file_id: int, keep_safe: str | None) -> bytes:
+    """The sealed text of a VMX (any bytes, at most MAX_PLAINTEXT) as file `file_id`.
+
+    `wrapping` is 32 bytes, derived by the caller from the KEK that `key` names. `keep_safe` is the key safe
+    of the file's last save: it stays, so a save changes `encryption.data` only; None makes a new config key.
+    Raises UsageError when too large, or for a safe of another key; AuthenticationError when `keep_safe` does
+    not open.
+    """
+    if len(plaintext) > MAX_PLAINTEXT:
+        raise UsageError(f"VMX of {len(plaintext)} bytes is too large, at most {MAX_PLAINTEXT}")
+    if not 0 <= file_id < 1 << 64:
+        raise BugError(f"file id {file_id}")
+    safe_key = _safe_key(wrapping, file_id)
+    if keep_safe is None:
+        config_key = Secret.random(32)
+        safe_text = _new_safe(safe_key, config_key, key)
+    else:
+        kept = safe.parse(keep_safe)
+        if kept.key != key:
+            raise UsageError(f"the key safe to keep is not for {key}")
+        config_key = _config_key(kept, safe_key)
+        safe_text = keep_safe
+    clear = _clear_lines(plaintext, file_id)
+    return vmx_text.write(clear, safe_text, box.seal(config_key, plaintext, _MAC))
+
+
+def open_(text: bytes, wrapping: Secret) -> bytes:
+    """The exact bytes that were sealed.
+
+    Raises AuthenticationError for a wrong key, another file's id, a changed length or changed data;
+    MalformedError for text that is not of this form.
+    """
+    info = peek(text)
+    config_key = _config_key(safe.parse(info.safe), _safe_key(wrapping, info.file_id))
+    with box.open_(config_key, vmx_text.parse(text).data, _MAC) as plaintext:
+        if len(plaintext) != info.length:
+            raise AuthenticationError("length does not verify", f"{info.length} in clear")
+        return bytes(plaintext.view())
+
+
+def peek(text: bytes) -> SealedInfo:
+    """What the clear lines say. `text` is the file, or its first PEEK_SIZE bytes. Needs no key.
+
+    Raises MalformedError: "no encryption data", "no key safe", "no file line", "bad file line",
+    "bad key reference" and those of `keysafe.safe.parse`.
+    """
+    end = text.find(_DATA_LINE, 0, PEEK_SIZE)
+    if end < 0:
+        raise MalformedError("no encryption data")
+    head = dictionary.parse(text[: end + 1])
+    if vmx_text.KEY_SAFE not in head:
+        raise MalformedError("no key safe")
+    file_id, length = _file_line(head)
+    safe_text = head[vmx_text.KEY_SAFE]
+    key_safe = safe.parse(safe_text)
+    key = key_safe.key
+    if key is not None and (len(key.provider) > MAX_PROVIDER_NAME or len(key.key_id) > MAX_KEY_ID):
+        raise MalformedError("bad key reference", "too long")
+    locators = tuple(map(safe.describe, key_safe.pairs))
+    return SealedInfo(file_id, length, key, head.get("displayName"), safe_text, locators)
+
+
+def _file_line(head: Dictionary) -> tuple[int, int]:
+    value = head.get(_FILE)
+    if value is None:
+        raise MalformedError("no file line", "not sealed by ioflt")
+    match = _FILE_VALUE.fullmatch(value)
+    if match is None:
+        raise MalformedError("bad file line")
+    file_id, length = int(match[1]), int(match[2])
+    if file_id >= 1 << 64 or length > MAX_PLAINTEXT:
+        raise MalformedError("bad file line", "out of range")
+    return file_id, length
+
+
+def _safe_key(wrapping: Secret, file_id: int) -> Secret:
+    """Binds the safe to its file: a sealed VMX does not open under another file's id."""
+    return hkdf(wrapping, "vmx-file", file_id.to_bytes(8, "big"))
+
+
+def _new_safe(safe_key: Secret, config_key: Secret, key: KeyRef) -> str:
+    with cryptodict.write_key(CipherKey("AES-256", config_key)) as inner:
+        data = box.seal(safe_key, inner.view(), _MAC)
+    locator = FqidLocator(None, key.provider, key.key_id)
+    return safe.write(KeySafe((PairLocator(locator, _MAC, data),)))
+
+
+def _config_key(key_safe: KeySafe, safe_key: Secret) -> Secret:
+    (pair, *others) = key_safe.pairs
+    if others or pair.mac != _MAC or not isinstance(pair.locator, FqidLocator):
+        raise MalformedError("foreign key safe", "one key pair with HMAC-SHA-256 expected")
+    with box.open_(safe_key, pair.data, _MAC) as inner:
+        return cryptodict.parse_key(inner).key
+
+
+def _clear_lines(plaintext: bytes, file_id: int) -> Dictionary:
+    clear = Dictionary(()).set(".encoding", "UTF-8")
+    name = dictionary.parse(plaintext).get("displayName")
+    if name is not None:
+        clear = clear.set("displayName", name[:_MAX_NAME])
+    return clear.set(_FILE, f"id={file_id}:length={len(plaintext)}")
