@@ -1,0 +1,1 @@
+"""VMDK descriptors and sparse headers, read only. Layout and worked bytes: SPEC.md."""
