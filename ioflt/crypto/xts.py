@@ -83,7 +83,7 @@ class PythonSectorCipher(SectorLoop):
         for start in range(0, len(data), SECTOR_SIZE):
             unit = data[start : start + SECTOR_SIZE]
             if not (do is _Do.DECRYPT_THIN and unit == never_written):
-                _one(key, unit, (sector + start // SECTOR_SIZE) * _UNITS, encrypt=do is _Do.ENCRYPT)
+                xts_unit(key, unit, (sector + start // SECTOR_SIZE) * _UNITS, encrypt=do is _Do.ENCRYPT)
 
 
 class NativeSectorCipher(SectorLoop):
@@ -125,10 +125,11 @@ def _area(key: Secret, buffer: Buffer, first: int, *, encrypt: bool) -> None:
     if not 0 <= first <= 2**64 - len(data) // _UNIT:
         raise BugError(f"512-byte sector {first} is out of range")
     for start in range(0, len(data), _UNIT):
-        _one(key.view(), data[start : start + _UNIT], first + start // _UNIT, encrypt=encrypt)
+        xts_unit(key.view(), data[start : start + _UNIT], first + start // _UNIT, encrypt=encrypt)
 
 
-def _one(key: memoryview, unit: memoryview, tweak: int, *, encrypt: bool) -> None:
+def xts_unit(key: memoryview, unit: memoryview, tweak: int, *, encrypt: bool) -> None:
+    """One XTS data unit in place, of 16 bytes or more: the cipher that the loops in Python call."""
     cipher = Cipher(AES(key), XTS(tweak.to_bytes(16, "little")))
     context = cipher.encryptor() if encrypt else cipher.decryptor()
     context.update_into(unit, unit)
@@ -143,10 +144,9 @@ def _check_key(key: Secret, lengths: tuple[int, ...]) -> None:
 
 
 def _bytes_of(buffer: Buffer, unit: int) -> memoryview:
-    view = memoryview(buffer)
-    if view.readonly or not view.c_contiguous:
-        raise BugError("the buffer is not writable and contiguous")
-    data = view.cast("B")
+    data = memoryview(buffer)
+    if data.readonly or data.format != "B" or data.ndim != 1 or not data.c_contiguous:
+        raise BugError("the buffer is not a plain writable one")
     if len(data) % unit:
         raise BugError(f"buffer of {len(data)} bytes, not a multiple of {unit}")
     return data
