@@ -1,8 +1,7 @@
 """The main job on real input: import, encrypt, mount, compare, look from behind, recover, boot.
 
-Everything that touches the datastore is the `ioflt` command or a program of another project; no code of ioflt
-is imported. Prints what it proves, ends with a table, exits non-zero on any mismatch, and leaves nothing mounted
-or running.
+Everything that touches the datastore is the `ioflt` command or a program of another project. Prints what it
+proves, ends with a table, exits non-zero on any mismatch, and leaves nothing mounted or running.
 """
 
 from __future__ import annotations

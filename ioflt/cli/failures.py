@@ -20,12 +20,15 @@ def report(error: BaseException, *, as_json: bool) -> int:
     if isinstance(error, BrokenPipeError):
         _forget_stdout()
         return code
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return code
     message, hint = _message(error), hint_for(error)
     if as_json:
         failure = {
             "error": type(error).__name__,
             "message": message,
-            "file": getattr(error, "file", None),
+            "file": getattr(error, "file", getattr(error, "filename", None)),
             "hint": hint,
             "exit_code": code,
         }

@@ -1,0 +1,60 @@
+"""The table of commands: every entry is there, has a manual, and help stays quick."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from ioflt.cli.lazy import Entry, LazyGroup
+from ioflt.cli.main import cli
+
+
+def entries(group: LazyGroup) -> Iterator[Entry]:
+    for entry in group._entries():
+        yield entry
+        if entry.name == "vm":
+            yield from entries(entry.load())
+
+
+ENTRIES = list(entries(cli))
+
+
+@pytest.mark.parametrize(
+    "entry", ENTRIES, ids=lambda entry: f"{entry.module.rpartition('.')[2]}-{entry.name}"
+)
+def test_every_entry_loads_and_has_help(entry: Entry) -> None:
+    command = entry.load()
+    assert command.name == entry.name
+    assert command.help
+    assert len(entry.help) <= 64
+
+
+def every_command(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            yield from every_command(command.get_command(context, name), f"{path} {name}")
+
+
+def test_what_shows_or_lists_has_json_and_nothing_secret_is_an_argument() -> None:
+    commands = dict(every_command(cli, "ioflt"))
+    for path, command in commands.items():
+        names = {option for parameter in command.params for option in parameter.opts}
+        if path.rpartition(" ")[2] in ("list", "show", "status", "inspect", "check"):
+            assert "--json" in names, path
+        assert not names & {"--passphrase", "--password", "--key", "--secret"}, path
+
+
+def test_help_imports_little() -> None:
+    script = (
+        "import sys; sys.argv = ['ioflt', '--help']; from ioflt.cli.main import main; main();"
+        "heavy = {'rich', 'msgspec', 'cryptography', 'trio', 'pyfuse3'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,82 @@
+"""What the user is told of a failure."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ioflt import errors
+from ioflt.cli.failures import report
+from ioflt.cli.hints import hint_for
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+def test_message_and_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(errors.ProviderLocked("the provider local is locked"), as_json=False) == 4
+    assert told(capsys) == "ioflt: the provider local is locked\nhint: unlock the keys: ioflt keyd unlock\n"
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(errors.MalformedError("bad magic", "found 0", file="a.vmdk"), as_json=True) == 5
+    assert json.loads(told(capsys)) == {
+        "error": "MalformedError",
+        "message": "a.vmdk: bad magic (found 0)",
+        "file": "a.vmdk",
+        "hint": "nothing was changed; a header backup may help: ioflt header restore BACKUP DIR/VM",
+        "exit_code": 5,
+    }
+
+
+def test_a_hostile_name_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    report(errors.MalformedError("bad magic", file="\x1b]0;owned\x07\n\udcff"), as_json=False)
+    assert told(capsys).splitlines()[0] == r"ioflt: \x1b]0;owned\x07\n\udcff: bad magic"
+
+
+def test_a_bug_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError) as caught:
+        {}["missing"]
+    assert report(caught.value, as_json=False) == 70
+    text = told(capsys)
+    assert "Traceback" in text
+    assert "ioflt: internal error: KeyError: 'missing'" in text
+
+
+def test_hints_quote_names_for_the_shell() -> None:
+    hint = hint_for(errors.AuthenticationError("bad MAC", file="/ds/a b; rm -rf ~"))
+    assert hint is not None
+    assert "ioflt inspect '/ds/a b; rm -rf ~'" in hint
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.KeyNotFound("no such key"),
+        errors.ProviderUnavailable("no answer"),
+        errors.KeyNotUsable("disabled"),
+        errors.CrossHomeError("different keys"),
+        errors.BusyError("open"),
+        errors.UnsupportedError("null cipher"),
+        errors.PeerError("keyd did not answer"),
+        errors.BugError("impossible"),
+        errors.ReadOnlyError("the home's record is missing"),
+        errors.ReadOnlyError("a decrypt was interrupted"),
+        errors.NotFoundError("not a datastore"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_there_is_advice(error: errors.IofltError) -> None:
+    assert "ioflt" in (hint_for(error) or "") or isinstance(
+        error, errors.CrossHomeError | errors.BusyError | errors.BugError
+    )
+    assert hint_for(error)
+
+
+def test_no_advice_is_made_up() -> None:
+    assert hint_for(errors.StorageError("write", 28)) is None
+    assert hint_for(ValueError("x")) is None
