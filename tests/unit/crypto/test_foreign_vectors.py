@@ -54,7 +54,7 @@ def test_nist_xts_data_units() -> None:
 
 
 def whole_blocks(size: int) -> Iterator[tuple[Secret, int, bytes, bytes]]:
-    """Cases of whole blocks. XTS works block by block, so that such a case is the start of a longer data unit."""
+    """Cases of whole blocks: XTS works block by block, so each is the start of a longer data unit."""
     for case in cases(f"ciphers/AES/XTS/tweak-dataunitseqno/XTSGenAES{size}.rsp"):
         if "key" in case and int(case["dataunitlen"]) % 128 == 0:
             key = Secret(bytes.fromhex(case["key"]))
