@@ -85,6 +85,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"comma-separated capabilities whose absence is a failure: {', '.join(CAPABILITIES)}",
     )
     parser.addoption("--long", action="store_true", help="run the long tests too (hours)")
+    parser.addoption("--update-cli", action="store_true", help="rewrite the output in tests/cli/*.txt")
     parser.addoption("--pure", action="store_true", help="expect the C files not to be built")
 
 

@@ -1,8 +1,9 @@
 """Runs tests/cli/*.txt: scripts of commands with what they must print.
 
-A line that begins with `$ ` is a command for bash. After it stand its standard output, each line after `| `, its
-standard error, after `! `, and its exit code `[N]` when that is not 0. Empty lines and `#` lines are text.
+A line that begins with `$ ` is a command for bash. After it stand its standard output, each line after `| `,
+its standard error, after `! `, and its exit code `[N]` unless that is 0. Empty lines and `#` lines are text.
 A script has a directory of its own, whose path shows as `TMP`, and an $IOFLT_HOME of its own.
+`--update-cli` rewrites the output; review the difference.
 """
 
 from __future__ import annotations
