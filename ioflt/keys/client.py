@@ -15,7 +15,9 @@ from ioflt import paths
 from ioflt.crypto.secret import Secret
 from ioflt.errors import IofltError, PeerError
 from ioflt.keys import starter
-from ioflt.keys.link import ConnectionLost, Link
+from ioflt.keys.channel import ConnectionLost
+from ioflt.keys.link import Link
+from ioflt.transport import unix
 from ioflt.transport.unix import NotListening
 from ioflt.types import KeyRef
 from ioflt.wire import failure
@@ -97,14 +99,21 @@ class KeyService(Protocol):
 
 
 class KeyClient:
-    """keyd, asked over its socket. Starts it when it is not running, and once more when it died in a call."""
+    """keyd, asked over its socket. Starts it when it is not running, and again when it died in a call."""
 
     def __init__(self, *, start: bool = True) -> None:
-        """Connects at the first call. With `start=False` a call raises NotListening when no keyd is running."""
+        """Connects at the first call. `start=False`: a call raises NotListening when no keyd is running."""
         self._paths: Final = paths.find()
         self._start = start
         self._lock = threading.Lock()
         self._idle: list[Link] = []
+
+    @classmethod
+    def connect(cls) -> KeyClient:
+        """A client that has reached keyd, started if need be. Raises PeerError, DeniedError."""
+        client = cls()
+        client._give_back(client._connect(start=True))
+        return client
 
     # KeyService
 
@@ -173,10 +182,10 @@ class KeyClient:
     # Its own
 
     def stop(self) -> None:
-        """End keyd, and return when its socket is gone. Never starts it."""
+        """End keyd, and return when its socket is gone. Raises NotListening when it is not running."""
         with self._connect(start=False) as link:
             link.call(messages.Stop())
-            link.wait_closed()
+        unix.wait_free(self._paths.keyd_socket)
 
     def close(self) -> None:
         """Close idle connections. The client stays usable."""

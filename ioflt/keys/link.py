@@ -7,9 +7,11 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
-from ioflt.errors import DeniedError, PeerError
+from ioflt.errors import DeniedError
+from ioflt.keys.channel import Channel, ConnectionLost, Receiver
 from ioflt.transport import unix
-from ioflt.wire.frame import CutShort, Pause, wipe
+from ioflt.wire import failure
+from ioflt.wire.failure import Failure
 from ioflt.wire.keyd.connection import ClientConnection
 from ioflt.wire.keyd.messages import Lock, ReplyBody, RequestBody
 
@@ -19,30 +21,29 @@ TIMEOUT = 60.0
 #: The same for a lock, in which mounts write back all they have.
 LOCK_TIMEOUT = 900.0
 
-_CHUNK = 64 << 10
-
-
-class ConnectionLost(PeerError):
-    """keyd ended the connection without an answer."""
+__all__ = ["LOCK_TIMEOUT", "TIMEOUT", "ConnectionLost", "Link"]
 
 
 class Link:
     """A greeted connection, for one call at a time. After any error it is of no more use."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
+        self._channel = Channel(sock, "keyd")
         self._connection = ClientConnection()
-        self._chunk = bytearray(_CHUNK)
+        self._receiver: Receiver[ReplyBody] = self._connection
 
     @classmethod
     def open(cls, path: Path) -> Link:
         """Connect and greet. Raises NotListening, DeniedError, PeerError."""
-        link = cls(unix.connect(path, TIMEOUT))
+        sock = unix.connect(path, TIMEOUT)
+        link = cls(sock)
         try:
             # Requests hold passphrases: they go to root or to ourselves only.
-            if unix.peer_of(link._socket).uid not in (0, os.geteuid()):
+            if unix.peer_of(sock).uid not in (0, os.geteuid()):
                 raise DeniedError("the socket is served by another user", file=path)
-            link._exchange(link._connection.hello())
+            answer = link._channel.exchange(link._connection.hello(), link._receiver, TIMEOUT)
+            if isinstance(answer, Failure):
+                raise failure.rebuild(answer)
         except BaseException:
             link.close()
             raise
@@ -50,19 +51,12 @@ class Link:
 
     def call(self, request: RequestBody) -> ReplyBody:
         """The reply to a request. Raises ConnectionLost or PeerError."""
-        self._socket.settimeout(LOCK_TIMEOUT if isinstance(request, Lock) else TIMEOUT)
-        return self._exchange(self._connection.send(request))
-
-    def wait_closed(self) -> None:
-        """Return when the other side has closed."""
-        try:
-            while self._socket.recv(_CHUNK):
-                pass
-        except OSError as error:
-            raise PeerError(f"keyd does not end: {error}") from error
+        timeout = LOCK_TIMEOUT if isinstance(request, Lock) else TIMEOUT
+        return self._channel.exchange(self._connection.send(request), self._receiver, timeout)
 
     def close(self) -> None:
-        self._socket.close()
+        """Close the socket. May be called again."""
+        self._channel.close()
 
     def __enter__(self) -> Link:
         return self
@@ -71,32 +65,3 @@ class Link:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _exchange(self, frame: bytearray) -> ReplyBody:
-        try:
-            self._socket.sendall(frame)
-        except OSError:
-            pass  # it may have answered (a refusal) before it closed; if not, the next read says so
-        finally:
-            wipe(frame)
-        while True:
-            try:
-                event = self._connection.next_event()
-            except CutShort as error:
-                raise ConnectionLost("keyd ended the connection") from error
-            if event is Pause.CLOSED:
-                raise ConnectionLost("keyd ended the connection")
-            if event is not Pause.NEED_DATA:
-                return event
-            self._read()
-
-    def _read(self) -> None:
-        try:
-            count = self._socket.recv_into(self._chunk)
-        except TimeoutError as error:
-            raise PeerError("keyd does not answer") from error
-        except OSError as error:
-            raise ConnectionLost(f"keyd ended the connection: {error.strerror}") from error
-        with memoryview(self._chunk) as chunk:
-            self._connection.receive_data(chunk[:count])
-            chunk[:count] = bytes(count)

@@ -83,6 +83,15 @@ def peer_pidfd(sock: socket.socket | trio.socket.SocketType) -> int | None:
         return None
 
 
+def wait_free(path: Path) -> None:
+    """Return when no process owns the socket at `path`."""
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    finally:
+        os.close(lock)
+
+
 class Listener:
     """A listening socket that this process alone owns. Use it in a `with`; it is unlinked at the end."""
 

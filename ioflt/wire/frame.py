@@ -123,7 +123,7 @@ class ReceiveBuffer(Generic[Message]):
         return CLOSED
 
     def fail(self, reason: str, kind: type[RemoteProtocolError] = RemoteProtocolError) -> RemoteProtocolError:
-        """Enter the error state, also for a message that came out of turn. Returns the error, to be raised."""
+        """Enter the error state, also for a message out of turn. Returns the error, to be raised."""
         wipe(self._data)
         self._data.clear()
         self._error = kind(reason)

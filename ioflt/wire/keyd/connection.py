@@ -1,7 +1,9 @@
 """Both sides of a keyd connection, without the socket.
 
-    client   START ──Hello──► GREETING ──Welcome──► IDLE ⇄ WAITING
-    server   START ──Hello──► IDLE ⇄ WAITING (one request at a time; more may wait unread in the buffer)
+    client   START ──Hello──► GREETING ──Welcome──► IDLE ──request──► WAITING ──reply──► IDLE
+    server   START ──Hello──► WAITING ──reply──► IDLE ──request──► WAITING (further ones wait unread)
+
+A Failure in place of Welcome refuses the client; the server closes after it.
 
 Every other message in a state is an error; after an error a side stays in ERROR and reads nothing more.
 """
@@ -13,6 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from ioflt.wire.failure import Failure
 from ioflt.wire.frame import LocalProtocolError, Pause, ReceiveBuffer, RemoteProtocolError, write_frame
 from ioflt.wire.keyd.messages import VERSIONS, Hello, Reply, ReplyBody, Request, RequestBody, Welcome
 
@@ -69,8 +72,8 @@ class ClientConnection:
             return event
         if self.state not in (State.GREETING, State.WAITING) or event.id != self._id:
             raise self._buffer.fail("an answer that was not asked for")
-        welcome = isinstance(event.body, Welcome)
-        if welcome != (self.state is State.GREETING):
+        greeting = self.state is State.GREETING
+        if isinstance(event.body, Welcome) != greeting and not isinstance(event.body, Failure):
             raise self._buffer.fail("an answer of the wrong kind")
         if isinstance(event.body, Welcome) and event.body.version not in VERSIONS:
             raise self._buffer.fail("a protocol version that was not offered")

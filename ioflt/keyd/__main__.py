@@ -1,0 +1,105 @@
+"""`python -m ioflt.keyd`: the daemon. Started by `keys.starter` or by an init system."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import logging.handlers
+import os
+import sys
+from pathlib import Path
+
+import trio
+
+from ioflt import paths
+from ioflt.errors import IofltError
+from ioflt.keyd import hygiene
+from ioflt.keyd.access import Access
+from ioflt.keyd.server import Server
+from ioflt.keyd.service import Service
+from ioflt.keys.starter import READY
+from ioflt.transport.unix import Listener
+
+#: Bytes of a log file; one older one is kept.
+_LOG_SIZE = 1 << 20
+
+_log = logging.getLogger("ioflt.keyd")
+
+
+def main() -> int:
+    """Serve until told to stop. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="ioflt.keyd", description="ioflt's key-cache daemon")
+    parser.add_argument("--detach", action="store_true", help="go on in the background")
+    parser.add_argument(
+        "--ready-fd", type=int, metavar="N", help="write 'ready' there when connections are taken"
+    )
+    options = parser.parse_args()
+    os.umask(0o077)
+    if options.detach and os.fork() != 0:
+        os._exit(0)
+    try:
+        hygiene.harden()
+        hygiene.raise_descriptor_limit()
+        where = paths.find().ensure()
+        _open_log(where.state / "keyd.log")
+        access = Access.of_this_process(system=where.system)
+        _open_to_group(where, access.group)
+        with Listener(where.keyd_socket, 0o600 if access.group is None else 0o660, access.group) as listener:
+            if options.detach:
+                _detach()
+            return _serve(where, access, listener, options.ready_fd)
+    except IofltError as error:
+        _tell(options.ready_fd, str(error).encode(errors="backslashreplace"))
+        print(f"ioflt keyd: {error}", file=sys.stderr)
+        return 1
+
+
+def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int | None) -> int:
+    service = Service(where)
+
+    def ready() -> None:
+        _log.info("serves %s, pid %d", where.keyd_socket, os.getpid())
+        _tell(ready_fd, READY)
+
+    try:
+        trio.run(Server(service, access).serve, listener, ready)
+    finally:
+        service.wipe()
+    return 0
+
+
+def _open_log(path: Path) -> None:
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=_LOG_SIZE, backupCount=1, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _open_to_group(where: paths.Paths, group: int | None) -> None:
+    """Let the group through to the socket."""
+    if group is not None:
+        os.chown(where.run, -1, group)
+
+
+def _detach() -> None:
+    """Hold on to nothing of whoever started us."""
+    with contextlib.suppress(PermissionError):
+        os.setsid()  # refused to a session's leader, which we are not
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+def _tell(ready_fd: int | None, message: bytes) -> None:
+    """Say how the start went; whoever waits may have gone."""
+    if ready_fd is None:
+        return
+    with contextlib.suppress(OSError):
+        os.write(ready_fd, message)
+        os.close(ready_fd)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

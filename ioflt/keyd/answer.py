@@ -1,0 +1,96 @@
+"""Request → reply: the messages of `wire.keyd` over a `Service`."""
+
+from __future__ import annotations
+
+import logging
+from typing import assert_never
+
+from ioflt.crypto.secret import Secret
+from ioflt.errors import IofltError, PeerError
+from ioflt.keyd.service import Service
+from ioflt.wire import failure
+from ioflt.wire.frame import wipe
+from ioflt.wire.keyd import messages
+from ioflt.wire.keyd.connection import welcome
+
+_log = logging.getLogger(__name__)
+
+
+def answer(service: Service, request: messages.RequestBody) -> messages.ReplyBody:
+    """The reply to a request; a Failure for every error. The caller wipes the reply once it is sent."""
+    try:
+        return _answer(service, request)
+    except IofltError as error:
+        return failure.of(error)
+    except Exception as error:  # one bad request never ends the daemon
+        _log.exception("a bug, met by a %s", type(request).__name__)
+        return failure.of(PeerError(f"keyd failed: {type(error).__name__}; its log says more"))
+
+
+def wipe_keys(reply: messages.ReplyBody) -> None:
+    """Zero the keys in a reply."""
+    match reply:
+        case messages.Generated(keys):
+            for item in keys:
+                wipe(item.key)
+        case messages.Unwrapped(keys):
+            for key in keys:
+                wipe(key)
+
+
+def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBody:
+    match request:
+        case messages.Hello():
+            return welcome(request)
+        case messages.DefaultProvider():
+            return messages.Text(service.default_provider())
+        case messages.NewKey(provider):
+            return messages.Made(messages.Key.of(service.new_key(provider)))
+        case messages.Generate(key, aads):
+            made = service.generate(key.ref, aads)
+            return messages.Generated(tuple(messages.GeneratedKey(_give(dek), blob) for dek, blob in made))
+        case messages.Unwrap(items):
+            return _unwrapped(service.unwrap([(item.key.ref, item.blob, item.aad) for item in items]))
+        case messages.Rewrap(source, key, aad):
+            return messages.Data(service.rewrap(source.key.ref, key.ref, source.blob, source.aad, aad))
+        case messages.Mac(key, label, data):
+            return messages.Data(service.mac(key.ref, label, data))
+        case messages.SealVmx(key, plaintext, file_id, keep):
+            return messages.Data(service.seal_vmx(key.ref, plaintext, file_id, keep))
+        case messages.OpenVmx(text):
+            return messages.Data(service.open_vmx(text))
+        case messages.GetStatus():
+            return service.status()
+        case messages.GetWarnings():
+            return messages.Warnings(tuple(service.warnings()))
+        case messages.Lock(mode):
+            return service.lock(mode)
+        case messages.Unlock(provider, passphrase):
+            _unlock(service, provider, passphrase)
+            return messages.Done()
+        case messages.Reload():
+            service.reload()
+            return messages.Done()
+        case messages.Stop():
+            return messages.Done()
+    assert_never(request)
+
+
+def _unwrapped(found: list[Secret | IofltError]) -> messages.Unwrapped:
+    keys = tuple(_give(item) if isinstance(item, Secret) else bytearray() for item in found)
+    failures = {index: failure.of(item) for index, item in enumerate(found) if not isinstance(item, Secret)}
+    return messages.Unwrapped(keys, failures)
+
+
+def _unlock(service: Service, provider: str | None, passphrase: bytearray | None) -> None:
+    if passphrase is None:
+        service.unlock(provider)
+        return
+    with Secret(passphrase) as secret:
+        wipe(passphrase)
+        service.unlock(provider, secret)
+
+
+def _give(secret: Secret) -> bytearray:
+    with secret:
+        return bytearray(secret.view())

@@ -1,0 +1,39 @@
+"""Keeping this process's memory to itself. Called first, before any secret is there."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+
+from ioflt.errors import PeerError
+
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
+_PR_SET_NO_NEW_PRIVS = 38
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # asm-generic/mman.h
+
+#: Descriptors that a thousand connections need, and some more.
+_DESCRIPTORS = 8192
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def harden() -> None:
+    """No core dump, no ptrace or /proc/pid/mem by the same user, no privileges by exec, no swap if allowed.
+
+    Raises PeerError when the kernel refuses one of the first three.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for option, value in ((_PR_SET_DUMPABLE, 0), (_PR_SET_NO_NEW_PRIVS, 1)):
+        if _libc.prctl(option, value, 0, 0, 0) != 0:
+            raise PeerError(f"prctl({option}): {os.strerror(ctypes.get_errno())}")
+    # KEKs have memory of their own; this keeps their short-lived copies out of swap too. Other users than
+    # root may lock too little for a whole Python, so a refusal is no error.
+    _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have `_DESCRIPTORS` descriptors, or as many as it may."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,128 @@
+"""keyd's socket: a trio task for each connection, a thread for each request.
+
+Tasks: the accept loop, a handler for each connection, one that waits for signals; all in one nursery, which
+Stop or a signal cancels. A handler serves one request after the other. Nothing that a client does ends more
+than its own connection; work in a thread whose client is gone runs to its end and is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+
+import trio
+
+from ioflt.errors import DeniedError, IofltError
+from ioflt.keyd.access import Access
+from ioflt.keyd.answer import answer, wipe_keys
+from ioflt.keyd.service import Service
+from ioflt.transport.unix import Listener, Peer, peer_of
+from ioflt.wire import failure
+from ioflt.wire.frame import Pause, RemoteProtocolError, wipe
+from ioflt.wire.keyd.connection import ServerConnection
+from ioflt.wire.keyd.messages import Hello, ReplyBody, RequestBody, Stop
+
+#: Requests that run at the same time.
+MAX_THREADS = 32
+
+_CHUNK = 64 << 10
+
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """Serves one listener until it is told to stop."""
+
+    def __init__(self, service: Service, access: Access) -> None:
+        self._service = service
+        self._access = access
+        self._threads = trio.CapacityLimiter(MAX_THREADS)
+        self._end = trio.CancelScope()
+
+    async def serve(self, listener: Listener, ready: Callable[[], None]) -> None:
+        """Call `ready` once connections are taken; return after Stop, SIGTERM or SIGINT."""
+        with self._end:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_for_signal)
+                await nursery.start(trio.serve_listeners, self._handle, [listener.trio_listener()])
+                ready()
+
+    async def _wait_for_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                _log.info("ends by %s", signal.Signals(number).name)
+                self._end.cancel()
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        peer = peer_of(stream.socket)
+        self._service.connections += 1
+        try:
+            await _Conversation(self, stream, peer).run()
+        except RemoteProtocolError as error:
+            _log.warning("pid %d of uid %d is cut off: %s", peer.pid, peer.uid, error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # killed, or gone for other reasons: nothing of ours is lost
+        except Exception:
+            _log.exception("a bug, met by pid %d of uid %d", peer.pid, peer.uid)
+        finally:
+            self._service.connections -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def answer(self, peer: Peer, request: RequestBody) -> ReplyBody:
+        """The reply, from a thread; a Failure for what this peer may not ask."""
+        if not self._access.may_connect(peer) or not self._access.may_ask(peer, request):
+            return failure.of(DeniedError(f"uid {peer.uid} may not ask this of keyd"))
+        return await trio.to_thread.run_sync(
+            answer, self._service, request, abandon_on_cancel=True, limiter=self._threads
+        )
+
+    def stop(self) -> None:
+        """End `serve`."""
+        _log.info("ends as it was asked to")
+        self._end.cancel()
+
+
+class _Conversation:
+    """One client's connection."""
+
+    def __init__(self, server: Server, stream: trio.SocketStream, peer: Peer) -> None:
+        self._server = server
+        self._stream = stream
+        self._peer = peer
+        self._connection = ServerConnection()
+
+    async def run(self) -> None:
+        """Serve until the client closes, breaks the protocol, or is refused."""
+        while True:
+            request = await self._next_request()
+            if request is None:
+                return
+            reply = await self._server.answer(self._peer, request)
+            refused = isinstance(request, Hello) and isinstance(reply, failure.Failure)
+            await self._send(reply)
+            if isinstance(request, Stop) and not isinstance(reply, failure.Failure):
+                self._server.stop()
+            if refused:
+                return
+
+    async def _next_request(self) -> RequestBody | None:
+        while True:
+            event = self._connection.next_event()
+            if event is Pause.CLOSED:
+                return None
+            if event is not Pause.NEED_DATA:
+                return event
+            self._connection.receive_data(await self._stream.receive_some(_CHUNK))
+
+    async def _send(self, reply: ReplyBody) -> None:
+        try:
+            frame = self._connection.send(reply)
+        except IofltError as error:  # longer than a frame
+            frame = self._connection.send(failure.of(error))
+        finally:
+            wipe_keys(reply)
+        try:
+            await self._stream.send_all(frame)
+        finally:
+            wipe(frame)

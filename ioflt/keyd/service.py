@@ -1,0 +1,229 @@
+"""What keyd does, without sockets: the `KeyService` over providers and the cache of KEKs.
+
+State      who sets it        what it refuses
+OPEN       start, unlock      nothing
+CLOSING    lock, second pass  what opens files (new keys, DEKs, VMX): mounts still seal what they flush
+LOCKED     lock               all that needs a key
+
+Threads: any number of calls run side by side. `_state` changes and KEKs enter the cache under `_lock`, so
+that none enters after a lock wiped it; nobody waits for a provider while holding it. `_administration` makes
+lock and unlock follow one another; it is held while mounts are waited for, and these may call in meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum, auto
+from typing import Literal
+
+import ioflt
+from ioflt.crypto.kdf import hkdf
+from ioflt.crypto.mac import tag
+from ioflt.crypto.secret import Secret
+from ioflt.crypto.wrap import unwrap, wrap
+from ioflt.errors import IofltError, KeyUnavailableError, MalformedError, ProviderLocked, UsageError
+from ioflt.format.vmx import sealed
+from ioflt.keyd.lockdown import Lockdown, unlock_all
+from ioflt.keyd.registry import Registry
+from ioflt.keys.cache import KeyCache
+from ioflt.keys.store import ProviderStore
+from ioflt.paths import Paths
+from ioflt.types import KeyRef
+from ioflt.wire.keyd.messages import Locked, LockMode, MacLabel, Status
+
+#: Bytes of a DEK: an AES-256-XTS key pair.
+DEK_SIZE = 64
+
+
+class State(Enum):
+    OPEN = auto()
+    CLOSING = auto()
+    LOCKED = auto()
+
+
+class Service:
+    """A `keys.client.KeyService`. Its directories are there."""
+
+    def __init__(self, where: Paths) -> None:
+        self._paths = where
+        self._registry = Registry(ProviderStore(where.providers))
+        self._keks: KeyCache[KeyRef] = KeyCache()
+        self._state = State.OPEN
+        self._lock = threading.Lock()
+        self._administration = threading.Lock()
+        #: Connections now; the server counts them.
+        self.connections = 0
+
+    def default_provider(self) -> str:
+        return self._registry.default()
+
+    def new_key(self, provider: str | None = None) -> KeyRef:
+        self._refuse_unless(State.OPEN)
+        name = provider if provider is not None else self.default_provider()
+        return KeyRef(name, self._registry.get(name).create())
+
+    def generate(self, key: KeyRef, aads: Sequence[bytes]) -> list[tuple[Secret, bytes]]:
+        self._refuse_unless(State.OPEN)
+        with self._derived(key, "dek-wrap") as wrapping:
+            deks = [Secret.random(DEK_SIZE) for _ in aads]
+            return [(dek, wrap(wrapping, dek, aad)) for dek, aad in zip(deks, aads, strict=True)]
+
+    def unwrap(self, items: Sequence[tuple[KeyRef, bytes, bytes]]) -> list[Secret | IofltError]:
+        self._refuse_unless(State.OPEN)
+        missing = self._fetch({key for key, _, _ in items})
+        return [missing.get(item[0]) or self._unwrap_one(*item) for item in items]
+
+    def rewrap(self, key_from: KeyRef, key_to: KeyRef, blob: bytes, aad_from: bytes, aad_to: bytes) -> bytes:
+        with self._unwrapped(key_from, blob, aad_from) as dek, self._derived(key_to, "dek-wrap") as wrapping:
+            return wrap(wrapping, dek, aad_to)
+
+    def mac(self, key: KeyRef, label: MacLabel, data: bytes) -> bytes:
+        with self._derived(key, f"mac/{label}") as mac_key:
+            return tag(mac_key, data)
+
+    def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int, keep: bytes | None) -> bytes:
+        safe = None if keep is None else sealed.peek(keep).safe
+        with self._derived(key, "vmx-keysafe") as wrapping:
+            return sealed.seal(plaintext, wrapping, key, file_id, safe)
+
+    def open_vmx(self, text: bytes) -> bytes:
+        self._refuse_unless(State.OPEN)
+        key = sealed.peek(text).key
+        if key is None:
+            raise MalformedError("foreign key safe", "it names no key of a provider")
+        with self._derived(key, "vmx-keysafe") as wrapping:
+            return sealed.open_(text, wrapping)
+
+    def status(self) -> Status:
+        state: Literal["open", "locked"] = "open" if self._state is State.OPEN else "locked"
+        return Status(
+            os.getpid(),
+            ioflt.__version__,
+            state,
+            self._keks.kind,
+            len(self._keks),
+            self.connections,
+            self._registry.status(),
+        )
+
+    def lock(self, mode: LockMode) -> Locked:
+        with self._administration:
+            if self._state is State.LOCKED:
+                # From suspend to force, say. A refusal leaves locked what is.
+                again = Lockdown(self._paths, mode, rollback=False)
+                again.spread()
+                return again.report()
+            lockdown = Lockdown(self._paths, mode)
+            lockdown.spread()
+            # From here no file opens; mounts that came up during the first pass are locked by the second.
+            self._set(State.CLOSING)
+            try:
+                lockdown.spread()
+            except BaseException:
+                self._set(State.OPEN)
+                raise
+            self._set(State.LOCKED)
+            return lockdown.report()
+
+    def unlock(self, provider: str | None = None, passphrase: Secret | None = None) -> None:
+        with self._administration:
+            if provider is not None:
+                self._registry.get(provider).unlock(passphrase)
+            elif passphrase is not None:
+                raise UsageError("a passphrase for which provider?")
+            if self._state is not State.OPEN:
+                self._registry.unlock()
+                self._set(State.OPEN)
+                unlock_all(self._paths)
+
+    def reload(self) -> None:
+        changed = self._registry.reload()
+        self._keks.drop_if(lambda key: key.provider in changed)
+
+    def warnings(self) -> list[str]:
+        lines = [
+            f"the provider {provider.name} was never backed up: without this host its keys are lost"
+            for provider in self._registry.status()
+            if not provider.backed_up and provider.state != "unavailable"
+        ]
+        if self._keks.kind == "plain":
+            lines.append("keyd may not lock memory: keys can reach the swap space")
+        return lines
+
+    def wipe(self) -> None:
+        """Forget all keys, at the end of the process."""
+        self._registry.lock()
+        self._keks.wipe()
+
+    def _set(self, state: State) -> None:
+        with self._lock:
+            self._state = state
+            if state is State.LOCKED:
+                self.wipe()
+
+    def _refuse_unless(self, *allowed: State) -> None:
+        if self._state not in allowed:
+            raise ProviderLocked("keyd is locked")
+
+    @contextmanager
+    def _derived(self, key: KeyRef, label: str) -> Iterator[Secret]:
+        """The key for one use of a KEK, wiped at the end. Raises KeyUnavailableError."""
+        with self._kek(key) as kek, hkdf(kek, label) as derived:
+            yield derived
+
+    def _kek(self, key: KeyRef) -> Secret:
+        """A copy of a KEK, for the caller to wipe."""
+        self._refuse_unless(State.OPEN, State.CLOSING)
+        cached = self._keks.get(key)
+        if cached is not None:
+            return cached
+        (found,) = self._registry.get(key.provider).get([key.key_id])
+        if isinstance(found, KeyUnavailableError):
+            raise found
+        self._keep(key, found)
+        return found
+
+    def _fetch(self, keys: set[KeyRef]) -> dict[KeyRef, KeyUnavailableError]:
+        """Put a batch's KEKs into the cache, each provider asked once. Returns why some cannot be had."""
+        wanted: dict[str, list[str]] = {}
+        missing: dict[KeyRef, KeyUnavailableError] = {}
+        for key in keys:
+            if key not in self._keks:
+                wanted.setdefault(key.provider, []).append(key.key_id)
+        for name, ids in wanted.items():
+            for key_id, kek in zip(ids, self._ask(name, ids), strict=True):
+                key = KeyRef(name, key_id)
+                if isinstance(kek, Secret):
+                    with kek:
+                        self._keep(key, kek)
+                else:
+                    missing[key] = kek
+        return missing
+
+    def _ask(self, provider: str, ids: list[str]) -> Sequence[Secret | KeyUnavailableError]:
+        try:
+            return self._registry.get(provider).get(ids)
+        except KeyUnavailableError as error:
+            return [error] * len(ids)
+
+    def _keep(self, key: KeyRef, kek: Secret) -> None:
+        with self._lock:
+            if self._state is not State.LOCKED:
+                self._keks.put(key, kek)
+
+    def _unwrap_one(self, key: KeyRef, blob: bytes, aad: bytes) -> Secret | IofltError:
+        try:
+            return self._unwrapped(key, blob, aad)
+        except IofltError as error:
+            return error
+
+    def _unwrapped(self, key: KeyRef, blob: bytes, aad: bytes) -> Secret:
+        with self._derived(key, "dek-wrap") as wrapping:
+            dek = unwrap(wrapping, blob, aad)
+        if len(dek) != DEK_SIZE:
+            dek.wipe()
+            raise MalformedError("wrapped key of a wrong size", f"{len(dek)} bytes")
+        return dek

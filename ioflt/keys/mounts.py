@@ -1,0 +1,120 @@
+"""The mounts of this host, asked over their control sockets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from ioflt.crypto.secret import Secret
+from ioflt.errors import BusyError, DeniedError, PeerError
+from ioflt.keys.channel import Channel, Receiver
+from ioflt.paths import Paths
+from ioflt.transport import unix
+from ioflt.wire import failure
+from ioflt.wire.control import messages
+from ioflt.wire.control.connection import replies, write
+from ioflt.wire.control.messages import LockMode
+from ioflt.wire.failure import Failure
+from ioflt.wire.frame import wipe
+
+#: Seconds that a mount may take to answer; to lock and to quiesce it writes back all it has.
+TIMEOUT = 600.0
+
+Answer = TypeVar("Answer", bound=messages.ReplyBody)
+
+
+class MountControl:
+    """A connection to one mount, for one thread at a time. Every call raises what the mount answers."""
+
+    def __init__(self, path: Path) -> None:
+        """Connect to the control socket at `path`. Raises NotListening, DeniedError, PeerError."""
+        self.path = path
+        sock = unix.connect(path, TIMEOUT)
+        self._channel = Channel(sock, f"the mount at {path.name}")
+        self._replies: Receiver[messages.ReplyBody] = replies()
+        try:
+            if unix.peer_of(sock).uid not in (0, os.geteuid()):
+                raise DeniedError("the socket is served by another user", file=path)
+            self.status = self._ask(messages.Hello(messages.VERSION), messages.Status)
+        except BaseException:
+            self.close()
+            raise
+
+    def refresh(self) -> messages.Status:
+        """The mount's status now."""
+        self.status = self._ask(messages.Hello(messages.VERSION), messages.Status)
+        return self.status
+
+    def lock(self, mode: LockMode) -> messages.Locked:
+        """Write back, forget the keys, block I/O. Raises BusyError in mode "refuse" while files are open."""
+        answer = self._ask_any(messages.Lock(mode))
+        if isinstance(answer, messages.Busy):
+            names = ", ".join(answer.open[:3]) + (", …" if len(answer.open) > 3 else "")
+            raise BusyError(f"files are open: {names}", file=self.status.mountpoint)
+        return _expect(answer, messages.Locked)
+
+    def unlock(self) -> None:
+        """Let I/O go on."""
+        self._ask(messages.Unlock(), messages.Done)
+
+    def add_keyslot(self, path: str, passphrase: Secret) -> int:
+        """Add a recovery passphrase to a file's container. Returns the keyslot's number."""
+        sent = bytearray(passphrase.view())
+        try:
+            return self._ask(messages.AddKeyslot(path, sent), messages.Keyslot).number
+        finally:
+            wipe(sent)
+
+    def remove_keyslot(self, path: str, number: int) -> None:
+        """Remove a recovery passphrase."""
+        self._ask(messages.RemoveKeyslot(path, number), messages.Done)
+
+    def restore_header(self, path: str, backup: bytes) -> None:
+        """Put a header backup in place."""
+        self._ask(messages.RestoreHeader(path, backup), messages.Done)
+
+    def quiesce(self) -> None:
+        """Write everything back; writes wait until `resume`, or until this connection is closed."""
+        self._ask(messages.Quiesce(), messages.Done)
+
+    def resume(self) -> None:
+        """End `quiesce`."""
+        self._ask(messages.Resume(), messages.Done)
+
+    def invalidate(self, path: str) -> None:
+        """Tell the mount that a file was changed under it."""
+        self._ask(messages.Invalidate(path), messages.Done)
+
+    def close(self) -> None:
+        """Close the connection. May be called again."""
+        self._channel.close()
+
+    def __enter__(self) -> MountControl:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, request: messages.RequestBody, kind: type[Answer]) -> Answer:
+        return _expect(self._ask_any(request), kind)
+
+    def _ask_any(self, request: messages.RequestBody) -> messages.ReplyBody:
+        answer = self._channel.exchange(write(request), self._replies, TIMEOUT)
+        if isinstance(answer, Failure):
+            raise failure.rebuild(answer)
+        return answer
+
+
+def sockets(where: Paths) -> list[Path]:
+    """The control sockets of this user's or host's mounts, stale ones included."""
+    return sorted(where.mounts.glob("*.sock"))
+
+
+def _expect(answer: messages.ReplyBody, kind: type[Answer]) -> Answer:
+    if not isinstance(answer, kind):
+        raise PeerError(f"the mount answered with a {type(answer).__name__}")
+    return answer

@@ -1,0 +1,99 @@
+"""The native provider: KEKs derived from one key derivation key (KDK), which a file keeps wrapped.
+
+KEK = HKDF(KDK, "kek", key id). A key id is `<kdk id>.<random uuid>`, so that an id of another KDK is told
+from ours: without that, any id would derive some key.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from ioflt.crypto.kdf import hkdf
+from ioflt.crypto.secret import Secret
+from ioflt.errors import IofltError, KeyNotFound, KeyUnavailableError, ProviderLocked
+from ioflt.keys import slots
+from ioflt.keys.cache import KeyCache
+from ioflt.keys.provider_file import ProviderFile, kind_of
+from ioflt.wire.keyd.messages import ProviderStatus
+
+
+class NativeProvider:
+    """One provider file, and its KDK in a `KeyCache` while open. Opens by itself if a slot allows it."""
+
+    def __init__(self, file: ProviderFile, path: Path, kdks: KeyCache[str]) -> None:
+        self.file = file
+        self._path = path
+        self._kdks = kdks
+        self._locked = False
+        self._lock = threading.Lock()  # no KDK enters the cache after `lock`
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    def create(self) -> str:
+        """A new key id. Nothing is stored for it."""
+        self._kdk().wipe()  # no key is named that could not be had
+        return f"{self.file.kdk_id}.{uuid.uuid4()}"
+
+    def get(self, ids: Sequence[str]) -> list[Secret | KeyUnavailableError]:
+        """The KEKs, derived again at each call."""
+        try:
+            kdk = self._kdk()
+        except KeyUnavailableError as error:
+            return [error] * len(ids)
+        with kdk:
+            return [self._derive(kdk, key_id) for key_id in ids]
+
+    def unlock(self, passphrase: Secret | None) -> None:
+        """Open by the passphrase, or by this host when there is none."""
+        if passphrase is None:
+            self._locked = False
+            self._kdk().wipe()
+            return
+        with slots.open_by_passphrase(self.file, self._path, passphrase) as kdk, self._lock:
+            self._kdks.put(self.file.uuid, kdk)
+            self._locked = False
+
+    def lock(self) -> None:
+        """Drop the KDK, and do not open again by itself."""
+        with self._lock:
+            self._locked = True
+            self._kdks.drop_if(lambda uuid: uuid == self.file.uuid)
+
+    def status(self) -> ProviderStatus:
+        """Its slots, and whether it opens."""
+        state: Literal["ready", "locked", "unavailable"] = "ready"
+        reason = ""
+        try:
+            self._kdk().wipe()
+        except ProviderLocked as error:
+            state, reason = "locked", error.message
+        except IofltError as error:
+            state, reason = "unavailable", error.message
+        kinds = tuple(kind_of(slot) for slot in self.file.slots)
+        return ProviderStatus(self.name, "native", state, kinds, self.file.backed_up, reason)
+
+    def _kdk(self) -> Secret:
+        """A copy of the KDK, for the caller to wipe. Raises KeyUnavailableError."""
+        if self._locked:
+            raise ProviderLocked(f"the provider {self.name} is locked")
+        cached = self._kdks.get(self.file.uuid)
+        if cached is not None:
+            return cached
+        kdk = slots.open_by_host(self.file, self._path)
+        if kdk is None:
+            raise ProviderLocked(f"the provider {self.name} waits for its passphrase")
+        with self._lock:
+            if not self._locked:
+                self._kdks.put(self.file.uuid, kdk)
+        return kdk
+
+    def _derive(self, kdk: Secret, key_id: str) -> Secret | KeyUnavailableError:
+        if not key_id.startswith(f"{self.file.kdk_id}."):
+            return KeyNotFound(f"the provider {self.name} did not make the key {key_id[:80]}")
+        return hkdf(kdk, "kek", key_id.encode())

@@ -1,0 +1,146 @@
+"""The native provider's file and its backup: bytes ↔ frozen objects. Layout, limits and reasons in SPEC.md.
+
+Reasons: those of `format.strict_json`, and "too large", "wrong format", "unknown version", "unknown slot",
+"bad field", "no slot", "twice the same slot".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+
+from ioflt.errors import MalformedError, UnsupportedError
+from ioflt.format.strict_json import parse_object
+
+PROVIDER_FORMAT: Final = "ioflt native provider"
+BACKUP_FORMAT: Final = "ioflt provider backup"
+VERSION: Final = 1
+
+#: Longest file of either kind, in bytes.
+MAX_FILE = 64 << 10
+
+_UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
+
+Meta = msgspec.Meta
+
+#: Provider names are file names, and appear in lists and locators.
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+Uuid = Annotated[str, Meta(pattern=_UUID)]
+WrappedKey = Annotated[bytes, Meta(min_length=60, max_length=60)]  # nonce 12, key 32, tag 16
+
+
+class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Argon2(_Struct, frozen=True, kw_only=True):
+    """Argon2id's salt and costs. The limits keep a foreign file from taking the machine: 1 GiB, seconds."""
+
+    salt: Annotated[bytes, Meta(min_length=16, max_length=64)]
+    iterations: Annotated[int, Meta(ge=1, le=16)]
+    lanes: Annotated[int, Meta(ge=1, le=16)]
+    memory_kib: Annotated[int, Meta(ge=8192, le=1 << 20)]
+
+
+class PassphraseSlot(_Struct, frozen=True, kw_only=True, tag_field="kind", tag="passphrase"):
+    """Wrapped under Argon2id of a passphrase."""
+
+    argon2: Argon2
+    blob: WrappedKey
+
+
+class KeyfileSlot(_Struct, frozen=True, kw_only=True, tag_field="kind", tag="keyfile"):
+    """Wrapped under the 32 bytes of the file `<provider>.key` beside this one."""
+
+    blob: WrappedKey
+
+
+class CredentialSlot(_Struct, frozen=True, kw_only=True, tag_field="kind", tag="systemd-creds"):
+    """Wrapped under 32 bytes that are sealed to this host as a systemd credential."""
+
+    credential: Annotated[bytes, Meta(min_length=1, max_length=16384)]
+    blob: WrappedKey
+
+
+Slot = PassphraseSlot | KeyfileSlot | CredentialSlot
+SLOT_KINDS = ("passphrase", "keyfile", "systemd-creds")
+
+
+class ProviderFile(_Struct, frozen=True, kw_only=True):
+    """One key derivation key (KDK), wrapped once for each way to open it."""
+
+    format: Literal["ioflt native provider"] = PROVIDER_FORMAT
+    version: Literal[1] = VERSION
+    name: Name
+    uuid: Uuid
+    kdk_id: Uuid
+    backed_up: bool
+    slots: Annotated[tuple[Slot, ...], Meta(max_length=8)]
+
+
+class BackupFile(_Struct, frozen=True, kw_only=True):
+    """A KDK under a backup passphrase. `protection`: how the provider was opened ("host" or "passphrase")."""
+
+    format: Literal["ioflt provider backup"] = BACKUP_FORMAT
+    version: Literal[1] = VERSION
+    name: Name
+    uuid: Uuid
+    kdk_id: Uuid
+    protection: Literal["host", "passphrase"]
+    argon2: Argon2
+    blob: WrappedKey
+
+
+File = TypeVar("File", ProviderFile, BackupFile)
+
+
+def kind_of(slot: Slot) -> str:
+    """The slot's kind, as in the file."""
+    return str(slot.__struct_config__.tag)
+
+
+def write(file: ProviderFile | BackupFile) -> bytes:
+    """The file's bytes: JSON, one field a line, byte strings in base64."""
+    return msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
+
+
+def parse_provider(data: bytes) -> ProviderFile:
+    """A provider's file. Raises MalformedError, UnsupportedError."""
+    value = _parse(data, PROVIDER_FORMAT)
+    slots = value.get("slots")
+    for slot in slots if isinstance(slots, list) else ():
+        if isinstance(slot, dict) and slot.get("kind") not in SLOT_KINDS:
+            raise UnsupportedError("unknown slot", str(slot.get("kind"))[:64])
+    file = _convert(value, ProviderFile)
+    if not file.slots:
+        raise MalformedError("no slot")
+    kinds = [kind_of(slot) for slot in file.slots]
+    if len(set(kinds)) != len(kinds):
+        raise MalformedError("twice the same slot")
+    return file
+
+
+def parse_backup(data: bytes) -> BackupFile:
+    """A backup of a provider. Raises MalformedError, UnsupportedError."""
+    return _convert(_parse(data, BACKUP_FORMAT), BackupFile)
+
+
+def _parse(data: bytes, wanted: str) -> Mapping[str, Any]:
+    if len(data) > MAX_FILE:
+        raise MalformedError("too large", f"{len(data)} bytes")
+    value = parse_object(data)
+    if value.get("format") != wanted:
+        raise MalformedError("wrong format", f"not an {wanted}")
+    version = value.get("version")
+    if version != VERSION or not isinstance(version, int) or isinstance(version, bool):
+        raise UnsupportedError("unknown version", str(version)[:20])
+    return value
+
+
+def _convert(value: Mapping[str, Any], kind: type[File]) -> File:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise MalformedError("bad field", str(error)) from None

@@ -1,0 +1,195 @@
+"""The directory of native providers: make, list, back up, restore.
+
+One writer at a time: who creates or changes a file holds `flock` on the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from ioflt.crypto.secret import Secret
+from ioflt.crypto.wrap import unwrap, wrap
+from ioflt.errors import (
+    AuthenticationError,
+    ExistsError,
+    KeyNotUsable,
+    KeyUnavailableError,
+    NotFoundError,
+    ProviderLocked,
+    UsageError,
+)
+from ioflt.keys import files, slots
+from ioflt.keys.provider_file import (
+    BACKUP_FORMAT,
+    MAX_FILE,
+    VERSION,
+    BackupFile,
+    Name,
+    PassphraseSlot,
+    ProviderFile,
+    Slot,
+    parse_backup,
+    parse_provider,
+    write,
+)
+
+#: The provider that is made at first use.
+LOCAL = "local"
+
+
+class ProviderStore:
+    """Provider files in one directory of mode 0700, which is there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def names(self) -> list[str]:
+        """All providers' names, sorted."""
+        return sorted(path.stem for path in self.directory.glob("*.json") if not path.name.startswith("."))
+
+    def path(self, name: str) -> Path:
+        """Where the provider of that name is. Raises UsageError for what is no name."""
+        try:
+            msgspec.convert(name, Name)
+        except msgspec.ValidationError:
+            raise UsageError(f"not a provider name: {name[:80]!r}") from None
+        return self.directory / f"{name}.json"
+
+    def load(self, name: str) -> ProviderFile:
+        """A provider's file. Raises NotFoundError, CorruptDataError, StorageError."""
+        path = self.path(name)
+        file = parse_provider(files.read(path, MAX_FILE))
+        if file.name != name:
+            raise NotFoundError(f"the file is that of the provider {file.name}", file=path)
+        return file
+
+    def create(self, name: str, passphrase: Secret | None = None) -> ProviderFile:
+        """A new provider with a new KDK, opened by the passphrase, or by this host when there is none.
+
+        Raises ExistsError, UsageError, StorageError.
+        """
+        path = self.path(name)
+        with self._writing(), Secret.random(32) as kdk:
+            if path.exists():
+                raise ExistsError("a provider of this name exists", file=path)
+            ids = (str(uuid.uuid4()), str(uuid.uuid4()))
+            slot = self._seal(path, *ids, kdk, passphrase)
+            file = ProviderFile(name=name, uuid=ids[0], kdk_id=ids[1], backed_up=False, slots=(slot,))
+            files.create(path, write(file))
+            return file
+
+    def backup(self, name: str, passphrase: Secret, own: Secret | None = None) -> bytes:
+        """The KDK under `passphrase`, as a file to keep elsewhere. `own` opens a provider with a passphrase.
+
+        Raises KeyUnavailableError; UsageError when empty. Call `mark_backed_up` once the file is kept.
+        """
+        _refuse_empty(passphrase)
+        file = self.load(name)
+        argon2 = slots.new_argon2()
+        with self._open(file, own) as kdk, slots.stretch(passphrase, argon2) as key:
+            blob = wrap(key, kdk, _backup_aad(file.name, file.uuid, file.kdk_id))
+        protection: Literal["host", "passphrase"] = (
+            "passphrase" if isinstance(file.slots[0], PassphraseSlot) else "host"
+        )
+        return write(
+            BackupFile(
+                name=file.name,
+                uuid=file.uuid,
+                kdk_id=file.kdk_id,
+                protection=protection,
+                argon2=argon2,
+                blob=blob,
+            )
+        )
+
+    def mark_backed_up(self, name: str) -> None:
+        """Remember that a backup was kept: the warning ends."""
+        with self._writing():
+            file = self.load(name)
+            files.replace(self.path(name), write(msgspec.structs.replace(file, backed_up=True)))
+
+    def restore(self, data: bytes, passphrase: Secret) -> ProviderFile:
+        """The provider of a backup, on this host; the same one again changes nothing.
+
+        It opens as it did: by this host, or by a passphrase, which now is the backup's. A provider that is
+        here and does not open any more gets a slot that does. Raises ExistsError when another one has its
+        name, KeyNotUsable for a wrong passphrase, CorruptDataError.
+        """
+        backup = parse_backup(data)
+        path = self.path(backup.name)
+        with self._writing(), _open_backup(backup, passphrase) as kdk:
+            old = self.load(backup.name) if path.exists() else None
+            if old is not None:
+                if (old.uuid, old.kdk_id) != (backup.uuid, backup.kdk_id):
+                    raise ExistsError("another provider of this name exists", file=path)
+                if self._opens(old, passphrase, kdk):
+                    return old
+            slot = self._seal(
+                path,
+                backup.uuid,
+                backup.kdk_id,
+                kdk,
+                passphrase if backup.protection == "passphrase" else None,
+            )
+            file = ProviderFile(
+                name=backup.name, uuid=backup.uuid, kdk_id=backup.kdk_id, backed_up=True, slots=(slot,)
+            )
+            files.replace(path, write(file))
+            return file
+
+    def _seal(self, path: Path, ident: str, kdk_id: str, kdk: Secret, passphrase: Secret | None) -> Slot:
+        if passphrase is None:
+            return slots.seal_host(ident, kdk_id, kdk, path)
+        _refuse_empty(passphrase)
+        return slots.seal_passphrase(ident, kdk_id, kdk, passphrase)
+
+    def _open(self, file: ProviderFile, own: Secret | None) -> Secret:
+        path = self.path(file.name)
+        if own is not None:
+            return slots.open_by_passphrase(file, path, own)
+        kdk = slots.open_by_host(file, path)
+        if kdk is None:
+            raise ProviderLocked("the provider opens by its passphrase only", file=path)
+        return kdk
+
+    def _opens(self, file: ProviderFile, passphrase: Secret, kdk: Secret) -> bool:
+        """Whether a file that is here still gives the KDK, by this host or by that passphrase."""
+        for own in (None, passphrase):
+            with contextlib.suppress(KeyUnavailableError), self._open(file, own) as found:
+                if found == kdk:
+                    return True
+        return False
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(directory)
+
+
+def _open_backup(backup: BackupFile, passphrase: Secret) -> Secret:
+    with slots.stretch(passphrase, backup.argon2) as key:
+        try:
+            return unwrap(key, backup.blob, _backup_aad(backup.name, backup.uuid, backup.kdk_id))
+        except AuthenticationError:
+            raise KeyNotUsable("wrong passphrase, or the backup was changed") from None
+
+
+def _backup_aad(name: str, ident: str, kdk_id: str) -> bytes:
+    return "\0".join((f"{BACKUP_FORMAT} {VERSION}", name, ident, kdk_id)).encode()
+
+
+def _refuse_empty(passphrase: Secret) -> None:
+    if len(passphrase) == 0:
+        raise UsageError("an empty passphrase protects nothing")
