@@ -59,7 +59,7 @@ make_environment() {
     [[ -e $stamp && "$(<"$stamp")" == "$now" ]] && return
     "$venv/bin/python" -c 'import pip' 2>/dev/null || "$python" -m venv --clear "$venv"
     echo "setup: building ioflt in $venv"
-    "$venv/bin/python" -m pip install --quiet --editable '.[dev]'
+    "$venv/bin/python" -m pip install -qq --editable '.[dev]'
     echo "$now" >"$stamp"
 }
 
