@@ -53,7 +53,8 @@ def parse(data: bytes) -> SparseHeader:
     """The header at the start of `data`.
 
     Raises MalformedError: "truncated", "bad magic", "line ends mangled", "bad grain size",
-    "bad descriptor place", "sector count overflow"; UnsupportedError: "unknown version", "unknown compression".
+    "bad descriptor place", "sector count overflow"; UnsupportedError: "unknown version",
+    "unknown compression".
     """
     if data[:4] != MAGIC:
         raise MalformedError("bad magic", "not KDMV")
@@ -95,8 +96,8 @@ def parse(data: bytes) -> SparseHeader:
 def descriptor_of(first_bytes: bytes) -> bytes | None:
     """The descriptor's text in a file that starts so, without its padding: the file is one, or embeds one.
 
-    None when there is none: an extent of its own, a flat extent, no VMDK. Raises MalformedError "truncated" when
-    the embedded one goes beyond `first_bytes` (PROBE_SIZE suffices for real ones), and those of `parse`.
+    None when there is none: an extent of its own, a flat extent, no VMDK. Raises MalformedError "truncated"
+    when the embedded one goes beyond `first_bytes` (PROBE_SIZE suffices for real ones), and those of `parse`.
     """
     if descriptor.is_descriptor(first_bytes):
         return first_bytes.rstrip(b"\0")
