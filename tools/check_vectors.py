@@ -1,6 +1,7 @@
 """Recomputes the vectors of tests/vectors/crypto with pycryptodome, a second implementation.
 
-pycryptodome has no XTS: it is built here from AES-ECB, after IEEE 1619 section 5. No code of ioflt is used.
+pycryptodome has no XTS: it is built here from AES-ECB, after IEEE 1619 section 5. No code of `ioflt.crypto`
+is used.
 A vector that must fail is recomputed too, where its fault is one of cryptography (a wrong tag, a wrong key);
 faults that ioflt refuses beforehand (lengths, ranges) have nothing to recompute, and are counted apart.
 """
@@ -10,17 +11,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from Crypto.Cipher import AES
 from Crypto.Hash import HMAC, SHA1, SHA256, SHA512
 from Crypto.Protocol.KDF import PBKDF2
 
+from ioflt.testing.vectors import Vector, read
+
 VECTORS = Path(__file__).parents[1] / "tests" / "vectors" / "crypto"
 HASHES = {"sha1": SHA1, "sha256": SHA256, "sha512": SHA512}
 
-Header = dict[str, str]
+Header = Mapping[str, str]
 
 
 def tweaks(key: bytes, number: int, blocks: int) -> bytes:
@@ -115,17 +118,13 @@ OPERATIONS: dict[str, Callable[[Header, bytes], bool]] = {
 }
 
 
-def check(path: Path) -> bool | None:
+def check(vector: Vector) -> bool | None:
     """Whether this vector holds; None when there is nothing to recompute."""
-    head, _, body = path.read_bytes().partition(b"\n\n")
-    header = {
-        name: value.strip() for name, _, value in (line.partition(":") for line in head.decode().split("\n"))
-    }
-    expect = header["expect"]
-    if expect == "success":
-        return OPERATIONS[header["operation"]](header, body)
-    if expect.startswith("AuthenticationError") and "(only" not in expect:
-        return not OPERATIONS[header["operation"]](header, body)
+    recompute = OPERATIONS[vector.headers["operation"]]
+    if vector.expect == "ok":
+        return recompute(vector.headers, vector.body)
+    if vector.expect.startswith("AuthenticationError") and "(only" not in vector.expect:
+        return not recompute(vector.headers, vector.body)
     return None
 
 
@@ -135,7 +134,7 @@ def main() -> int:
     )
     parser.add_argument("directory", nargs="?", type=Path, default=VECTORS, help="default: %(default)s")
     directory: Path = parser.parse_args().directory
-    results = {path.name: check(path) for path in sorted(directory.glob("*.vector"))}
+    results = {vector.name: check(vector) for vector in read(directory)}
     wrong = [name for name, holds in results.items() if holds is False]
     right = [name for name, holds in results.items() if holds is True]
     for name in wrong:

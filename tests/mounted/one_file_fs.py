@@ -1,6 +1,7 @@
-"""A file system of one file, `disk`, for test_hook.py: python one_file_fs.py MOUNTPOINT before|after|never
+"""A file system of one file, `disk`, for test_hook.py: one_file_fs.py MOUNTPOINT before|after|never|unbuilt
 
-The last word says when the hook is installed: before pyfuse3 is imported, after it, never.
+The last word says when the hook is installed: before pyfuse3 is imported, after it, never,
+or before it but without the extension.
 Prints one JSON line when it serves, and one per lseek or fallocate that reaches it. SIGTERM ends it.
 """
 
@@ -16,7 +17,9 @@ import trio
 from ioflt.fuse import hook
 
 WHEN = sys.argv[2]
-if WHEN == "before":
+if WHEN == "unbuilt":
+    sys.modules["ioflt.fuse._hook"] = None  # an import of it fails, as where it was not built
+if WHEN in ("before", "unbuilt"):
     hook.install()
 
 import pyfuse3  # noqa: E402

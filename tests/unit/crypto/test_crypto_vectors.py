@@ -9,8 +9,9 @@ import pytest
 from ioflt.crypto import kdf, mac, wrap, xts
 from ioflt.crypto.secret import Secret
 from ioflt.errors import IofltError
+from ioflt.testing.vectors import Vector, read
 
-VECTORS = sorted((Path(__file__).parents[2] / "vectors" / "crypto").glob("*.vector"))
+VECTORS = read(Path(__file__).parents[2] / "vectors" / "crypto")
 LOOPS = [xts.PythonSectorCipher, *([xts.NativeSectorCipher] if xts.NATIVE else [])]
 
 
@@ -20,14 +21,6 @@ class Header(dict[str, str]):
 
     def secret(self, name: str) -> Secret:
         return Secret(self.hex(name))
-
-
-def read(path: Path) -> tuple[Header, bytes]:
-    head, _, body = path.read_bytes().partition(b"\n\n")
-    return Header(
-        (name, value.strip())
-        for name, _, value in (line.partition(":") for line in head.decode().split("\n"))
-    ), body
 
 
 def sectors(header: Header, body: bytes) -> None:
@@ -86,18 +79,16 @@ OPERATIONS: dict[str, Callable[[Header, bytes], None]] = {
 }
 
 
-@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
-def test_vector(path: Path) -> None:
-    header, body = read(path)
-    operation = OPERATIONS[header["operation"]]
-    if header["expect"] == "success":
-        operation(header, body)
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+def test_vector(vector: Vector) -> None:
+    operation = OPERATIONS[vector.headers["operation"]]
+    if vector.expect == "ok":
+        operation(Header(vector.headers), vector.body)
         return
     with pytest.raises(IofltError) as raised:
-        operation(header, body)
-    assert f"{type(raised.value).__name__}: {raised.value}" == header["expect"]
+        operation(Header(vector.headers), vector.body)
+    assert f"{type(raised.value).__name__}: {raised.value}" == vector.expect
 
 
 def test_most_vectors_must_fail() -> None:
-    failing = [path for path in VECTORS if read(path)[0]["expect"] != "success"]
-    assert len(failing) > len(VECTORS) / 2
+    assert sum(vector.expect != "ok" for vector in VECTORS) > len(VECTORS) / 2
