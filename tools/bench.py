@@ -1,8 +1,8 @@
 """Throughput and latency of a mount against the directory behind it, measured by fio.
 
-Three places, the same jobs, one after the other on one file each: the backing directory itself, a clear VM and an
-encrypted VM through one mount. What makes the numbers doubtful is printed with them: the load of the machine
-at the start, the file system, whether the C files are built. Take the best of several runs on a quiet machine.
+Three places, the same jobs, one after the other on one file each: the backing directory itself, a clear VM
+and an encrypted VM through one mount. What makes the numbers doubtful is printed with them: the load of the
+machine at the start, its file system, whether the C files are built. Take the best of several quiet runs.
 """
 
 from __future__ import annotations

@@ -63,9 +63,9 @@ class Outcome:
 
     @property
     def said(self) -> str:
-        """Its last line, for evidence."""
+        """Its last line, for evidence, without the name of the file."""
         lines = (self.errors or self.output).strip().splitlines()
-        return lines[-1] if lines else ""
+        return lines[-1].rpartition("': ")[2] if lines else ""
 
     @property
     def refused(self) -> bool:
@@ -170,7 +170,7 @@ def compare_through(disk: Disk, work: Path, proofs: Proofs) -> None:
         "qemu-img", "compare", "-f", disk.format, "-F", disk.original_format, disk.through, disk.original
     )
     proofs.add(
-        f"{disk.name}: through the mount qemu-img info, check, convert, compare agree with the original",
+        f"{disk.name}: qemu-img info, check, convert and compare agree with the original",
         info and sound and digests[0] == digests[1] and compared.ok,
         f"{expected} bytes, sha256 {digests[0][:12]}…, {compared.said}",
     )
@@ -188,10 +188,11 @@ def refuse_behind(disk: Disk, work: Path, proofs: Proofs) -> None:
         ),
     }
     proofs.add(
-        f"{disk.name}: behind the mount the same commands all fail with a message",
+        f"{disk.name}: behind the mount the same four fail with a message",
         all(outcome.refused for outcome in attempts.values()),
-        ", ".join(f"{name} {outcome.code}" for name, outcome in attempts.items())
-        + f"; {attempts['info'].said[-60:]}",
+        "exit codes "
+        + ", ".join(str(outcome.code) for outcome in attempts.values())
+        + f": {attempts['info'].said}",
     )
 
 
@@ -215,8 +216,8 @@ def head(path: Path) -> str:
             file.seek(CONTAINER_DATA)
         else:
             file.seek(0)
-        data = file.read(48)
-    return "\n".join(data[at : at + 16].hex(" ") for at in range(0, len(data), 16))
+        data = file.read(24)
+    return "\n".join(data[at : at + 8].hex(" ") for at in range(0, len(data), 8))
 
 
 # The look of the bytes behind
