@@ -1,0 +1,184 @@
+"""Records: every one written is read again, every vector gives what its header lines say."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ioflt.crypto.kdf import hkdf
+from ioflt.crypto.mac import tag, verify
+from ioflt.crypto.secret import Secret
+from ioflt.errors import BugError, CorruptDataError, MalformedError, UsageError
+from ioflt.format.record import record
+from ioflt.format.record.record import Current, DatastoreRecord, HomeRecord, Operation
+from ioflt.testing.vectors import Vector, read
+from ioflt.types import HomeState, KeyRef
+
+VECTORS = read(Path(__file__).parents[4] / "tests/vectors/record")
+KEK = Secret(bytes(range(32)))
+
+uuids = st.uuids().map(str)
+texts = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=30)
+keys = st.builds(KeyRef, texts, texts)
+names = (
+    st.binary(min_size=1, max_size=60)
+    .filter(lambda raw: b"/" not in raw and b"\0" not in raw and raw not in (b".", b".."))
+    .map(os.fsdecode)
+)
+paths = st.lists(names, min_size=1, max_size=4).map("/".join)
+operations = st.builds(
+    Operation,
+    st.sampled_from(["encrypt", "decrypt"]),
+    uuids,
+    st.booleans(),
+    st.lists(paths, unique=True, max_size=5).map(tuple),
+    st.none() | st.builds(Current, paths, uuids),
+)
+datastores = st.builds(DatastoreRecord, uuids, st.sampled_from(HomeState), keys, texts)
+encrypted = st.builds(
+    HomeRecord,
+    uuids,
+    uuids,
+    st.just(HomeState.ENCRYPTED),
+    keys,
+    st.just(()),
+    texts,
+    st.booleans(),
+    st.none() | operations,
+)
+clear = st.builds(
+    HomeRecord,
+    uuids,
+    uuids,
+    st.just(HomeState.CLEAR),
+    st.none(),
+    st.lists(names, min_size=1, max_size=2, unique=True).map(tuple),
+    texts,
+    st.booleans(),
+    st.none(),
+)
+records = datastores | encrypted | clear
+
+
+def sealed(made: record.Record) -> bytes:
+    payload = record.encode(made)
+    return record.seal(payload, tag(hkdf(KEK, record.label(made)), payload))
+
+
+@given(made=records)
+def test_round_trip(made: record.Record) -> None:
+    data = sealed(made)
+    found = record.parse(data)
+    assert found.record == made
+    assert record.seal(record.encode(found.record), found.tag) == data
+    verify(hkdf(KEK, found.label), found.payload, found.tag)
+    assert data.count(b"\n") == 2
+    assert data.isascii()
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+def test_vector(vector: Vector) -> None:
+    kek = Secret(bytes.fromhex(vector.headers["kek"]))
+    if vector.expect != "ok":
+        with pytest.raises(CorruptDataError) as caught:
+            opened(vector.body, kek)
+        assert caught.value.reason == vector.expect
+        return
+    found = opened(vector.body, kek)
+    assert record.seal(record.encode(found.record), found.tag) == vector.body
+
+
+def opened(data: bytes, kek: Secret) -> record.Unverified[record.Record]:
+    found = record.parse(data)
+    verify(hkdf(kek, found.label), found.payload, found.tag)
+    return found
+
+
+@given(made=records, offset=st.integers(0), value=st.integers(0, 255))
+def test_damage_gives_a_named_error(made: record.Record, offset: int, value: int) -> None:
+    data = bytearray(sealed(made))
+    before = bytes(data)
+    data[offset % len(data)] = value
+    if data == before:
+        return
+    with pytest.raises(CorruptDataError):
+        opened(bytes(data), KEK)
+
+
+@given(data=st.binary(max_size=300))
+def test_any_bytes_give_a_named_error(data: bytes) -> None:
+    with pytest.raises(CorruptDataError):
+        record.parse(data)
+
+
+@given(home=encrypted | clear, datastore=datastores)
+def test_a_record_of_the_other_kind_is_refused(home: HomeRecord, datastore: DatastoreRecord) -> None:
+    assert record.parse_home(sealed(home)).record == home
+    assert record.parse_datastore(sealed(datastore)).record == datastore
+    with pytest.raises(MalformedError, match="wrong kind"):
+        record.parse_home(sealed(datastore))
+    with pytest.raises(MalformedError, match="wrong kind"):
+        record.parse_datastore(sealed(home))
+
+
+HOME = HomeRecord(
+    "0f0e0d0c-0b0a-4908-8706-050403020100",
+    "11111111-2222-4333-8444-555555555555",
+    HomeState.ENCRYPTED,
+    KeyRef("local", "key-1"),
+    (),
+    "",
+    False,
+    None,
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": None},
+        {"names": ("web01",)},
+        {"state": HomeState.CLEAR},
+        {"home_id": "../x"},
+        {"policy": "\n"},
+        {"operation": Operation("encrypt", HOME.home_id, False, ("../x",), None)},
+        {"operation": Operation("encrypt", HOME.home_id, False, ("x", "x"), None)},
+    ],
+)
+def test_nonsense_is_not_written(change: dict[str, object]) -> None:
+    with pytest.raises(BugError):
+        record.encode(dataclasses.replace(HOME, **change))
+
+
+def test_four_mebibytes_are_the_limit() -> None:
+    def home_of(files: int) -> HomeRecord:
+        pending = tuple(f"{'d' * 100}/{number:099}" for number in range(files))
+        return dataclasses.replace(HOME, operation=Operation("encrypt", HOME.home_id, False, pending, None))
+
+    large = sealed(home_of(20_000))
+    assert len(large) <= record.MAX_SIZE
+    assert record.parse(large).record == home_of(20_000)
+    with pytest.raises(UsageError, match="4 MiB"):
+        record.encode(home_of(22_000))
+    with pytest.raises(MalformedError, match="oversized record"):
+        record.parse(large + bytes(record.MAX_SIZE))
+
+
+def test_escapes_that_grow_beyond_the_limit_are_only_not_canonical() -> None:
+    """A payload below the limit whose canonical form is above it is refused like any other."""
+    data = sealed(HOME).replace(b'"policy":""', b'"policy":"' + "Ü".encode() * 100 + b'"')
+    with pytest.raises(MalformedError, match="not canonical"):
+        record.parse(data)
+
+
+def test_bytes_of_the_spec() -> None:
+    assert record.encode(HOME) == (
+        b'{"format":1,"kind":"home","home_id":"0f0e0d0c-0b0a-4908-8706-050403020100",'
+        b'"datastore_id":"11111111-2222-4333-8444-555555555555","state":"encrypted",'
+        b'"key":{"provider":"local","key_id":"key-1"},"names":[],"policy":"","thick":false,"operation":null}'
+    )

@@ -1,0 +1,799 @@
+"""Writes tests/vectors/luks2 and tests/vectors/record: one vector per line of the two lists at the end.
+
+Shares no code with `ioflt.format` or `ioflt.crypto`: the bytes are made here with the standard library and
+PyCryptodome. Everything is fixed, no randomness: a second run writes the same vectors.
+
+    tools/make_vectors.py            write
+    tools/make_vectors.py --check    compare with what is there, exit 1 on a difference
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import hmac
+import json
+import struct
+import sys
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from Crypto.Cipher import AES
+
+from ioflt.testing.vectors import Vector, read, to_bytes
+
+ROOT = Path(__file__).resolve().parent.parent / "tests" / "vectors"
+
+KEK = hashlib.sha256(b"ioflt vectors: kek").digest()
+DEK = hashlib.sha512(b"ioflt vectors: dek").digest()
+UUID = "0f0e0d0c-0b0a-4908-8706-050403020100"
+OTHER_UUID = "11111111-2222-4333-8444-555555555555"
+FILE_ID = (1 << 62) + 5
+HEADER, JSON_AREA, BODY = 16384, 12288, 1048576
+SLOTS = (917504, 983040)
+
+Json = dict[str, Any]
+
+
+# The same constructions as in the SPECs, once more
+
+
+def hkdf(key: bytes, label: bytes, context: bytes = b"") -> bytes:
+    return hmac.digest(key, b"ioflt/1\0" + label + b"\0" + context + b"\x01", "sha256")
+
+
+def salt(name: str) -> bytes:
+    return hashlib.sha512(name.encode()).digest()
+
+
+def b64(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def wrapped(*, thin: bool = True, uuid: str = UUID, provider: str = "local", key_id: str = "key-1") -> bytes:
+    fields = [
+        b"ioflt luks2 token 1",
+        uuid.encode(),
+        b"aes-xts-plain64",
+        struct.pack(">Q", 4096),
+        struct.pack(">Q", BODY),
+        b"thin" if thin else b"thick",
+        provider.encode(),
+        key_id.encode(),
+    ]
+    nonce = salt("nonce" + str(fields))[:12]
+    cipher = AES.new(hkdf(KEK, b"dek-wrap"), AES.MODE_GCM, nonce=nonce)
+    cipher.update(b"".join(struct.pack(">I", len(field)) + field for field in fields))
+    ciphertext, tag = cipher.encrypt_and_digest(DEK)
+    return nonce + ciphertext + tag
+
+
+def token(*, thin: bool = True, uuid: str = UUID, provider: str = "local", key_id: str = "key-1") -> Json:
+    return {
+        "type": "ioflt",
+        "keyslots": [],
+        "version": 1,
+        "provider": provider,
+        "key_id": key_id,
+        "provisioning": "thin" if thin else "thick",
+        "wrapped": b64(wrapped(thin=thin, uuid=uuid, provider=provider, key_id=key_id)),
+    }
+
+
+def keyslot(offset: int = 32768, size: int = 258048) -> Json:
+    return {
+        "type": "luks2",
+        "key_size": 64,
+        "af": {"type": "luks1", "stripes": 4000, "hash": "sha256"},
+        "area": {
+            "type": "raw",
+            "offset": str(offset),
+            "size": str(size),
+            "encryption": "aes-xts-plain64",
+            "key_size": 64,
+        },
+        "kdf": {"type": "argon2id", "time": 4, "memory": 65536, "cpus": 2, "salt": b64(salt("slot")[:32])},
+    }
+
+
+def metadata(*, thin: bool = True) -> Json:
+    digest = hashlib.pbkdf2_hmac("sha256", DEK, salt("digest")[:32], 1000)
+    return {
+        "keyslots": {},
+        "tokens": {"0": token(thin=thin)},
+        "segments": {
+            "0": {
+                "type": "crypt",
+                "offset": str(BODY),
+                "size": "dynamic",
+                "iv_tweak": "0",
+                "encryption": "aes-xts-plain64",
+                "sector_size": 4096,
+            }
+        },
+        "digests": {
+            "0": {
+                "type": "pbkdf2",
+                "keyslots": [],
+                "segments": ["0"],
+                "hash": "sha256",
+                "iterations": 1000,
+                "salt": b64(salt("digest")[:32]),
+                "digest": b64(digest),
+            }
+        },
+        "config": {"json_size": str(JSON_AREA), "keyslots_size": "786432"},
+    }
+
+
+def text_of(found: Json) -> bytes:
+    return json.dumps(found, separators=(",", ":")).encode()
+
+
+def header_copy(
+    which: int,
+    text: bytes,
+    *,
+    magic: bytes | None = None,
+    version: int = 2,
+    size: int = HEADER,
+    sequence: int = 1,
+    label: bytes = b"",
+    algorithm: bytes = b"sha256",
+    uuid: bytes = UUID.encode(),
+    subsystem: bytes = b"",
+    offset: int | None = None,
+    padding: bytes = b"",
+    fill: bytes = b"\0",
+) -> bytes:
+    head = struct.pack(
+        ">6sHQQ48s32s64s40s48sQ184s64x",
+        magic or (b"LUKS\xba\xbe", b"SKUL\xba\xbe")[which],
+        version,
+        size,
+        sequence,
+        label,
+        algorithm,
+        salt(f"header {which}"),
+        uuid,
+        subsystem,
+        which * HEADER if offset is None else offset,
+        padding,
+    )
+    area = head.ljust(4096, b"\0") + text.ljust(JSON_AREA, fill)
+    return area[:448] + hashlib.sha256(area).digest() + area[480:]
+
+
+def state(
+    sequence: int = 1,
+    length: int | None = None,
+    initialised: int | None = None,
+    *,
+    file_id: int = FILE_ID,
+    version: int = 1,
+    flags: int | None = None,
+    uuid: str = UUID,
+    tail: bytes = b"",
+) -> bytes:
+    if flags is None:
+        flags = (length is not None) | (initialised is not None) << 1
+    head = struct.pack(
+        ">8sIIQQQQ16x", b"IOFLTst\n", version, flags, sequence, length or 0, initialised or 0, file_id
+    )
+    key = hkdf(DEK, b"state", bytes.fromhex(uuid.replace("-", "")))
+    return (head + hmac.digest(key, head, "sha256") + tail).ljust(4096, b"\0")
+
+
+def container(primary: bytes, secondary: bytes, slot0: bytes = b"", slot1: bytes | None = None) -> bytes:
+    area = bytearray(BODY)
+    area[:HEADER] = primary
+    area[HEADER : 2 * HEADER] = secondary
+    for offset, slot in zip(SLOTS, (slot0, state() if slot1 is None else slot1), strict=True):
+        area[offset : offset + len(slot)] = slot
+    return bytes(area)
+
+
+def headers(text: bytes, **fields: Any) -> bytes:  # noqa: ANN401  # those of header_copy
+    """A container whose two header copies have the same fields."""
+    return container(header_copy(0, text, **fields), header_copy(1, text, **fields))
+
+
+def states(slot0: bytes, slot1: bytes) -> bytes:
+    text = text_of(metadata())
+    return container(header_copy(0, text), header_copy(1, text), slot0, slot1)
+
+
+def changed(change: Callable[[Json], object]) -> bytes:
+    """A container whose metadata was changed and sealed again, as anyone can who can write the datastore."""
+    found = copy.deepcopy(metadata())
+    change(found)
+    return headers(text_of(found))
+
+
+def field(path: str, value: object) -> bytes:
+    """A container with one value of its metadata replaced; None: removed."""
+
+    def change(found: Json) -> None:
+        *parents, last = path.split("/")
+        for name in parents:
+            found = found[name]
+        if value is None:
+            del found[last]
+        else:
+            found[last] = value
+
+    return changed(change)
+
+
+def with_keyslots(*slots: Json) -> bytes:
+    def change(found: Json) -> None:
+        found["keyslots"] = {str(number): slot for number, slot in enumerate(slots)}
+        found["digests"]["0"]["keyslots"] = list(found["keyslots"])
+
+    return changed(change)
+
+
+def slot_field(path: str, value: object) -> bytes:
+    slot = keyslot()
+    *parents, last = path.split("/")
+    inner = slot
+    for name in parents:
+        inner = inner[name]
+    inner[last] = value
+    return with_keyslots(slot)
+
+
+def json_text(old: bytes, new: bytes) -> bytes:
+    text = text_of(metadata())
+    assert old in text
+    return headers(text.replace(old, new, 1))
+
+
+def flipped(data: bytes, *offsets: int) -> bytes:
+    area = bytearray(data)
+    for offset in offsets:
+        area[offset] ^= 1
+    return bytes(area)
+
+
+# The vectors: name, expect, comment, body [, values]
+
+Case = tuple[str, str, str, bytes] | tuple[str, str, str, bytes, Json]
+
+
+def luks2() -> Iterator[Case]:
+    text, good = text_of(metadata()), headers(text_of(metadata()))
+    copies = header_copy(0, text), header_copy(1, text)
+    bare = {"state": f"1 - {FILE_ID} -"}
+
+    yield "thin", "ok", "a new thin container", good, bare
+    yield "thick", "ok", "a new thick container", headers(text_of(metadata(thin=False))), bare
+    yield (
+        "length",
+        "ok",
+        "an exact length, in slot 0 because its number is even",
+        states(state(2, 12345), state()),
+        {"state": f"2 12345 {FILE_ID} -"},
+    )
+    yield (
+        "mark",
+        "ok",
+        "initialised up to 1 MiB of a longer length",
+        states(b"", state(7, 1 << 40, 1 << 20)),
+        {"state": f"7 {1 << 40} {FILE_ID} {1 << 20}"},
+    )
+    yield (
+        "empty-file",
+        "ok",
+        "length 0 is not the same as no length",
+        states(b"", state(1, 0)),
+        {"state": f"1 0 {FILE_ID} -"},
+    )
+    yield (
+        "longest-file",
+        "ok",
+        "the largest length there is",
+        states(b"", state(1, 2**63 - 2**20 - 4096)),
+        {"state": f"1 {2**63 - 2**20 - 4096} {FILE_ID} -"},
+    )
+    yield (
+        "state-torn",
+        "ok",
+        "the newer block is torn, the older one counts",
+        states(state(2, 999)[:60], state(1, 5)),
+        {"state": f"1 5 {FILE_ID} -"},
+    )
+    yield (
+        "state-sequence-top",
+        "ok",
+        "the highest number of a state block",
+        states(b"", state(2**63 - 1)),
+        {"state": f"{2**63 - 1} - {FILE_ID} -"},
+    )
+    yield "primary-only", "ok", "the secondary copy is zero", container(copies[0], bytes(HEADER)), bare
+    yield "secondary-only", "ok", "the primary copy is zero", container(bytes(HEADER), copies[1]), bare
+    yield (
+        "primary-newer",
+        "ok",
+        "power was cut between secondary and primary, the other way round",
+        container(header_copy(0, text, sequence=9), header_copy(1, text, sequence=8)),
+        bare | {"sequence": "9"},
+    )
+    yield (
+        "secondary-newer",
+        "ok",
+        "power was cut between secondary and primary",
+        container(header_copy(0, b"{}", sequence=8), header_copy(1, text, sequence=9)),
+        bare | {"sequence": "9"},
+    )
+    yield (
+        "sequence-top",
+        "ok",
+        "the highest number of a header",
+        headers(text, sequence=2**63 - 1),
+        bare | {"sequence": str(2**63 - 1)},
+    )
+    yield "label", "ok", "label and subsystem", headers(text, label="Büro".encode(), subsystem=b"a=b"), bare
+    yield "keyslots", "ok", "three passphrases", with_keyslots(*map(keyslot, (32768, 290816, 548864))), bare
+    yield (
+        "two-tokens",
+        "ok",
+        "two providers wrap the DEK",
+        changed(lambda found: found["tokens"].update({"1": token(provider="kms", key_id="k/2")})),
+        bare,
+    )
+    yield (
+        "foreign-token",
+        "ok",
+        "a token of another program is kept",
+        changed(lambda found: found["tokens"].update({"7": {"type": "x", "keyslots": [], "y": 1.5}})),
+        bare,
+    )
+    yield "persistent-flag", "ok", "hints to dm-crypt", field("config/flags", ["allow-discards"]), bare
+
+    yield "empty", "truncated header", "no byte", b""
+    yield "half-header", "truncated header", "16383 bytes", good[:16383]
+    yield "no-state", "truncated state block", "ends behind the headers", good[: 2 * HEADER]
+    yield "zeros", "bad magic", "1 MiB of zeros", bytes(BODY)
+    yield "luks1", "unknown version", "LUKS version 1", headers(text, version=1)
+    yield "luks3", "unknown version", "LUKS version 3", headers(text, version=3)
+    yield (
+        "swapped-copies",
+        "bad magic",
+        "each copy where the other belongs",
+        container(copies[1], copies[0]),
+    )
+    yield "header-32k", "foreign header size", "hdr_size 32768", headers(text, size=32768)
+    yield "header-huge", "foreign header size", "hdr_size 2**64 - 1", headers(text, size=2**64 - 1)
+    yield "header-offset", "bad header offset", "hdr_offset 4096 in both", headers(text, offset=4096)
+    yield "sha512", "unknown checksum", "csum_alg sha512", headers(text, algorithm=b"sha512")
+    yield "flip-json", "bad checksum", "one bit of each JSON", flipped(good, 4100, HEADER + 4100)
+    yield "flip-sum", "bad checksum", "one bit of each checksum", flipped(good, 448, HEADER + 448)
+    yield "flip-salt", "bad checksum", "one bit of each salt", flipped(good, 110, HEADER + 110)
+    yield "padding", "non-zero padding", "a byte in the reserved field", headers(text, padding=b"x")
+    yield "sequence-zero", "absurd sequence", "number 0", headers(text, sequence=0)
+    yield (
+        "sequence-rollover",
+        "absurd sequence",
+        "2**64 - 1: the next is 0",
+        headers(text, sequence=2**64 - 1),
+    )
+    yield "uuid-upper", "bad uuid", "upper case", headers(text, uuid=UUID.upper().encode())
+    yield "uuid-path", "bad uuid", "no UUID: names a sidecar elsewhere", headers(text, uuid=b"../../etc/x")
+    yield "label-open", "bad label", "48 bytes, no closing NUL", headers(text, label=b"x" * 48)
+    yield "label-latin1", "bad label", "not UTF-8", headers(text, label=b"B\xfcro")
+    yield "json-full", "unterminated JSON", "blanks to the end of the area", headers(text, fill=b" ")
+    yield (
+        "json-oversized",
+        "unterminated JSON",
+        "a string longer than the area",
+        headers(b'{"x":"' + b"y" * (JSON_AREA - 6)),
+    )
+    yield "json-twice", "data after JSON", "another document behind the NUL", headers(text + b"\0{}")
+    yield "json-latin1", "not UTF-8", "a lone 0xff", json_text(b'"local"', b'"\xff"')
+    yield "json-cut", "bad JSON", "the last brace is missing", headers(text[:-1])
+    yield "json-list", "not an object", "a list", headers(b"[]")
+    yield "json-empty", "bad JSON", "no JSON at all", headers(b"")
+    yield "json-nan", "absurd number", "NaN", json_text(b":4096", b":NaN")
+    yield "json-inf", "absurd number", "1e999", json_text(b":4096", b":1e999")
+    yield "json-digits", "absurd number", "5000 digits", json_text(b":4096", b":" + b"4" * 5000)
+    yield (
+        "json-deep",
+        "nested too deeply",
+        "33 levels",
+        json_text(b'"keyslots":[]', b'"keyslots":' + b"[" * 31 + b"]" * 31),
+    )
+    yield "json-abyss", "nested too deeply", "6000 levels", headers(b"[" * 6000 + b"]" * 6000)
+    yield "json-duplicate", "duplicate key", "two offsets", json_text(b'"offset":', b'"offset":"0","offset":')
+
+    yield "no-segments", "bad field", "a section is missing", field("segments", None)
+    yield "keyslots-list", "bad field", "a section of another type", field("keyslots", [])
+    yield "new-section", "unknown section", "a sixth section", field("extras", {})
+    yield "null-cipher", "null cipher", "the data in clear", field("segments/0/encryption", "cipher_null-ecb")
+    yield (
+        "null-cipher-keyslot",
+        "null cipher",
+        "a slot in clear",
+        slot_field("area/encryption", "cipher_null-ecb"),
+    )
+    yield "cbc", "foreign cipher", "CBC", field("segments/0/encryption", "aes-cbc-essiv:sha256")
+    yield "plain32", "foreign cipher", "32-bit tweak", field("segments/0/encryption", "aes-xts-plain")
+    yield "offset-16m", "foreign data offset", "cryptsetup's default", field("segments/0/offset", "16777216")
+    yield "offset-0", "foreign data offset", "the header as data", field("segments/0/offset", "0")
+    yield "offset-number", "bad field", "a number that is no string", field("segments/0/offset", BODY)
+    yield "offset-hex", "bad field", "not decimal", field("segments/0/offset", "0x100000")
+    yield "offset-2-64", "bad field", "2**64 + 1 MiB", field("segments/0/offset", str(2**64 + BODY))
+    yield "size-fixed", "foreign data size", "4096 bytes", field("segments/0/size", "4096")
+    yield "iv-tweak", "foreign iv tweak", "8", field("segments/0/iv_tweak", "8")
+    yield "sector-512", "foreign sector size", "512", field("segments/0/sector_size", 512)
+    yield "sector-true", "foreign sector size", "no number", field("segments/0/sector_size", True)
+    yield (
+        "integrity",
+        "unknown segment field",
+        "dm-integrity below",
+        field("segments/0/integrity", {"type": "aead"}),
+    )
+    yield "linear", "foreign segment type", "no encryption at all", field("segments/0/type", "linear")
+    yield "two-segments", "foreign segments", "a second one", field("segments/1", metadata()["segments"]["0"])
+    yield "no-segment", "foreign segments", "none", field("segments", {})
+    yield (
+        "reencrypt-requirement",
+        "re-encryption state",
+        "the flag that cryptsetup sets",
+        field("config/requirements", {"mandatory": ["online-reencrypt-v2"]}),
+    )
+    yield (
+        "reencrypt-keyslot",
+        "re-encryption state",
+        "the slot that cryptsetup makes",
+        slot_field("type", "reencrypt"),
+    )
+    yield (
+        "reencrypt-area",
+        "re-encryption state",
+        "its area in a plain slot",
+        slot_field("area/type", "checksum"),
+    )
+    yield (
+        "reencrypt-segment",
+        "re-encryption state",
+        "a backup segment",
+        field("segments/1", {**metadata()["segments"]["0"], "flags": ["backup-final"]}),
+    )
+    yield (
+        "requirement",
+        "unknown requirement",
+        "of the future",
+        field("config/requirements", {"mandatory": ["opal"]}),
+    )
+    yield "flag", "unknown flag", "of the future", field("config/flags", ["zoned"])
+    yield "config-field", "unknown flag", "a new field of config", field("config/mode", "x")
+    yield "json-size", "foreign JSON size", "another JSON area", field("config/json_size", "28672")
+    yield (
+        "keyslots-size",
+        "foreign keyslots size",
+        "over the state blocks",
+        field("config/keyslots_size", "1015808"),
+    )
+    yield (
+        "keyslot-in-state",
+        "keyslot outside its area",
+        "over the state blocks",
+        with_keyslots(keyslot(819200)),
+    )
+    yield (
+        "keyslot-in-header",
+        "keyslot outside its area",
+        "over the secondary header",
+        with_keyslots(keyslot(16384)),
+    )
+    yield (
+        "keyslot-overflow",
+        "keyslot outside its area",
+        "ends beyond 2**64",
+        with_keyslots(keyslot(32768, 2**64 - 4096)),
+    )
+    yield "keyslots-overlap", "keyslots overlap", "two in one place", with_keyslots(keyslot(), keyslot(36864))
+    yield "keyslot-unaligned", "bad keyslot area", "at 33000", with_keyslots(keyslot(33000))
+    yield (
+        "keyslot-small",
+        "bad keyslot area",
+        "too small for its stripes",
+        with_keyslots(keyslot(32768, 4096)),
+    )
+    yield "keyslot-type", "foreign keyslot", "an unknown type", slot_field("type", "x")
+    yield "keyslot-short-key", "foreign key size", "a 256-bit key", slot_field("key_size", 32)
+    yield "keyslot-number", "bad object number", "slot 32", field("keyslots", {"32": keyslot()})
+    yield "token-number", "bad object number", "01 beside 1", field("tokens/01", token())
+    yield "no-token", "no ioflt token", "none at all", field("tokens", {})
+    yield (
+        "token-type",
+        "no ioflt token",
+        "only another program's",
+        field("tokens/0", {"type": "x", "keyslots": []}),
+    )
+    yield "token-version", "unknown token version", "2", field("tokens/0/version", 2)
+    yield "token-field", "bad token", "one field more", field("tokens/0/thin", True)
+    yield "token-missing", "bad token", "one field less", field("tokens/0/provider", None)
+    yield "token-provisioning", "bad token", "neither thin nor thick", field("tokens/0/provisioning", "eager")
+    yield "token-provider-empty", "bad token", "no provider", field("tokens/0/provider", "")
+    yield "token-key-long", "bad token", "a key id of 1025 characters", field("tokens/0/key_id", "x" * 1025)
+    yield (
+        "token-key-control",
+        "bad token",
+        "an escape sequence as key id",
+        field("tokens/0/key_id", "\x1b[2J"),
+    )
+    yield "token-surrogate", "bad token", "half a character", field("tokens/0/key_id", "\ud800")
+    yield "token-base64", "bad token", "not base64", field("tokens/0/wrapped", "%%%%")
+    yield (
+        "token-base64-tail",
+        "bad token",
+        "base64 with stray bits",
+        field("tokens/0/wrapped", b64(bytes(92))[:-2] + "B="),
+    )
+    yield (
+        "token-short",
+        "bad token",
+        "a wrapped key shorter than a key",
+        field("tokens/0/wrapped", b64(bytes(64))),
+    )
+    yield (
+        "tokens-disagree",
+        "tokens disagree",
+        "thin and thick",
+        changed(lambda found: found["tokens"].update({"1": token(thin=False)})),
+    )
+    yield "digest-none", "foreign digest", "none", field("digests", {})
+    yield "digest-two", "foreign digest", "two", field("digests/1", metadata()["digests"]["0"])
+    yield "digest-sha1", "foreign digest", "SHA-1", field("digests/0/hash", "sha1")
+    yield "digest-rounds", "bad digest", "days of work", field("digests/0/iterations", 2**32)
+    yield (
+        "digest-keyslots",
+        "bad digest",
+        "names a slot that is not there",
+        field("digests/0/keyslots", ["0"]),
+    )
+    yield "digest-short", "bad digest", "of 16 bytes", field("digests/0/digest", b64(bytes(16)))
+
+    unwrap = "wrapped key does not verify"
+    yield (
+        "aad-thin",
+        unwrap,
+        "thick made thin: zeros would appear",
+        field("tokens/0", token(thin=False) | {"provisioning": "thin"}),
+    )
+    yield "aad-uuid", unwrap, "the token of another container", field("tokens/0", token(uuid=OTHER_UUID))
+    yield "aad-header-uuid", unwrap, "another UUID in the header", headers(text, uuid=OTHER_UUID.encode())
+    yield "aad-provider", unwrap, "another provider", field("tokens/0/provider", "kms")
+    yield "aad-key-id", unwrap, "another key id", field("tokens/0/key_id", "key-2")
+    yield (
+        "aad-shift",
+        unwrap,
+        "provider and key id joined elsewhere",
+        field("tokens/0", token() | {"provider": "localk", "key_id": "ey-1"}),
+    )
+    yield (
+        "wrapped-flip",
+        unwrap,
+        "one bit of the wrapped key",
+        field("tokens/0/wrapped", b64(flipped(wrapped(), 40))),
+    )
+    yield (
+        "wrong-digest",
+        "wrong volume key",
+        "the digest of another DEK",
+        field("digests/0/digest", b64(bytes(32))),
+    )
+
+    lost = "no valid state block"
+    yield "state-none", lost, "both slots are zero", states(b"", b"")
+    yield "state-other", lost, "the block of another container", states(b"", state(uuid=OTHER_UUID))
+    yield "state-length-flip", lost, "one bit of the length", states(b"", flipped(state(1, 5), 31))
+    yield "state-mac-flip", lost, "one bit of the MAC", states(b"", flipped(state(1, 5), 64))
+    yield "state-version", "unknown version", "a block of version 2", states(state(2, version=2), state())
+    yield "state-flag", "unknown state flag", "bit 2", states(b"", state(flags=4))
+    yield "state-wrong-slot", "state block in the wrong slot", "number 1 in slot 0", states(state(), b"")
+    yield "state-length", "bad state block", "beyond the longest", states(b"", state(1, 2**63 - 2**20))
+    yield "state-unflagged", "bad state block", "a length that is none", states(b"", state(1, 5, flags=0))
+    yield "state-mark", "bad state block", "a mark inside a sector", states(b"", state(1, 9999, 100))
+    yield "state-file-id", "bad state block", "a backing inode number", states(b"", state(file_id=5))
+    yield "state-sequence", "bad state block", "2**64 - 1", states(b"", state(2**64 - 1))
+    yield "state-tail", "non-zero padding", "bytes behind the MAC", states(b"", state(tail=b"x"))
+
+
+def home(**fields: object) -> Json:
+    found: Json = {
+        "format": 1,
+        "kind": "home",
+        "home_id": UUID,
+        "datastore_id": OTHER_UUID,
+        "state": "encrypted",
+        "key": {"provider": "local", "key_id": "key-1"},
+        "names": [],
+        "policy": "VM Encryption Policy",
+        "thick": False,
+        "operation": None,
+    }
+    return found | fields
+
+
+def clear_home(**fields: object) -> Json:
+    return home(state="clear", key=None, names=["web01"], policy="") | fields
+
+
+def datastore(**fields: object) -> Json:
+    found: Json = {
+        "format": 1,
+        "kind": "datastore",
+        "datastore_id": OTHER_UUID,
+        "default": "encrypted",
+        "key": {"provider": "local", "key_id": "key-0"},
+        "policy": "",
+    }
+    return found | fields
+
+
+def operation(**fields: object) -> Json:
+    found: Json = {
+        "kind": "encrypt",
+        "id": "99999999-8888-4777-8666-555555555555",
+        "thick": True,
+        "pending": ["web01.vmx", "snap/delta.vmdk"],
+        "current": {"path": "web01.vmdk", "uuid": UUID},
+    }
+    return home(operation=found | fields)
+
+
+def file_of(found: Json | bytes, label: str = "home-record") -> bytes:
+    payload = found if isinstance(found, bytes) else text_of(found)
+    return payload + b"\nmac " + b64encode(hmac.digest(hkdf(KEK, label.encode()), payload, "sha256")) + b"\n"
+
+
+def without(found: Json, name: str) -> Json:
+    return {key: value for key, value in found.items() if key != name}
+
+
+def record() -> Iterator[Case]:
+    good, text = file_of(home()), text_of(home())
+    yield "home", "ok", "an encrypted home", good
+    yield "home-clear", "ok", "a clear home", file_of(clear_home(), "clear-home-record")
+    renamed = clear_home(names=["web01", "web02"])
+    yield "home-renamed", "ok", "a clear home while renamed", file_of(renamed, "clear-home-record")
+    latin1 = clear_home(names=["B\udcfcro"])
+    yield "home-latin1", "ok", "a name that is no UTF-8", file_of(latin1, "clear-home-record")
+    yield "home-encrypting", "ok", "in the middle of vm encrypt", file_of(operation())
+    decrypting = operation(kind="decrypt", thick=False, pending=[], current=None)
+    yield "home-decrypting", "ok", "at the end of vm decrypt", file_of(decrypting)
+    yield "datastore", "ok", "an encrypting datastore", file_of(datastore(), "datastore-record")
+    yield (
+        "datastore-clear",
+        "ok",
+        "a clear datastore",
+        file_of(datastore(default="clear"), "datastore-record"),
+    )
+
+    yield "empty", "not two lines", "no byte", b""
+    yield "one-line", "not two lines", "cut before the MAC", good.split(b"\n")[0] + b"\n"
+    yield "no-newline", "not two lines", "the last byte is missing", good[:-1]
+    yield "three-lines", "not two lines", "something behind the MAC", good + b"x\n"
+    yield "crlf", "bad MAC line", "through a text editor", good.replace(b"\n", b"\r\n")
+    yield "mac-word", "bad MAC line", "another word", good.replace(b"\nmac ", b"\nMAC ")
+    yield "mac-short", "bad MAC line", "31 bytes", text + b"\nmac " + b64encode(bytes(31)) + b"\n"
+    yield "mac-none", "bad MAC line", "no base64", text + b"\nmac none\n"
+    yield "mac-flip", "bad MAC", "one bit of the MAC", text + b"\nmac " + b64encode(bytes(32)) + b"\n"
+    yield "flip", "bad MAC", "thin made thick", good.replace(b'"thick":false', b'"thick":true')
+    yield (
+        "label",
+        "bad MAC",
+        "a home's record under the label of clear homes",
+        file_of(home(), "clear-home-record"),
+    )
+    yield (
+        "clear-in-encrypted",
+        "bad MAC",
+        "a clear record under an encrypted home's key",
+        file_of(clear_home()),
+    )
+
+    yield "latin1", "not UTF-8", "a lone 0xff", file_of(text.replace(b"local", b"\xff"))
+    yield "cut", "bad JSON", "half an object", file_of(text[: len(text) // 2])
+    yield "list", "not an object", "a list", file_of(b"[]")
+    yield (
+        "deep",
+        "nested too deeply",
+        "10000 levels",
+        file_of(b'{"format":' + b"[" * 10000 + b"]" * 10000 + b"}"),
+    )
+    yield "duplicate", "duplicate key", "two states", file_of(text[:-1] + b',"state":"clear"}')
+    yield "infinite", "absurd number", "Infinity", file_of(text.replace(b"false", b"Infinity"))
+    yield "blank", "not canonical", "one blank", file_of(text.replace(b":1,", b": 1,"))
+    yield "order", "not canonical", "kind first", file_of({"kind": "home"} | home())
+    yield (
+        "raw-utf8",
+        "not canonical",
+        "an unescaped letter",
+        file_of(text.replace(b'"VM Enc', '"Ü Enc'.encode())),
+    )
+
+    yield "no-format", "no format version", "none", file_of(without(home(), "format"))
+    yield "format-2", "unknown version", "2", file_of(home(format=2))
+    yield "format-true", "no format version", "true is no number", file_of(home(format=True))
+    yield "kind", "unknown kind", "a disk", file_of(home(kind="disk"))
+    yield "datastore-as-home", "missing field", "a home that says datastore", file_of(home(kind="datastore"))
+    yield "field-more", "unknown field", "one more", file_of(home(clear_disks=[]))
+    yield "field-less", "missing field", "one less", file_of(without(home(), "operation"))
+    yield "id", "bad uuid", "an id in braces", file_of(home(home_id="{" + UUID + "}"))
+    yield "state", "bad field", "half encrypted", file_of(home(state="half"))
+    yield "thick", "bad field", "1 for true", file_of(home(thick=1))
+    yield (
+        "key-long",
+        "bad field",
+        "a key id of 1025 characters",
+        file_of(home(key={"provider": "a", "key_id": "k" * 1025})),
+    )
+    yield "key-text", "bad field", "no object", file_of(home(key="local:key-1"))
+    yield "policy-escape", "bad field", "an escape sequence", file_of(home(policy="\x1b[2J"))
+    yield "encrypted-no-key", "bad encrypted home", "no key", file_of(home(key=None))
+    yield "encrypted-names", "bad encrypted home", "bound to a name", file_of(home(names=["web01"]))
+    yield "clear-key", "bad clear home", "with a key", file_of(clear_home(key=home()["key"]))
+    yield (
+        "clear-operation",
+        "bad clear home",
+        "with an operation",
+        file_of(operation() | {"state": "clear", "key": None, "names": ["a"]}),
+    )
+    yield "clear-nameless", "bad clear home", "for every name", file_of(clear_home(names=[]))
+    yield "clear-three", "bad clear home", "three names", file_of(clear_home(names=["a", "b", "c"]))
+    yield "name-dots", "bad name", "..", file_of(clear_home(names=[".."]))
+    yield "name-slash", "bad name", "a path", file_of(clear_home(names=["a/b"]))
+    yield "name-spelling", "bad name", "ä as two escaped bytes", file_of(clear_home(names=["\udcc3\udca4"]))
+    yield "name-high", "bad name", "half a character", file_of(clear_home(names=["\ud800"]))
+    yield "name-twice", "named twice", "the same name", file_of(clear_home(names=["a", "a"]))
+    yield "operation-kind", "bad field", "recrypt", file_of(operation(kind="recrypt"))
+    yield "pending-absolute", "bad path", "/etc/shadow", file_of(operation(pending=["/etc/shadow"]))
+    yield "pending-up", "bad path", "a/../../b", file_of(operation(pending=["a/../../b"]))
+    yield "pending-empty", "bad path", "a//b", file_of(operation(pending=["a//b"]))
+    yield "pending-nul", "bad path", "a NUL", file_of(operation(pending=["a\0b"]))
+    yield "pending-long", "bad path", "a part of 256 bytes", file_of(operation(pending=["x" * 256]))
+    yield "pending-twice", "named twice", "the same file", file_of(operation(pending=["a", "a"]))
+    yield "current-uuid", "bad uuid", "none", file_of(operation(current={"path": "a", "uuid": ""}))
+
+
+def vectors() -> Iterator[tuple[str, Vector]]:
+    """(folder, vector)."""
+    digest = hashlib.sha256(DEK).hexdigest()
+    for name, expect, comment, body, *values in luks2():
+        head = {"expect": expect, "comment": comment, "kek": KEK.hex()}
+        if expect == "ok":
+            head |= {"dek": digest, "sequence": "1"} | (values[0] if values else {})
+        yield "luks2", Vector(name, head | {"body": "zlib base64"}, body)
+    for name, expect, comment, body, *_ in record():
+        yield "record", Vector(name, {"expect": expect, "comment": comment, "kek": KEK.hex()}, body)
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--check"]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    made: dict[str, dict[str, Vector]] = {"luks2": {}, "record": {}}
+    for folder, vector in vectors():
+        if vector.name in made[folder]:
+            raise SystemExit(f"two vectors {folder}/{vector.name}")
+        made[folder][vector.name] = vector
+    if arguments:
+        there = {folder: {vector.name: vector for vector in read(ROOT / folder)} for folder in made}
+        return 0 if there == made else 1
+    for folder, named in made.items():
+        (ROOT / folder).mkdir(exist_ok=True)
+        for old in (ROOT / folder).iterdir():
+            old.unlink()
+        for vector in named.values():
+            (ROOT / folder / vector.name).write_bytes(to_bytes(vector))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
