@@ -71,6 +71,10 @@ class ProviderStore:
             raise NotFoundError(f"the file is that of the provider {file.name}", file=path)
         return file
 
+    def opens_by_passphrase_only(self, name: str) -> bool:
+        """Whether `backup` needs the provider's own passphrase."""
+        return all(isinstance(slot, PassphraseSlot) for slot in self.load(name).slots)
+
     def create(self, name: str, passphrase: Secret | None = None) -> ProviderFile:
         """A new provider with a new KDK, opened by the passphrase, or by this host when there is none.
 

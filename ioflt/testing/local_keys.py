@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from types import TracebackType
 
@@ -12,8 +13,6 @@ from ioflt.keys.provider_file import ProviderFile, write
 from ioflt.keys.slots import seal_keyfile
 from ioflt.keys.store import LOCAL, ProviderStore
 from ioflt.paths import Paths
-
-_UUID = "00000000-0000-4000-8000-00000000000{}"
 
 
 class LocalKeys(Service):
@@ -45,7 +44,7 @@ class LocalKeys(Service):
 
 def _make_local(store: ProviderStore) -> None:
     path = store.path(LOCAL)
-    ident, kdk_id = _UUID.format(1), _UUID.format(2)
+    ident, kdk_id = str(uuid.uuid4()), str(uuid.uuid4())
     with Secret.random(32) as kdk:
         slot = seal_keyfile(ident, kdk_id, kdk, path)
         file = ProviderFile(name=LOCAL, uuid=ident, kdk_id=kdk_id, backed_up=True, slots=(slot,))
