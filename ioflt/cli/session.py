@@ -25,7 +25,7 @@ def connect_keys() -> Iterator[KeyClient]:
     """A client of keyd, which is started when it is not running; its warnings are shown at the end."""
     from ioflt.keys.client import KeyClient
 
-    with KeyClient() as keys:
+    with KeyClient.connect() as keys:
         yield keys
         for warning in keys.warnings():
             warn(warning)
