@@ -1,0 +1,90 @@
+"""A mount's control messages, both ways."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ioflt.wire.control import messages as m
+from ioflt.wire.control.connection import replies, requests, write
+from ioflt.wire.failure import Failure
+from ioflt.wire.frame import NEED_DATA, CutShort, RemoteProtocolError
+
+REQUESTS = [
+    m.Hello(1),
+    m.Lock("refuse"),
+    m.Unlock(),
+    m.AddKeyslot("web/web.vmdk", bytearray(b"secret")),
+    m.RemoveKeyslot("web/web.vmdk", 2),
+    m.RestoreHeader("web/web.vmdk", b"header"),
+    m.Quiesce(),
+    m.Resume(),
+    m.Invalidate("web/web.vmdk"),
+]
+REPLIES = [
+    m.Status("/ds", "/mnt", 17, False, False, 3, {"reads": 5}),
+    m.Locked(("a",), ("b",)),
+    m.Busy(("a",)),
+    m.Keyslot(1),
+    m.Done(),
+    Failure("BusyError", "in use"),
+]
+WRONG = {
+    "an unknown mode": m.Lock("gently"),
+    "a keyslot out of range": m.RemoveKeyslot("a", 32),
+    "an empty passphrase": m.AddKeyslot("a", bytearray()),
+    "a path above the limit": m.Invalidate("a" * (m.MAX_PATH + 1)),
+    "a backup above the limit": m.RestoreHeader("a", bytes(m.MAX_HEADER + 1)),
+    "a reply": m.Done(),
+}
+
+
+def test_every_message_is_here():
+    assert {type(request) for request in REQUESTS} == set(m.RequestBody.__args__)
+    assert {type(reply) for reply in REPLIES} == set(m.ReplyBody.__args__)
+
+
+@pytest.mark.parametrize(("make", "sent"), [(requests, REQUESTS), (replies, REPLIES)])
+@pytest.mark.parametrize("size", [2**20, 1])
+def test_messages_arrive(make, sent, size):
+    buffer = make()
+    found = []
+    stream = b"".join(write(message) for message in sent)
+    for start in range(0, len(stream), size):
+        buffer.receive_data(stream[start : start + size])
+        while (event := buffer.next_event()) is not NEED_DATA:
+            found.append(event)
+    assert found == sent
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: type(r).__name__)
+def test_cut_short(request_):
+    data = write(request_)
+    for end in range(1, len(data)):
+        buffer = requests()
+        buffer.receive_data(data[:end])
+        buffer.receive_data(b"")
+        with pytest.raises(CutShort):
+            buffer.next_event()
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_a_mount_refuses(name):
+    buffer = requests()
+    buffer.receive_data(write(WRONG[name]))
+    with pytest.raises(RemoteProtocolError):
+        buffer.next_event()
+
+
+@given(st.binary(max_size=200), st.sampled_from([requests, replies]))
+def test_garbage(garbage, make):
+    buffer = make()
+    buffer.receive_data(len(garbage).to_bytes(4, "little") + garbage)
+    try:
+        event = buffer.next_event()
+    except RemoteProtocolError:
+        return
+    assert isinstance(event, m.RequestBody | m.ReplyBody)
+
+
+def test_no_message_shows_its_content():
+    assert {repr(message) for message in REQUESTS} == {f"<{type(message).__name__}>" for message in REQUESTS}

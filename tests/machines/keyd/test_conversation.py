@@ -1,0 +1,245 @@
+"""Both sides of the keyd protocol, joined by nothing but bytes."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ioflt.types import MAX_KEY_ID, KeyRef
+from ioflt.wire.failure import Failure
+from ioflt.wire.frame import CLOSED, NEED_DATA, CutShort, LocalProtocolError, RemoteProtocolError, write_frame
+from ioflt.wire.keyd import messages as m
+from ioflt.wire.keyd.connection import ClientConnection, ServerConnection, State, welcome
+
+KEY = m.Key("local", "id-1")
+
+EXCHANGES = [
+    (m.DefaultProvider(), m.Text("local")),
+    (m.NewKey(), m.Made(KEY)),
+    (m.NewKey("corp"), m.Made(m.Key("corp", "ü" * MAX_KEY_ID))),
+    (m.Generate(KEY, (b"a", b"b")), m.Generated((m.GeneratedKey(bytearray(64), b"blob"),) * 2)),
+    (
+        m.Unwrap((m.Wrapped(KEY, b"blob", b"aad"),) * 2),
+        m.Unwrapped((bytearray(64), bytearray()), {1: Failure("KeyNotFound", "no such key")}),
+    ),
+    (m.Rewrap(m.Wrapped(KEY, b"blob", b"aad"), KEY, b"other"), m.Data(b"blob")),
+    (m.Mac(KEY, "home-record", b"record"), m.Data(bytes(32))),
+    (m.SealVmx(KEY, b"text", 2**62 + 1, None), m.Data(b"sealed")),
+    (m.OpenVmx(b"sealed"), m.Data(b"text")),
+    (m.GetStatus(), m.Status(1, "0.1", "open", "memfd_secret", 0, 1, ())),
+    (m.GetWarnings(), m.Warnings(("never backed up",))),
+    (m.Lock("suspend"), m.Locked(("/m/a",), ())),
+    (m.Unlock("corp", bytearray(b"passphrase")), m.Done()),
+    (m.Unlock(None, None), m.Done()),
+    (m.Reload(), m.Done()),
+    (m.Stop(), m.Done()),
+    (m.OpenVmx(b"x"), Failure("MalformedError", "", reason="no key safe", file="a.vmx")),
+]
+
+
+def feed(connection, data, size):
+    """Give bytes in pieces; the one event that they make."""
+    events = []
+    for start in range(0, len(data), size):
+        connection.receive_data(data[start : start + size])
+        event = connection.next_event() if not events else NEED_DATA
+        if event is not NEED_DATA:
+            events.append(event)
+    (event,) = events
+    return event
+
+
+def greeted(size=2**20):
+    client, server = ClientConnection(), ServerConnection()
+    hello = feed(server, client.hello(), size)
+    feed(client, server.send(welcome(hello)), size)
+    return client, server
+
+
+@pytest.mark.parametrize("size", [2**20, 1, 7])
+def test_a_whole_conversation(size):
+    client, server = greeted(size)
+    for request, reply in EXCHANGES:
+        assert feed(server, client.send(request), size) == request
+        assert feed(client, server.send(reply), size) == reply
+    for side in (client, server):
+        side.receive_data(b"")
+        assert side.next_event() is CLOSED
+
+
+def test_every_message_is_in_the_conversation():
+    asked = {type(request) for request, _ in EXCHANGES} | {m.Hello}
+    told = {type(reply) for _, reply in EXCHANGES} | {m.Welcome}
+    assert asked == set(m.RequestBody.__args__)
+    assert told == set(m.ReplyBody.__args__)
+
+
+@pytest.mark.parametrize("request_", [request for request, _ in EXCHANGES], ids=lambda r: type(r).__name__)
+def test_cut_short_at_every_byte(request_):
+    client, _ = greeted()
+    data = client.send(request_)
+    for end in range(1, len(data), max(1, len(data) // 50)):
+        _, server = greeted()
+        server.receive_data(data[:end])
+        assert server.next_event() is NEED_DATA
+        server.receive_data(b"")
+        with pytest.raises(CutShort):
+            server.next_event()
+        assert server.state is State.ERROR
+
+
+@given(st.binary(max_size=200), st.integers(0, 3))
+def test_garbage_ends_the_conversation_and_nothing_else(garbage, kind):
+    client, server = greeted()
+    framed = len(garbage).to_bytes(4, "little") + garbage
+    side = server if kind & 1 else client
+    client.send(m.GetStatus())
+    side.receive_data(framed if kind & 2 else garbage)
+    side.receive_data(b"")
+    try:
+        event = side.next_event()
+    except RemoteProtocolError:
+        assert side.state is State.ERROR
+        with pytest.raises(RemoteProtocolError):
+            side.next_event()
+    else:
+        assert event is CLOSED or isinstance(event, m.RequestBody | m.ReplyBody)
+
+
+@given(st.data())
+def test_a_flipped_byte_gives_a_message_or_an_error(data):
+    client, server = greeted()
+    request, _ = data.draw(st.sampled_from(EXCHANGES[:14]))
+    frame = client.send(request)
+    frame[data.draw(st.integers(0, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
+    server.receive_data(frame)
+    try:
+        event = server.next_event()
+    except RemoteProtocolError:
+        return
+    assert event is NEED_DATA or isinstance(event, m.RequestBody)
+
+
+def hello(**changes):
+    fields = {"protocol": "ioflt-keyd", "versions": (1,), "type": "hello"} | changes
+    return write_frame(Raw(0, fields))
+
+
+class Raw(msgspec.Struct):
+    id: int
+    body: object
+
+
+def unwrap(count):
+    return m.Unwrap((m.Wrapped(m.Key("p", "k"), b"", b""),) * count)
+
+
+REFUSED = {
+    "a request before hello": write_frame(m.Request(1, m.GetStatus())),
+    "another protocol": hello(protocol="ioflt-other"),
+    "no version": hello(versions=()),
+    "only unknown versions": hello(versions=(2, 99)),
+    "an unknown field": hello(more=1),
+    "an unknown request": hello(type="shutdown"),
+    "a reply": write_frame(m.Reply(1, m.Done())),
+    "a negative id": write_frame(Raw(-1, {"type": "hello", "protocol": "ioflt-keyd", "versions": (1,)})),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_server_refuses_at_first(name):
+    server = ServerConnection()
+    server.receive_data(REFUSED[name])
+    with pytest.raises(RemoteProtocolError):
+        server.next_event()
+
+
+LATER = {
+    "a second hello": m.Hello("ioflt-keyd", (1,)),
+    "a batch above the limit": unwrap(m.MAX_BATCH + 1),
+    "a provider's name above the limit": m.NewKey("p" * 129),
+    "an empty provider's name": m.NewKey(""),
+    "a key id above the limit": m.Generate(m.Key("p", "k" * (MAX_KEY_ID + 1)), ()),
+    "an AAD above the limit": m.Generate(KEY, (bytes(m.MAX_AAD + 1),)),
+    "an unknown label": m.Mac(KEY, "other", b""),
+    "an unknown mode": m.Lock("gently"),
+    "a negative file id": m.SealVmx(KEY, b"", -1, None),
+    "a VMX above the limit": m.OpenVmx(bytes(m.MAX_VMX + 1)),
+    "a passphrase above the limit": m.Unlock("p", bytearray(4097)),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_what_a_server_refuses_later(name):
+    _, server = greeted()
+    server.receive_data(write_frame(m.Request(2, LATER[name])))
+    with pytest.raises(RemoteProtocolError):
+        server.next_event()
+
+
+def test_the_largest_batch_fits():
+    client, server = greeted()
+    key = m.Key("p" * 128, "k" * MAX_KEY_ID)
+    batch = m.Unwrap((m.Wrapped(key, bytes(m.MAX_BLOB), bytes(m.MAX_AAD)),) * m.MAX_BATCH)
+    server.receive_data(client.send(batch))
+    assert server.next_event() == batch
+
+
+@pytest.mark.parametrize("body", [m.Done(), m.Welcome(1)])
+def test_a_client_refuses_what_it_did_not_ask_for(body):
+    client, _ = greeted()
+    client.receive_data(write_frame(m.Reply(1, body)))
+    with pytest.raises(RemoteProtocolError, match="not asked for"):
+        client.next_event()
+
+
+def test_a_client_refuses_another_ones_answer():
+    client, _ = greeted()
+    client.send(m.GetStatus())
+    client.receive_data(write_frame(m.Reply(99, m.Done())))
+    with pytest.raises(RemoteProtocolError):
+        client.next_event()
+    assert client.state is State.ERROR
+
+
+@pytest.mark.parametrize("body", [m.Done(), m.Welcome(2), m.Text("x")])
+def test_a_client_refuses_a_wrong_welcome(body):
+    client = ClientConnection()
+    client.hello()
+    client.receive_data(write_frame(m.Reply(1, body)))
+    with pytest.raises(RemoteProtocolError):
+        client.next_event()
+
+
+def test_a_server_may_refuse_a_client():
+    client = ClientConnection()
+    client.hello()
+    client.receive_data(write_frame(m.Reply(1, Failure("DeniedError", "not you"))))
+    assert client.next_event() == Failure("DeniedError", "not you")
+
+
+def test_each_side_keeps_to_its_turn():
+    client, server = greeted()
+    with pytest.raises(LocalProtocolError):
+        client.hello()
+    with pytest.raises(LocalProtocolError):
+        server.send(m.Done())
+    server.receive_data(client.send(m.GetStatus()))
+    with pytest.raises(LocalProtocolError):
+        client.send(m.GetStatus())
+    server.next_event()
+    with pytest.raises(LocalProtocolError):
+        server.next_event()
+
+
+def test_no_message_shows_its_content():
+    for request, reply in EXCHANGES:
+        assert "passphrase" not in repr(request)
+        assert repr(request) == f"<{type(request).__name__}>"
+        if not isinstance(reply, Failure):
+            assert repr(reply) == f"<{type(reply).__name__}>"
+    assert repr(m.Request(1, EXCHANGES[12][0])) == "<Request>"
+
+
+def test_a_key_reference_travels():
+    assert m.Key.of(KeyRef("a", "b")).ref == KeyRef("a", "b")
