@@ -65,7 +65,8 @@ def wrapped(*, thin: bool = True, uuid: str = UUID, provider: str = "local", key
     ]
     nonce = salt("nonce" + str(fields))[:12]
     cipher = AES.new(hkdf(KEK, b"dek-wrap"), AES.MODE_GCM, nonce=nonce)
-    cipher.update(b"".join(struct.pack(">I", len(field)) + field for field in fields))
+    bound = b"".join(struct.pack(">I", len(field)) + field for field in fields)
+    cipher.update(hashlib.sha256(bound).digest())
     ciphertext, tag = cipher.encrypt_and_digest(DEK)
     return nonce + ciphertext + tag
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ioflt.crypto.mac import sha256
 from ioflt.errors import MalformedError, UnsupportedError
 from ioflt.format.luks2.layout import CIPHER, DATA_OFFSET, KEY_SIZE
 from ioflt.types import MAX_KEY_ID, MAX_PROVIDER_NAME, SECTOR_SIZE, KeyRef
@@ -70,10 +71,10 @@ class IofltToken:
 
 
 def aad(uuid: str, thin: bool, key: KeyRef) -> bytes:
-    """The associated data of a wrapped DEK: each field with its length (32 bits, big endian) in front.
+    """The associated data of a wrapped DEK, 32 bytes: a header in which any was changed does not unwrap.
 
-    Binds container UUID, cipher, sector size, data offset, thin or thick, provider and key id: a header in
-    which any of them was changed no longer unwraps.
+    SHA-256 over container UUID, cipher, sector size, data offset, thin or thick, provider and key id, each
+    with its length (32 bits, big endian) in front. Hashed: a long key id makes no long message to keyd.
     """
     fields = (
         _AAD_LABEL,
@@ -85,7 +86,7 @@ def aad(uuid: str, thin: bool, key: KeyRef) -> bytes:
         key.provider.encode(),
         key.key_id.encode(),
     )
-    return b"".join(struct.pack(">I", len(part)) + part for part in fields)
+    return sha256(b"".join(struct.pack(">I", len(part)) + part for part in fields))
 
 
 def base64_field(value: object, limit: int, reason: str, detail: str) -> bytes:

@@ -19,8 +19,8 @@ from ioflt.format.record.names import check_name, check_path
 from ioflt.format.strict_json import parse_object
 from ioflt.types import MAX_KEY_ID, MAX_PROVIDER_NAME, HomeState, KeyRef
 
-#: Most bytes of a record file.
-MAX_SIZE = 4 << 20
+#: Most bytes of a record file: some ten thousand files under conversion. keyd MACs no more in one message.
+MAX_SIZE = 2 << 20
 FORMAT = 1
 
 #: Labels under which keyd derives the MAC key: from the home's KEK, and twice from the datastore's KEK.
@@ -110,7 +110,7 @@ def encode(record: Record) -> bytes:
     """The payload: what is MACed. Raises UsageError when too large, BugError for a record that is none."""
     payload = _payload(record)
     if len(payload) > MAX_SIZE - 128:
-        raise UsageError("the record would exceed 4 MiB: too many files in one home")
+        raise UsageError("the record would exceed 2 MiB: too many files in one home")
     try:
         same = _from_json(parse_object(payload)) == record
     except CorruptDataError as error:

@@ -141,16 +141,19 @@ def test_every_single_bit_of_the_binary_header_counts(made: header.Header) -> No
 
 
 def test_aad_of_the_spec() -> None:
-    assert aad(UUID, True, KeyRef("local", "key-1")) == (
-        b"\0\0\0\x13ioflt luks2 token 1\0\0\0\x2400000000-0000-0000-0000-000000000000".replace(
-            b"00000000-0000-0000-0000-000000000000", UUID.encode()
-        )
-        + b"\0\0\0\x0faes-xts-plain64"
+    bound = (
+        b"\0\0\0\x13ioflt luks2 token 1"
+        b"\0\0\0\x246f9b0bfc-4757-4952-88c9-99092a4ffcba"
+        b"\0\0\0\x0faes-xts-plain64"
         b"\0\0\0\x08\0\0\0\0\0\0\x10\0"
         b"\0\0\0\x08\0\0\0\0\0\x10\0\0"
         b"\0\0\0\x04thin"
         b"\0\0\0\x05local"
         b"\0\0\0\x05key-1"
+    )
+    assert aad(UUID, True, KeyRef("local", "key-1")) == hashlib.sha256(bound).digest()
+    assert aad(UUID, True, KeyRef("local", "key-1")).hex() == (
+        "9692f7f1a0f14fd1b058901959720ccdd69ee826b1c2357e76bd9247532185c2"
     )
 
 

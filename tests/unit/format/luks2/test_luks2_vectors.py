@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,17 @@ def test_the_vectors_are_what_the_tool_writes() -> None:
 def test_most_vectors_fail() -> None:
     failing = [vector for vector in VECTORS if vector.expect != "ok"]
     assert len(failing) > 3 * len(VECTORS) // 4
+
+
+def test_the_bytes_of_the_spec_are_those_of_the_vector() -> None:
+    area = next(vector.body for vector in VECTORS if vector.name == "thin")
+    header_dump, state_dump = re.findall(
+        r"```\n((?:[0-9a-f]{4}  .*\n)+)```", (ROOT / "ioflt/format/luks2/SPEC.md").read_text()
+    )
+    for dump, base in ((header_dump, 0), (state_dump, STATE_SLOT_OFFSETS[1])):
+        for line in dump.splitlines():
+            start = base + int(line[:4], 16)
+            assert bytes.fromhex(line[6:53]) == area[start : start + 16]
 
 
 @given(

@@ -19,7 +19,8 @@ from ioflt.format.record.record import Current, DatastoreRecord, HomeRecord, Ope
 from ioflt.testing.vectors import Vector, read
 from ioflt.types import HomeState, KeyRef
 
-VECTORS = read(Path(__file__).parents[4] / "tests/vectors/record")
+ROOT = Path(__file__).parents[4]
+VECTORS = read(ROOT / "tests/vectors/record")
 KEK = Secret(bytes(range(32)))
 
 uuids = st.uuids().map(str)
@@ -99,6 +100,11 @@ def opened(data: bytes, kek: Secret) -> record.Unverified[record.Record]:
     return found
 
 
+def test_the_record_of_the_spec_is_the_vector() -> None:
+    body = (ROOT / "tests/vectors/record/home").read_text().partition("\n\n")[2]
+    assert f"```\n{body}```" in (ROOT / "ioflt/format/record/SPEC.md").read_text()
+
+
 @given(made=records, offset=st.integers(0), value=st.integers(0, 255))
 def test_damage_gives_a_named_error(made: record.Record, offset: int, value: int) -> None:
     data = bytearray(sealed(made))
@@ -155,16 +161,16 @@ def test_nonsense_is_not_written(change: dict[str, object]) -> None:
         record.encode(dataclasses.replace(HOME, **change))
 
 
-def test_four_mebibytes_are_the_limit() -> None:
+def test_two_mebibytes_are_the_limit() -> None:
     def home_of(files: int) -> HomeRecord:
         pending = tuple(f"{'d' * 100}/{number:099}" for number in range(files))
         return dataclasses.replace(HOME, operation=Operation("encrypt", HOME.home_id, False, pending, None))
 
-    large = sealed(home_of(20_000))
+    large = sealed(home_of(10_000))
     assert len(large) <= record.MAX_SIZE
-    assert record.parse(large).record == home_of(20_000)
-    with pytest.raises(UsageError, match="4 MiB"):
-        record.encode(home_of(22_000))
+    assert record.parse(large).record == home_of(10_000)
+    with pytest.raises(UsageError, match="2 MiB"):
+        record.encode(home_of(11_000))
     with pytest.raises(MalformedError, match="oversized record"):
         record.parse(large + bytes(record.MAX_SIZE))
 
