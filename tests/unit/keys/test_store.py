@@ -1,0 +1,232 @@
+"""The directory of providers: make, back up, restore, and what a changed or foreign file does."""
+
+import base64
+import os
+import stat
+
+import pytest
+
+from ioflt.crypto.secret import Secret
+from ioflt.errors import (
+    ExistsError,
+    KeyNotFound,
+    KeyNotUsable,
+    KeyUnavailableError,
+    MalformedError,
+    NotFoundError,
+    ProviderLocked,
+    ProviderUnavailable,
+    UsageError,
+)
+from ioflt.keys import credentials
+from ioflt.keys.cache import KeyCache
+from ioflt.keys.native import NativeProvider
+from ioflt.keys.store import ProviderStore
+
+SECRET = Secret(b"correct horse")
+BACKUP = Secret(b"battery staple")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A host whose systemd-creds does not work: key files."""
+    monkeypatch.setattr(credentials, "works", lambda: False)
+    return ProviderStore(tmp_path)
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory, here):
+    """Another host."""
+    return ProviderStore(tmp_path_factory.mktemp("elsewhere"))
+
+
+def opened(where, name):
+    return NativeProvider(where.load(name), where.path(name), KeyCache(4))
+
+
+def kek(where, name, key_id, passphrase=None):
+    provider = opened(where, name)
+    if passphrase is not None:
+        provider.unlock(passphrase)
+    (found,) = provider.get([key_id])
+    if not isinstance(found, Secret):
+        raise found
+    return found
+
+
+def test_a_new_provider_lies_in_private_files(here):
+    here.create("local")
+    assert here.names() == ["local"]
+    for path in here.directory.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert sorted(os.listdir(here.directory)) == ["local.json", "local.key"]
+
+
+def test_no_secret_is_in_the_file_of_a_passphrase(here):
+    here.create("p", SECRET)
+    provider = opened(here, "p")
+    provider.unlock(SECRET)
+    kdk = bytes(provider._kdk().view())
+    whole = here.path("p").read_bytes()
+    assert kdk not in whole
+    assert bytes(SECRET.view()) not in whole
+    assert os.listdir(here.directory) == ["p.json"]
+
+
+def test_nothing_is_overwritten(here):
+    here.create("local")
+    before = here.path("local").read_bytes()
+    with pytest.raises(ExistsError):
+        here.create("local", SECRET)
+    assert here.path("local").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".x", "-x", "a" * 65, "ü", "a\n"])
+def test_what_is_no_name(here, name):
+    with pytest.raises(UsageError, match="not a provider name"):
+        here.create(name)
+
+
+def test_an_empty_passphrase(here):
+    with pytest.raises(UsageError):
+        here.create("p", Secret(b""))
+    assert here.names() == []
+    here.create("p")
+    with pytest.raises(UsageError):
+        here.backup("p", Secret(b""))
+
+
+def test_a_missing_provider(here):
+    with pytest.raises(NotFoundError):
+        here.load("none")
+
+
+def test_a_file_under_another_name_is_not_taken(here):
+    here.create("a")
+    here.path("a").rename(here.path("b"))
+    with pytest.raises(NotFoundError, match="provider a"):
+        here.load("b")
+
+
+def test_a_backup_brings_the_keys_to_another_host(here, elsewhere):
+    here.create("local")
+    key_id = opened(here, "local").create()
+    data = here.backup("local", BACKUP)
+    restored = elsewhere.restore(data, BACKUP)
+    assert restored.backed_up
+    assert kek(elsewhere, "local", key_id) == kek(here, "local", key_id)
+
+
+def test_the_warning_ends_when_the_backup_is_kept(here):
+    here.create("local")
+    here.backup("local", BACKUP)
+    assert not here.load("local").backed_up
+    here.mark_backed_up("local")
+    assert here.load("local").backed_up
+
+
+def test_a_provider_with_a_passphrase_stays_one(here, elsewhere):
+    here.create("corp", SECRET)
+    with pytest.raises(ProviderLocked):
+        here.backup("corp", BACKUP)
+    with pytest.raises(KeyNotUsable):
+        here.backup("corp", BACKUP, Secret(b"wrong"))
+    assert here.opens_by_passphrase_only("corp")
+    data = here.backup("corp", BACKUP, SECRET)
+    elsewhere.restore(data, BACKUP)
+    assert elsewhere.opens_by_passphrase_only("corp")
+    provider = opened(here, "corp")
+    provider.unlock(SECRET)
+    key_id = provider.create()
+    assert kek(elsewhere, "corp", key_id, BACKUP) == kek(here, "corp", key_id, SECRET)
+
+
+def test_restore_again_changes_nothing(here):
+    here.create("local")
+    data = here.backup("local", BACKUP)
+    before = {path: path.read_bytes() for path in here.directory.iterdir()}
+    here.restore(data, BACKUP)
+    assert {path: path.read_bytes() for path in here.directory.iterdir()} == before
+
+
+def test_restore_repairs_a_provider_that_does_not_open(here):
+    here.create("local")
+    key_id = opened(here, "local").create()
+    before = kek(here, "local", key_id)
+    data = here.backup("local", BACKUP)
+    (here.directory / "local.key").unlink()
+    with pytest.raises(ProviderUnavailable):
+        kek(here, "local", key_id)
+    here.restore(data, BACKUP)
+    assert kek(here, "local", key_id) == before
+
+
+def test_restore_over_another_provider(here, elsewhere):
+    here.create("local")
+    elsewhere.create("local")
+    before = elsewhere.path("local").read_bytes()
+    with pytest.raises(ExistsError):
+        elsewhere.restore(here.backup("local", BACKUP), BACKUP)
+    assert elsewhere.path("local").read_bytes() == before
+
+
+def test_restore_with_a_wrong_passphrase_or_a_changed_name(here, elsewhere):
+    here.create("local")
+    data = here.backup("local", BACKUP)
+    with pytest.raises(KeyNotUsable, match="wrong passphrase"):
+        elsewhere.restore(data, SECRET)
+    with pytest.raises(KeyNotUsable):
+        elsewhere.restore(data.replace(b'"local"', b'"other"'), BACKUP)
+    with pytest.raises(MalformedError):
+        elsewhere.restore(data[:-10], BACKUP)
+    assert elsewhere.names() == []
+
+
+def test_a_key_of_another_provider_is_not_found(here, elsewhere):
+    here.create("local")
+    elsewhere.create("local")
+    with pytest.raises(KeyNotFound):
+        kek(elsewhere, "local", opened(here, "local").create())
+
+
+def spoil_mode(path):
+    path.chmod(0o640)
+
+
+def spoil_length(path):
+    path.write_bytes(bytes(31))
+
+
+def spoil_content(path):
+    path.write_bytes(bytes(32))
+
+
+def spoil_link(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def spoil_fifo(path):
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
+@pytest.mark.parametrize("spoil", [spoil_mode, spoil_length, spoil_content, spoil_link, spoil_fifo])
+def test_a_key_file_that_is_not_ours(here, spoil):
+    here.create("local")
+    key_id = opened(here, "local").create()
+    spoil(here.directory / "local.key")
+    with pytest.raises(KeyUnavailableError):
+        kek(here, "local", key_id)
+    assert opened(here, "local").status().state == "unavailable"
+
+
+def test_a_slot_does_not_serve_another_provider(here):
+    here.create("a")
+    here.create("b")
+    slot_a, slot_b = here.load("a").slots[0].blob, here.load("b").slots[0].blob
+    (here.directory / "b.key").write_bytes((here.directory / "a.key").read_bytes())
+    assert slot_a != slot_b
+    whole = here.path("b").read_bytes()
+    here.path("b").write_bytes(whole.replace(base64.b64encode(slot_b), base64.b64encode(slot_a)))
+    assert opened(here, "b").status().state == "unavailable"
