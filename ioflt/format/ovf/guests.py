@@ -1,7 +1,7 @@
 """Names of guest operating systems: vSphere's ("debian10_64Guest") in an OVF, VMX's ("debian10-64") in a VMX.
 
-The VMX name follows from vSphere's by rule; the way back needs the list. Source: the VMX and OVF files that
-VMware's products write for the same VM.
+The VMX name follows from vSphere's by rule; the way back needs the list. Both are observations, VMware
+publishes no such table: an unknown name becomes "other", which every product accepts.
 """
 
 from __future__ import annotations

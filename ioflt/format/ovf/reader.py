@@ -59,8 +59,8 @@ class _Type(StrEnum):
 def parse(data: bytes) -> Envelope:
     """The VM in `data`.
 
-    Raises MalformedError: "too large", "bad XML", "XML entity or DTD", "not an envelope", "no virtual system",
-    "missing attribute", "duplicate id", "bad number", "bad units", "capacity overflow",
+    Raises MalformedError: "too large", "bad XML", "XML entity or DTD", "not an envelope",
+    "no virtual system", "missing attribute", "duplicate id", "bad number", "bad units", "capacity overflow",
     "unknown file reference", "unknown disk reference", "unknown controller", "bad controller", "bad unit",
     "duplicate attachment", "file name not confined"; UnsupportedError: "unknown OVF version",
     "more than one virtual system".

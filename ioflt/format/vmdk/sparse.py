@@ -1,6 +1,6 @@
 """The 512-byte header of hosted sparse extents ("KDMV"), and the descriptor that may follow it.
 
-Source: libyal/libvmdk's format description and QEMU's reader of the same header.
+Source: libyal/libvmdk's format description; headers that QEMU and vCenter write.
 """
 
 from __future__ import annotations
