@@ -249,7 +249,7 @@ class KeyClient:
     def _connect(self, *, start: bool) -> Link:
         try:
             return Link.open(self._paths.keyd_socket)
-        except NotListening:
+        except (NotListening, ConnectionLost):  # it is not there, or is just going
             if not start:
                 raise
         return starter.start(self._paths)

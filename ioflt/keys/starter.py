@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ioflt
 from ioflt.errors import PeerError
+from ioflt.keys.channel import ConnectionLost
 from ioflt.keys.link import Link
 from ioflt.paths import Paths
 from ioflt.transport.unix import NotListening
@@ -34,7 +35,7 @@ def start(where: Paths) -> Link:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             return Link.open(where.keyd_socket)  # another starter was first
-        except NotListening:
+        except (NotListening, ConnectionLost):
             _spawn()
         return Link.open(where.keyd_socket)
     finally:

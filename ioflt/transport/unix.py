@@ -13,6 +13,7 @@ import fcntl
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from ioflt.errors import BusyError, DeniedError, PeerError, UsageError
 MAX_ADDRESS = 107
 
 _BACKLOG = 1024  # connections that come in one burst
+_LOCK_TRIES, _LOCK_PAUSE_S = 20, 0.05  # a process that ends may own its socket a moment longer
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; not in Python's socket module
 _SO_PEERPIDFD = 77  # the same; since Linux 6.5
 _UCRED: Final = struct.Struct("3i")
@@ -131,28 +133,27 @@ class Listener:
 
 def _lock(path: Path) -> int:
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise BusyError("another process serves this socket", file=path) from None
-    return lock
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        time.sleep(_LOCK_PAUSE_S)
+    os.close(lock)
+    raise BusyError("another process serves this socket", file=path)
 
 
 def _bind(path: Path, mode: int, group: int | None) -> socket.socket:
-    """A listening socket, made beside the path and renamed: it never has a wrong mode under its name."""
-    fresh = path.with_name(f".{path.name}.new")
+    """A listening socket. It takes nobody before it has its mode and group: `listen` comes last."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()
-        with _address(fresh) as address:
+            path.unlink()
+        with _address(path) as address:
             sock.bind(address)
         if group is not None:
-            os.chown(fresh, -1, group)
-        fresh.chmod(mode)
+            os.chown(path, -1, group)
+        path.chmod(mode)
         sock.listen(_BACKLOG)
-        fresh.rename(path)
     except OSError as error:
         sock.close()
         raise UsageError(f"cannot listen: {error.strerror}", file=path) from error
