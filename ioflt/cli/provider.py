@@ -10,6 +10,7 @@ import click
 
 from ioflt.cli.passphrase import ask, passphrase_option
 from ioflt.cli.render import emit, json_option, say
+from ioflt.errors import CorruptDataError
 
 if TYPE_CHECKING:
     from ioflt.crypto.secret import Secret
@@ -97,7 +98,11 @@ def restore(backup_file: Path, passphrase_file: str | None) -> None:
 
     data = files.read(backup_file, MAX_FILE)
     with ask(passphrase_file, "Passphrase of the backup") as passphrase:
-        restored = _store().restore(data, passphrase)
+        try:
+            restored = _store().restore(data, passphrase)
+        except CorruptDataError as error:
+            error.file = error.file or str(backup_file)
+            raise
     _tell_keyd()
     say(f"the provider {restored.name} is here")
 

@@ -49,7 +49,7 @@ def main() -> int:
             if options.detach:
                 _detach()
             return _serve(where, access, listener, options.ready_fd)
-    except IofltError as error:
+    except (IofltError, OSError) as error:
         _tell(options.ready_fd, str(error).encode(errors="backslashreplace"))
         print(f"ioflt keyd: {error}", file=sys.stderr)
         return 1

@@ -28,8 +28,9 @@ def harden() -> None:
         if _libc.prctl(option, value, 0, 0, 0) != 0:
             raise PeerError(f"prctl({option}): {os.strerror(ctypes.get_errno())}")
     # KEKs have memory of their own; this keeps their short-lived copies out of swap too. Other users than
-    # root may lock too little for a whole Python, so a refusal is no error.
-    _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
+    # root may lock too little for a whole Python, and would later lack memory.
+    if os.geteuid() == 0:
+        _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
 
 
 def raise_descriptor_limit() -> None:

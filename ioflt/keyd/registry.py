@@ -32,6 +32,7 @@ class Registry:
         self._kdks: KeyCache[str] = KeyCache(_MAX_PROVIDERS)
         self._lock = threading.Lock()
         self._native: dict[str, NativeProvider] = {}
+        self._locked = False
 
     def default(self) -> str:
         """The only provider, else `local`, made when there is none. UsageError: it is not clear."""
@@ -73,14 +74,19 @@ class Registry:
         return tuple(self._status(name) for name in self._store.names())
 
     def lock(self) -> None:
-        """Make all forget their secrets."""
-        for provider in list(self._native.values()):
-            provider.lock()
-        self._kdks.wipe()
+        """Make all forget their secrets; those that are read later are locked too."""
+        with self._lock:
+            self._locked = True
+            for provider in self._native.values():
+                provider.lock()
+            self._kdks.wipe()
 
     def unlock(self) -> None:
         """Open those again that need no passphrase; `status` tells of the others."""
-        for provider in list(self._native.values()):
+        with self._lock:
+            self._locked = False
+            known = list(self._native.values())
+        for provider in known:
             with contextlib.suppress(KeyUnavailableError):
                 provider.unlock(None)
 
@@ -92,6 +98,8 @@ class Registry:
         except IofltError as error:
             raise ProviderUnavailable(f"the file of the provider {name}: {error.message}") from error
         provider = self._native[name] = NativeProvider(file, self._store.path(name), self._kdks)
+        if self._locked:
+            provider.lock()
         return provider
 
     def _status(self, name: str) -> ProviderStatus:

@@ -55,7 +55,7 @@ class NativeProvider:
             self._locked = False
             self._kdk().wipe()
             return
-        with slots.open_by_passphrase(self.file, self._path, passphrase) as kdk, self._lock:
+        with slots.open_by_passphrase(self.file, passphrase) as kdk, self._lock:
             self._kdks.put(self.file.uuid, kdk)
             self._locked = False
 

@@ -112,16 +112,16 @@ def open_by_host(file: ProviderFile, path: Path) -> Secret | None:
     return None
 
 
-def open_by_passphrase(file: ProviderFile, path: Path, passphrase: Secret) -> Secret:
+def open_by_passphrase(file: ProviderFile, passphrase: Secret) -> Secret:
     """The KDK by the passphrase slot. Raises KeyNotUsable: there is none, or the passphrase is wrong."""
     slot = next((slot for slot in file.slots if isinstance(slot, PassphraseSlot)), None)
     if slot is None:
-        raise KeyNotUsable("the provider has no passphrase", file=path)
+        raise KeyNotUsable(f"the provider {file.name} has no passphrase")
     with stretch(passphrase, slot.argon2) as key:
         try:
             return _open(file, slot, key)
         except AuthenticationError:
-            raise KeyNotUsable("wrong passphrase", file=path) from None
+            raise KeyNotUsable(f"wrong passphrase for the provider {file.name}") from None
 
 
 def _open(file: ProviderFile, slot: Slot, key: Secret) -> Secret:

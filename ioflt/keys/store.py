@@ -52,15 +52,13 @@ class ProviderStore:
         self.directory = directory
 
     def names(self) -> list[str]:
-        """All providers' names, sorted."""
-        return sorted(path.stem for path in self.directory.glob("*.json") if not path.name.startswith("."))
+        """All providers' names, sorted. Files whose names are no provider's are passed over."""
+        return sorted(path.stem for path in self.directory.glob("*.json") if _is_name(path.stem))
 
     def path(self, name: str) -> Path:
         """Where the provider of that name is. Raises UsageError for what is no name."""
-        try:
-            msgspec.convert(name, Name)
-        except msgspec.ValidationError:
-            raise UsageError(f"not a provider name: {name[:80]!r}") from None
+        if not _is_name(name):
+            raise UsageError(f"not a provider name: {name[:80]!r}")
         return self.directory / f"{name}.json"
 
     def load(self, name: str) -> ProviderFile:
@@ -83,7 +81,7 @@ class ProviderStore:
         path = self.path(name)
         with self._writing(), Secret.random(32) as kdk:
             if path.exists():
-                raise ExistsError("a provider of this name exists", file=path)
+                raise ExistsError(f"the provider {name} exists already")
             ids = (str(uuid.uuid4()), str(uuid.uuid4()))
             slot = self._seal(path, *ids, kdk, passphrase)
             file = ProviderFile(name=name, uuid=ids[0], kdk_id=ids[1], backed_up=False, slots=(slot,))
@@ -133,7 +131,7 @@ class ProviderStore:
             old = self.load(backup.name) if path.exists() else None
             if old is not None:
                 if (old.uuid, old.kdk_id) != (backup.uuid, backup.kdk_id):
-                    raise ExistsError("another provider of this name exists", file=path)
+                    raise ExistsError(f"another provider {backup.name} exists here")
                 if self._opens(old, passphrase, kdk):
                     return old
             slot = self._seal(
@@ -156,12 +154,11 @@ class ProviderStore:
         return slots.seal_passphrase(ident, kdk_id, kdk, passphrase)
 
     def _open(self, file: ProviderFile, own: Secret | None) -> Secret:
-        path = self.path(file.name)
         if own is not None:
-            return slots.open_by_passphrase(file, path, own)
-        kdk = slots.open_by_host(file, path)
+            return slots.open_by_passphrase(file, own)
+        kdk = slots.open_by_host(file, self.path(file.name))
         if kdk is None:
-            raise ProviderLocked("the provider opens by its passphrase only", file=path)
+            raise ProviderLocked(f"the provider {file.name} opens by its passphrase only")
         return kdk
 
     def _opens(self, file: ProviderFile, passphrase: Secret, kdk: Secret) -> bool:
@@ -180,6 +177,14 @@ class ProviderStore:
             yield
         finally:
             os.close(directory)
+
+
+def _is_name(text: str) -> bool:
+    try:
+        msgspec.convert(text, Name)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _open_backup(backup: BackupFile, passphrase: Secret) -> Secret:

@@ -73,12 +73,12 @@ def of(error: IofltError) -> Failure:
     """The failure that tells of `error`."""
     name = type(error).__name__
     if isinstance(error, CorruptDataError):
-        return Failure(name, _cut(error.detail), _cut_file(error.file), reason=_cut(error.reason))
+        return Failure(name, shown(error.detail), _file(error.file), reason=shown(error.reason))
     if isinstance(error, StorageError):
         message = error.message.rpartition(": ")[0]  # the rest is the errno's own text
-        return Failure(name, _cut(message), _cut_file(error.file), errno=error.errno)
+        return Failure(name, shown(message), _file(error.file), errno=error.errno)
     known = name if name in _PLAIN else PeerError.__name__
-    return Failure(known, _cut(error.message), _cut_file(error.file))
+    return Failure(known, shown(error.message), _file(error.file))
 
 
 def rebuild(failure: Failure) -> IofltError:
@@ -91,11 +91,11 @@ def rebuild(failure: Failure) -> IofltError:
     return _PLAIN.get(failure.error, PeerError)(failure.message, file=failure.file)
 
 
-def _cut(text: str) -> str:
-    # A path may hold bytes that are no UTF-8; it is only shown.
+def shown(text: str) -> str:
+    """A text or path for people to read: bytes that are no UTF-8 as escapes, and not too long."""
     shown = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return shown if len(shown) <= MAX_TEXT else shown[: MAX_TEXT - 1] + "…"
 
 
-def _cut_file(file: str | None) -> str | None:
-    return None if file is None else _cut(file)
+def _file(file: str | None) -> str | None:
+    return None if file is None else shown(file)

@@ -13,7 +13,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from ioflt.errors import BugError, PeerError
+from ioflt.errors import BugError, PeerError, UsageError
 
 #: Longest message. The largest legal one is a batch of 1024 wrapped keys with their AADs, below 3 MiB;
 #: a sealed VMX is below 2 MiB.
@@ -55,10 +55,13 @@ _encoder = msgspec.msgpack.Encoder()
 def write_frame(message: msgspec.Struct) -> bytearray:
     """The frame of a message. A bytearray, so that the sender can wipe it: it may hold keys.
 
-    Raises LocalProtocolError for a message above `MAX_FRAME`.
+    Raises LocalProtocolError for a message above `MAX_FRAME`, UsageError for text with lone surrogates.
     """
     frame = bytearray(_LENGTH_SIZE)
-    _encoder.encode_into(message, frame, _LENGTH_SIZE)
+    try:
+        _encoder.encode_into(message, frame, _LENGTH_SIZE)
+    except UnicodeEncodeError:
+        raise UsageError("a name that is not UTF-8 cannot be sent") from None
     size = len(frame) - _LENGTH_SIZE
     if size > MAX_FRAME:
         wipe(frame)

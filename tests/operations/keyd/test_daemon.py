@@ -192,9 +192,10 @@ class TestRequests:
     def test_a_bad_provider_file_harms_no_other(self, keys, where):
         key = keys.new_key()
         (where.providers / "bad.json").write_bytes(b"{")
-        (where.providers / "not a name.json").write_bytes(b"{}")
+        for name in ("not a name", "x" * 200, "b\udcff"):
+            (where.providers / f"{name}.json").write_bytes(b"{}")
         states = {provider.name: provider.state for provider in keys.status().providers}
-        assert states == {"local": "ready", "bad": "unavailable", "not a name": "unavailable"}
+        assert states == {"local": "ready", "bad": "unavailable"}
         assert len(keys.mac(key, "home-record", b"")) == 32
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ioflt.errors import UsageError
 from ioflt.wire.frame import (
     CLOSED,
     MAX_BUFFER,
@@ -33,6 +34,11 @@ def frame(payload):
 
 def test_the_layout_is_length_and_msgpack():
     assert write_frame(Ping("a")) == bytes.fromhex("0f000000 82 a474657874 a161 a464617461 c400")
+
+
+def test_a_text_that_is_no_text_is_not_written():
+    with pytest.raises(UsageError, match="not UTF-8"):
+        write_frame(Ping("\udcff"))
 
 
 def test_a_message_above_the_limit_is_not_written():

@@ -1,0 +1,52 @@
+"""The worked examples of the SPEC files are what the code does."""
+
+import re
+from pathlib import Path
+
+import ioflt
+from ioflt.crypto.kdf import hkdf
+from ioflt.crypto.mac import tag
+from ioflt.crypto.secret import Secret
+from ioflt.keys.provider_file import SLOT_KINDS
+from ioflt.wire.control import messages as control
+from ioflt.wire.frame import write_frame
+from ioflt.wire.keyd import messages as m
+from ioflt.wire.keyd.connection import ClientConnection
+
+ROOT = Path(ioflt.__file__).parent
+KEYS = (ROOT / "keys" / "SPEC.md").read_text()
+KEYD = (ROOT / "wire" / "keyd" / "SPEC.md").read_text()
+CONTROL = (ROOT / "wire" / "control" / "SPEC.md").read_text()
+
+
+def told(name):
+    (value,) = re.findall(rf"^{re.escape(name)} +(\S+)$", KEYS, re.MULTILINE)
+    return value
+
+
+def test_the_key_tree():
+    kdk = Secret(bytes.fromhex(told("KDK")))
+    kek = hkdf(kdk, "kek", told("key id").encode())
+    assert kek == Secret(bytes.fromhex(told("KEK")))
+    for label in ("dek-wrap", "vmx-keysafe", "mac/home-record"):
+        assert hkdf(kek, label) == Secret(bytes.fromhex(told(label)))
+    assert tag(hkdf(kek, "mac/home-record"), b"abc").hex() == told("its MAC of the text abc")
+
+
+def test_the_conversation():
+    client = ClientConnection()
+    frames = [
+        client.hello(),
+        write_frame(m.Request(2, m.NewKey())),
+        write_frame(m.Reply(2, m.Made(m.Key("local", "a.b")))),
+    ]
+    lines = [line for line in KEYD.splitlines() if re.fullmatch(r"[0-9a-f]{8} [0-9a-f ]+", line)]
+    assert [bytes.fromhex(line) for line in lines] == frames
+
+
+def test_every_message_and_kind_is_named():
+    for spec, module in ((KEYD, m), (CONTROL, control)):
+        for kind in (*module.RequestBody.__args__, *module.ReplyBody.__args__):
+            assert f"`{kind.__struct_config__.tag}`" in spec
+    for kind in SLOT_KINDS:
+        assert f"| `{kind}` |" in KEYS
