@@ -13,12 +13,12 @@ from ioflt.transport import unix
 from ioflt.wire import failure
 from ioflt.wire.failure import Failure
 from ioflt.wire.keyd.connection import ClientConnection
-from ioflt.wire.keyd.messages import Lock, ReplyBody, RequestBody
+from ioflt.wire.keyd.messages import Lock, ReplyBody, RequestBody, Unlock
 
 #: Seconds that keyd may take for one answer: it may itself be waiting for a key server.
 TIMEOUT = 60.0
 
-#: The same for a lock, in which mounts write back all they have.
+#: The same for lock and unlock, in which mounts write back all they have, or fetch their keys again.
 LOCK_TIMEOUT = 900.0
 
 __all__ = ["LOCK_TIMEOUT", "TIMEOUT", "ConnectionLost", "Link"]
@@ -51,7 +51,7 @@ class Link:
 
     def call(self, request: RequestBody) -> ReplyBody:
         """The reply to a request. Raises ConnectionLost or PeerError."""
-        timeout = LOCK_TIMEOUT if isinstance(request, Lock) else TIMEOUT
+        timeout = LOCK_TIMEOUT if isinstance(request, Lock | Unlock) else TIMEOUT
         return self._channel.exchange(self._connection.send(request), self._receiver, timeout)
 
     def close(self) -> None:
