@@ -10,7 +10,7 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 from uuid import UUID
 
 from ioflt.crypto.mac import TAG_SIZE
@@ -24,9 +24,12 @@ MAX_SIZE = 2 << 20
 FORMAT = 1
 
 #: Labels under which keyd derives the MAC key: from the home's KEK, and twice from the datastore's KEK.
-HOME_LABEL = "home-record"
-CLEAR_HOME_LABEL = "clear-home-record"
-DATASTORE_LABEL = "datastore-record"
+HOME_LABEL: Final = "home-record"
+CLEAR_HOME_LABEL: Final = "clear-home-record"
+DATASTORE_LABEL: Final = "datastore-record"
+
+#: One of the three.
+Label = Literal["home-record", "clear-home-record", "datastore-record"]
 
 _MAX_POLICY = 128
 _MAC = b"mac "
@@ -95,11 +98,11 @@ class Unverified(Generic[AnyRecord]):
     tag: bytes
 
     @property
-    def label(self) -> str:
+    def label(self) -> Label:
         return label(self.record)
 
 
-def label(record: Record) -> str:
+def label(record: Record) -> Label:
     """The label of the record's MAC key."""
     if isinstance(record, DatastoreRecord):
         return DATASTORE_LABEL

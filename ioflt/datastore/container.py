@@ -1,0 +1,414 @@
+"""One encrypted file: a LUKS2 container, open. Exact lengths, and what must be durable before what.
+
+The body is a multiple of a sector; the length may be any. The state block on the medium says either an
+absolute length, or *none*: then the length is the body's size. The rules, from which a crash at any point
+leaves the last length that was synced:
+
+- the body may differ from the length only while an absolute length is on the medium: so before the first
+  unaligned extension the old length is written and synced;
+- *none* is written only when body and length agree on the medium: after the data was synced;
+- cutting: length, fsync, then the body;
+- what lies in the body behind the length (from a crash) is dropped by the next extension, never at open.
+
+In memory the length runs ahead; `flush` and `sync` write it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+
+from ioflt.crypto.rng import new_uuid, random_bytes
+from ioflt.crypto.secret import Secret
+from ioflt.crypto.xts import SectorCipher
+from ioflt.datastore import openfile
+from ioflt.datastore.header import read_header, read_state_slots
+from ioflt.errors import CorruptDataError, IofltError, ReadOnlyError, StorageError
+from ioflt.filters.backing import Backing
+from ioflt.filters.base import Link
+from ioflt.filters.trace import Counters, Trace
+from ioflt.filters.vmcrypt import VmCrypt
+from ioflt.format.luks2 import header as luks2
+from ioflt.format.luks2 import state
+from ioflt.format.luks2.layout import DATA_OFFSET, STATE_SLOT_OFFSETS, STATE_SLOT_SIZE
+from ioflt.format.luks2.state import StateBlock
+from ioflt.format.luks2.token import IofltToken
+from ioflt.format.luks2.token import aad as token_aad
+from ioflt.keys.client import KeyService
+from ioflt.sectors import round_down, round_up
+from ioflt.types import KeyRef
+
+#: Told of bytes done, for a progress bar.
+Progress = Callable[[int], None]
+
+#: Bytes of holes that the filler of a thick container looks at in one step.
+FILL_STEP = 1 << 20
+
+
+def new_file_id() -> int:
+    """A random file id: bit 62 set, bit 63 clear, so that it never meets a backing inode number."""
+    return (1 << 62) | (int.from_bytes(random_bytes(8)) & ((1 << 62) - 1))
+
+
+def create(
+    fd: int, keys: KeyService, key: KeyRef, *, thin: bool, uuid: str | None = None, file_id: int | None = None
+) -> None:
+    """Make an empty container in the new, empty file `fd`, under a DEK of its own wrapped by `key`.
+
+    Writes 40 KiB, syncs nothing: like any new file it is durable once its writer syncs it.
+    """
+    uuid = uuid or new_uuid()
+    ((dek, blob),) = keys.generate(key, [token_aad(uuid, thin, key)])
+    with dek, state.mac_key(dek, uuid) as mac_key:
+        header = luks2.new(uuid, dek, IofltToken(key, thin, blob))
+        block = StateBlock(2, 0, file_id or new_file_id(), None)
+        primary, secondary = luks2.serialize(header)
+        os.pwrite(fd, primary + secondary, 0)
+        os.pwrite(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
+        os.ftruncate(fd, DATA_OFFSET)
+
+
+class Container:
+    """An open container. Owns `fd`; offsets and lengths are bytes of plaintext.
+
+    See `openfile.OpenFile` for the interface and who keeps calls apart.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        header: luks2.Header,
+        dek: Secret,
+        *,
+        writable: bool,
+        counters: Counters | None = None,
+        name: str = "",
+    ) -> None:
+        """Takes over `fd` and `dek`. Raises CorruptDataError when no state block verifies."""
+        self._fd = fd
+        self._name = name
+        self._writable = writable
+        self.uuid = header.uuid
+        self.thin = header.thin
+        self._failed: int | None = None
+        self._lock = threading.Lock()  # state block and length against a sync in another thread
+        self._counters = counters
+        self._install(dek)
+
+    def _install(self, dek: Secret) -> None:
+        """Build the chain for this DEK and read the state block."""
+        self._mac_key = state.mac_key(dek, self.uuid)
+        try:
+            self._cipher = SectorCipher(dek)
+        finally:
+            dek.wipe()
+        self._crypt = VmCrypt(Backing(self._fd, DATA_OFFSET), self._cipher, thin=self.thin, initialised=None)
+        self._chain: Link = self._crypt if self._counters is None else Trace(self._crypt, self._counters)
+        self.refresh()
+
+    @classmethod
+    def open(
+        cls, fd: int, keys: KeyService, *, writable: bool, counters: Counters | None = None, name: str = ""
+    ) -> Container:
+        """Open the container in `fd`, which is taken over, and closed on failure.
+
+        Raises CorruptDataError, KeyUnavailableError, OSError.
+        """
+        try:
+            header = read_header(fd)
+            dek = unwrap(header, keys)
+            return cls(fd, header, dek, writable=writable, counters=counters, name=name)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def refresh(self) -> None:
+        """Read the state block again: somebody else may have written before we got the writer's lock."""
+        self._state = state.load(*read_state_slots(self._fd), self._mac_key)
+        self.file_id = self._state.file_id
+        self._crypt.initialised = self._state.initialised
+        body = self._crypt.size()
+        # A body cut off inside a sector (a full file system can do that) ends at the last whole one.
+        self._length = round_down(body) if self._state.length is None else self._state.length
+        self._excess = body > round_up(self._length)
+
+    # OpenFile
+
+    @property
+    def fd(self) -> int:
+        return self._fd
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    @property
+    def settled(self) -> bool:
+        return self._length == self._durable()
+
+    def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
+        self._check_failed()
+        length = min(length, self._length - offset)
+        if length <= 0:
+            return b""
+        data = self._chain.read(offset, length, nowait=nowait)
+        missing = length - len(data)
+        # A body shorter than the length: extended before a crash, never written. Holes.
+        return data if missing == 0 else bytes(data) + bytes(missing)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        self._check_failed()
+        end = offset + len(data)
+        if end > self._length:
+            openfile.check_range(offset, len(data))
+            with self._lock:
+                self._prepare_extension(offset, end)
+                try:
+                    self._chain.write(offset, data)
+                except OSError:  # half written, for lack of space: what came is not part of the file
+                    self._excess = True
+                    raise
+                self._length = end
+        else:
+            self._chain.write(offset, data)
+
+    def truncate(self, length: int) -> None:
+        self._check_failed()
+        openfile.check_range(length, 0)
+        with self._lock:
+            if length > self._length:
+                self._extend(length)
+            elif length < self._length:
+                self._put_state(length, initialised=self._crypt.initialised)
+                self._sync_backing()
+                self._length = length
+                self._crypt.resize(round_up(length))
+                self._excess = False
+            os.utime(self._fd)
+
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        self._check_failed()
+        openfile.check_range(offset, length)
+        end = offset + length
+        if mode in (openfile.ALLOCATE, openfile.ALLOCATE_KEEP_SIZE):
+            with self._lock:
+                self._crypt.allocate(offset, round_up(end) - offset, keep_size=True)
+                if end > self._length and mode == openfile.ALLOCATE:
+                    self._extend(end)
+        elif mode in (openfile.ZERO_RANGE, openfile.ZERO_RANGE_KEEP_SIZE):
+            with self._lock:
+                if end > self._length and mode == openfile.ZERO_RANGE:
+                    self._extend(end)
+            self._within(offset, end, self._crypt.zero)
+        elif mode == openfile.PUNCH_HOLE:
+            self._within(offset, end, self._crypt.punch)
+        else:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        os.utime(self._fd)
+
+    def seek(self, offset: int, whence: int) -> int:
+        if not 0 <= offset < self._length:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        if whence == os.SEEK_HOLE:
+            if offset >= self._crypt.size():
+                return offset
+            return min(self._crypt.seek_hole(offset), self._length)
+        found = self._crypt.seek_data(offset)
+        if found >= self._length:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        return found
+
+    def flush(self) -> None:
+        """Closing: a length that changed is made durable, data first. Data alone is left to the kernel."""
+        if self._writable and not self.settled:
+            self.sync(data_only=True)
+
+    def sync(self, *, data_only: bool) -> None:
+        self._check_failed()
+        if self.settled:
+            self._sync_data(data_only=data_only)
+            return
+        with self._lock:
+            self._sync_data(data_only=data_only)
+            agree = self._length == self._crypt.size()
+            self._put_state(None if agree else self._length, initialised=self._crypt.initialised)
+            self._sync_backing()
+
+    def close(self) -> None:
+        """Wipe keys, close the descriptor."""
+        self.wipe()
+        os.close(self._fd)
+
+    # Keys
+
+    def wipe(self) -> None:
+        """Forget the DEK; I/O is impossible until `rekey`."""
+        self._cipher.wipe()
+        self._mac_key.wipe()
+
+    def rekey(self, keys: KeyService) -> None:
+        """After `wipe`: get the DEK again and go on. The file must still be the same container."""
+        header = read_header(self._fd)
+        if header.uuid != self.uuid:
+            raise CorruptDataError("another container", f"{header.uuid}, was {self.uuid}", file=self._name)
+        self._install(unwrap(header, keys))
+
+    # Thick containers and fillings
+
+    @property
+    def unfilled(self) -> bool:
+        """Whether part of a thick container still follows the thin rule."""
+        return self._crypt.initialised is not None
+
+    def fill_step(self) -> tuple[int, int] | None:
+        """The range, (offset, length) in bytes, that the next `fill` of a thick container works on."""
+        start = self._crypt.initialised
+        if start is None:
+            return None
+        return start, max(0, min(FILL_STEP, self._crypt.size() - start))
+
+    def fill(self, step: tuple[int, int]) -> None:
+        """One step of the filler, under the range lock of `step`: then the mark moves, in memory.
+
+        At the end the mark is dropped on the medium, after the data.
+        """
+        self._check_failed()
+        offset, length = step
+        times = self._times()
+        if length:
+            self._crypt.fill_holes(offset, length)
+            os.utime(self._fd, ns=times)
+        with self._lock:
+            if offset + length < self._crypt.size():
+                self._crypt.initialised = offset + length
+                return
+            self._sync_backing()
+            absolute = self._length if self._length != self._crypt.size() else None
+            self._put_state(absolute, initialised=None)
+            self._sync_backing()
+            self._crypt.initialised = None
+
+    def save_fill_mark(self) -> None:
+        """Write how far the filler came, after the data."""
+        with self._lock:
+            mark = self._crypt.initialised
+            if mark is not None and mark != self._state.initialised:
+                self._sync_backing()
+                self._put_state(self._state.length, initialised=mark)
+                self._sync_backing()
+
+    def fill_holes(self, offset: int, length: int) -> int:
+        """Write encrypted zeros into the holes of a range of whole sectors; bytes written. Keeps mtime."""
+        times = self._times()
+        length = min(length, self._crypt.size() - offset)
+        written = self._crypt.fill_holes(offset, length) if length > 0 else 0
+        os.utime(self._fd, ns=times)
+        return written
+
+    @property
+    def body_size(self) -> int:
+        """Bytes of the body: a multiple of a sector, except after damage."""
+        return self._crypt.size()
+
+    # Inside
+
+    def _durable(self) -> int:
+        """The length as the newest state block has it."""
+        return round_down(self._crypt.size()) if self._state.length is None else self._state.length
+
+    def _within(self, offset: int, end: int, action: openfile.RangeAction) -> None:
+        """Punch or zero what of a range lies in the body."""
+        end = min(end, self._crypt.size())
+        if offset < end:
+            action(offset, end - offset)
+
+    def _prepare_extension(self, offset: int, end: int) -> None:
+        """Before a write that ends at `end`, behind the length: the rules of the module's head."""
+        if not self._writable:
+            raise ReadOnlyError("opened for reading only", file=self._name)
+        if self._excess:
+            self._crypt.resize(round_up(self._length))
+            self._excess = False
+        gap = offset > self._length
+        mark = self._crypt.initialised
+        if gap and not self.thin and mark is None:
+            mark = self._crypt.size()
+        unaligned = end % 4096 != 0
+        if (unaligned and self._state.length is None) or mark != self._state.initialised:
+            self._put_state(self._length if unaligned else self._state.length, initialised=mark)
+            self._sync_backing()
+            self._crypt.initialised = mark
+        if gap:
+            self._zero_tail()
+
+    def _extend(self, length: int) -> None:
+        """Extend with zeros: holes if thin; if thick, space is reserved and the filler follows."""
+        self._prepare_extension(length, length)
+        if not self.thin:
+            new = round_up(length) - self._crypt.size()
+            if new > 0:
+                self._crypt.allocate(self._crypt.size(), new, keep_size=True)
+        self._crypt.resize(round_up(length))
+        self._length = length
+
+    def _zero_tail(self) -> None:
+        """Zero what lies behind the length in its last sector: a cut may have left old bytes there."""
+        tail = -self._length % 4096
+        if tail and self._crypt.size() > self._length:
+            self._crypt.write(self._length, bytes(tail))
+
+    def _put_state(self, length: int | None, *, initialised: int | None) -> None:
+        """Write the next state block into the slot of the older one. The file's mtime stays."""
+        block = StateBlock(self._state.sequence + 1, length, self.file_id, initialised)
+        times = self._times()
+        data = state.pack(block, self._mac_key)
+        if os.pwrite(self._fd, data, STATE_SLOT_OFFSETS[state.slot_of(block)]) != STATE_SLOT_SIZE:
+            raise StorageError("state block half written", errno.EIO, file=self._name)
+        os.utime(self._fd, ns=times)
+        self._state = block
+
+    def _times(self) -> tuple[int, int]:
+        info = os.fstat(self._fd)
+        return info.st_atime_ns, info.st_mtime_ns
+
+    def _sync_data(self, *, data_only: bool) -> None:
+        try:
+            self._chain.sync(data_only=data_only)
+        except OSError as error:
+            self._fail(error)
+
+    def _sync_backing(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        """An fsync error is final: the kernel has dropped the pages, what is on the medium is unknown."""
+        self._failed = error.errno or errno.EIO
+        raise StorageError("writing to the medium failed; the file is shut", self._failed, file=self._name)
+
+    def _check_failed(self) -> None:
+        if self._failed is not None:
+            raise StorageError("shut after a failed fsync", errno.EIO, file=self._name)
+
+
+def unwrap(header: luks2.Header, keys: KeyService) -> Secret:
+    """The DEK of a container, by the first of its tokens that gives it. Raises the first token's error."""
+    tokens = header.tokens
+    answers = keys.unwrap([(token.key, token.blob, token.aad(header.uuid)) for token in tokens])
+    dek: Secret | None = None
+    for answer in answers:
+        if isinstance(answer, Secret):
+            if dek is None:
+                dek = answer
+            else:
+                answer.wipe()
+    if dek is not None:
+        return dek
+    first = answers[0]
+    if isinstance(first, IofltError):
+        raise first
+    raise CorruptDataError("no token")

@@ -1,0 +1,151 @@
+"""Regular files of a home, whatever their treatment: make, open, look at without a key, convert.
+
+All names are opened relative to directory descriptors, symlinks never followed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from ioflt.datastore import atomic, container
+from ioflt.datastore.atomic import Draft
+from ioflt.datastore.container import Container
+from ioflt.datastore.header import read_state_slots
+from ioflt.datastore.home import Home, Standing, Treatment, stored_as
+from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.plain import PlainFile
+from ioflt.datastore.vmx import Place, VmxFile
+from ioflt.errors import CorruptDataError, MalformedError
+from ioflt.filters.backing import Backing
+from ioflt.filters.base import Link
+from ioflt.filters.trace import Counters, Trace
+from ioflt.format.luks2 import state
+from ioflt.format.luks2.layout import DATA_OFFSET
+from ioflt.format.vmx import sealed
+from ioflt.sectors import round_down
+from ioflt.types import HomeState
+
+#: Bytes of a chunk when one file's contents are copied into another.
+COPY_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What `stat` shows of an encrypted file before it is opened; not verified."""
+
+    length: int
+    file_id: int
+
+
+def create(
+    home: Home,
+    parent_fd: int,
+    name: str,
+    *,
+    mode: int,
+    owner: tuple[int, int] | None = None,
+    standing: Standing | None = None,
+    file_id: int | None = None,
+    thin: bool | None = None,
+) -> int:
+    """Make an empty regular file as its home says, complete before it has a name; FileExistsError if taken.
+
+    Returns a descriptor (read and write) of the backing file. `owner`: (uid, gid).
+    """
+    known = standing or home.check_writable()
+    keys = home.volume.keys
+    with Draft(home.fd) as draft:
+        fd = draft.fd
+        if known.state is HomeState.ENCRYPTED:
+            if stored_as(name) is Treatment.VMX:
+                text = keys.seal_vmx(known.key, b"", file_id or container.new_file_id(), None)
+                atomic.write_all(fd, text)
+            else:
+                thin = not known.thick if thin is None else thin
+                container.create(fd, keys, known.key, thin=thin, file_id=file_id)
+        if owner is not None and owner != (os.geteuid(), os.getegid()):
+            os.fchown(fd, *owner)
+        os.fchmod(fd, mode)
+        draft.publish_new(parent_fd, name)
+        return draft.take()
+
+
+def open_file(
+    home: Home,
+    fd: int,
+    treatment: Treatment,
+    *,
+    writable: bool,
+    place: Place,
+    counters: Counters | None = None,
+    name: str = "",
+) -> OpenFile:
+    """The open file over the backing descriptor `fd`, which is taken over, and closed on failure.
+
+    Raises CorruptDataError, KeyUnavailableError with the file's name; OSError.
+    """
+    try:
+        if treatment is Treatment.CONTAINER:
+            return Container.open(fd, home.volume.keys, writable=writable, counters=counters, name=name)
+        if treatment is Treatment.VMX:
+            return VmxFile(fd, home.volume.keys, writable=writable, place=place)
+    except CorruptDataError as error:
+        error.file = error.file or name
+        raise
+    backing: Link = Backing(fd, 0)
+    return PlainFile(fd, backing if counters is None else Trace(backing, counters))
+
+
+def look(fd: int, treatment: Treatment) -> Face:
+    """Length and file id of an encrypted file, from the readable descriptor `fd`; needs no key.
+
+    Raises CorruptDataError when there is nothing to see.
+    """
+    if treatment is Treatment.VMX:
+        info = sealed.peek(os.pread(fd, sealed.PEEK_SIZE, 0))
+        return Face(info.length, info.file_id)
+    block = state.peek(*read_state_slots(fd))
+    if block is None:
+        raise MalformedError("no state block")
+    if block.length is None:
+        return Face(round_down(max(0, os.fstat(fd).st_size - DATA_OFFSET)), block.file_id)
+    return Face(block.length, block.file_id)
+
+
+def open_regular(dir_fd: int, name: str, flags: int) -> int:
+    """Open a regular file of that directory, through no symlink, without waiting for a FIFO's other end.
+
+    Raises OSError; MalformedError when it is something else.
+    """
+    fd = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=dir_fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise MalformedError("not a regular file", file=name)
+    return fd
+
+
+def copy_contents(source: OpenFile, target: OpenFile, progress: container.Progress | None = None) -> None:
+    """Copy all bytes; holes of `source` stay holes where `target` can have them."""
+    length = source.length
+    offset = 0
+    while offset < length:
+        try:
+            start = source.seek(offset, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            start = length
+        end = min(source.seek(start, os.SEEK_HOLE), length) if start < length else length
+        if progress is not None:
+            progress(start - offset)
+        offset = start
+        while offset < end:
+            data = source.read(offset, min(COPY_CHUNK, end - offset))
+            if not data:
+                raise MalformedError("file became shorter while it was copied")
+            target.write(offset, data)
+            offset += len(data)
+            if progress is not None:
+                progress(len(data))
+    if target.length != length:
+        target.truncate(length)

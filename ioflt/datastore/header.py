@@ -1,0 +1,67 @@
+"""A container's header on the datastore: read it, and change it so that nobody else's change is lost.
+
+Stock cryptsetup locks a container with flock and counts the header's sequence number up. So each change
+here takes the same lock, reads the newest valid copy again, applies itself to that, and writes the secondary
+copy, fsync, the primary copy, fsync. Who has the container open for writing (the OFD lock) is the only one
+to change it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ioflt.errors import BusyError, MalformedError, StorageError
+from ioflt.format.luks2 import header as luks2
+from ioflt.format.luks2.layout import HEADER_SIZE, HEADERS_SIZE, STATE_SLOT_OFFSETS, STATE_SLOT_SIZE
+
+
+def read_header(fd: int) -> luks2.Header:
+    """The newest valid header, of our profile. Raises CorruptDataError."""
+    area = os.pread(fd, HEADERS_SIZE, 0)
+    if not area:
+        raise MalformedError("empty file", "a container has at least 1 MiB")
+    header = luks2.parse(area)
+    luks2.check_profile(header)
+    return header
+
+
+def read_state_slots(fd: int) -> tuple[bytes, bytes]:
+    """The two state slots, 4096 bytes each (less where the file ends)."""
+    first, second = STATE_SLOT_OFFSETS
+    return os.pread(fd, STATE_SLOT_SIZE, first), os.pread(fd, STATE_SLOT_SIZE, second)
+
+
+@contextmanager
+def locked(fd: int) -> Iterator[None]:
+    """Hold the flock that stock cryptsetup takes too. Raises BusyError when somebody holds it now."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BusyError("another program is changing the header now") from error
+    try:
+        yield
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def change(fd: int, edit: Callable[[luks2.Header], luks2.Header]) -> luks2.Header:
+    """Apply `edit` to the newest header and write it, the file's times kept. Call inside `locked`."""
+    header = edit(read_header(fd))
+    header = header.with_sequence(header.sequence + 1)
+    write(fd, header)
+    return header
+
+
+def write(fd: int, header: luks2.Header) -> None:
+    """Both copies, one after the other, each synced before the next. Keeps the file's times."""
+    primary, secondary = luks2.serialize(header)
+    info = os.fstat(fd)
+    for data, offset in ((secondary, HEADER_SIZE), (primary, 0)):
+        if os.pwrite(fd, data, offset) != len(data):
+            raise StorageError("header half written", errno.EIO)
+        os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
+        os.fsync(fd)

@@ -1,0 +1,258 @@
+"""A VM home: its record, whether it may be believed, and what follows for each of its files.
+
+The datastore's root is treated as a home, too: its files follow the datastore's own record.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from ioflt.datastore import records
+from ioflt.datastore.atomic import PRIVATE_DIR, RECORD
+from ioflt.datastore.header import read_header
+from ioflt.errors import (
+    AuthenticationError,
+    BusyError,
+    CorruptDataError,
+    KeyUnavailableError,
+    ReadOnlyError,
+)
+from ioflt.format.record import record as form
+from ioflt.format.record.record import HomeRecord
+from ioflt.types import HomeState, KeyRef
+
+if TYPE_CHECKING:
+    from ioflt.datastore.volume import Volume
+
+_PRIVATE = frozenset((RECORD, PRIVATE_DIR))
+
+
+class Treatment(Enum):
+    """How a regular file is stored."""
+
+    CLEAR = "clear"
+    CONTAINER = "container"
+    VMX = "sealed VMX"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a home. `problem`: why it takes no writes, if it does not."""
+
+    state: HomeState
+    key: KeyRef
+    thick: bool
+    problem: str | None
+    record: HomeRecord | None
+
+
+def is_private(name: str) -> bool:
+    """Whether a name at the top of a home is ours, and hidden."""
+    return name in _PRIVATE
+
+
+def stored_as(name: str) -> Treatment:
+    """How a file of that name is stored in an encrypted home."""
+    return Treatment.VMX if name.lower().endswith(".vmx") else Treatment.CONTAINER
+
+
+class Home:
+    """A directory at the top of the datastore. Owns the directory descriptor `fd`.
+
+    `standing()` looks whether the record changed, at the price of one stat, so that a mount notices what
+    `ioflt vm encrypt` did meanwhile.
+    """
+
+    def __init__(self, volume: Volume, name: str, fd: int) -> None:
+        self.volume = volume
+        self.name = name
+        self.fd = fd
+        self._stamp: records.Stamp | None = None
+        self._standing: Standing | None = None
+        self._lock_fd: int | None = None
+        self._users = 0
+
+    @property
+    def is_root(self) -> bool:
+        return False
+
+    def standing(self) -> Standing:
+        """What the record says, verified. Raises KeyUnavailableError while that cannot be known."""
+        stamp = records.stamp(self.fd)
+        if self._standing is None or stamp != self._stamp:
+            self._standing = self._judge()
+            self._stamp = stamp
+        return self._standing
+
+    def unverified(self) -> Standing:
+        """The same for `stat`: when keys are out of reach, what the record claims."""
+        try:
+            return self.standing()
+        except KeyUnavailableError:
+            try:
+                record = form.parse_home(records.read(self.fd)).record
+            except (FileNotFoundError, CorruptDataError):
+                return self._fallback("its record cannot be verified")
+            key = record.key or self.volume.record.key
+            return Standing(record.state, key, record.thick, "its key cannot be had", record)
+
+    def check_writable(self) -> Standing:
+        """The standing, for someone who is about to write. Raises ReadOnlyError with the reason."""
+        if self.volume.read_only:
+            raise ReadOnlyError("the datastore is mounted read-only", file=self.name)
+        standing = self.standing()
+        if standing.problem is not None:
+            raise ReadOnlyError(standing.problem, file=self.name)
+        return standing
+
+    def treatment(self, path: str, fd: int | None = None, standing: Standing | None = None) -> Treatment:
+        """How the file at `path` (relative to the home) is stored.
+
+        In a half-converted home the record's list decides; for the one file that was being converted it is
+        the UUID in the record, looked for in the file itself (`fd`, readable).
+        """
+        known = standing or self.standing()
+        if known.state is HomeState.CLEAR:
+            return Treatment.CLEAR
+        encrypted = stored_as(path)
+        operation = known.record.operation if known.record else None
+        if operation is None:
+            return encrypted
+        converted = Treatment.CLEAR if operation.kind == "decrypt" else encrypted
+        unconverted = encrypted if operation.kind == "decrypt" else Treatment.CLEAR
+        if operation.current is not None and operation.current.path == path:
+            is_that = fd is not None and _is_container(fd, operation.current.uuid)
+            return encrypted if is_that else Treatment.CLEAR
+        return unconverted if path in operation.pending else converted
+
+    # In use
+
+    def enter(self) -> None:
+        """Count one open file. Raises BusyError while the home is being converted."""
+        if self._users == 0:
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(fd)
+                raise BusyError("is being converted, or a command works on it", file=self.name) from error
+            self._lock_fd = fd
+        self._users += 1
+
+    def leave(self) -> None:
+        """One open file less."""
+        self._users -= 1
+        if self._users == 0 and self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Nobody has a file of the home open, here or in any mount. Raises BusyError."""
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError("in use: a file of it is open in a mount", file=self.name) from error
+            yield
+        finally:
+            os.close(fd)
+
+    def store(self, record: HomeRecord, *, new: bool = False) -> None:
+        """Write the record, MACed under the home's KEK or, for a clear home, under the datastore's."""
+        key = record.key or self.volume.record.key
+        records.store(self.fd, record, key, self.volume.keys, new=new)
+        self._standing = None
+
+    def close(self) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+        os.close(self.fd)
+
+    # Renames of the directory
+
+    def before_rename(self, new_name: str) -> None:
+        """A clear home's record is bound to its name: make it good for both until the rename is done."""
+        record = self.check_writable().record
+        if record is not None and record.state is HomeState.CLEAR:
+            self.store(replace(record, names=(self.name, new_name)))
+
+    def after_rename(self, new_name: str) -> None:
+        """The rename is durable; the old name goes."""
+        self.name = new_name
+        record = self.standing().record
+        if record is not None and record.state is HomeState.CLEAR:
+            self.store(replace(record, names=(new_name,)))
+
+    # Inside
+
+    def _judge(self) -> Standing:
+        try:
+            unverified = form.parse_home(records.read(self.fd))
+        except FileNotFoundError:
+            return self._without_record()
+        except CorruptDataError as error:
+            return self._fallback(f"its record is unusable: {error}; `ioflt vm register` makes a new one")
+        record = unverified.record
+        datastore = self.volume.record
+        try:
+            if record.state is HomeState.CLEAR:
+                if record.datastore_id != datastore.datastore_id:
+                    raise AuthenticationError("record of another datastore")
+                if self.name not in record.names:
+                    raise AuthenticationError("record of another home", " ".join(record.names))
+            records.verify(unverified, record.key or datastore.key, self.volume.keys)
+        except CorruptDataError as error:
+            return self._fallback(f"its record is not valid here: {error}; see `ioflt vm register`")
+        problem = self._operation_problem(record)
+        return Standing(record.state, record.key or datastore.key, record.thick, problem, record)
+
+    def _operation_problem(self, record: HomeRecord) -> str | None:
+        operation = record.operation
+        if operation is None:
+            return None
+        if operation.kind == "encrypt":
+            return "its encryption was interrupted; `ioflt vm encrypt` or the next mount resumes it"
+        if not self.volume.is_authorised(operation.id):
+            return "its record tells of a decryption that this host never started (an old copy put back?)"
+        return "its decryption was interrupted; `ioflt vm decrypt` resumes it, `ioflt vm encrypt` goes back"
+
+    def _without_record(self) -> Standing:
+        if any(not is_private(name) for name in os.listdir(self.fd)):
+            return self._fallback("it has no record; `ioflt vm register` makes one")
+        if self.volume.read_only:
+            return self._fallback("it has no record")
+        self.volume.write_new_record(self)
+        return self._judge()
+
+    def _fallback(self, problem: str) -> Standing:
+        """Without a valid record: read-only, stored as the datastore's default says."""
+        datastore = self.volume.record
+        return Standing(datastore.default, datastore.key, False, problem, None)
+
+
+class Root(Home):
+    """The datastore's root: files in it follow the datastore's own record, verified when it was opened."""
+
+    @property
+    def is_root(self) -> bool:
+        return True
+
+    def standing(self) -> Standing:
+        record = self.volume.record
+        return Standing(record.default, record.key, False, None, None)
+
+
+def _is_container(fd: int, uuid: str) -> bool:
+    try:
+        return read_header(fd).uuid == uuid
+    except CorruptDataError:
+        return False

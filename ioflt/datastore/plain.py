@@ -1,0 +1,63 @@
+"""A file of a clear home: bytes pass through, whatever they look like."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ioflt.datastore import openfile
+from ioflt.filters.base import Link
+
+
+class PlainFile:
+    """`chain` begins at byte 0 of the backing file `fd`, which it owns."""
+
+    def __init__(self, fd: int, chain: Link) -> None:
+        self._fd = fd
+        self._chain = chain
+
+    @property
+    def fd(self) -> int:
+        return self._fd
+
+    @property
+    def length(self) -> int:
+        return self._chain.size()
+
+    @property
+    def settled(self) -> bool:
+        return True
+
+    def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
+        return self._chain.read(offset, length, nowait=nowait)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        self._chain.write(offset, data)
+
+    def truncate(self, length: int) -> None:
+        self._chain.resize(length)
+
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        if mode in (openfile.ALLOCATE, openfile.ALLOCATE_KEEP_SIZE):
+            self._chain.allocate(offset, length, keep_size=mode == openfile.ALLOCATE_KEEP_SIZE)
+        elif mode == openfile.PUNCH_HOLE:
+            self._chain.punch(offset, length)
+        elif mode in (openfile.ZERO_RANGE, openfile.ZERO_RANGE_KEEP_SIZE):
+            self._chain.zero(offset, length)
+            if mode == openfile.ZERO_RANGE and offset + length > self._chain.size():
+                self._chain.resize(offset + length)
+        else:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def seek(self, offset: int, whence: int) -> int:
+        return self._chain.seek_data(offset) if whence == os.SEEK_DATA else self._chain.seek_hole(offset)
+
+    def flush(self) -> None:
+        """Nothing: written bytes are with the kernel already."""
+
+    def sync(self, *, data_only: bool) -> None:
+        self._chain.sync(data_only=data_only)
+
+    def close(self) -> None:
+        self._chain.close()
+        os.close(self._fd)

@@ -1,0 +1,72 @@
+"""Records on the datastore: read, verified by keyd, written atomically."""
+
+from __future__ import annotations
+
+import os
+import stat
+from hmac import compare_digest
+
+from ioflt.datastore import atomic
+from ioflt.datastore.atomic import RECORD
+from ioflt.errors import AuthenticationError, MalformedError
+from ioflt.format.record import record as form
+from ioflt.format.record.record import DatastoreRecord, HomeRecord, Unverified
+from ioflt.keys.client import KeyService
+from ioflt.types import KeyRef
+
+#: What changes with every replacement of a record: inode, size, mtime and ctime in nanoseconds.
+Stamp = tuple[int, int, int, int]
+
+
+def stamp(top_fd: int) -> Stamp | None:
+    """Identifies the record file as it is now; None when there is none."""
+    try:
+        info = os.stat(RECORD, dir_fd=top_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def read(top_fd: int) -> bytes:
+    """The record's bytes. Raises FileNotFoundError, MalformedError for what is no small regular file."""
+    try:
+        fd = os.open(RECORD, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=top_fd)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise MalformedError("not a regular file", os.strerror(error.errno or 0), file=RECORD) from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise MalformedError("not a regular file", file=RECORD)
+        data = b""
+        while len(data) <= form.MAX_SIZE and (more := os.read(fd, form.MAX_SIZE + 1 - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(fd)
+
+
+def verify(
+    unverified: Unverified[DatastoreRecord] | Unverified[HomeRecord], key: KeyRef, keys: KeyService
+) -> None:
+    """Raises AuthenticationError unless `key` MACed this record; KeyUnavailableError."""
+    expected = keys.mac(key, unverified.label, unverified.payload)
+    if not compare_digest(expected, unverified.tag):
+        raise AuthenticationError("bad MAC", "record changed, or made with another key", file=RECORD)
+
+
+def store(
+    top_fd: int, record: DatastoreRecord | HomeRecord, key: KeyRef, keys: KeyService, *, new: bool = False
+) -> None:
+    """Write the record durably. `new`: FileExistsError when there is one already."""
+    payload = form.encode(record)
+    data = form.seal(payload, keys.mac(key, form.label(record), payload))
+    with atomic.Draft(top_fd) as draft:
+        atomic.write_all(draft.fd, data)
+        os.fchmod(draft.fd, 0o644)
+        if not new:
+            draft.publish_over(top_fd, RECORD)
+            return
+        os.fsync(draft.fd)
+        draft.publish_new(top_fd, RECORD)
+        os.fsync(top_fd)

@@ -1,0 +1,182 @@
+"""A VMX of an encrypted home, open: one buffer for all its handles, sealed anew when it is written back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+
+from ioflt import syscalls
+from ioflt.datastore import atomic, openfile
+from ioflt.errors import MalformedError, ReadOnlyError
+from ioflt.format.vmx import sealed
+from ioflt.format.vmx.sealed import MAX_PLAINTEXT
+from ioflt.keys.client import KeyService
+from ioflt.types import KeyRef
+
+#: A sealed file is base64 of the plaintext plus a few kilobytes of clear lines and key safe.
+MAX_SEALED = MAX_PLAINTEXT * 2
+
+#: Where the file lies now: (top of the home, directory, name), or None when it was unlinked.
+Place = Callable[[], tuple[int, int, str] | None]
+
+
+def read_sealed(fd: int) -> bytes:
+    """The whole sealed text. Raises MalformedError when it is too large."""
+    text = b""
+    while len(text) <= MAX_SEALED and (more := os.pread(fd, MAX_SEALED + 1 - len(text), len(text))):
+        text += more
+    if len(text) > MAX_SEALED:
+        raise MalformedError("too large", f"a sealed VMX has at most {MAX_SEALED} bytes")
+    return text
+
+
+class VmxFile:
+    """Owns `fd`, the sealed file as it was opened or last committed.
+
+    A commit replaces the file atomically, so `fd` then is another inode; owner, mode and times stay.
+    `place` tells where to. `on_commit` hears of the new descriptor.
+    """
+
+    def __init__(self, fd: int, keys: KeyService, *, writable: bool, place: Place) -> None:
+        """Takes over `fd`, closed on failure. Raises CorruptDataError, KeyUnavailableError."""
+        self._fd = fd
+        self._keys = keys
+        self._writable = writable
+        self._place = place
+        self._lock = threading.Lock()
+        self._dirty = False
+        self.on_commit: Callable[[], None] = lambda: None
+        try:
+            self.refresh()
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def refresh(self) -> None:
+        """Read the file again: somebody else may have written before we got the writer's lock."""
+        self._text = read_sealed(self._fd)
+        info = sealed.peek(self._text)
+        if info.key is None:
+            raise MalformedError("foreign key safe", "no fqid locator")
+        self.file_id = info.file_id
+        self.key: KeyRef = info.key
+        self._buffer = bytearray(self._keys.open_vmx(self._text))
+        self._mtime = os.fstat(self._fd).st_mtime_ns
+        self._dirty = False
+
+    @property
+    def fd(self) -> int:
+        return self._fd
+
+    @property
+    def length(self) -> int:
+        return len(self._buffer)
+
+    @property
+    def settled(self) -> bool:
+        return not self._dirty
+
+    @property
+    def mtime_ns(self) -> int:
+        """When the buffer was last written: what `stat` shows until the commit."""
+        return self._mtime
+
+    def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
+        with self._lock:
+            return bytes(self._buffer[offset : offset + length])
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        self._check_size(offset + len(data))
+        with self._lock:
+            if offset > len(self._buffer):
+                self._buffer.extend(bytes(offset - len(self._buffer)))
+            self._buffer[offset : offset + len(data)] = data
+            self._touch()
+
+    def truncate(self, length: int) -> None:
+        self._check_size(length)
+        with self._lock:
+            if length < len(self._buffer):
+                self._buffer[length:] = bytes(0)
+            else:
+                self._buffer.extend(bytes(length - len(self._buffer)))
+            self._touch()
+
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        end = offset + length
+        if mode in (openfile.PUNCH_HOLE, openfile.ZERO_RANGE_KEEP_SIZE, openfile.ZERO_RANGE):
+            with self._lock:
+                stop = min(end, len(self._buffer))
+                if offset < stop:
+                    self._buffer[offset:stop] = bytes(stop - offset)
+                    self._touch()
+        elif mode not in (openfile.ALLOCATE, openfile.ALLOCATE_KEEP_SIZE):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        if mode in (openfile.ALLOCATE, openfile.ZERO_RANGE) and end > len(self._buffer):
+            self.truncate(end)
+
+    def seek(self, offset: int, whence: int) -> int:
+        if not 0 <= offset < len(self._buffer):
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        return offset if whence == os.SEEK_DATA else len(self._buffer)
+
+    def flush(self) -> None:
+        self.commit()
+
+    def sync(self, *, data_only: bool) -> None:
+        if self._dirty:
+            self.commit()
+        else:
+            os.fsync(self._fd)
+
+    def commit(self) -> None:
+        """If dirty: seal the buffer, put it in the file's place, durably."""
+        with self._lock:
+            place = self._place()
+            if not self._dirty or place is None:
+                return
+            top_fd, parent_fd, name = place
+            text = self._keys.seal_vmx(self.key, bytes(self._buffer), self.file_id, self._text)
+            with atomic.Draft(top_fd) as draft:
+                atomic.write_all(draft.fd, text)
+                info = os.fstat(self._fd)
+                atomic.dress(draft.fd, info)
+                os.utime(draft.fd, ns=(info.st_atime_ns, self._mtime))
+                syscalls.try_write_lock(draft.fd)  # the writer's lock moves with the file
+                draft.publish_over(parent_fd, name)
+                os.close(self._fd)
+                self._fd = draft.take()
+            self._text = text
+            self._dirty = False
+        self.on_commit()
+
+    def set_mtime(self, mtime_ns: int) -> None:
+        """utimens(2) on an open VMX: survives the next commit."""
+        self._mtime = mtime_ns
+
+    def close(self) -> None:
+        self.wipe()
+        os.close(self._fd)
+
+    def wipe(self) -> None:
+        """Forget the plaintext, as far as Python can; `rekey` reads it again."""
+        self._buffer[:] = bytes(len(self._buffer))
+        self._buffer.clear()
+
+    def rekey(self, keys: KeyService) -> None:
+        """After `wipe`: open it again."""
+        self._keys = keys
+        self.refresh()
+
+    def _touch(self) -> None:
+        self._dirty = True
+        os.utime(self._fd)  # the kernel's clock, for a time that compares with those of other files
+        self._mtime = os.fstat(self._fd).st_mtime_ns
+
+    def _check_size(self, length: int) -> None:
+        if not self._writable:
+            raise ReadOnlyError("opened for reading only")
+        if length > MAX_PLAINTEXT:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))

@@ -1,0 +1,246 @@
+"""A directory as a datastore: its record, its homes, and the host's memory of authorised decryptions."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from ioflt import paths
+from ioflt.crypto.rng import new_uuid
+from ioflt.datastore import atomic, records
+from ioflt.datastore.home import Home, Root, is_private
+from ioflt.errors import ExistsError, IofltError, NotFoundError, StorageError, UsageError
+from ioflt.format.record import record as form
+from ioflt.format.record.record import DatastoreRecord, HomeRecord
+from ioflt.keys.client import KeyService
+from ioflt.types import HomeState
+
+POLICY = {HomeState.ENCRYPTED: "VM Encryption Policy", HomeState.CLEAR: "Datastore Default"}
+
+
+class Volume:
+    """An open datastore. A context manager; closing it closes its homes. Safe for several threads."""
+
+    def __init__(
+        self, path: str, fd: int, record: DatastoreRecord, keys: KeyService, *, read_only: bool
+    ) -> None:
+        self.path = path
+        self.fd = fd
+        self.record = record
+        self.keys = keys
+        self.read_only = read_only
+        self.root = Root(self, "", fd)
+        self._homes: dict[tuple[int, int], Home] = {}
+        self._lock = threading.Lock()
+
+    # Making and opening
+
+    @classmethod
+    def init(
+        cls,
+        path: str | os.PathLike[str],
+        default: HomeState,
+        keys: KeyService,
+        *,
+        provider: str | None = None,
+        adopt_clear: bool = False,
+    ) -> list[str]:
+        """Make a datastore of an existing or new directory, with a KEK of its own.
+
+        Returns the names of the homes found in it: with `adopt_clear` they got clear records, otherwise
+        they have none and are read-only until registered. Raises ExistsError, StorageError,
+        KeyUnavailableError.
+        """
+        directory = Path(path)
+        try:
+            directory.mkdir(exist_ok=True)
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StorageError("cannot make the datastore", error.errno or 0, file=directory) from error
+        try:
+            if records.stamp(fd) is not None:
+                raise ExistsError("is a datastore already", file=directory)
+            key = keys.new_key(provider)
+            record = DatastoreRecord(new_uuid(), default, key, POLICY[default])
+            records.store(fd, record, key, keys, new=True)
+        except FileExistsError as error:
+            raise ExistsError("is a datastore already", file=directory) from error
+        except OSError as error:
+            raise StorageError("cannot write the record", error.errno or 0, file=directory) from error
+        finally:
+            os.close(fd)
+        with cls.open(path, keys) as volume:
+            found = volume.homes()
+            if adopt_clear:
+                for name in found:
+                    home = volume.home(name)
+                    home.store(volume.fresh_record(name, HomeState.CLEAR), new=True)
+            return found
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], keys: KeyService, *, read_only: bool = False) -> Volume:
+        """Open a datastore and verify its record.
+
+        Raises NotFoundError when there is none, CorruptDataError, KeyUnavailableError, StorageError.
+        """
+        name = os.path.abspath(path)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError("no datastore here", file=name) from error
+        except OSError as error:
+            raise StorageError("cannot open the datastore", error.errno or 0, file=name) from error
+        try:
+            try:
+                unverified = form.parse_datastore(records.read(fd))
+            except FileNotFoundError as error:
+                raise NotFoundError("no datastore here", file=name) from error
+            records.verify(unverified, unverified.record.key, keys)
+        except IofltError as error:
+            os.close(fd)
+            if error.file is None or error.file == atomic.RECORD:
+                error.file = os.path.join(name, error.file or "")
+            raise
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(name, fd, unverified.record, keys, read_only=read_only)
+
+    def close(self) -> None:
+        with self._lock:
+            for home in self._homes.values():
+                home.close()
+            self._homes.clear()
+            os.close(self.fd)
+
+    def __enter__(self) -> Volume:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Homes
+
+    def homes(self) -> list[str]:
+        """Names of all homes, sorted."""
+        with os.scandir(self.fd) as entries:
+            return sorted(
+                entry.name
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False) and not is_private(entry.name)
+            )
+
+    def home(self, name: str) -> Home:
+        """The home of that name. Raises NotFoundError; UsageError for a name that is a path."""
+        if "/" in name or name in ("", ".", "..") or is_private(name):
+            raise UsageError("not the name of a VM home", file=name)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError("no such VM home", file=os.path.join(self.path, name)) from error
+        except OSError as error:
+            raise StorageError("cannot open the VM home", error.errno or 0, file=name) from error
+        return self.adopt(name, fd)
+
+    def adopt(self, name: str, fd: int) -> Home:
+        """The one Home object for the directory `fd`, which is taken over."""
+        info = os.fstat(fd)
+        identity = (info.st_dev, info.st_ino)
+        with self._lock:
+            home = self._homes.get(identity)
+            if home is None:
+                self._homes[identity] = home = Home(self, name, fd)
+            else:
+                os.close(fd)
+                home.name = name
+            return home
+
+    def forget(self, home: Home) -> None:
+        """The home's directory was removed."""
+        info = os.fstat(home.fd)
+        with self._lock:
+            if self._homes.pop((info.st_dev, info.st_ino), None) is not None:
+                home.close()
+
+    def make_home(self, name: str, mode: int) -> Home:
+        """Make a home as the datastore's default says, with a KEK of its own. OSError as mkdir."""
+        os.mkdir(name, mode, dir_fd=self.fd)
+        home = self.home(name)
+        self.write_new_record(home)
+        return home
+
+    def write_new_record(self, home: Home) -> None:
+        """A first record for a home without content, as the datastore's default says."""
+        with suppress(FileExistsError):  # another mount was faster
+            home.store(self.fresh_record(home.name, self.record.default), new=True)
+
+    def fresh_record(self, name: str, state: HomeState) -> HomeRecord:
+        """A record with a new home id and, if encrypted, a new KEK from the datastore's provider."""
+        key = self.keys.new_key(self.record.key.provider) if state is HomeState.ENCRYPTED else None
+        names = () if key is not None else (name,)
+        return HomeRecord(
+            new_uuid(),
+            self.record.datastore_id,
+            state,
+            key,
+            names,
+            POLICY[state],
+            thick=False,
+            operation=None,
+        )
+
+    def remove_home(self, name: str) -> None:
+        """rmdir of a home that has nothing but our own files, the record last. OSError as rmdir."""
+        home = self.home(name)
+        left = [entry for entry in os.listdir(home.fd) if not is_private(entry)]
+        if left:
+            os.rmdir(name, dir_fd=self.fd)  # raises ENOTEMPTY
+        with suppress(FileNotFoundError):
+            atomic.remove_drafts(home.fd)
+            os.rmdir(atomic.PRIVATE_DIR, dir_fd=home.fd)
+        with suppress(FileNotFoundError):
+            os.unlink(atomic.RECORD, dir_fd=home.fd)
+        os.rmdir(name, dir_fd=self.fd)
+        self.forget(home)
+
+    # Decryptions that this host was authorised to do
+
+    def is_authorised(self, operation_id: str) -> bool:
+        """Whether this host started the decryption of that one-time id and did not end it."""
+        return (paths.find().operations / operation_id).is_file()
+
+    def authorise(self, operation_id: str) -> None:
+        """Remember a decryption, durably, off the datastore."""
+        directory = paths.find().ensure().operations
+        fd = os.open(directory / operation_id, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fsync(fd)
+        os.close(fd)
+        _sync_dir(directory)
+
+    def end_authorisation(self, operation_id: str) -> None:
+        """The decryption is over: its id is worth nothing any more."""
+        directory = paths.find().operations
+        with suppress(FileNotFoundError):
+            (directory / operation_id).unlink()
+            _sync_dir(directory)
+
+
+def split_home_path(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """DIR/VM → (DIR, VM). Raises UsageError."""
+    directory, name = os.path.split(os.path.abspath(path))
+    if not name:
+        raise UsageError("not the path of a VM home", file=path)
+    return directory, name
+
+
+def _sync_dir(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

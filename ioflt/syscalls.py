@@ -1,0 +1,90 @@
+"""Linux calls that Python's `os` lacks: fallocate with modes, openat2, renameat2, OFD locks.
+
+Every function raises OSError as `os` would. Flag values are those of the kernel's uapi headers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_libc.syscall.restype = ctypes.c_long
+
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_ZERO_RANGE = 0x10
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+_SYS_RENAMEAT2 = {"x86_64": 316, "aarch64": 276}
+_SYS_OPENAT2 = 437  # the same number on every architecture
+_RESOLVE_NO_XDEV = 0x01
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
+
+# struct flock of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid (0 for OFD locks).
+_FLOCK = struct.Struct("hhqqi4x")
+_F_OFD_SETLK = 37
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2); offset and length in bytes."""
+    while True:
+        try:
+            _check(_libc.fallocate(fd, mode, offset, length))
+            return
+        except InterruptedError:
+            continue
+
+
+def renameat2(old_dir: int, old: str, new_dir: int, new: str, flags: int) -> None:
+    """renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE."""
+    number = _SYS_RENAMEAT2.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.EINVAL, "renameat2 is not known for this machine")
+    arguments = (old_dir, os.fsencode(old), new_dir, os.fsencode(new), flags)
+    _check(_libc.syscall(number, *arguments))
+
+
+def open_beneath(dir_fd: int, name: str, flags: int) -> int:
+    """Open `name` under `dir_fd` through no symlink, no mount point, and never above it.
+
+    Returns a descriptor. Raises OSError (ELOOP for a symlink, EXDEV for what leaves the directory).
+    """
+    how = struct.pack(
+        "QQQ",
+        flags | os.O_CLOEXEC,
+        0,
+        _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_XDEV,
+    )
+    return _check(_libc.syscall(_SYS_OPENAT2, dir_fd, os.fsencode(name), how, len(how)))
+
+
+def try_write_lock(fd: int) -> bool:
+    """Take a whole-file OFD write lock on `fd` (opened for writing); False when somebody else has one."""
+    try:
+        fcntl.fcntl(fd, _F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def unlock(fd: int) -> None:
+    """Drop the OFD lock of `fd`."""
+    fcntl.fcntl(fd, _F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
