@@ -93,6 +93,14 @@ def parse(data: bytes) -> SparseHeader:
     )
 
 
+def pack(header: SparseHeader) -> bytes:
+    """The 512 bytes of a header without a redundant directory: `parse(pack(header)) == header`."""
+    h = header
+    place = (h.descriptor_offset, h.descriptor_size, h.entries_per_table, 0, h.gd_offset, h.overhead)
+    fields = (h.version, h.flags, h.capacity, h.grain_size, *place, h.unclean, _LINE_ENDS, h.compression)
+    return _LAYOUT.pack(MAGIC, *fields).ljust(HEADER_SIZE, b"\0")
+
+
 def descriptor_of(first_bytes: bytes) -> bytes | None:
     """The descriptor's text in a file that starts so, without its padding: the file is one, or embeds one.
 
