@@ -84,10 +84,8 @@ class Draft:
         """Put the file in place of `name`, and make both file and name durable."""
         os.fsync(self.fd)
         if self._name is None:
-            make_private_dir(self._top)
-            draft = _draft_name()
-            os.link(f"/proc/self/fd/{self.fd}", draft, dst_dir_fd=self._top, follow_symlinks=True)
-            self._name = draft
+            link_over(self._top, self.fd, parent_fd, name)
+            return
         os.rename(self._name, name, src_dir_fd=self._top, dst_dir_fd=parent_fd)
         self._name = None
         os.fsync(parent_fd)
@@ -123,12 +121,26 @@ def replace(
         draft.publish_over(parent_fd, name)
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Write `data` at the beginning of the file."""
+def link_over(top_fd: int, fd: int, parent_fd: int, name: str) -> None:
+    """Put one more name of the open file `fd` in place of `name`, durably."""
+    make_private_dir(top_fd)
+    draft = _draft_name()
+    os.link(f"/proc/self/fd/{fd}", draft, dst_dir_fd=top_fd, follow_symlinks=True)
+    try:
+        os.rename(draft, name, src_dir_fd=top_fd, dst_dir_fd=parent_fd)
+    except OSError:
+        with suppress(FileNotFoundError):
+            os.unlink(draft, dir_fd=top_fd)
+        raise
+    os.fsync(parent_fd)
+
+
+def write_all(fd: int, data: bytes, offset: int = 0) -> None:
+    """Write all of `data`, at the beginning of the file or at byte `offset`."""
     view = memoryview(data)
     done = 0
     while done < len(view):
-        done += os.pwrite(fd, view[done:], done)
+        done += os.pwrite(fd, view[done:], offset + done)
 
 
 def dress(fd: int, like: os.stat_result) -> None:

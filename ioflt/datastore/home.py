@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
+from uuid import UUID
 
+from ioflt.crypto.rng import random_bytes
 from ioflt.datastore import records
 from ioflt.datastore.atomic import PRIVATE_DIR, RECORD
 from ioflt.datastore.header import read_header
@@ -24,7 +26,8 @@ from ioflt.errors import (
     ReadOnlyError,
 )
 from ioflt.format.record import record as form
-from ioflt.format.record.record import HomeRecord
+from ioflt.format.record.record import Current, HomeRecord, Operation
+from ioflt.format.vmx import sealed
 from ioflt.types import HomeState, KeyRef
 
 if TYPE_CHECKING:
@@ -124,12 +127,12 @@ class Home:
         operation = known.record.operation if known.record else None
         if operation is None:
             return encrypted
-        converted = Treatment.CLEAR if operation.kind == "decrypt" else encrypted
-        unconverted = encrypted if operation.kind == "decrypt" else Treatment.CLEAR
-        if operation.current is not None and operation.current.path == path:
-            is_that = fd is not None and _is_container(fd, operation.current.uuid)
+        if operation.current is not None and self._is_current(operation, operation.current, path, fd):
+            is_that = fd is not None and carries(fd, path, operation.current.uuid)
             return encrypted if is_that else Treatment.CLEAR
-        return unconverted if path in operation.pending else converted
+        # encrypting: pending files are clear yet; decrypting: they are encrypted still
+        is_clear = (path in operation.pending) == (operation.kind == "encrypt")
+        return Treatment.CLEAR if is_clear else encrypted
 
     # In use
 
@@ -215,6 +218,20 @@ class Home:
         problem = self._operation_problem(record)
         return Standing(record.state, record.key or datastore.key, record.thick, problem, record)
 
+    def _is_current(self, operation: Operation, current: Current, path: str, fd: int | None) -> bool:
+        """Whether that is the file being converted, under this or another of its names (hard links)."""
+        if path == current.path:
+            return True
+        if fd is None or path not in operation.pending:
+            return False
+        if operation.kind == "encrypt":
+            return carries(fd, path, current.uuid)
+        try:
+            other = os.stat(current.path, dir_fd=self.fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return os.path.samestat(os.fstat(fd), other)
+
     def _operation_problem(self, record: HomeRecord) -> str | None:
         operation = record.operation
         if operation is None:
@@ -251,8 +268,22 @@ class Root(Home):
         return Standing(record.default, record.key, False, None, None)
 
 
-def _is_container(fd: int, uuid: str) -> bool:
+def carries(fd: int, path: str, uuid: str) -> bool:
+    """Whether `fd`, the file at `path`, is the encrypted file of that UUID (a sealed VMX has it as id)."""
     try:
+        if stored_as(path) is Treatment.VMX:
+            return sealed.peek(os.pread(fd, sealed.PEEK_SIZE, 0)).file_id == file_id_of(uuid)
         return read_header(fd).uuid == uuid
     except CorruptDataError:
         return False
+
+
+def file_id_of(uuid: str) -> int:
+    """The file id that goes with the UUID of a conversion: a sealed VMX has no room for more."""
+    return (1 << 62) | (UUID(uuid).int & ((1 << 62) - 1))
+
+
+def uuid_of(file_id: int) -> str:
+    """A new UUID for which `file_id_of` gives this id (bit 62 set, bit 63 clear)."""
+    low = (1 << 63) | (file_id & ((1 << 62) - 1))
+    return str(UUID(int=int.from_bytes(random_bytes(8)) << 64 | low, version=4))

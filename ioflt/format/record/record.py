@@ -31,6 +31,9 @@ DATASTORE_LABEL: Final = "datastore-record"
 #: One of the three.
 Label = Literal["home-record", "clear-home-record", "datastore-record"]
 
+#: Which way a conversion goes.
+Direction = Literal["encrypt", "decrypt"]
+
 _MAX_POLICY = 128
 _MAC = b"mac "
 
@@ -60,7 +63,7 @@ class Current:
 class Operation:
     """A conversion of the home under way. `pending`: paths in the home that are not converted yet."""
 
-    kind: Literal["encrypt", "decrypt"]
+    kind: Direction
     id: str
     thick: bool
     pending: tuple[str, ...]

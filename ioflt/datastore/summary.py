@@ -1,0 +1,79 @@
+"""What is known of the homes of a datastore, for people and scripts; one bad home never hides the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ioflt.datastore import files, regular
+from ioflt.datastore.home import Home, Standing, Treatment
+from ioflt.datastore.regular import Entry
+from ioflt.datastore.volume import Volume
+from ioflt.errors import IofltError
+
+
+@dataclass(frozen=True, slots=True)
+class FileSummary:
+    """A regular file: its path in the home, how it is stored, its length for the VM, bytes on the datastore.
+
+    `length` is what the file claims, not verified; None, with the reason in `problem`, when it is unusable.
+    """
+
+    path: str
+    stored_as: str
+    length: int | None
+    allocated: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HomeSummary:
+    """A home. `problem`: why it takes no writes. `state` and `key` are those by which its files are read."""
+
+    name: str
+    state: str
+    key: str | None
+    policy: str | None
+    thick: bool
+    problem: str | None
+    files: tuple[FileSummary, ...]
+
+
+def homes(volume: Volume) -> list[HomeSummary]:
+    """All homes, sorted by name."""
+    return [home(volume, name) for name in volume.homes()]
+
+
+def home(volume: Volume, name: str) -> HomeSummary:
+    """One home. Raises NotFoundError and UsageError when there is none of that name, else nothing."""
+    found = volume.home(name)
+    try:
+        with regular.named(found):
+            standing = found.unverified()
+            entries = regular.regular_files(found)
+    except IofltError as error:
+        return HomeSummary(name, "unknown", None, None, False, error.message, ())
+    record = standing.record
+    return HomeSummary(
+        name,
+        standing.state.value,
+        None if record is None or record.key is None else str(record.key),
+        None if record is None else record.policy,
+        standing.thick,
+        standing.problem,
+        tuple(_file(found, standing, entry) for entry in entries),
+    )
+
+
+def _file(found: Home, standing: Standing, entry: Entry) -> FileSummary:
+    treatment = Treatment.CLEAR
+    length: int | None = entry.info.st_size
+    problem = None
+    try:
+        with regular.named(found, entry.path), regular.opened(found, entry.path) as fd:
+            treatment = found.treatment(entry.path, fd, standing)
+            if treatment is not Treatment.CLEAR:
+                length = None
+                length = files.look(fd, treatment).length
+    except IofltError as error:
+        problem = error.message
+    return FileSummary(entry.path, treatment.value, length, entry.info.st_blocks * 512, problem)
