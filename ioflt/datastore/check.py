@@ -1,0 +1,327 @@
+"""Verify a datastore: every record and file, with keys, changing nothing. One bad file never stops the rest."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from ioflt.crypto.secret import Secret
+from ioflt.datastore import atomic, records
+from ioflt.datastore.chains import Chains
+from ioflt.datastore.container import Container
+from ioflt.datastore.files import open_regular
+from ioflt.datastore.header import read_header, read_state_slots
+from ioflt.datastore.home import Home, Standing, Treatment, is_private, stored_as
+from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.plain import PlainFile
+from ioflt.datastore.vmx import VmxFile, read_sealed
+from ioflt.datastore.volume import Volume
+from ioflt.datastore.walk import Node, walk
+from ioflt.errors import (
+    AuthenticationError,
+    CorruptDataError,
+    IofltError,
+    KeyUnavailableError,
+    MalformedError,
+)
+from ioflt.filters.backing import Backing
+from ioflt.format.luks2 import binary, state
+from ioflt.format.luks2 import header as luks2
+from ioflt.format.luks2.layout import HEADER_OFFSETS, HEADER_SIZE
+from ioflt.format.vmx import sealed
+from ioflt.keys.client import KeyService
+from ioflt.sectors import round_up
+from ioflt.types import SECTOR_SIZE, HomeState
+
+#: Containers whose keys are asked for at once; each costs a descriptor.
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record or file. `state`: "encrypted", "clear", or what else it is. `finding`: None when sound."""
+
+    path: str
+    state: str
+    finding: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that was looked at, by path."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def sound(self) -> bool:
+        return all(entry.finding is None for entry in self.entries)
+
+
+def run(path: str | os.PathLike[str], keys: KeyService) -> Report:
+    """Check the datastore at `path`. Raises NotFoundError when there is none, KeyUnavailableError when not
+    even its own record can be verified, StorageError."""
+    try:
+        volume = Volume.open(path, keys, read_only=True)
+    except CorruptDataError as error:
+        told = f"{error.reason} ({error.detail})" if error.detail else error.reason
+        return Report((Entry(atomic.RECORD, "record", f"{told}; nothing else was checked"),))
+    with volume:
+        found = list(_Check(volume).run())
+    return Report(tuple(sorted(found, key=lambda entry: entry.path)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A container whose structure is known, waiting for its keys. Owns `fd`."""
+
+    home: Home
+    standing: Standing
+    node: Node
+    entry: Entry
+    fd: int
+    header: luks2.Header
+
+
+class _Check:
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._chains = Chains()
+        self._file_ids: dict[int, tuple[str, int]] = {}
+
+    def run(self) -> Iterator[Entry]:
+        record = self._volume.record
+        yield Entry(atomic.RECORD, record.default.value)
+        yield from self._home(self._volume.root)
+        for name in self._volume.homes():
+            try:
+                home = self._volume.home(name)
+            except IofltError as error:
+                yield Entry(name, "unreadable", error.message)
+                continue
+            yield from self._home(home)
+
+    def _home(self, home: Home) -> Iterator[Entry]:
+        try:
+            standing = home.standing()
+        except (IofltError, OSError) as error:
+            yield Entry(_join(home, atomic.RECORD), "unknown", _told(error))
+            return
+        if not home.is_root:
+            yield self._record(home, standing)
+        yield from _drafts(home)
+        yield from self._files(home, standing)
+
+    def _record(self, home: Home, standing: Standing) -> Entry:
+        entry = Entry(_join(home, atomic.RECORD), standing.state.value, standing.problem)
+        if records.stamp(home.fd) is None and all(map(is_private, os.listdir(home.fd))):
+            return replace(entry, state="empty", finding=None)
+        if standing.problem is None and standing.state is HomeState.CLEAR:
+            if self._volume.record.default is HomeState.ENCRYPTED:
+                return replace(entry, finding="a clear home in a datastore that encrypts")
+        return entry
+
+    def _files(self, home: Home, standing: Standing) -> Iterator[Entry]:
+        troubles: list[Entry] = []
+        entries: list[Entry] = []
+        waiting: list[_Pending] = []
+        with ExitStack() as open_files:
+            for node in walk(home, lambda error: troubles.append(_trouble(home, error))):
+                found = self._look(home, standing, node)
+                if isinstance(found, Entry):
+                    entries.append(found)
+                    continue
+                open_files.callback(os.close, found.fd)
+                waiting.append(found)
+                if len(waiting) == BATCH:
+                    entries += self._unlock(waiting)
+                    waiting = []
+                    open_files.close()
+            entries += self._unlock(waiting)
+        yield from troubles
+        for entry in entries:
+            chain = self._chains.finding(entry.path)
+            yield replace(entry, finding=chain) if entry.finding is None and chain else entry
+
+    def _look(self, home: Home, standing: Standing, node: Node) -> Entry | _Pending:
+        """Everything about a file that is no container; of a container its structure."""
+        entry = Entry(_join(home, node.path), "unknown")
+        if stat.S_ISLNK(node.info.st_mode):
+            return replace(entry, state="symbolic link")
+        if not node.is_regular:
+            return replace(entry, state="special", finding="no regular file, directory or symbolic link")
+        try:
+            fd = open_regular(node.dir_fd, node.name, os.O_RDONLY)
+        except (IofltError, OSError) as error:
+            return replace(entry, finding=_told(error))
+        keep = False
+        try:
+            treatment = home.treatment(node.path, fd, standing)
+            if treatment is Treatment.CONTAINER:
+                entry = replace(entry, state="encrypted")
+                found = _structure(fd)
+                keep = True
+                return _Pending(home, standing, node, entry, fd, found)
+            if treatment is Treatment.VMX:
+                return self._vmx(home, standing, node, replace(entry, state="encrypted"), fd)
+            return self._clear(home, node, replace(entry, state="clear"), fd)
+        except _Clear as error:
+            return replace(entry, state="clear", finding=error.message)
+        except (IofltError, OSError) as error:
+            return replace(entry, finding=_told(error))
+        finally:
+            if not keep:
+                os.close(fd)
+
+    def _clear(self, home: Home, node: Node, entry: Entry, fd: int) -> Entry:
+        if _is_ours(fd, node.name):
+            return replace(entry, finding="an encrypted file, kept as it is in a clear place")
+        self._read_descriptor(home, node, PlainFile(fd, Backing(fd, 0)))
+        return entry
+
+    def _vmx(self, home: Home, standing: Standing, node: Node, entry: Entry, fd: int) -> Entry:
+        text = read_sealed(fd)
+        if not sealed.is_sealed(text):
+            raise _Clear("clear, in an encrypted home")
+        info = sealed.peek(text)
+        file = VmxFile(os.dup(fd), self._volume.keys, writable=False, place=lambda: None)
+        file.close()
+        if info.key != standing.key:
+            raise AuthenticationError("another home's key", str(info.key))
+        self._take_file_id(info.file_id, entry.path, node.info)
+        return entry
+
+    def _unlock(self, waiting: list[_Pending]) -> list[Entry]:
+        """The containers' keys in one request, then what they verify."""
+        items = [
+            (token.key, token.blob, token.aad(one.header.uuid))
+            for one in waiting
+            for token in one.header.tokens
+        ]
+        try:
+            answers = iter(self._volume.keys.unwrap(items) if items else [])
+        except IofltError as error:
+            return [replace(one.entry, finding=error.message) for one in waiting]
+        entries = []
+        for one in waiting:
+            mine = [next(answers) for _ in one.header.tokens]
+            try:
+                self._verify(one, mine)
+                entries.append(one.entry)
+            except (IofltError, OSError) as error:
+                entries.append(replace(one.entry, finding=_told(error)))
+            finally:
+                for answer in mine:
+                    if isinstance(answer, Secret):
+                        answer.wipe()
+        return entries
+
+    def _verify(self, one: _Pending, answers: list[Secret | IofltError]) -> None:
+        """Raises what is wrong with a container whose header is well-formed."""
+        deks = [answer for answer in answers if isinstance(answer, Secret)]
+        for answer in answers:
+            # a token of a provider that this host does not have is no damage while another one opens
+            if isinstance(answer, IofltError) and not (deks and isinstance(answer, KeyUnavailableError)):
+                raise answer
+        for dek in deks:
+            luks2.verify_digest(one.header, dek)
+        if one.standing.key not in {token.key for token in one.header.tokens}:
+            raise AuthenticationError("another home's key", str(one.header.tokens[0].key))
+        with state.mac_key(deks[0], one.header.uuid) as mac_key:
+            block = state.load(*read_state_slots(one.fd), mac_key)
+        self._take_file_id(block.file_id, one.entry.path, one.node.info)
+        container = Container(os.dup(one.fd), one.header, deks[0], writable=False, name=one.entry.path)
+        try:
+            _check_length(container, block.length)
+            _check_copies(one.fd)
+            self._read_descriptor(one.home, one.node, container)
+        finally:
+            container.close()
+
+    def _take_file_id(self, file_id: int, path: str, info: os.stat_result) -> None:
+        other, inode = self._file_ids.setdefault(file_id, (path, info.st_ino))
+        if inode != info.st_ino:
+            raise MalformedError("file id used twice", f"a raw copy of {other}, or the other way round")
+
+    def _read_descriptor(self, home: Home, node: Node, file: OpenFile) -> None:
+        if node.name.lower().endswith(".vmdk"):
+            self._chains.add(_join(home, node.path), file)
+
+
+class _Clear(IofltError):
+    """A file without encryption, where it must have one."""
+
+
+def _structure(fd: int) -> luks2.Header:
+    """The header of a container. Raises CorruptDataError; _Clear when nothing in the file is a container's."""
+    try:
+        return read_header(fd)
+    except MalformedError as error:
+        if error.reason == "bad magic" and state.peek(*read_state_slots(fd)) is None:
+            raise _Clear("no container: clear, or its whole header is lost, in an encrypted home") from None
+        raise
+
+
+def _check_copies(fd: int) -> None:
+    """Both copies are valid and the same: one alone is enough to read, but not to lose the next."""
+    names = ("primary", "secondary")
+    found = []
+    for which, offset in enumerate(HEADER_OFFSETS):
+        try:
+            found.append(binary.unpack(os.pread(fd, HEADER_SIZE, offset), which))
+        except CorruptDataError as error:
+            raise MalformedError(f"{names[which]} header copy damaged", str(error)) from None
+    first, second = found
+    if (first.sequence, first.text) != (second.sequence, second.text):
+        raise MalformedError("header copies differ", f"sequence {first.sequence} and {second.sequence}")
+
+
+def _check_length(container: Container, length: int | None) -> None:
+    body = container.body_size
+    if length is None and body % SECTOR_SIZE:
+        raise MalformedError("body ends inside a sector", f"{body} bytes")
+    if length is not None and body < round_up(length):
+        raise MalformedError("truncated body", f"{body} bytes, the length is {length}")
+
+
+def _is_ours(fd: int, name: str) -> bool:
+    try:
+        if stored_as(name) is Treatment.VMX:
+            sealed.peek(os.pread(fd, sealed.PEEK_SIZE, 0))
+        else:
+            read_header(fd)
+    except CorruptDataError:
+        return False
+    return True
+
+
+def _drafts(home: Home) -> Iterator[Entry]:
+    try:
+        fd = os.open(atomic.PRIVATE_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=home.fd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield Entry(_join(home, atomic.PRIVATE_DIR), "unreadable", _told(error))
+        return
+    try:
+        for name in sorted(os.listdir(fd)):
+            path = _join(home, os.path.join(atomic.PRIVATE_DIR, name))
+            yield Entry(path, "draft", "left over by an interruption; the next mount removes it")
+    finally:
+        os.close(fd)
+
+
+def _trouble(home: Home, error: OSError) -> Entry:
+    return Entry(_join(home, os.path.normpath(str(error.filename))), "unreadable", _told(error))
+
+
+def _told(error: IofltError | OSError) -> str:
+    if isinstance(error, IofltError):
+        return error.message
+    return error.strerror or str(error)
+
+
+def _join(home: Home, path: str) -> str:
+    return os.path.join(home.name, path) if home.name else path

@@ -1,0 +1,133 @@
+"""From what the user names to the container that is meant, and to whoever may change its header now.
+
+Only one writes a header: who has the OFD writer's lock of the file. If that is a mount of this host, it is
+asked over its control socket.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+from ioflt import paths, syscalls
+from ioflt.datastore import files
+from ioflt.datastore.home import Home, Treatment
+from ioflt.datastore.walk import raise_it, walk
+from ioflt.errors import BusyError, DeniedError, IofltError, PeerError, UsageError
+from ioflt.keys import mounts
+from ioflt.keys.mounts import MountControl
+from ioflt.types import HomeState
+
+_Result = TypeVar("_Result")
+
+
+def backing_path(path: str | os.PathLike[str]) -> str:
+    """The absolute path in the datastore; `path` may also lie under a mount of this host."""
+    directory, name = os.path.split(os.path.abspath(path))
+    real = os.path.join(os.path.realpath(directory), name)
+    for mount in _mounts():
+        below = _relative(real, mount.status.mountpoint)
+        if below is not None:
+            return os.path.join(mount.status.datastore, below)
+    return real
+
+
+def containers(home: Home) -> list[str]:
+    """The paths, relative to an encrypted home, of all its containers. Raises UsageError when it is clear.
+
+    Sealed VMX files are none. Raises KeyUnavailableError, OSError.
+    """
+    standing = home.standing()
+    if standing.state is HomeState.CLEAR:
+        raise UsageError("a clear home: its files have no headers", file=home.name)
+    found = []
+    for node in walk(home, raise_it):
+        if node.is_regular:
+            fd = files.open_regular(node.dir_fd, node.name, os.O_RDONLY)
+            try:
+                if home.treatment(node.path, fd, standing) is Treatment.CONTAINER:
+                    found.append(node.path)
+            finally:
+                os.close(fd)
+    return found
+
+
+def change(
+    path: str, here: Callable[[int], _Result], by_mount: Callable[[MountControl, str], _Result]
+) -> _Result:
+    """Change the container at an absolute backing path.
+
+    `here` gets a descriptor, read and write, that has the writer's lock. When somebody else has that lock,
+    `by_mount` gets each mount of the datastore in turn, and the path as that knows it. Raises BusyError when
+    nobody reached has the file; OSError; what the two raise, with the file's name.
+    """
+    fd = _open(path)
+    try:
+        if syscalls.try_write_lock(fd):
+            return here(fd)
+    except IofltError as error:
+        error.file = error.file or path
+        raise
+    finally:
+        os.close(fd)
+    return _ask(path, by_mount)
+
+
+@contextmanager
+def reading(path: str) -> Iterator[int]:
+    """A read-only descriptor of the container; errors get the file's name."""
+    fd = files.open_regular(None, path, os.O_RDONLY)
+    try:
+        yield fd
+    except IofltError as error:
+        error.file = error.file or path
+        raise
+    finally:
+        os.close(fd)
+
+
+def take(path: str) -> int:
+    """A descriptor, read and write, that has the writer's lock. Raises BusyError, OSError."""
+    fd = _open(path)
+    if not syscalls.try_write_lock(fd):
+        os.close(fd)
+        raise BusyError("is open for writing in a mount", file=path)
+    return fd
+
+
+def _open(path: str) -> int:
+    try:
+        return files.open_regular(None, path, os.O_RDWR)
+    except OSError as error:
+        error.filename = path
+        raise
+
+
+def _ask(path: str, by_mount: Callable[[MountControl, str], _Result]) -> _Result:
+    for mount in _mounts():
+        below = _relative(path, mount.status.datastore)
+        if below is None or mount.status.read_only:
+            continue
+        with suppress(BusyError):  # another mount of the same datastore has it
+            return by_mount(mount, below)
+    raise BusyError("is open for writing, and no mount of this host has it", file=path)
+
+
+def _mounts() -> Iterator[MountControl]:
+    for socket in mounts.sockets(paths.find()):
+        try:
+            control = MountControl(socket)
+        except (PeerError, DeniedError):  # gone without its socket, or another user's
+            continue
+        with control:
+            yield control
+
+
+def _relative(path: str, directory: str) -> str | None:
+    """`path` seen from `directory`, if it lies there."""
+    real = os.path.realpath(directory)
+    if path == real:
+        return ""
+    return path[len(real) + 1 :] if path.startswith(f"{real.rstrip('/')}/") else None
