@@ -6,9 +6,13 @@ leaves the last length that was synced:
 
 - the body may differ from the length only while an absolute length is on the medium: so before the first
   unaligned extension the old length is written and synced;
-- *none* is written only when body and length agree on the medium: after the data was synced;
+- every state block is written after the data before it was synced, so that its length and its mark hold;
+- *none* is written only when body and length agree;
 - cutting: length, fsync, then the body;
-- what lies in the body behind the length (from a crash) is dropped by the next extension, never at open.
+- what lies in the body behind the length (from a crash) is dropped by the next extension, never at open;
+- in a thick container the mark is never above the body's end, and stands there before a hole comes behind it.
+
+What was appended to a thick container and never synced may read as noise after a power cut.
 
 In memory the length runs ahead; `flush` and `sync` write it.
 """
@@ -19,11 +23,12 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from ioflt.crypto.rng import new_uuid, random_bytes
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.xts import SectorCipher
-from ioflt.datastore import openfile
+from ioflt.datastore import atomic, openfile
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.errors import CorruptDataError, IofltError, ReadOnlyError, StorageError
 from ioflt.filters.backing import Backing
@@ -38,7 +43,7 @@ from ioflt.format.luks2.token import IofltToken
 from ioflt.format.luks2.token import aad as token_aad
 from ioflt.keys.client import KeyService
 from ioflt.sectors import round_down, round_up
-from ioflt.types import KeyRef
+from ioflt.types import SECTOR_SIZE, KeyRef
 
 #: Told of bytes done, for a progress bar.
 Progress = Callable[[int], None]
@@ -65,8 +70,8 @@ def create(
         header = luks2.new(uuid, dek, IofltToken(key, thin, blob))
         block = StateBlock(2, 0, file_id or new_file_id(), None)
         primary, secondary = luks2.serialize(header)
-        os.pwrite(fd, primary + secondary, 0)
-        os.pwrite(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
+        atomic.write_all(fd, primary + secondary)
+        atomic.write_all(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
         os.ftruncate(fd, DATA_OFFSET)
 
 
@@ -106,7 +111,11 @@ class Container:
             dek.wipe()
         self._crypt = VmCrypt(Backing(self._fd, DATA_OFFSET), self._cipher, thin=self.thin, initialised=None)
         self._chain: Link = self._crypt if self._counters is None else Trace(self._crypt, self._counters)
-        self.refresh()
+        try:
+            self.refresh()
+        except BaseException:
+            self.wipe()
+            raise
 
     @classmethod
     def open(
@@ -132,7 +141,8 @@ class Container:
         body = self._crypt.size()
         # A body cut off inside a sector (a full file system can do that) ends at the last whole one.
         self._length = round_down(body) if self._state.length is None else self._state.length
-        self._excess = body > round_up(self._length)
+        # Shorter than its length: somebody cut the file. What is missing reads as zeros, as holes do.
+        self._short = body < round_up(self._length)
 
     # OpenFile
 
@@ -146,7 +156,7 @@ class Container:
 
     @property
     def settled(self) -> bool:
-        return self._length == self._durable()
+        return not self._writable or self._length == self._durable()
 
     def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
         self._check_failed()
@@ -158,21 +168,30 @@ class Container:
         # A body shorter than the length: extended before a crash, never written. Holes.
         return data if missing == 0 else bytes(data) + bytes(missing)
 
+    def extension_waits(self, end: int) -> bool:
+        return self._excess or (self._state.length is None and end % SECTOR_SIZE != 0) or not self.thin
+
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         self._check_failed()
+        if len(data) == 0:
+            return
         end = offset + len(data)
-        if end > self._length:
+        if end > self._length or self._short:
             openfile.check_range(offset, len(data))
             with self._lock:
                 self._prepare_extension(offset, end)
                 try:
                     self._chain.write(offset, data)
                 except OSError:  # half written, for lack of space: what came is not part of the file
-                    self._excess = True
+                    with suppress(OSError):
+                        self._crypt.resize(round_up(self._length))
                     raise
-                self._length = end
-        else:
+                self._length = max(end, self._length)
+        elif self._crypt.initialised is None:
             self._chain.write(offset, data)
+        else:
+            with self._lock:  # apart from the filler, which puts the mtime back
+                self._chain.write(offset, data)
 
     def truncate(self, length: int) -> None:
         self._check_failed()
@@ -181,40 +200,41 @@ class Container:
             if length > self._length:
                 self._extend(length)
             elif length < self._length:
-                self._put_state(length, initialised=self._crypt.initialised)
-                self._sync_backing()
+                self._check_writable()
+                whole = round_up(length)
+                mark = self._crypt.initialised
+                self._commit(length, None if mark is None else min(mark, whole))
                 self._length = length
-                self._crypt.resize(round_up(length))
-                self._excess = False
+                if self._crypt.size() > whole:
+                    self._crypt.resize(whole)
             os.utime(self._fd)
 
     def allocate(self, mode: int, offset: int, length: int) -> None:
         self._check_failed()
+        self._check_writable()
         openfile.check_range(offset, length)
         end = offset + length
         if mode in (openfile.ALLOCATE, openfile.ALLOCATE_KEEP_SIZE):
-            with self._lock:
-                self._crypt.allocate(offset, round_up(end) - offset, keep_size=True)
-                if end > self._length and mode == openfile.ALLOCATE:
-                    self._extend(end)
+            self._crypt.allocate(offset, round_up(end) - offset, keep_size=True)
         elif mode in (openfile.ZERO_RANGE, openfile.ZERO_RANGE_KEEP_SIZE):
-            with self._lock:
-                if end > self._length and mode == openfile.ZERO_RANGE:
-                    self._extend(end)
             self._within(offset, end, self._crypt.zero)
         elif mode == openfile.PUNCH_HOLE:
             self._within(offset, end, self._crypt.punch)
         else:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        if mode in (openfile.ALLOCATE, openfile.ZERO_RANGE):
+            with self._lock:
+                if end > self._length:
+                    self._extend(end)
         os.utime(self._fd)
 
     def seek(self, offset: int, whence: int) -> int:
         if not 0 <= offset < self._length:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         if whence == os.SEEK_HOLE:
-            if offset >= self._crypt.size():
-                return offset
-            return min(self._crypt.seek_hole(offset), self._length)
+            if not self.thin:
+                return self._length
+            return min(self._crypt.seek_hole(offset), self._length) if offset < self._crypt.size() else offset
         found = self._crypt.seek_data(offset)
         if found >= self._length:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
@@ -232,9 +252,7 @@ class Container:
             return
         with self._lock:
             self._sync_data(data_only=data_only)
-            agree = self._length == self._crypt.size()
-            self._put_state(None if agree else self._length, initialised=self._crypt.initialised)
-            self._sync_backing()
+            self._commit(self._to_store(), self._crypt.initialised)
 
     def close(self) -> None:
         """Wipe keys, close the descriptor."""
@@ -276,35 +294,33 @@ class Container:
         """
         self._check_failed()
         offset, length = step
-        times = self._times()
-        if length:
-            self._crypt.fill_holes(offset, length)
-            os.utime(self._fd, ns=times)
         with self._lock:
+            if offset != self._crypt.initialised:  # the file was cut since
+                return
+            if length:
+                times = self._times()
+                self._crypt.fill_holes(offset, length)
+                self._set_times(times)
             if offset + length < self._crypt.size():
                 self._crypt.initialised = offset + length
-                return
-            self._sync_backing()
-            absolute = self._length if self._length != self._crypt.size() else None
-            self._put_state(absolute, initialised=None)
-            self._sync_backing()
-            self._crypt.initialised = None
+            else:
+                self._commit(self._to_store(), None)
+                self._crypt.initialised = None
 
     def save_fill_mark(self) -> None:
         """Write how far the filler came, after the data."""
+        self._check_failed()
         with self._lock:
             mark = self._crypt.initialised
             if mark is not None and mark != self._state.initialised:
-                self._sync_backing()
-                self._put_state(self._state.length, initialised=mark)
-                self._sync_backing()
+                self._commit(self._state.length, mark)
 
     def fill_holes(self, offset: int, length: int) -> int:
         """Write encrypted zeros into the holes of a range of whole sectors; bytes written. Keeps mtime."""
         times = self._times()
         length = min(length, self._crypt.size() - offset)
         written = self._crypt.fill_holes(offset, length) if length > 0 else 0
-        os.utime(self._fd, ns=times)
+        self._set_times(times)
         return written
 
     @property
@@ -326,38 +342,61 @@ class Container:
 
     def _prepare_extension(self, offset: int, end: int) -> None:
         """Before a write that ends at `end`, behind the length: the rules of the module's head."""
-        if not self._writable:
-            raise ReadOnlyError("opened for reading only", file=self._name)
-        if self._excess:
-            self._crypt.resize(round_up(self._length))
-            self._excess = False
-        gap = offset > self._length
+        self._check_writable()
+        body, whole = self._crypt.size(), round_up(self._length)
+        if body > whole:
+            self._crypt.resize(whole)
+            body = whole
+        elif body % SECTOR_SIZE:  # what is left of a sector cannot be decrypted
+            body = round_down(body)
+            self._crypt.resize(body)
+        gap = offset > self._length or body < whole
         mark = self._crypt.initialised
-        if gap and not self.thin and mark is None:
-            mark = self._crypt.size()
-        unaligned = end % 4096 != 0
-        if (unaligned and self._state.length is None) or mark != self._state.initialised:
-            self._put_state(self._length if unaligned else self._state.length, initialised=mark)
-            self._sync_backing()
-            self._crypt.initialised = mark
+        if gap and not self.thin:
+            self._reserve(body, max(round_up(end), whole))
+            mark = body if mark is None else min(mark, body)
+        length = self._state.length
+        if length is None and (end % SECTOR_SIZE or self._short):
+            length = self._length
+        if length != self._state.length or (mark != self._state.initialised and gap):
+            self._commit(length, mark)
+        self._crypt.initialised = mark
+        if body < whole:
+            self._crypt.resize(whole)
+            self._short = False
         if gap:
             self._zero_tail()
 
     def _extend(self, length: int) -> None:
         """Extend with zeros: holes if thin; if thick, space is reserved and the filler follows."""
         self._prepare_extension(length, length)
-        if not self.thin:
-            new = round_up(length) - self._crypt.size()
-            if new > 0:
-                self._crypt.allocate(self._crypt.size(), new, keep_size=True)
         self._crypt.resize(round_up(length))
         self._length = length
 
+    def _reserve(self, start: int, end: int) -> None:
+        """Space for a thick container's body, where the file system can reserve any."""
+        if start < end:
+            try:
+                self._crypt.allocate(start, end - start, keep_size=True)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+
     def _zero_tail(self) -> None:
         """Zero what lies behind the length in its last sector: a cut may have left old bytes there."""
-        tail = -self._length % 4096
-        if tail and self._crypt.size() > self._length:
-            self._crypt.write(self._length, bytes(tail))
+        tail = -self._length % SECTOR_SIZE
+        if tail:
+            self._crypt.zero(self._length, tail)
+
+    def _to_store(self) -> int | None:
+        """What the state block says of the length, once the data is synced."""
+        return None if self._length == self._crypt.size() else self._length
+
+    def _commit(self, length: int | None, initialised: int | None) -> None:
+        """A new state block, durable, and what it speaks of durable before it."""
+        self._sync_backing()
+        self._put_state(length, initialised=initialised)
+        self._sync_backing()
 
     def _put_state(self, length: int | None, *, initialised: int | None) -> None:
         """Write the next state block into the slot of the older one. The file's mtime stays."""
@@ -366,8 +405,12 @@ class Container:
         data = state.pack(block, self._mac_key)
         if os.pwrite(self._fd, data, STATE_SLOT_OFFSETS[state.slot_of(block)]) != STATE_SLOT_SIZE:
             raise StorageError("state block half written", errno.EIO, file=self._name)
-        os.utime(self._fd, ns=times)
         self._state = block
+        self._set_times(times)
+
+    def _set_times(self, times: tuple[int, int]) -> None:
+        with suppress(PermissionError):  # who may write a file of somebody else may not set its times
+            os.utime(self._fd, ns=times)
 
     def _times(self) -> tuple[int, int]:
         info = os.fstat(self._fd)
@@ -389,6 +432,10 @@ class Container:
         """An fsync error is final: the kernel has dropped the pages, what is on the medium is unknown."""
         self._failed = error.errno or errno.EIO
         raise StorageError("writing to the medium failed; the file is shut", self._failed, file=self._name)
+
+    def _check_writable(self) -> None:
+        if not self._writable:
+            raise ReadOnlyError("opened for reading only", file=self._name)
 
     def _check_failed(self) -> None:
         if self._failed is not None:

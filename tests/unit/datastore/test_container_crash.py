@@ -1,0 +1,275 @@
+"""Power cuts: whatever part of the unsynced writes reached the medium, nothing synced is lost.
+
+A recorder beneath the container keeps an image of the file after each system call that changes it. The medium
+after a power cut is made of these: each 4 KiB page (or, torn, each 512 bytes) is as in any image since the last
+sync, and so is the size. Every such medium is opened again and judged.
+"""
+
+import os
+import random
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ioflt import syscalls
+from ioflt.crypto.secret import Secret
+from ioflt.datastore import container, openfile
+from ioflt.datastore.container import Container
+from ioflt.datastore.header import read_header
+from ioflt.format.luks2.layout import DATA_OFFSET, STATE_OFFSET, STATE_SLOT_OFFSETS
+from ioflt.sectors import round_up
+from ioflt.testing.local_keys import LocalKeys
+
+PAGE = 4096
+TORN = 512
+LIMIT = 6 * PAGE
+#: Sessions of each kind of container; each gives some hundred power cuts.
+SESSIONS = 24
+STEPS = 14
+
+
+@dataclass
+class Version:
+    """The file at one moment: both state slots, the body, and what the model knew then."""
+
+    slots: tuple[bytes, bytes]
+    body: bytes
+    length: int
+
+
+@dataclass
+class Recorder:
+    """Remembers the file after each change since the last sync, whoever made it."""
+
+    fd: int
+    length: int = 0  # the length in memory, as the model has it
+    versions: list[Version] = field(default_factory=list)
+    at_sync: list = field(default_factory=list)
+
+    def snap(self):
+        size = os.fstat(self.fd).st_size
+        slots = tuple(os.pread(self.fd, PAGE, offset) for offset in STATE_SLOT_OFFSETS)
+        self.versions.append(Version(slots, os.pread(self.fd, max(0, size - DATA_OFFSET), DATA_OFFSET), self.length))
+
+    def synced(self):
+        del self.versions[:-1]
+
+    def install(self, patch):
+        def changing(original):
+            def call(fd, *arguments, **named):
+                result = original(fd, *arguments, **named)
+                if fd == self.fd:
+                    self.snap()
+                return result
+
+            return call
+
+        def syncing(original):
+            def call(fd):
+                if fd == self.fd:
+                    for hook in self.at_sync:
+                        hook()
+                original(fd)
+                if fd == self.fd:
+                    self.synced()
+                    for hook in self.at_sync:
+                        hook()
+
+            return call
+
+        patch.setattr(os, "pwrite", changing(os.pwrite))
+        patch.setattr(os, "ftruncate", changing(os.ftruncate))
+        patch.setattr(syscalls, "fallocate", changing(syscalls.fallocate))
+        patch.setattr(os, "fsync", syncing(os.fsync))
+        patch.setattr(os, "fdatasync", syncing(os.fdatasync))
+
+
+class Cuts:
+    """Makes the media that a power cut may leave, and judges how they open."""
+
+    def __init__(self, directory, keys, thin, seed):
+        self.random = random.Random(seed)
+        self.thin = thin
+        fd = os.open(directory / "disk", os.O_RDWR | os.O_CREAT)
+        container.create(fd, keys, keys.new_key(None), thin=thin)
+        os.fsync(fd)
+        self.header = read_header(fd)
+        self.scratch = os.open(directory / "after", os.O_RDWR | os.O_CREAT)
+        os.pwrite(self.scratch, os.pread(fd, DATA_OFFSET, 0), 0)
+        self.dek = container.unwrap(self.header, keys)
+        self.file = Container(fd, self.header, Secret(self.dek.view()), writable=True)
+        self.recorder = Recorder(fd)
+        self.recorder.snap()
+        self.recorder.at_sync.append(self.cut_some)
+        self.now = bytearray()  # contents in memory
+        self.safe = bytearray()  # contents at the last sync that the user asked for
+        self.lengths = {0}  # legal lengths after a power cut now
+        self.touched = set()  # bytes written since then
+        self.media = 0
+
+    # What the user does
+
+    def step(self):
+        choose = self.random
+        offset = choose.choice([choose.randrange(LIMIT), choose.randrange(0, LIMIT, PAGE), len(self.now)])
+        length = choose.choice([choose.randrange(1, 2 * PAGE), PAGE, 2 * PAGE])
+        action = choose.choice(
+            [self.write] * 4 + [self.truncate] * 2 + [self.extend, self.punch, self.fill, self.mark, self.sync, self.sync]
+        )
+        action(offset, length)
+
+    def grow(self, length):
+        self.lengths.add(length)
+        self.now.extend(bytes(max(0, length - len(self.now))))
+
+    def write(self, offset, length):
+        data = self.random.randbytes(length)
+        old = len(self.now)
+        if offset + length > old:
+            self.may_become(max(old, offset + length))
+        self.touch(min(offset, old), offset + length)
+        self.file.write(offset, data)
+        self.grow(offset + length)
+        self.now[offset : offset + length] = data
+
+    def truncate(self, length, _):
+        self.may_become(length)
+        self.touch(min(length, len(self.now)), LIMIT * 3)
+        self.file.truncate(length)
+        del self.now[length:]
+        self.grow(length)
+
+    def extend(self, offset, length):
+        self.truncate(max(len(self.now), offset + length), 0)
+
+    def punch(self, offset, length):
+        end = min(offset + length, len(self.now))
+        if offset < end:
+            self.touch(offset, end)
+            self.file.allocate(openfile.PUNCH_HOLE, offset, length)
+            self.now[offset:end] = bytes(end - offset)
+
+    def fill(self, _offset, length):
+        step = self.file.fill_step()
+        if step is not None:
+            self.file.fill((step[0], min(step[1], self.random.choice([PAGE, 3 * PAGE, LIMIT * 3]))))
+
+    def mark(self, _offset, _length):
+        self.file.save_fill_mark()
+
+    def sync(self, _offset=0, _length=0):
+        self.file.sync(data_only=self.random.random() < 0.5)
+        self.safe = bytearray(self.now)
+        self.lengths = {len(self.now)}
+        self.touched = set()
+        self.cut_some()
+
+    def may_become(self, length):
+        self.lengths |= {len(self.now), length}
+        if not self.aligned_between(length):
+            return
+        # state "none": the length is the body's, which grows by whole sectors
+        low, high = sorted((len(self.now), length))
+        self.lengths |= set(range(round_up(low), high + 1, PAGE))
+
+    @staticmethod
+    def aligned_between(length):
+        return length % PAGE == 0
+
+    def touch(self, start, end):
+        self.touched |= set(range(start // TORN, -(-end // TORN)))
+
+    # What a power cut leaves
+
+    def cut_some(self, count=3):
+        for _ in range(count):
+            self.cut()
+
+    def cut(self):
+        versions = self.recorder.versions
+        unit = self.random.choice([PAGE, TORN])
+        mode = self.random.choice(["oldest", "newest", "any", "any", "any"])
+        pick = {
+            "oldest": lambda: versions[0],
+            "newest": lambda: versions[-1],
+            "any": lambda: self.random.choice(versions),
+        }[mode]
+        size = len(pick().body)
+        body = b""
+        for start in range(0, size, PAGE):
+            # A page that the user wrote nothing of is written whole: the filler relies on that.
+            torn = unit == TORN and any(start // TORN + i in self.touched for i in range(PAGE // TORN))
+            for position in range(start, start + PAGE, TORN if torn else PAGE):
+                end = position + (TORN if torn else PAGE)
+                body += pick().body[position:end].ljust(end - position, b"\0")
+        slots = [b"".join(pick().slots[n][i : i + TORN] for i in range(0, PAGE, TORN)) for n in (0, 1)]
+        self.judge(slots, body[:size])
+
+    def judge(self, slots, body):
+        self.media += 1
+        os.ftruncate(self.scratch, STATE_OFFSET)
+        for data, offset in zip(slots, STATE_SLOT_OFFSETS, strict=True):
+            os.pwrite(self.scratch, data, offset)
+        os.ftruncate(self.scratch, DATA_OFFSET)
+        os.pwrite(self.scratch, body, DATA_OFFSET)
+        os.ftruncate(self.scratch, DATA_OFFSET + len(body))
+        after = Container(os.dup(self.scratch), self.header, Secret(self.dek.view()), writable=True)
+        try:
+            assert after.length in self.lengths, (after.length, sorted(self.lengths))
+            self.compare(after.read(0, LIMIT * 4), body)
+            if self.random.random() < 0.2:
+                self.go_on(after)
+        finally:
+            after.close()
+
+    def compare(self, found, body):
+        """Bytes that were synced and not written since are there, but for torn first writes into holes."""
+        for unit in range(0, -(-min(len(found), len(self.safe)) // TORN)):
+            if unit in self.touched:
+                continue
+            start = unit * TORN
+            end = min(start + TORN, len(self.safe), len(found))
+            if bytes(found[start:end]) != self.safe[start:end]:
+                assert self.was_hole(start // PAGE), f"lost bytes {start} to {end}"
+
+    def was_hole(self, sector):
+        """Whether the user wrote part of that sector while there was a hole."""
+        part = slice(sector * PAGE, sector * PAGE + PAGE)
+        dirty = any(sector * (PAGE // TORN) + i in self.touched for i in range(PAGE // TORN))
+        return dirty and any(not any(version.body[part]) for version in self.recorder.versions)
+
+    def go_on(self, after):
+        """What was read stays, whatever comes next; an extension reads as zeros."""
+        before = bytes(after.read(0, LIMIT * 4))
+        after.truncate(len(before) + self.random.choice([1, PAGE - 1, PAGE, 2 * PAGE + 1]))
+        longer = bytes(after.read(0, LIMIT * 8))
+        assert longer[: len(before)] == before
+        assert not any(longer[len(before) :])
+        while (step := after.fill_step()) is not None:
+            after.fill(step)
+        after.sync(data_only=True)
+        after.refresh()
+        assert bytes(after.read(0, LIMIT * 8)) == longer
+
+    def end(self):
+        self.file.close()
+        os.close(self.scratch)
+
+
+@pytest.mark.parametrize("kind", ["thin", "thick"])
+def test_power_cuts(kind, tmp_path, monkeypatch):
+    media = 0
+    with LocalKeys(tmp_path) as keys:
+        for seed in range(SESSIONS):
+            directory = Path(tempfile.mkdtemp(dir=tmp_path))
+            with monkeypatch.context() as patch:
+                cuts = Cuts(directory, keys, kind == "thin", seed)
+                cuts.recorder.install(patch)
+                for _ in range(STEPS):
+                    cuts.step()
+                    cuts.cut_some(5)
+                media += cuts.media
+                cuts.end()
+    assert media >= 2500
