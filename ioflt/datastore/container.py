@@ -169,7 +169,7 @@ class Container:
         return data if missing == 0 else bytes(data) + bytes(missing)
 
     def extension_waits(self, end: int) -> bool:
-        return self._excess or (self._state.length is None and end % SECTOR_SIZE != 0) or not self.thin
+        return self._short or (self._state.length is None and end % SECTOR_SIZE != 0) or not self.thin
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         self._check_failed()

@@ -5,6 +5,7 @@ All names are opened relative to directory descriptors, symlinks never followed.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ioflt.datastore.home import Home, Standing, Treatment, stored_as
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.vmx import Place, VmxFile
-from ioflt.errors import CorruptDataError, MalformedError
+from ioflt.errors import IofltError, MalformedError
 from ioflt.filters.backing import Backing
 from ioflt.filters.base import Link
 from ioflt.filters.trace import Counters, Trace
@@ -91,7 +92,7 @@ def open_file(
             return Container.open(fd, home.volume.keys, writable=writable, counters=counters, name=name)
         if treatment is Treatment.VMX:
             return VmxFile(fd, home.volume.keys, writable=writable, place=place)
-    except CorruptDataError as error:
+    except IofltError as error:
         error.file = error.file or name
         raise
     backing: Link = Backing(fd, 0)
@@ -114,7 +115,7 @@ def look(fd: int, treatment: Treatment) -> Face:
     return Face(block.length, block.file_id)
 
 
-def open_regular(dir_fd: int, name: str, flags: int) -> int:
+def open_regular(dir_fd: int | None, name: str, flags: int) -> int:
     """Open a regular file of that directory, through no symlink, without waiting for a FIFO's other end.
 
     Raises OSError; MalformedError when it is something else.
@@ -133,8 +134,10 @@ def copy_contents(source: OpenFile, target: OpenFile, progress: container.Progre
     while offset < length:
         try:
             start = source.seek(offset, os.SEEK_DATA)
-        except OSError:  # ENXIO: only a hole is left
-            start = length
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            start = length  # only a hole is left
         end = min(source.seek(start, os.SEEK_HOLE), length) if start < length else length
         if progress is not None:
             progress(start - offset)

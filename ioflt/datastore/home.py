@@ -76,7 +76,9 @@ class Home:
         self.volume = volume
         self.name = name
         self.fd = fd
-        self._stamp: records.Stamp | None = None
+        self._stamp: tuple[records.Stamp | None, str] | None = (
+            None  # the record's, and the name it was judged for
+        )
         self._standing: Standing | None = None
         self._lock_fd: int | None = None
         self._users = 0
@@ -87,7 +89,7 @@ class Home:
 
     def standing(self) -> Standing:
         """What the record says, verified. Raises KeyUnavailableError while that cannot be known."""
-        stamp = records.stamp(self.fd)
+        stamp = (records.stamp(self.fd), self.name)
         if self._standing is None or stamp != self._stamp:
             self._standing = self._judge()
             self._stamp = stamp

@@ -43,6 +43,9 @@ class OpenFile(Protocol):
     def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
         """Up to `length` bytes; fewer only at the end. `nowait`: BlockingIOError instead of disk I/O."""
 
+    def extension_waits(self, end: int) -> bool:
+        """Whether a write that extends the file to `end` waits for the medium first."""
+
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """All of `data`; extends the file as pwrite does."""
 

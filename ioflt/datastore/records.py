@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from hmac import compare_digest
@@ -28,12 +29,12 @@ def stamp(top_fd: int) -> Stamp | None:
 
 
 def read(top_fd: int) -> bytes:
-    """The record's bytes. Raises FileNotFoundError, MalformedError for what is no small regular file."""
+    """The record's bytes. Raises OSError, MalformedError for what is no small regular file."""
     try:
         fd = os.open(RECORD, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=top_fd)
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):  # a symlink, a socket
+            raise
         raise MalformedError("not a regular file", os.strerror(error.errno or 0), file=RECORD) from error
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -87,7 +87,12 @@ class VmxFile:
         with self._lock:
             return bytes(self._buffer[offset : offset + length])
 
+    def extension_waits(self, end: int) -> bool:
+        return False
+
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        if len(data) == 0:
+            return
         self._check_size(offset + len(data))
         with self._lock:
             if offset > len(self._buffer):
@@ -106,6 +111,7 @@ class VmxFile:
 
     def allocate(self, mode: int, offset: int, length: int) -> None:
         end = offset + length
+        self._check_size(end if mode in (openfile.ALLOCATE, openfile.ZERO_RANGE) else 0)
         if mode in (openfile.PUNCH_HOLE, openfile.ZERO_RANGE_KEEP_SIZE, openfile.ZERO_RANGE):
             with self._lock:
                 stop = min(end, len(self._buffer))
@@ -162,8 +168,10 @@ class VmxFile:
 
     def wipe(self) -> None:
         """Forget the plaintext, as far as Python can; `rekey` reads it again."""
-        self._buffer[:] = bytes(len(self._buffer))
-        self._buffer.clear()
+        with self._lock:
+            self._buffer[:] = bytes(len(self._buffer))
+            self._buffer.clear()
+            self._dirty = False  # nothing must put an emptied buffer in the file's place
 
     def rekey(self, keys: KeyService) -> None:
         """After `wipe`: open it again."""

@@ -46,13 +46,11 @@ class Volume:
         keys: KeyService,
         *,
         provider: str | None = None,
-        adopt_clear: bool = False,
-    ) -> list[str]:
+    ) -> None:
         """Make a datastore of an existing or new directory, with a KEK of its own.
 
-        Returns the names of the homes found in it: with `adopt_clear` they got clear records, otherwise
-        they have none and are read-only until registered. Raises ExistsError, StorageError,
-        KeyUnavailableError.
+        Homes that are in it already have no record that is valid here, and are read-only until registered.
+        Raises ExistsError, StorageError, KeyUnavailableError.
         """
         directory = Path(path)
         try:
@@ -72,13 +70,6 @@ class Volume:
             raise StorageError("cannot write the record", error.errno or 0, file=directory) from error
         finally:
             os.close(fd)
-        with cls.open(path, keys) as volume:
-            found = volume.homes()
-            if adopt_clear:
-                for name in found:
-                    home = volume.home(name)
-                    home.store(volume.fresh_record(name, HomeState.CLEAR), new=True)
-            return found
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], keys: KeyService, *, read_only: bool = False) -> Volume:
@@ -98,6 +89,8 @@ class Volume:
                 unverified = form.parse_datastore(records.read(fd))
             except FileNotFoundError as error:
                 raise NotFoundError("no datastore here", file=name) from error
+            except OSError as error:
+                raise StorageError("cannot read the record", error.errno or 0, file=name) from error
             records.verify(unverified, unverified.record.key, keys)
         except IofltError as error:
             os.close(fd)
@@ -137,8 +130,7 @@ class Volume:
 
     def home(self, name: str) -> Home:
         """The home of that name. Raises NotFoundError; UsageError for a name that is a path."""
-        if "/" in name or name in ("", ".", "..") or is_private(name):
-            raise UsageError("not the name of a VM home", file=name)
+        _check_home_name(name)
         try:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -168,10 +160,18 @@ class Volume:
                 home.close()
 
     def make_home(self, name: str, mode: int) -> Home:
-        """Make a home as the datastore's default says, with a KEK of its own. OSError as mkdir."""
+        """Make a home as the datastore's default says, with a KEK of its own. OSError as mkdir.
+
+        Without that KEK no home is made.
+        """
+        _check_home_name(name)
         os.mkdir(name, mode, dir_fd=self.fd)
         home = self.home(name)
-        self.write_new_record(home)
+        try:
+            self.write_new_record(home)
+        except BaseException:
+            self.remove_home(name)
+            raise
         return home
 
     def write_new_record(self, home: Home) -> None:
@@ -228,6 +228,11 @@ class Volume:
         with suppress(FileNotFoundError):
             (directory / operation_id).unlink()
             _sync_dir(directory)
+
+
+def _check_home_name(name: str) -> None:
+    if "/" in name or "\0" in name or name in ("", ".", "..") or is_private(name):
+        raise UsageError("not the name of a VM home", file=name)
 
 
 def split_home_path(path: str | os.PathLike[str]) -> tuple[str, str]:

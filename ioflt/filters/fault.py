@@ -55,6 +55,14 @@ class Fault(Filter):
         self._plan.step("zero")
         self.below.zero(offset, length)
 
+    def seek_data(self, offset: int) -> int:
+        self._plan.step("seek_data")
+        return self.below.seek_data(offset)
+
+    def seek_hole(self, offset: int) -> int:
+        self._plan.step("seek_hole")
+        return self.below.seek_hole(offset)
+
     def sync(self, *, data_only: bool) -> None:
         self._plan.step("sync")
         self.below.sync(data_only=data_only)

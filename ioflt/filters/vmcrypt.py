@@ -43,6 +43,8 @@ class VmCrypt(Filter):
         return memoryview(buffer)[span.head : span.head + length]
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        if len(data) == 0:  # pwrite of nothing changes nothing, not even a size
+            return
         span = cover(offset, len(data))
         if span.aligned:
             buffer = bytearray(data)
