@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ioflt.cli.render import describe, emit, json_option, say
+from ioflt.cli.render import describe, emit, json_option, say, warn
 from ioflt.cli.session import connect_keys, directory_argument, open_volume
 
 
@@ -31,20 +31,40 @@ def init(directory: Path, encrypt: bool, provider: str | None, adopt_clear: bool
     VMs that are in DIR already stay as they are. They are listed; with --adopt-clear they get a record that
     says that they are clear, without it they are read-only through a mount until `ioflt vm register`.
     """
+    from ioflt.datastore import lifecycle, summary
     from ioflt.datastore.volume import Volume
+    from ioflt.errors import IofltError
     from ioflt.types import HomeState
 
     default = HomeState.ENCRYPTED if encrypt else HomeState.CLEAR
     with connect_keys() as keys:
-        Volume.init(directory, default, keys, provider=provider, adopt_clear=adopt_clear)
-    say(f"{directory}: a datastore now, new VMs are {default.value}")
+        Volume.init(directory, default, keys, provider=provider)
+        say(f"{directory}: a datastore now, new VMs are {default.value}")
+        with Volume.open(directory, keys) as volume:
+            for home in summary.homes(volume):
+                if home.problem is None:
+                    continue
+                if not adopt_clear:
+                    warn(f"{directory / home.name}: {home.problem}")
+                    continue
+                try:
+                    lifecycle.register(volume, home.name, clear=True)
+                    say(f"{directory / home.name}: recorded as clear")
+                except IofltError as error:
+                    warn(str(error))
 
 
 @datastore.command()
 @directory_argument
 @json_option
 def show(directory: Path, as_json: bool) -> None:
-    """Show the datastore's record and how many VMs it holds."""
+    """Show the datastore's record and its VMs."""
+    from ioflt.datastore import summary
+
     with open_volume(directory, read_only=True) as volume:
-        shown = {"directory": str(directory), "record": volume.record, "homes": sorted(volume.homes())}
-        emit(shown, lambda: describe(shown), as_json)
+        homes = [
+            {"name": home.name, "state": home.state, "problem": home.problem}
+            for home in summary.homes(volume)
+        ]
+        shown = {"directory": str(directory), "record": volume.record, "homes": homes}
+    emit(shown, lambda: describe(shown), as_json)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ioflt.cli.lazy import Entry, LazyGroup, Section
-from ioflt.cli.render import describe, emit, json_option, progress, say, table
-from ioflt.cli.session import directory_argument, home_argument, open_volume
+from ioflt.cli.render import describe, emit, json_option, progress, say, table, warn
+from ioflt.cli.session import connect_keys, directory_argument, home_argument
+
+if TYPE_CHECKING:
+    from ioflt.datastore.volume import Volume
 
 vm = LazyGroup(
     name="vm",
@@ -40,6 +46,21 @@ vm = LazyGroup(
 )
 
 
+@contextmanager
+def open_vms(directory: Path, *, read_only: bool = False, but: str | None = None) -> Iterator[Volume]:
+    """The datastore at `directory`, interrupted encryptions finished first, except that of `but`."""
+    from ioflt.datastore import lifecycle
+    from ioflt.datastore.volume import Volume
+
+    with connect_keys() as keys:
+        with Volume.open(directory, keys) as volume, progress("finishing an encryption", None) as bar:
+            finished = lifecycle.resume_encryptions(volume, progress=bar.advance, but=but)
+        for name in finished:
+            say(f"{directory / name}: its interrupted encryption is finished now")
+        with Volume.open(directory, keys, read_only=read_only) as volume:
+            yield volume
+
+
 @click.command(name="list")
 @directory_argument
 @json_option
@@ -47,13 +68,13 @@ def list_(directory: Path, as_json: bool) -> None:
     """List the VMs of the datastore DIR."""
     from ioflt.datastore import summary
 
-    with open_volume(directory, read_only=True) as volume:
-        homes = [summary.home(volume, name) for name in sorted(volume.homes())]
+    with open_vms(directory, read_only=True) as volume:
+        homes = summary.homes(volume)
 
     def text() -> None:
         table(
-            ("VM", "STATE", "FILES", "KEY"),
-            [(home.name, home.state, len(home.files), home.key or "") for home in homes],
+            ("VM", "STATE", "FILES", "KEY", "PROBLEM"),
+            [(home.name, home.state, len(home.files), home.key or "", home.problem or "") for home in homes],
         )
 
     emit(homes, text, as_json)
@@ -67,7 +88,7 @@ def show(home: tuple[Path, str], as_json: bool) -> None:
     from ioflt.datastore import summary
 
     directory, name = home
-    with open_volume(directory, read_only=True) as volume:
+    with open_vms(directory, read_only=True, but=name) as volume:
         shown = summary.home(volume, name)
     emit(shown, lambda: describe(shown), as_json)
 
@@ -83,7 +104,10 @@ def encrypt(home: tuple[Path, str], thick: bool) -> None:
     from ioflt.datastore import lifecycle
 
     directory, name = home
-    with open_volume(directory) as volume, progress(f"encrypting {name}", None) as bar:
+    with (
+        open_vms(directory, but=name) as volume,
+        progress(f"encrypting {name}", _total(volume, name)) as bar,
+    ):
         lifecycle.encrypt(volume, name, thick=thick, progress=bar.advance)
     say(f"{directory / name}: encrypted")
 
@@ -98,7 +122,10 @@ def decrypt(home: tuple[Path, str]) -> None:
     from ioflt.datastore import lifecycle
 
     directory, name = home
-    with open_volume(directory) as volume, progress(f"decrypting {name}", None) as bar:
+    with (
+        open_vms(directory, but=name) as volume,
+        progress(f"decrypting {name}", _total(volume, name)) as bar,
+    ):
         lifecycle.decrypt(volume, name, progress=bar.advance)
     say(f"{directory / name}: decrypted; whoever reads the datastore reads this VM")
 
@@ -110,11 +137,20 @@ def register(home: tuple[Path, str], clear: bool) -> None:
     """Make a new record for a VM whose record is missing, foreign or damaged.
 
     Until then such a VM is read-only. Look at it first: whoever could write to the datastore could have put
-    it there.
+    it there. The key of an encrypted VM is found from its files.
     """
     from ioflt.datastore import lifecycle
 
     directory, name = home
-    with open_volume(directory) as volume:
-        lifecycle.register(volume, name, clear=clear)
+    with open_vms(directory, but=name) as volume:
+        strangers = lifecycle.register(volume, name, clear=clear)
+    for path in strangers:
+        warn(f"{directory / name / path}: not encrypted, so it cannot be read in this VM; move it away")
     say(f"{directory / name}: registered")
+
+
+def _total(volume: Volume, name: str) -> int:
+    """Bytes that a conversion of the VM reads, about."""
+    from ioflt.datastore import summary
+
+    return sum(file.length or 0 for file in summary.home(volume, name).files)

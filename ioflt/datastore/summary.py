@@ -35,7 +35,7 @@ class HomeSummary:
     policy: str | None
     thick: bool
     problem: str | None
-    files: tuple[FileSummary, ...]
+    files: list[FileSummary]
 
 
 def homes(volume: Volume) -> list[HomeSummary]:
@@ -51,7 +51,7 @@ def home(volume: Volume, name: str) -> HomeSummary:
             standing = found.unverified()
             entries = regular.regular_files(found)
     except IofltError as error:
-        return HomeSummary(name, "unknown", None, None, False, error.message, ())
+        return HomeSummary(name, "unknown", None, None, False, error.message, [])
     record = standing.record
     return HomeSummary(
         name,
@@ -60,7 +60,7 @@ def home(volume: Volume, name: str) -> HomeSummary:
         None if record is None else record.policy,
         standing.thick,
         standing.problem,
-        tuple(_file(found, standing, entry) for entry in entries),
+        [_file(found, standing, entry) for entry in entries],
     )
 
 
