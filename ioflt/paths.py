@@ -7,6 +7,7 @@ with $IOFLT_HOME     $IOFLT_HOME/state            $IOFLT_HOME/run
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ class Paths:
     def mounts(self) -> Path:
         """Control sockets of running mounts, one `<id>.sock` each."""
         return self.run / "mounts"
+
+    def control_socket(self, mountpoint: str) -> Path:
+        """The control socket of the mount at `mountpoint`, an absolute path."""
+        return self.mounts / f"{hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]}.sock"
 
     @property
     def providers(self) -> Path:

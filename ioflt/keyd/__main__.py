@@ -14,7 +14,7 @@ import trio
 
 from ioflt import paths
 from ioflt.errors import IofltError
-from ioflt.keyd import hygiene
+from ioflt import hygiene
 from ioflt.keyd.access import Access
 from ioflt.keyd.server import Server
 from ioflt.keyd.service import Service

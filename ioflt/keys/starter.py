@@ -54,7 +54,7 @@ def _spawn() -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env=_environment(),
+            env=environment(),
         )
         os.close(told)
         told = -1
@@ -71,7 +71,7 @@ def _spawn() -> None:
         raise PeerError(f"keyd cannot be started: {reason}")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     root = str(Path(ioflt.__file__).resolve().parent.parent)
     known = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*known, root])}

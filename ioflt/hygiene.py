@@ -12,21 +12,30 @@ _PR_SET_DUMPABLE = 4  # linux/prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # asm-generic/mman.h
 
-#: Descriptors that a thousand connections need, and some more.
-_DESCRIPTORS = 8192
+#: keyd: a thousand connections and some more; a mount: one for each inode that the kernel remembers.
+_DESCRIPTORS = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def harden() -> None:
-    """No core dump, no ptrace or /proc/pid/mem by the same user, no privileges by exec, no swap if allowed.
+    """`forbid_dumps` and `no_new_privileges`."""
+    forbid_dumps()
+    no_new_privileges()
 
-    Raises PeerError when the kernel refuses one of the first three.
+
+def no_new_privileges() -> None:
+    """No privileges by exec from now on. Raises PeerError when the kernel refuses."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def forbid_dumps() -> None:
+    """No core dump, no ptrace or /proc/pid/mem by the same user, no swap if allowed.
+
+    Raises PeerError when the kernel refuses one of the first two.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for option, value in ((_PR_SET_DUMPABLE, 0), (_PR_SET_NO_NEW_PRIVS, 1)):
-        if _libc.prctl(option, value, 0, 0, 0) != 0:
-            raise PeerError(f"prctl({option}): {os.strerror(ctypes.get_errno())}")
+    _prctl(_PR_SET_DUMPABLE, 0)
     # KEKs have memory of their own; this keeps their short-lived copies out of swap too. Other users than
     # root may lock too little for a whole Python, and would later lack memory.
     if os.geteuid() == 0:
@@ -38,3 +47,8 @@ def raise_descriptor_limit() -> None:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        raise PeerError(f"prctl({option}): {os.strerror(ctypes.get_errno())}")

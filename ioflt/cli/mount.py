@@ -1,0 +1,41 @@
+"""`ioflt mount` and `ioflt umount`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ioflt.cli.session import connect_keys, directory_argument
+
+
+@click.command()
+@directory_argument
+@click.argument("mountpoint", metavar="MOUNTPOINT", type=click.Path(path_type=Path))
+@click.option("--read-only", is_flag=True, help="Change not one byte of the datastore.")
+@click.option("--foreground", is_flag=True, help="Stay in the foreground, log to stderr, end by Ctrl-C.")
+@click.option("--allow-other", is_flag=True, help="Let other users in, as far as the file modes admit them.")
+def mount(directory: Path, mountpoint: Path, read_only: bool, foreground: bool, allow_other: bool) -> None:
+    """Show the decrypted files of the datastore DIR at MOUNTPOINT.
+
+    Returns when the mount is served. keyd is started when it is not running, and what a killed mount left at
+    MOUNTPOINT is cleaned up. Ends by `ioflt umount`, umount(8), SIGTERM or SIGINT, everything written back.
+    """
+    from ioflt.fuse import starter
+
+    with connect_keys():  # warnings, and a clear word if keyd cannot be had
+        pass
+    code = starter.start(
+        directory, mountpoint, read_only=read_only, allow_other=allow_other, foreground=foreground
+    )
+    sys.exit(code)
+
+
+@click.command()
+@click.argument("mountpoint", metavar="MOUNTPOINT", type=click.Path(path_type=Path))
+def umount(mountpoint: Path) -> None:
+    """Unmount MOUNTPOINT; back when everything is written and the mount's process has ended."""
+    from ioflt.fuse import starter
+
+    starter.stop(mountpoint)

@@ -1,0 +1,77 @@
+"""`mount.ioflt`: what mount(8), /etc/fstab and systemd call for the file system type `ioflt`.
+
+    mount.ioflt SOURCE TARGET [-sfnv] [-o OPTION,…]
+
+Understood: ro, rw, allow_other; the words that mount(8) keeps for itself or that have no meaning here
+(defaults, auto, noauto, nofail, user, _netdev, x-…, comment=…, exec, dev, suid, atime and their opposites)
+are taken silently; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ioflt.cli import failures
+from ioflt.errors import UsageError
+
+_IGNORED = frozenset(
+    ("defaults", "auto", "noauto", "nofail", "user", "users", "nouser", "owner", "group", "_netdev", "exec")
+    + ("noexec", "dev", "nodev", "suid", "nosuid", "async", "sync", "dirsync", "atime", "noatime")
+    + ("diratime", "nodiratime", "relatime", "norelatime", "strictatime", "lazytime", "nolazytime")
+)
+_IGNORED_PREFIXES = ("x-", "X-", "comment=")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Mount; the exit code is that of `ioflt mount`."""
+    try:
+        return _mount(sys.argv[1:] if arguments is None else arguments)
+    except Exception as error:
+        return failures.report(error, as_json=False)
+
+
+def _mount(arguments: Sequence[str]) -> int:
+    from ioflt.fuse import starter
+    from ioflt.keys.client import KeyClient
+
+    names, words, fake = _parse(arguments)
+    if len(names) != 2:
+        raise UsageError("usage: mount.ioflt SOURCE TARGET [-sfnv] [-o OPTIONS]")
+    read_only = allow_other = False
+    for word in words:
+        if word in ("ro", "rw"):
+            read_only = word == "ro"
+        elif word == "allow_other":
+            allow_other = True
+        elif word not in _IGNORED and not word.startswith(_IGNORED_PREFIXES):
+            raise UsageError(f"unknown mount option {word}")
+    if fake:
+        return 0
+    with KeyClient.connect():
+        pass
+    return starter.start(Path(names[0]), Path(names[1]), read_only=read_only, allow_other=allow_other)
+
+
+def _parse(arguments: Sequence[str]) -> tuple[list[str], list[str], bool]:
+    """Names, options of all -o, and whether -f (fake) was given."""
+    names: list[str] = []
+    words: list[str] = []
+    fake = False
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "-o":
+            words += next(rest, "").split(",")
+        elif argument == "-t":
+            next(rest, None)
+        elif argument.startswith("-o"):
+            words += argument[2:].split(",")
+        elif argument.startswith("-") and len(argument) > 1 and set(argument[1:]) <= set("sfnvrw"):
+            fake = fake or "f" in argument
+            words += ["ro"] if "r" in argument else []
+        elif argument.startswith("-"):
+            raise UsageError(f"unknown option {argument}")
+        else:
+            names.append(argument)
+    return names, [word for word in words if word], fake

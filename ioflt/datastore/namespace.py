@@ -1,0 +1,146 @@
+"""Renames and links: what may go where, and what has to be done besides the rename itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+from ioflt import syscalls
+from ioflt.datastore import atomic, container, files
+from ioflt.datastore.atomic import Draft
+from ioflt.datastore.home import Home, Treatment, stored_as
+from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.vmx import MAX_PLAINTEXT, Place
+from ioflt.errors import CrossHomeError
+from ioflt.types import HomeState
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A rename(2): from name `old` in directory `old_fd` of home `home` to `new` in `new_fd` of `new_home`.
+
+    `top`, `new_top`: that directory is the datastore's root. `flags`: those of renameat2.
+    """
+
+    home: Home
+    old_fd: int
+    old: str
+    new_home: Home
+    new_fd: int
+    new: str
+    flags: int
+    is_dir: bool
+    top: bool
+    new_top: bool
+
+    @property
+    def exchanges(self) -> bool:
+        return bool(self.flags & syscalls.RENAME_EXCHANGE)
+
+    @property
+    def renames_home(self) -> bool:
+        return self.is_dir and self.top and self.new_top
+
+    @property
+    def converts(self) -> bool:
+        """Whether a regular file would be stored otherwise under its new name."""
+        if self.home.standing().state is HomeState.CLEAR:
+            return False
+        return stored_as(self.old) is not stored_as(self.new)
+
+
+def check_link(home: Home, treatment: Treatment, new_home: Home, new: str) -> None:
+    """Whether a file may get another link there. Raises CrossHomeError, OSError EPERM for a VMX."""
+    _check_homes(home, new_home)
+    if treatment is Treatment.VMX or (treatment is Treatment.CONTAINER and stored_as(new) is Treatment.VMX):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def rename(move: Move, renamed_home: Home | None) -> None:
+    """Do it, where nothing has to be converted. Raises CrossHomeError, ReadOnlyError, OSError."""
+    _check(move)
+    if renamed_home is None:
+        _rename(move)
+        return
+    renamed_home.before_rename(move.new)
+    _rename(move)
+    os.fsync(renamed_home.volume.fd)
+    renamed_home.after_rename(move.new)
+
+
+def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFile:
+    """Rename to or from *.vmx: the content of `source` under the new name, the old name gone; durable.
+
+    Returns the file, open for writing, locked as `source` is. Keeps owner, mode, mtime and the number.
+    """
+    _check(move)
+    if move.flags & syscalls.RENAME_EXCHANGE:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    if move.flags & syscalls.RENAME_NOREPLACE and _exists(move.new_fd, move.new):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    standing = move.home.check_writable()
+    keys = move.home.volume.keys
+    like = os.fstat(source.fd)
+    with Draft(move.home.fd) as draft:
+        if stored_as(move.new) is Treatment.VMX:
+            if source.length > MAX_PLAINTEXT:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            content = bytes(source.read(0, source.length))
+            atomic.write_all(draft.fd, keys.seal_vmx(standing.key, content, file_id, None))
+        else:
+            container.create(draft.fd, keys, standing.key, thin=not standing.thick, file_id=file_id)
+            copy = files.open_file(
+                move.home, os.dup(draft.fd), Treatment.CONTAINER, writable=True, place=lambda: None
+            )
+            try:
+                files.copy_contents(source, copy)
+                copy.sync(data_only=False)
+            finally:
+                copy.close()
+        atomic.dress(draft.fd, like)
+        syscalls.try_write_lock(draft.fd)
+        draft.publish_over(move.new_fd, move.new)
+        os.unlink(move.old, dir_fd=move.old_fd)
+        return files.open_file(
+            move.home, draft.take(), stored_as(move.new), writable=True, place=place, name=move.new
+        )
+
+
+def _check(move: Move) -> None:
+    if move.is_dir and move.top != move.new_top:
+        raise CrossHomeError("a VM home stays at the top of the datastore", file=move.old)
+    if move.renames_home:
+        move.home.volume.root.check_writable()
+        if move.exchanges:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return
+    move.home.check_writable()
+    if move.home is not move.new_home:
+        if move.is_dir or move.exchanges:
+            raise CrossHomeError("only files move between homes", file=move.old)
+        move.new_home.check_writable()
+        _check_homes(move.home, move.new_home)
+
+
+def _check_homes(home: Home, new_home: Home) -> None:
+    if home is new_home:
+        return
+    ours, theirs = home.standing(), new_home.standing()
+    if ours.state is not theirs.state or (ours.state is HomeState.ENCRYPTED and ours.key != theirs.key):
+        raise CrossHomeError("the homes have different keys or states", file=home.name)
+
+
+def _rename(move: Move) -> None:
+    if move.flags:
+        syscalls.renameat2(move.old_fd, move.old, move.new_fd, move.new, move.flags)
+    else:
+        os.rename(move.old, move.new, src_dir_fd=move.old_fd, dst_dir_fd=move.new_fd)
+
+
+def _exists(dir_fd: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,256 @@
+"""A mount's control socket: status, lock and unlock, header changes, quiesce.
+
+One task per client, one request at a time per client; `_commands` lets one state change run at a time.
+Only the uid that runs the mount, and root, are listened to.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from ioflt import syscalls
+from ioflt.crypto.secret import Secret
+from ioflt.datastore import files, recovery
+from ioflt.datastore.container import Container
+from ioflt.datastore.home import Treatment
+from ioflt.datastore.vmx import VmxFile
+from ioflt.errors import (
+    BusyError,
+    IofltError,
+    KeyUnavailableError,
+    NotFoundError,
+    PeerError,
+    UnsupportedError,
+)
+from ioflt.fuse.nodes import Node
+from ioflt.fuse.operations import Operations
+from ioflt.fuse.ranges import END
+from ioflt.transport.unix import Listener, peer_of
+from ioflt.wire import failure
+from ioflt.wire.control import messages
+from ioflt.wire.control.connection import requests, write
+from ioflt.wire.frame import Pause, RemoteProtocolError
+
+_CHUNK = 64 << 10
+
+_log = logging.getLogger("ioflt.mount")
+
+_T = TypeVar("_T")
+
+
+class Control:
+    """Serves the control socket of one mount."""
+
+    def __init__(self, operations: Operations, mountpoint: str) -> None:
+        self._operations = operations
+        self._mountpoint = mountpoint
+        self._commands = trio.Lock()
+
+    async def serve(
+        self, listener: Listener, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Runs until cancelled."""
+        await trio.serve_listeners(self._handle, [listener.trio_listener()], task_status=task_status)
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        peer = peer_of(stream.socket)
+        client = _Client(self)
+        try:
+            if peer.uid not in (0, os.geteuid()):
+                return
+            await client.run(stream)
+        except RemoteProtocolError as error:
+            _log.warning("control: pid %d is cut off: %s", peer.pid, error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # gone in mid-answer: what it asked for was done
+        except Exception:
+            _log.exception("control: a bug, met by pid %d", peer.pid)
+        finally:
+            client.end()
+            await trio.aclose_forcefully(stream)
+
+    async def answer(self, client: _Client, request: messages.RequestBody) -> messages.ReplyBody:
+        """The reply to one request; errors travel as Failure."""
+        try:
+            async with self._commands:
+                return await self._do(client, request)
+        except IofltError as error:
+            return failure.of(error)
+        except OSError as error:
+            return failure.of(PeerError(f"the mount failed: {error}"))
+
+    async def _do(self, client: _Client, request: messages.RequestBody) -> messages.ReplyBody:
+        if isinstance(request, messages.Hello):
+            if request.version != messages.VERSION:
+                raise UnsupportedError("unknown version", f"control protocol {request.version}")
+            client.greeted = True
+            return self._status()
+        if not client.greeted:
+            raise PeerError("Hello comes first")
+        if isinstance(request, messages.Lock):
+            return await self._lock(request.mode)
+        if isinstance(request, messages.Unlock):
+            await self._unlock()
+        elif isinstance(request, messages.AddKeyslot):
+            with Secret(request.passphrase) as passphrase:
+                request.passphrase[:] = bytes(len(request.passphrase))
+                number = await self._on_container(
+                    request.path, lambda fd: recovery.add_slot(fd, self._operations.volume.keys, passphrase)
+                )
+            return messages.Keyslot(number)
+        elif isinstance(request, messages.RemoveKeyslot):
+            await self._on_container(request.path, lambda fd: recovery.remove_slot(fd, request.number, None))
+        elif isinstance(request, messages.RestoreHeader):
+            keys = self._operations.volume.keys
+            await self._on_container(
+                request.path, lambda fd: recovery.restore_header(fd, keys, request.backup)
+            )
+        elif isinstance(request, messages.Quiesce):
+            self._operations.gate.hold_writes()
+            client.quiesces = True
+            await self._operations.sync_all()
+        elif isinstance(request, messages.Resume):
+            client.end()
+        else:
+            await self._invalidate(request.path)
+        return messages.Done()
+
+    def release_writes(self) -> None:
+        """End a quiesce."""
+        self._operations.gate.release_writes()
+
+    def _status(self) -> messages.Status:
+        operations = self._operations
+        counters = operations.counters
+        return messages.Status(
+            datastore=failure.shown(operations.volume.path),
+            mountpoint=failure.shown(self._mountpoint),
+            pid=os.getpid(),
+            read_only=operations.volume.read_only,
+            locked=operations.gate.locked,
+            open_files=len(operations.handles.files),
+            statistics={name: getattr(counters, name) for name in counters.__slots__},
+        )
+
+    # Locking
+
+    async def _lock(self, mode: messages.LockMode) -> messages.ReplyBody:
+        """Before the DEKs go: pages dropped and dirty ones written while writes are still served, lengths
+        and VMX committed, all synced; then I/O is stopped, and what came meanwhile synced, too.
+        """
+        operations = self._operations
+        if mode == "refuse" and operations.handles.files:
+            return messages.Busy(self._open_names())
+        await operations.drop_pages()
+        if mode == "force":
+            operations.gate.deny()
+        else:
+            operations.gate.suspend()
+        unflushed = await operations.sync_all()
+        for node in operations.nodes.all():
+            if isinstance(node.file, (Container, VmxFile)):
+                async with node.ranges.hold(0, END, exclusive=True):
+                    node.file.wipe()
+        _log.info("locked (%s)", mode)
+        return messages.Locked(self._open_names(), tuple(failure.shown(name) for name in unflushed))
+
+    async def _unlock(self) -> None:
+        operations = self._operations
+        if not operations.gate.locked:
+            return
+        for node in operations.nodes.all():
+            file = node.file
+            if isinstance(file, (Container, VmxFile)):
+                async with node.ranges.hold(0, END, exclusive=True):
+                    try:
+                        await _in_thread(lambda file=file: file.rekey(operations.volume.keys))
+                    except KeyUnavailableError:
+                        raise
+                    except (IofltError, OSError) as error:
+                        _log.error("%s stays shut after the unlock: %s", node.shown, error)
+        operations.gate.open()
+        _log.info("unlocked")
+
+    def _open_names(self) -> tuple[str, ...]:
+        names = sorted({handle.node.shown for handle in self._operations.handles.files.values()})
+        return tuple(failure.shown(name) for name in names[: messages.MAX_PATHS])
+
+    # Containers
+
+    async def _on_container(self, path: str, action: Callable[[int], _T]) -> _T:
+        """Do something to a container's header, whether it is open in this mount or not."""
+        node = self._find(path)
+        if node is not None and node.writers and isinstance(node.file, Container):
+            return await _in_thread(action, node.file.fd)
+
+        def on_closed() -> _T:
+            fd = self._open_backing(path)
+            try:
+                if not syscalls.try_write_lock(fd):
+                    raise BusyError("open for writing in another mount", file=path)
+                return action(fd)
+            finally:
+                os.close(fd)
+
+        return await _in_thread(on_closed)
+
+    def _find(self, path: str) -> Node | None:
+        try:
+            fd = syscalls.open_beneath(self._operations.volume.fd, path, os.O_PATH)
+        except OSError as error:
+            raise NotFoundError(os.strerror(error.errno or 0), file=path) from error
+        try:
+            return self._operations.nodes.find(os.stat(fd))
+        finally:
+            os.close(fd)
+
+    def _open_backing(self, path: str) -> int:
+        directory, name = os.path.split(path)
+        dir_fd = syscalls.open_beneath(
+            self._operations.volume.fd, directory or ".", os.O_PATH | os.O_DIRECTORY
+        )
+        try:
+            return files.open_regular(dir_fd, name, os.O_RDWR)
+        finally:
+            os.close(dir_fd)
+
+    async def _invalidate(self, path: str) -> None:
+        operations = self._operations
+        node = self._find(path)
+        if node is not None and node.file is None and node.treatment is not Treatment.VMX:
+            await operations.drop_pages(node)
+
+
+class _Client:
+    """One connection."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self.greeted = False
+        self.quiesces = False
+
+    async def run(self, stream: trio.SocketStream) -> None:
+        buffer = requests()
+        while True:
+            event = buffer.next_event()
+            if event is Pause.CLOSED:
+                return
+            if event is Pause.NEED_DATA:
+                buffer.receive_data(await stream.receive_some(_CHUNK))
+                continue
+            await stream.send_all(write(await self._control.answer(self, event)))
+
+    def end(self) -> None:
+        """A quiesce ends with the connection that asked for it."""
+        if self.quiesces:
+            self.quiesces = False
+            self._control.release_writes()
+
+
+async def _in_thread(call: Callable[..., _T], *args: object) -> _T:
+    return await trio.to_thread.run_sync(call, *args)

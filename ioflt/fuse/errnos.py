@@ -1,0 +1,71 @@
+"""The only place where an error becomes an errno. What is not known here is EIO, its traceback logged."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+
+from ioflt import errors
+from ioflt.errors import IofltError, StorageError
+
+_log = logging.getLogger("ioflt.mount")
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+#: The first class that fits decides.
+_ERRNOS: tuple[tuple[type[IofltError], int], ...] = (
+    (errors.UsageError, errno.EINVAL),
+    (errors.DeniedError, errno.EACCES),
+    (errors.NotFoundError, errno.ENOENT),
+    (errors.ExistsError, errno.EEXIST),
+    (errors.BusyError, errno.EBUSY),
+    (errors.ReadOnlyError, errno.EROFS),
+    (errors.CrossHomeError, errno.EXDEV),
+    (errors.KeyUnavailableError, errno.ENOKEY),
+    (errors.CorruptDataError, errno.EUCLEAN),
+    (errors.PeerError, errno.EIO),
+)
+
+#: Not worth a line in the log: they say what the caller did, not what is wrong with the datastore.
+_QUIET = (errors.CrossHomeError, errors.NotFoundError, errors.ExistsError, errors.UsageError)
+
+
+def errno_of(error: BaseException) -> int:
+    """The errno for an error of a request; logs what an administrator should see, once per request."""
+    if isinstance(error, OSError):
+        return error.errno or errno.EIO
+    if isinstance(error, StorageError):
+        _log.error("%s", error)
+        return error.errno or errno.EIO
+    if isinstance(error, IofltError):
+        for kind, number in _ERRNOS:
+            if isinstance(error, kind):
+                if not isinstance(error, _QUIET):
+                    _log.warning("%s", error)
+                return number
+    _log.error("a bug of ioflt, answered by EIO", exc_info=error)
+    return errno.EIO
+
+
+def translated(
+    handler: Callable[_P, Awaitable[_R]],
+) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """A FUSE handler that raises nothing but FUSEError: anything else would end the mount."""
+
+    @wraps(handler)
+    async def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return await handler(*args, **kwargs)
+        except (pyfuse3.FUSEError, trio.Cancelled):
+            raise
+        except Exception as error:
+            raise pyfuse3.FUSEError(errno_of(error)) from None
+
+    return wrapper

@@ -1,0 +1,75 @@
+"""Whether requests pass: normally all do; a lock makes them wait or fail, a quiesce makes writes wait."""
+
+from __future__ import annotations
+
+import trio
+
+from ioflt.errors import ProviderLocked
+
+
+class Gate:
+    """Handlers call `await gate.read()` or `await gate.write()` when `closed` is true."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._denied = False
+        self._all: trio.Event | None = None
+        self._writes: trio.Event | None = None
+
+    async def read(self) -> None:
+        """Wait while suspended. Raises ProviderLocked while denied."""
+        if self._denied:
+            raise ProviderLocked("the key cache is locked")
+        while self._all is not None:
+            await self._all.wait()
+            if self._denied:
+                raise ProviderLocked("the key cache is locked")
+
+    async def write(self) -> None:
+        """Like `read`; waits while writes are held back, too."""
+        await self.read()
+        while self._writes is not None:
+            await self._writes.wait()
+            await self.read()
+
+    def suspend(self) -> None:
+        """I/O waits until `open`."""
+        self._all = self._all or trio.Event()
+        self._update()
+
+    def deny(self) -> None:
+        """I/O fails until `open`, also what waits already."""
+        self._denied = True
+        self._release_all()
+        self._update()
+
+    def open(self) -> None:
+        """End `suspend` or `deny`."""
+        self._denied = False
+        self._release_all()
+        self._update()
+
+    def hold_writes(self) -> None:
+        """Writes wait until `release_writes`."""
+        self._writes = self._writes or trio.Event()
+        self._update()
+
+    def release_writes(self) -> None:
+        """End `hold_writes`."""
+        if self._writes is not None:
+            self._writes.set()
+            self._writes = None
+        self._update()
+
+    @property
+    def locked(self) -> bool:
+        """Whether `suspend` or `deny` is in force."""
+        return self._denied or self._all is not None
+
+    def _release_all(self) -> None:
+        if self._all is not None:
+            self._all.set()
+            self._all = None
+
+    def _update(self) -> None:
+        self.closed = self._denied or self._all is not None or self._writes is not None

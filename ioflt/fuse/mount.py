@@ -1,0 +1,133 @@
+"""One mount: from a datastore's directory to a served mount point, and orderly back.
+
+`python -m ioflt.fuse` runs it (see `__main__`); the `ioflt mount` command starts that process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyfuse3
+import trio
+
+from ioflt import hygiene, paths
+from ioflt.datastore import atomic, lifecycle
+from ioflt.datastore.volume import Volume
+from ioflt.errors import PeerError
+from ioflt.fuse import hook
+from ioflt.fuse.control import Control
+from ioflt.fuse.operations import Operations
+from ioflt.keys.client import KeyService
+from ioflt.transport.unix import Listener
+
+_log = logging.getLogger("ioflt.mount")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is mounted where, and how."""
+
+    datastore: str
+    mountpoint: str
+    read_only: bool = False
+    allow_other: bool = False
+
+
+def run(options: Options, keys: KeyService, ready: Callable[[], None]) -> None:
+    """Mount, call `ready`, serve until unmounted or told to end by SIGTERM or SIGINT.
+
+    Raises IofltError when it cannot be mounted.
+    """
+    hygiene.forbid_dumps()
+    hygiene.raise_descriptor_limit()
+    where = paths.find().ensure()
+    with (
+        Volume.open(options.datastore, keys, read_only=options.read_only) as volume,
+        Listener(where.control_socket(options.mountpoint)) as listener,
+    ):
+        if not options.read_only:
+            _clean_up(volume)
+        operations = Operations(volume)
+        try:
+            pyfuse3.init(operations, options.mountpoint, _fuse_options(options, volume))
+        except RuntimeError as error:
+            raise PeerError(f"cannot mount: {error}", file=options.mountpoint) from error
+        hygiene.no_new_privileges()
+        if not hook.active():
+            _log.warning("no SEEK_DATA, SEEK_HOLE and fallocate in this mount: %s", hook.reason)
+        try:
+            # From here on only the loop hears of the two signals: nothing is cut off in the middle.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            trio.run(_serve, operations, Control(operations, options.mountpoint), listener, ready)
+        finally:
+            pyfuse3.close(unmount=True)
+            operations.close()
+    _log.info("unmounted %s (state in %s)", options.mountpoint, where.state)
+
+
+async def _serve(
+    operations: Operations, control: Control, listener: Listener, ready: Callable[[], None]
+) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hook.serve, operations.lseek, operations.fallocate)
+        await nursery.start(operations.filler.run)
+        await nursery.start(control.serve, listener)
+        nursery.start_soon(_end_by_signal, operations)
+        if not operations.volume.read_only:
+            nursery.start_soon(_resume, operations.volume)
+        ready()
+        _log.info("serves %s", operations.volume.path)
+        await pyfuse3.main()
+        operations.gate.open()  # who waits for a lock to end would keep the loop from ending
+        with trio.CancelScope(shield=True):
+            await operations.sync_all()
+        nursery.cancel_scope.cancel()
+
+
+async def _end_by_signal(operations: Operations) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            _log.info("ends by %s", signal.Signals(number).name)
+            await operations.drop_pages()
+            await operations.sync_all()
+            pyfuse3.terminate()
+            return
+
+
+async def _resume(volume: Volume) -> None:
+    """Interrupted encryptions go on beside the mount; their homes answer EBUSY until then."""
+    try:
+        resumed = await trio.to_thread.run_sync(
+            lambda: lifecycle.resume_encryptions(volume), abandon_on_cancel=True
+        )
+    except Exception:
+        _log.exception("an interrupted encryption could not be resumed")
+        return
+    for name in resumed:
+        _log.info("%s: its interrupted encryption is complete", name)
+
+
+def _clean_up(volume: Volume) -> None:
+    """Remove what interrupted replacements left behind."""
+    atomic.remove_drafts(volume.fd)
+    for name in volume.homes():
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=volume.fd)
+        try:
+            atomic.remove_drafts(fd)
+        finally:
+            os.close(fd)
+
+
+def _fuse_options(options: Options, volume: Volume) -> set[str]:
+    name = volume.path.replace("\\", "\\\\").replace(",", "\\,")
+    found = {*pyfuse3.default_options, f"fsname={name}", "subtype=ioflt"}
+    if options.read_only:
+        found.add("ro")
+    if options.allow_other:
+        found.add("allow_other")
+    return found

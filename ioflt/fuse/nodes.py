@@ -1,0 +1,250 @@
+"""What the kernel knows of: one node per inode, found by its number or by its backing inode."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pyfuse3
+import trio
+
+from ioflt.datastore import files
+from ioflt.datastore.home import Home, Treatment
+from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.vmx import VmxFile
+from ioflt.errors import CorruptDataError
+from ioflt.format.luks2.layout import DATA_OFFSET
+from ioflt.fuse.ranges import RangeLocks
+
+#: Seconds that the kernel may keep names and attributes: another mount or command may change the backing
+#: file, and this is how long its user waits to see it.
+CACHE_S = 1.0
+
+#: Set in the number of a file whose own number another file has already: a raw copy of a container.
+_COPY_BIT = 1 << 61
+
+Identity = tuple[int, int]
+_FaceStamp = tuple[int, int, int]
+
+
+class Node:
+    """An inode that the kernel holds. Owns `path_fd`, an O_PATH descriptor of the backing inode.
+
+    `parent` and `name` say where it was found last; a file with several links has others, too.
+    """
+
+    __slots__ = (
+        "_face",
+        "_face_stamp",
+        "entered",
+        "file",
+        "format",
+        "home",
+        "lookups",
+        "name",
+        "number",
+        "opening",
+        "parent",
+        "path_fd",
+        "ranges",
+        "readers",
+        "treatment",
+        "unlinked",
+        "writers",
+    )
+
+    def __init__(
+        self, path_fd: int, info: os.stat_result, home: Home, parent: Node | None, name: str
+    ) -> None:
+        self.path_fd = path_fd
+        self.number = 0
+        self.format = stat.S_IFMT(info.st_mode)
+        self.home = home
+        self.entered = home  # the home that counts this file as open, should it be renamed meanwhile
+        self.parent = parent
+        self.name = name
+        self.lookups = 0
+        self.unlinked = False
+        self.file: OpenFile | None = None
+        self.treatment = Treatment.CLEAR
+        self.readers = 0
+        self.writers = 0
+        self.opening = trio.Lock()
+        self.ranges = RangeLocks()
+        self._face: files.Face | None = None
+        self._face_stamp: _FaceStamp | None = None
+
+    @property
+    def is_dir(self) -> bool:
+        return self.format == stat.S_IFDIR
+
+    @property
+    def is_regular(self) -> bool:
+        return self.format == stat.S_IFREG
+
+    @property
+    def is_top(self) -> bool:
+        """Whether it is the datastore's root or the directory of a home."""
+        return self.parent is None or (self.is_dir and self.parent.parent is None)
+
+    @property
+    def path(self) -> str:
+        """Relative to the home (for its top: empty)."""
+        parts = []
+        node: Node | None = self
+        while node is not None and not node.is_top:
+            parts.append(node.name)
+            node = node.parent
+        return "/".join(reversed(parts))
+
+    @property
+    def shown(self) -> str:
+        """Relative to the datastore, for messages."""
+        return os.path.join(self.home.name, self.path)
+
+    def place(self) -> tuple[int, int, str] | None:
+        """Where a sealed VMX is to be put."""
+        if self.unlinked or self.parent is None:
+            return None
+        return self.home.fd, self.parent.path_fd, self.name
+
+    def reopen(self, flags: int) -> int:
+        """A descriptor of the backing inode with these flags, never O_TRUNC, O_APPEND, O_CREAT, O_DIRECT."""
+        return os.open(f"/proc/self/fd/{self.path_fd}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def close(self) -> None:
+        os.close(self.path_fd)
+
+    def rebind(self) -> None:
+        """After a sealed VMX was replaced: the backing inode is another one."""
+        if self.file is not None:
+            fd = os.open(f"/proc/self/fd/{self.file.fd}", os.O_PATH | os.O_CLOEXEC)
+            os.close(self.path_fd)
+            self.path_fd = fd
+
+    def face(self, info: os.stat_result) -> files.Face:
+        """Length and file id of an encrypted file that is not open, without a key."""
+        stamp = (info.st_ino, info.st_size, info.st_ctime_ns)
+        if self._face is None or self._face_stamp != stamp:
+            try:
+                fd = self.reopen(os.O_RDONLY)
+                try:
+                    self._face = files.look(fd, self.treatment)
+                finally:
+                    os.close(fd)
+            except (CorruptDataError, OSError):  # nothing to see: `open` will say what is wrong with it
+                self._face = files.Face(max(0, info.st_size - DATA_OFFSET), 0)
+            self._face_stamp = stamp
+        return self._face
+
+    def attributes(self) -> pyfuse3.EntryAttributes:
+        """stat(2) of it, as the user sees it."""
+        info = os.stat(self.path_fd)
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = self.number
+        entry.st_mode = info.st_mode
+        entry.st_nlink = info.st_nlink
+        entry.st_uid = info.st_uid
+        entry.st_gid = info.st_gid
+        entry.st_rdev = info.st_rdev
+        entry.st_size = info.st_size
+        entry.st_blksize = 4096
+        entry.st_blocks = info.st_blocks  # with the header's: a file is never taken for emptier than it is
+        entry.st_atime_ns = info.st_atime_ns
+        entry.st_mtime_ns = info.st_mtime_ns
+        entry.st_ctime_ns = info.st_ctime_ns
+        entry.entry_timeout = CACHE_S
+        entry.attr_timeout = CACHE_S
+        if self.is_regular:
+            if self.file is not None:
+                entry.st_size = self.file.length
+                if isinstance(self.file, VmxFile):
+                    entry.st_mtime_ns = self.file.mtime_ns
+            elif self.treatment is not Treatment.CLEAR:
+                entry.st_size = self.face(info).length
+        return entry
+
+
+class Nodes:
+    """All nodes of a mount."""
+
+    def __init__(self, root: Node) -> None:
+        root.number = pyfuse3.ROOT_INODE
+        root.lookups = 1
+        self._by_number: dict[int, Node] = {root.number: root}
+        self._by_identity: dict[Identity, Node] = {_identity(os.stat(root.path_fd)): root}
+
+    def __getitem__(self, number: int) -> Node:
+        return self._by_number[number]
+
+    def all(self) -> list[Node]:
+        """A copy of the list."""
+        return list(self._by_number.values())
+
+    def find(self, info: os.stat_result) -> Node | None:
+        """The node of that backing inode."""
+        return self._by_identity.get(_identity(info))
+
+    def enter(self, parent: Node, name: str, home: Home, path_fd: int) -> Node:
+        """The node for the backing inode `path_fd` (O_PATH, taken over), found as `name` in `parent`."""
+        info = os.stat(path_fd)
+        node = self.find(info)
+        if node is not None:
+            os.close(path_fd)
+            node.parent, node.name, node.home, node.unlinked = parent, name, home, False
+            return node
+        node = Node(path_fd, info, home, parent, name)
+        if node.is_regular:
+            node.treatment = self._treatment(node)
+        node.number = self._number(node, info)
+        self._by_number[node.number] = node
+        self._by_identity[_identity(info)] = node
+        return node
+
+    def identity_changed(self, node: Node, old: os.stat_result) -> None:
+        """`node` has another backing inode now."""
+        if self._by_identity.get(_identity(old)) is node:
+            del self._by_identity[_identity(old)]
+        self._by_identity[_identity(os.stat(node.path_fd))] = node
+
+    def forget(self, number: int, lookups: int) -> None:
+        """The kernel dropped that many references."""
+        node = self._by_number[number]
+        node.lookups -= lookups
+        self.drop_unused(node)
+
+    def drop_unused(self, node: Node) -> None:
+        """Let go of a node that neither the kernel nor a handle holds."""
+        if node.lookups > 0 or node.file is not None or node.number == pyfuse3.ROOT_INODE:
+            return
+        if self._by_number.get(node.number) is node:
+            del self._by_number[node.number]
+            identity = _identity(os.stat(node.path_fd))
+            if self._by_identity.get(identity) is node:
+                del self._by_identity[identity]
+            node.close()
+
+    def _treatment(self, node: Node) -> Treatment:
+        standing = node.home.unverified()
+        if standing.record is None or standing.record.operation is None:
+            return node.home.treatment(node.path, standing=standing)
+        try:
+            fd = node.reopen(os.O_RDONLY)
+        except OSError:
+            return node.home.treatment(node.path, standing=standing)
+        try:
+            return node.home.treatment(node.path, fd, standing)
+        finally:
+            os.close(fd)
+
+    def _number(self, node: Node, info: os.stat_result) -> int:
+        number = info.st_ino
+        if node.is_regular and node.treatment is not Treatment.CLEAR:
+            number = node.face(info).file_id or number
+        while number in self._by_number or number == pyfuse3.ROOT_INODE:
+            number = (info.st_ino | _COPY_BIT) if not number & _COPY_BIT else number + 1
+        return number
+
+
+def _identity(info: os.stat_result) -> Identity:
+    return (info.st_dev, info.st_ino)

@@ -1,0 +1,148 @@
+"""Opening and closing: the backing file, its keys, the writer's lock.
+
+A node that is open has one `OpenFile` for all its handles. The writer's lock is an OFD lock on the backing
+file, one per mount and inode, held while a handle may write. Whoever comes while another mount has it waits
+for up to `LOCK_WAIT_S`: a live migration opens the disk at its target before the source has let go.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from ioflt import syscalls
+from ioflt.datastore import files
+from ioflt.datastore.container import Container
+from ioflt.datastore.home import Standing, Treatment
+from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.vmx import VmxFile
+from ioflt.errors import BusyError
+from ioflt.filters.trace import Counters
+from ioflt.fuse.nodes import Node
+from ioflt.fuse.ranges import END
+
+_T = TypeVar("_T")
+
+#: Seconds that an open for writing waits for another mount's lock, and the pause between tries.
+LOCK_WAIT_S = 5.0
+_LOCK_PAUSE_S = 0.005
+
+
+class Opener:
+    """Opens and closes the files of a mount."""
+
+    def __init__(self, counters: Counters, limiter: trio.CapacityLimiter) -> None:
+        self._counters = counters
+        self._limiter = limiter
+
+    async def acquire(self, node: Node, *, write: bool, file: OpenFile | None = None) -> None:
+        """One handle more. `file`: the file was just created, and is open already.
+
+        Raises BusyError, KeyUnavailableError, CorruptDataError, ReadOnlyError, OSError.
+        """
+        async with node.opening:
+            if node.file is None:
+                node.home.enter()
+                node.entered = node.home
+                try:
+                    node.file = file or await self._in_thread(self._open, node)
+                except BaseException:
+                    node.entered.leave()
+                    raise
+            try:
+                if write:
+                    await self._add_writer(node)
+                else:
+                    node.readers += 1
+            except BaseException:
+                self._close_if_unused(node)
+                raise
+
+    async def release(self, node: Node, *, write: bool) -> None:
+        """One handle less. What had to be written was written by `flush`; the rest is memory."""
+        async with node.opening:
+            if write:
+                node.writers -= 1
+                if node.writers == 0 and node.file is not None:
+                    syscalls.unlock(node.file.fd)
+            else:
+                node.readers -= 1
+            self._close_if_unused(node)
+
+    async def flush(self, node: Node) -> None:
+        """Make a length or a VMX that changed durable."""
+        file = node.file
+        if file is None or file.settled:
+            return
+        async with node.ranges.hold(0, END, exclusive=True):
+            await self._in_thread(file.flush)
+
+    async def _add_writer(self, node: Node) -> None:
+        file = node.file
+        if file is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        standing = await self._in_thread(node.home.check_writable)
+        self._check_treatment(node, standing)
+        if node.writers == 0:
+            await self._lock(node, file)
+            try:
+                if isinstance(file, (Container, VmxFile)):
+                    async with node.ranges.hold(0, END, exclusive=True):
+                        await self._in_thread(file.refresh)
+            except BaseException:
+                syscalls.unlock(file.fd)
+                raise
+        node.writers += 1
+
+    async def _lock(self, node: Node, file: OpenFile) -> None:
+        with trio.move_on_after(LOCK_WAIT_S):
+            while not syscalls.try_write_lock(file.fd):  # noqa: ASYNC110 # another process sends no event
+                await trio.sleep(_LOCK_PAUSE_S)
+            return
+        raise BusyError("open for writing in another mount, or by another program", file=node.shown)
+
+    def _open(self, node: Node) -> OpenFile:
+        """In a worker thread."""
+        standing = node.home.standing()
+        if os.stat(node.path_fd).st_nlink == 0 and not node.unlinked:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # replaced; the kernel looks it up again
+        read_only = node.home.volume.read_only or standing.problem is not None
+        fd = -1
+        if not read_only:
+            try:
+                fd = node.reopen(os.O_RDWR)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY):
+                    raise
+                read_only = True
+        if fd < 0:
+            fd = node.reopen(os.O_RDONLY)
+        node.treatment = node.home.treatment(node.path, fd, standing)
+        return files.open_file(
+            node.home,
+            fd,
+            node.treatment,
+            writable=not read_only,
+            place=node.place,
+            counters=self._counters,
+            name=node.shown,
+        )
+
+    def _check_treatment(self, node: Node, standing: Standing) -> None:
+        """The home may have been converted while the file was open for reading: never write the old way."""
+        clear = node.treatment is Treatment.CLEAR
+        if clear != (node.home.treatment(node.path, standing=standing) is Treatment.CLEAR):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def _close_if_unused(self, node: Node) -> None:
+        if node.readers == 0 and node.writers == 0 and node.file is not None:
+            node.file.close()
+            node.file = None
+            node.entered.leave()
+
+    async def _in_thread(self, call: Callable[..., _T], *args: object) -> _T:
+        return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)

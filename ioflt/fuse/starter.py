@@ -1,0 +1,163 @@
+"""Starting and ending the process of a mount, for the command line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from ioflt import paths
+from ioflt.errors import BusyError, NotFoundError, PeerError, UsageError
+from ioflt.keys.mounts import MountControl
+from ioflt.keys.starter import environment
+from ioflt.wire import failure
+
+#: Seconds until a mount that does not become ready is given up: a large datastore is scanned first.
+READY_TIMEOUT_S = 120.0
+
+#: Seconds that `umount` waits for the process to end after the mount point is free.
+END_TIMEOUT_S = 30.0
+
+_READY = b"ready\n"
+_TYPE = "fuse.ioflt"
+
+
+def start(
+    datastore: Path, mountpoint: Path, *, read_only: bool, allow_other: bool, foreground: bool = False
+) -> int:
+    """Mount. Returns when it is served, or with `foreground` when it ended: then the exit code.
+
+    Raises the IofltError for which it could not be mounted.
+    """
+    target = str(mountpoint.absolute())
+    clean_stale(target)
+    source = str(datastore.absolute())
+    if not os.path.isdir(target):
+        raise UsageError("the mount point is not a directory", file=target)
+    if os.path.realpath(target) == os.path.realpath(source):
+        raise UsageError("a datastore cannot be mounted over itself", file=target)
+    if is_mounted(target):
+        raise BusyError("something is mounted there already", file=target)
+    ready, told = os.pipe()
+    arguments = [source, target, f"--ready-fd={told}"]
+    arguments += ["--read-only"] if read_only else []
+    arguments += ["--allow-other"] if allow_other else []
+    arguments += ["--log-to-stderr"] if foreground else []
+    quiet = None if foreground else subprocess.DEVNULL
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "ioflt.fuse", *arguments],
+            pass_fds=(told,),
+            stdin=subprocess.DEVNULL,
+            stdout=quiet,
+            stderr=quiet,
+            start_new_session=not foreground,
+            cwd="/",
+            env=environment(),
+        )
+    finally:
+        os.close(told)
+    try:
+        answer = _read_all(ready)
+    finally:
+        os.close(ready)
+    if answer != _READY:
+        process.wait()
+        _raise(answer)
+    if not foreground:
+        process.returncode = 0  # it lives on; nobody waits for it
+        return 0
+    while True:
+        with suppress(KeyboardInterrupt):  # the process has it, too, and ends by it
+            return process.wait()
+
+
+def stop(mountpoint: Path) -> None:
+    """Unmount, and wait until the process has ended. Raises NotFoundError, BusyError, PeerError."""
+    target = str(mountpoint.absolute())
+    if clean_stale(target):
+        return
+    if not is_mounted(target):
+        raise NotFoundError("no ioflt mount here", file=target)
+    pid = _process_of(target)
+    result = subprocess.run(_umount(target), capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        text = result.stderr.strip()
+        if "busy" in text:
+            raise BusyError("in use: a file is open or a shell stands in it", file=target)
+        raise PeerError(f"cannot unmount: {text}", file=target)
+    if pid is not None:
+        _wait_for_end(pid)
+
+
+def clean_stale(target: str) -> bool:
+    """Unmount what a killed mount left (ENOTCONN). Returns whether there was something."""
+    try:
+        os.stat(target)
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            return False
+        subprocess.run(_umount(target, lazily=True), capture_output=True, check=False)
+        return True
+    return False
+
+
+def is_mounted(target: str) -> bool:
+    """Whether an ioflt mount is there."""
+    real = os.path.realpath(target)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            left, _, right = line.partition(" - ")
+            where = left.split(" ")[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
+            if where in (target, real) and right.split(" ")[0] == _TYPE:
+                return True
+    return False
+
+
+def _umount(target: str, *, lazily: bool = False) -> list[str]:
+    if os.geteuid() == 0:
+        return ["umount", *(["-l"] if lazily else []), target]
+    return ["fusermount3", "-u", *(["-z"] if lazily else []), target]
+
+
+def _process_of(target: str) -> int | None:
+    """A pidfd of the mount's process, by its control socket."""
+    try:
+        with MountControl(paths.find().control_socket(target)) as control:
+            return os.pidfd_open(control.status.pid)
+    except (PeerError, OSError):
+        return None
+
+
+def _wait_for_end(pidfd: int) -> None:
+    try:
+        if not select.select([pidfd], [], [], END_TIMEOUT_S)[0]:
+            raise PeerError("the mount's process does not end; its log says why")
+    finally:
+        os.close(pidfd)
+
+
+def _read_all(ready: int) -> bytes:
+    answer = b""
+    end = time.monotonic() + READY_TIMEOUT_S
+    while answer != _READY and select.select([ready], [], [], max(0.0, end - time.monotonic()))[0]:
+        chunk = os.read(ready, 8192)
+        if not chunk:
+            break
+        answer += chunk
+    return answer
+
+
+def _raise(answer: bytes) -> None:
+    try:
+        error = failure.rebuild(msgspec.json.decode(answer, type=failure.Failure))
+    except msgspec.DecodeError as broken:
+        raise PeerError("the mount's process ended without a word; see mount.log") from broken
+    raise error
