@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from ioflt.datastore.openfile import OpenFile
 from ioflt.errors import CorruptDataError, MalformedError
@@ -18,10 +19,15 @@ class Chains:
     """
 
     def __init__(self) -> None:
+        self._seen: set[str] = set()
         self._lengths: dict[str, int] = {}
         self._parsed: dict[str, Descriptor] = {}
         self._bad: dict[str, str] = {}
         self._extents: set[str] = set()
+
+    def see(self, path: str) -> None:
+        """A file is there, readable or not."""
+        self._seen.add(path)
 
     def add(self, path: str, file: OpenFile) -> None:
         """Read a file. Raises what reading raises; what is wrong with its text waits for `finding`."""
@@ -34,6 +40,8 @@ class Chains:
         except CorruptDataError as error:
             self._bad[path] = error.message
             return
+        if own_name is None:  # embedded: what its extent is called there nobody reads, it is this file
+            parsed = replace(parsed, extents=())
         self._parsed[path] = parsed
         names = {extent.file_name for extent in parsed.extents if extent.file_name is not None}
         self._extents |= {_beside(path, name) for name in names} - {path}
@@ -54,10 +62,15 @@ class Chains:
         for extent in parsed.extents:
             if extent.file_name is None:
                 continue
-            length = self._lengths.get(_beside(path, extent.file_name))
-            if length is None:
+            named = _beside(path, extent.file_name)
+            if named not in self._seen:
                 return f"missing extent ({extent.file_name})"
-            if extent.kind in ("FLAT", "VMFS") and length < (extent.offset + extent.sectors) * 512:
+            length = self._lengths.get(named)
+            if (
+                length is not None
+                and extent.kind in ("FLAT", "VMFS")
+                and length < (extent.offset + extent.sectors) * 512
+            ):
                 return f"extent too short ({extent.file_name}: {length} bytes)"
         return None
 
@@ -68,9 +81,11 @@ class Chains:
             if path in seen:
                 return f"its parents form a ring ({name})"
             seen.add(path)
+            if path not in self._seen:
+                return f"missing parent ({name})"
             parent = self._parsed.get(path)
             if parent is None:
-                return f"missing parent ({name})"
+                return f"its parent cannot be read ({name})"
             if parent.cid != parsed.parent_cid:
                 return f"its parent was changed ({name}: CID {parent.cid:08x}, not {parsed.parent_cid:08x})"
             parsed = parent

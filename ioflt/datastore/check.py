@@ -1,4 +1,4 @@
-"""Verify a datastore: every record and file, with keys, changing nothing. One bad file never stops the rest."""
+"""Verify a datastore: every record and file, with keys. Changes nothing; one bad file never stops the rest."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ class _Check:
         entry = Entry(_join(home, atomic.RECORD), standing.state.value, standing.problem)
         if records.stamp(home.fd) is None and all(map(is_private, os.listdir(home.fd))):
             return replace(entry, state="empty", finding=None)
-        if standing.problem is None and standing.state is HomeState.CLEAR:
-            if self._volume.record.default is HomeState.ENCRYPTED:
-                return replace(entry, finding="a clear home in a datastore that encrypts")
+        encrypts = self._volume.record.default is HomeState.ENCRYPTED
+        if encrypts and standing.problem is None and standing.state is HomeState.CLEAR:
+            return replace(entry, finding="a clear home in a datastore that encrypts")
         return entry
 
     def _files(self, home: Home, standing: Standing) -> Iterator[Entry]:
@@ -129,6 +129,7 @@ class _Check:
         waiting: list[_Pending] = []
         with ExitStack() as open_files:
             for node in walk(home, lambda error: troubles.append(_trouble(home, error))):
+                self._chains.see(_join(home, node.path))
                 found = self._look(home, standing, node)
                 if isinstance(found, Entry):
                     entries.append(found)
@@ -255,7 +256,7 @@ class _Clear(IofltError):
 
 
 def _structure(fd: int) -> luks2.Header:
-    """The header of a container. Raises CorruptDataError; _Clear when nothing in the file is a container's."""
+    """The header of a container. Raises CorruptDataError; _Clear when nothing of one is in the file."""
     try:
         return read_header(fd)
     except MalformedError as error:

@@ -61,18 +61,10 @@ def restore(volume: Volume, name: str, saved: HeaderBackup) -> Restored:
     if record is not None:
         home.store(record)
     for one in present:
-        _restore(volume, _path(home, one.path), one.area)
+        reach.restore_header(_path(home, one.path), volume.keys, one.area)
     restored = tuple(one.path for one in present)
     missing = tuple(one.path for one in saved.headers if one not in present)
     return Restored(record is not None, restored, missing)
-
-
-def _restore(volume: Volume, path: str, area: bytes) -> None:
-    reach.change(
-        path,
-        lambda fd: recovery.restore_header(fd, volume.keys, area),
-        lambda mount, below: mount.restore_header(below, area),
-    )
 
 
 def _record_to_restore(volume: Volume, home: Home, data: bytes) -> HomeRecord | None:

@@ -66,7 +66,10 @@ class Description:
 
 
 def describe(path: str | os.PathLike[str]) -> Description:
-    """What the file at `path` is. Raises MalformedError for no regular file or a text of absurd size, OSError."""
+    """What the file at `path` is.
+
+    Raises MalformedError for what is no regular file and for a text of absurd size, OSError.
+    """
     name = os.fspath(path)
     info = os.lstat(name)
     if not stat.S_ISREG(info.st_mode):

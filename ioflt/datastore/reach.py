@@ -12,11 +12,13 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from ioflt import paths, syscalls
-from ioflt.datastore import files
+from ioflt.crypto.secret import Secret
+from ioflt.datastore import files, recovery
 from ioflt.datastore.home import Home, Treatment
 from ioflt.datastore.walk import raise_it, walk
 from ioflt.errors import BusyError, DeniedError, IofltError, PeerError, UsageError
 from ioflt.keys import mounts
+from ioflt.keys.client import KeyService
 from ioflt.keys.mounts import MountControl
 from ioflt.types import HomeState
 
@@ -86,6 +88,33 @@ def reading(path: str) -> Iterator[int]:
         raise
     finally:
         os.close(fd)
+
+
+def add_slot(path: str, keys: KeyService, passphrase: Secret) -> int:
+    """`recovery.add_slot` by whoever may write the header now. Raises as that and as `change`."""
+    return change(
+        path,
+        lambda fd: recovery.add_slot(fd, keys, passphrase),
+        lambda mount, below: mount.add_keyslot(below, passphrase),
+    )
+
+
+def remove_slot(path: str, number: int) -> None:
+    """`recovery.remove_slot`, likewise."""
+
+    def here(fd: int) -> None:
+        recovery.remove_slot(fd, number, None)
+
+    change(path, here, lambda mount, below: mount.remove_keyslot(below, number))
+
+
+def restore_header(path: str, keys: KeyService, header_area: bytes) -> None:
+    """`recovery.restore_header`, likewise."""
+    change(
+        path,
+        lambda fd: recovery.restore_header(fd, keys, header_area),
+        lambda mount, below: mount.restore_header(below, header_area),
+    )
 
 
 def take(path: str) -> int:

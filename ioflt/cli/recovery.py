@@ -1,0 +1,232 @@
+"""`ioflt recovery`, `ioflt header`, `ioflt vmx`: other ways to a VM's contents, and to VMware's programs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from ioflt.cli import passphrase
+from ioflt.cli.passphrase import passphrase_option
+from ioflt.cli.render import emit, json_option, progress, say, warn
+from ioflt.cli.session import connect_keys, file_argument, home_argument, open_volume
+from ioflt.errors import NotFoundError, UsageError
+
+_target = click.argument("target", metavar="FILE|DIR/VM", type=click.Path(exists=True, path_type=Path))
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A passphrase slot of a container."""
+
+    file: str
+    slot: int
+
+
+@click.group()
+def recovery() -> None:
+    """Passphrases that open a VM's disks and files without any key provider, with stock cryptsetup.
+
+    A file has room for three. A VMX has none: `ioflt vmx export` writes it under a passphrase.
+    """
+
+
+@recovery.command()
+@_target
+@passphrase_option
+@json_option
+def add(target: Path, passphrase_file: str | None, as_json: bool) -> None:
+    """Add a passphrase to a file, or to all files of a VM. Where it is already, nothing changes."""
+    from ioflt.datastore import reach
+
+    paths = _containers(target)
+    with (
+        passphrase.ask(passphrase_file, "recovery passphrase", confirm=True) as secret,
+        connect_keys() as keys,
+    ):
+        slots = [Slot(path, reach.add_slot(path, keys, secret)) for path in paths]
+    emit(slots, lambda: _tell(slots, "opened by the passphrase"), as_json)
+
+
+@recovery.command()
+@_target
+@passphrase_option
+@click.option("--slot", metavar="N", type=click.IntRange(0, 31), help="Remove slot N, whatever opens it.")
+@click.option("--all", "every", is_flag=True, help="Remove all passphrases.")
+@json_option
+def remove(target: Path, passphrase_file: str | None, slot: int | None, every: bool, as_json: bool) -> None:
+    """Remove a passphrase from a file, or from all files of a VM: the one given, or --slot, or --all.
+
+    Key providers open the files as before. Whoever has a copy of a file from before still opens that copy.
+    """
+    from ioflt.datastore import reach
+    from ioflt.datastore import recovery as ways
+
+    if sum((passphrase_file is not None, slot is not None, every)) > 1:
+        raise UsageError("--passphrase-file, --slot and --all exclude each other")
+    paths = _containers(target)
+    secret = None
+    if slot is None and not every:
+        secret = passphrase.ask(passphrase_file, "passphrase to remove")
+    slots = []
+    for path in paths:
+        with reach.reading(path) as fd:
+            chosen: tuple[int | None, ...] = ways.slots(fd)
+            if secret is not None:
+                chosen = (ways.find_slot(fd, secret),)
+            elif slot is not None:
+                chosen = (slot if slot in chosen else None,)
+        slots += [Slot(path, number) for number in chosen if number is not None]
+    if secret is not None:
+        secret.wipe()
+    if not slots:
+        raise NotFoundError("no slot that this passphrase opens" if secret else "no such slot", file=target)
+    for one in slots:
+        reach.remove_slot(one.file, one.slot)
+    emit(slots, lambda: _tell(slots, "removed"), as_json)
+
+
+@recovery.command()
+@file_argument
+def fill(file: Path) -> None:
+    """Write encrypted zeros into the holes of a thin disk: stock tools would read noise there.
+
+    It then takes its full size on the datastore. Its time of modification stays.
+    """
+    from ioflt.datastore import reach
+    from ioflt.datastore import recovery as ways
+
+    path = reach.backing_path(file)
+    with connect_keys() as keys:
+        fd = reach.take(path)
+        with progress(f"filling {file.name}", os.fstat(fd).st_size) as bar:
+            size = ways.fill(fd, keys, bar.advance)
+    say(f"{file}: no holes left in {size} bytes")
+
+
+@click.group()
+def header() -> None:
+    """Backups of the headers of a VM's files: without its header a file is lost, whoever has the keys."""
+
+
+@header.command()
+@home_argument
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+def backup(home: tuple[Path, str], out: Path) -> None:
+    """Write the headers of all files of a VM, and its record, to the new file OUT.
+
+    It holds no data and opens nothing by itself. Back up again after adding files, passphrases or keys.
+    """
+    from ioflt.datastore import headers
+
+    directory, name = _home(home)
+    with open_volume(directory) as volume:
+        saved = headers.backup(volume, name)
+    headers.write_file(out, saved)
+    say(f"{out}: headers of {len(saved.headers)} files")
+
+
+@header.command()
+@click.argument("out", metavar="OUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@home_argument
+def restore(out: Path, home: tuple[Path, str]) -> None:
+    """Put the headers in OUT back into the files of a VM. Refused for other files and for new keys.
+
+    Passphrases are then those of the backup. Lengths and data stay as they are.
+    """
+    from ioflt.datastore import headers
+
+    directory, name = _home(home)
+    saved = headers.read_file(out)
+    with open_volume(directory) as volume:
+        done = headers.restore(volume, name, saved)
+    for path in done.missing:
+        warn(f"{directory / name / path}: in the backup, but not there")
+    record = " and its record" if done.record else ""
+    say(f"{directory / name}: headers of {len(done.restored)} files{record} restored")
+
+
+@click.group()
+def vmx() -> None:
+    """VMX files under a passphrase, as VMware Workstation and Fusion read and write them.
+
+    Their key derivation is weak: choose a long passphrase, and keep such files off the datastore.
+    """
+
+
+@vmx.command(name="export")
+@home_argument
+@passphrase_option
+@click.option(
+    "--output", "-o", metavar="OUT", type=click.Path(path_type=Path), help="A new file to write to."
+)
+def export(home: tuple[Path, str], passphrase_file: str | None, output: Path | None) -> None:
+    """Write a VM's VMX, sealed under a passphrase, to standard output or OUT."""
+    from ioflt.datastore import exchange
+
+    directory, name = _home(home)
+    with (
+        passphrase.ask(passphrase_file, "passphrase of the exported VMX", confirm=True) as secret,
+        open_volume(directory, read_only=True) as volume,
+    ):
+        text = exchange.export(volume, name, secret)
+    if output is None:
+        sys.stdout.buffer.write(text)
+        return
+    with output.open("xb") as file:
+        file.write(text)
+    say(f"{output}: the VMX of {name} under the passphrase")
+
+
+@vmx.command(name="import")
+@file_argument
+@home_argument
+@passphrase_option
+@click.option("--force", is_flag=True, help="Replace the VM's VMX of that name.")
+def import_(file: Path, home: tuple[Path, str], passphrase_file: str | None, force: bool) -> None:
+    """Open a VMX that is sealed under a passphrase, and put it into a VM, stored as that stores its files."""
+    from ioflt.datastore import exchange
+
+    directory, name = _home(home)
+    with (
+        passphrase.ask(passphrase_file, f"passphrase of {file}") as secret,
+        open_volume(directory) as volume,
+    ):
+        stored = exchange.import_(volume, name, file, secret, force=force)
+    say(f"{directory / name / stored}: imported")
+
+
+def _containers(target: Path) -> list[str]:
+    """The backing paths of the container, or of all of a home."""
+    from ioflt.datastore import reach
+    from ioflt.datastore import recovery as ways
+
+    path = reach.backing_path(target)
+    if os.path.isdir(path):
+        directory, name = os.path.split(path)
+        with open_volume(Path(directory), read_only=True) as volume:
+            found = [os.path.join(path, one) for one in reach.containers(volume.home(name))]
+    else:
+        found = [path]
+    if not found:
+        raise NotFoundError("no containers in it", file=target)
+    for one in found:  # all are fit, before the first is changed
+        with reach.reading(one) as fd:
+            ways.slots(fd)
+    return found
+
+
+def _home(home: tuple[Path, str]) -> tuple[Path, str]:
+    """The datastore and the home's name, of a home that may be named by a path under a mount."""
+    from ioflt.datastore import reach
+
+    path = Path(reach.backing_path(home[0] / home[1]))
+    return path.parent, path.name
+
+
+def _tell(slots: list[Slot], what: str) -> None:
+    for one in slots:
+        say(f"{one.file}: slot {one.slot} {what}")
