@@ -1,0 +1,96 @@
+"""The content of a virtual disk in a home: descriptor, extents, grains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ioflt.datastore import files
+from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.tree import Side, opened
+from ioflt.errors import CorruptDataError, MalformedError, UnsupportedError
+from ioflt.format.vmdk import descriptor, grains, sparse
+from ioflt.format.vmdk.descriptor import NO_PARENT, Extent
+from ioflt.format.vmdk.stream import Piece
+
+
+class Disk:
+    """The disk whose descriptor is the file `name` of the directory `top_fd`.
+
+    `capacity` is in bytes; `streamed` tells that the file is streamOptimized itself.
+    """
+
+    def __init__(self, side: Side, top_fd: int, name: str) -> None:
+        """Raises UnsupportedError "has a parent", "unknown disk format"; those of the VMDK parsers."""
+        self.name = name
+        self._side = side
+        self._top = top_fd
+        with opened(side, top_fd, name) as file, naming(name):
+            first = bytes(file.read(0, sparse.PROBE_SIZE))
+            if descriptor.is_descriptor(first):
+                first = bytes(file.read(0, descriptor.MAX_SIZE + 1))
+            self.streamed = first[:4] == sparse.MAGIC and sparse.parse(first).stream_optimized
+            text = sparse.descriptor_of(first)
+            if text is None:
+                raise UnsupportedError("unknown disk format", "no VMDK descriptor in it")
+            self._embedded = first[:4] == sparse.MAGIC
+            self._descriptor = descriptor.parse(text, None if self._embedded else name)
+            if self._descriptor.parent_cid != NO_PARENT or self._descriptor.parent_file_name_hint:
+                raise UnsupportedError("has a parent", "the state after a snapshot")
+        self.capacity = self._descriptor.sectors * 512
+
+    def pieces(self) -> Iterator[Piece]:
+        """(offset, bytes) of all data, in order; what is between is zeros. Not for a `streamed` disk.
+
+        Raises MalformedError "extent truncated"; UnsupportedError "unknown extent type"; those of `grains`.
+        """
+        start = 0
+        for extent in self._descriptor.extents:
+            for offset, data in self._extent(extent):
+                yield start + offset, data
+            start += extent.sectors * 512
+
+    def _extent(self, extent: Extent) -> Iterator[Piece]:
+        if extent.file_name is None:  # ZERO
+            return
+        name = self.name if self._embedded else extent.file_name
+        with opened(self._side, self._top, name) as file, naming(name):
+            if extent.kind in ("FLAT", "VMFS") and not self._embedded:
+                yield from _flat(file, extent.offset * 512, extent.sectors * 512)
+            elif extent.kind == "SPARSE":
+                header = sparse.parse(bytes(file.read(0, sparse.HEADER_SIZE)))
+                if header.capacity != extent.sectors:
+                    raise MalformedError("capacity differs", f"{header.capacity}, {extent.sectors} sectors")
+                yield from grains.pieces(lambda offset, length: bytes(file.read(offset, length)), header)
+            else:
+                raise UnsupportedError("unknown extent type", extent.kind)
+
+
+def _flat(file: OpenFile, start: int, length: int) -> Iterator[Piece]:
+    end = start + length
+    if file.length < end:
+        raise MalformedError("extent truncated", f"{file.length} bytes, {end} needed")
+    offset = start
+    while offset < end:
+        try:
+            offset = file.seek(offset, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        stop = min(end, file.seek(offset, os.SEEK_HOLE)) if offset < end else end
+        while offset < stop:
+            data = bytes(file.read(offset, min(files.COPY_CHUNK, stop - offset)))
+            if not data:
+                raise MalformedError("extent truncated", "it became shorter meanwhile")
+            yield offset - start, data
+            offset += len(data)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Corrupt data found in the block is told of with the file's name."""
+    try:
+        yield
+    except CorruptDataError as error:
+        error.file = error.file or name
+        raise
