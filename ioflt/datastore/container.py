@@ -10,7 +10,7 @@ leaves the last length that was synced:
 - *none* is written only when body and length agree;
 - cutting: length, fsync, then the body;
 - what lies in the body behind the length (from a crash) is dropped by the next extension, never at open;
-- in a thick container the mark is never above the body's end, and stands there before a hole comes behind it.
+- in a thick container the mark stands at the body's end, or below, before a hole comes behind it.
 
 What was appended to a thick container and never synced may read as noise after a power cut.
 
@@ -202,8 +202,7 @@ class Container:
             elif length < self._length:
                 self._check_writable()
                 whole = round_up(length)
-                mark = self._crypt.initialised
-                self._commit(length, None if mark is None else min(mark, whole))
+                self._commit(length, self._crypt.initialised)
                 self._length = length
                 if self._crypt.size() > whole:
                     self._crypt.resize(whole)

@@ -26,7 +26,7 @@ PAGE = 4096
 TORN = 512
 LIMIT = 6 * PAGE
 #: Sessions of each kind of container; each gives some hundred power cuts.
-SESSIONS = 24
+SESSIONS = 60
 STEPS = 14
 
 
@@ -115,9 +115,10 @@ class Cuts:
         choose = self.random
         offset = choose.choice([choose.randrange(LIMIT), choose.randrange(0, LIMIT, PAGE), len(self.now)])
         length = choose.choice([choose.randrange(1, 2 * PAGE), PAGE, 2 * PAGE])
-        action = choose.choice(
-            [self.write] * 4 + [self.truncate] * 2 + [self.extend, self.punch, self.fill, self.mark, self.sync, self.sync]
-        )
+        actions = [self.write] * 4 + [self.truncate] * 2 + [self.extend] * 2 + [self.punch] + [self.sync] * 3
+        if not self.thin:
+            actions += [self.fill] * 3 + [self.mark]
+        action = choose.choice(actions)
         action(offset, length)
 
     def grow(self, length):
@@ -142,6 +143,7 @@ class Cuts:
         self.grow(length)
 
     def extend(self, offset, length):
+        length = self.random.choice([length, -offset % PAGE])
         self.truncate(max(len(self.now), offset + length), 0)
 
     def punch(self, offset, length):
@@ -269,7 +271,7 @@ def test_power_cuts(kind, tmp_path, monkeypatch):
                 cuts.recorder.install(patch)
                 for _ in range(STEPS):
                     cuts.step()
-                    cuts.cut_some(5)
+                    cuts.cut_some(3)
                 media += cuts.media
                 cuts.end()
-    assert media >= 2500
+    assert media >= 4000
