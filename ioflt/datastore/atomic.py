@@ -88,7 +88,7 @@ class Draft:
             return
         os.rename(self._name, name, src_dir_fd=self._top, dst_dir_fd=parent_fd)
         self._name = None
-        os.fsync(parent_fd)
+        sync_directory(parent_fd)
 
     def __enter__(self) -> Draft:
         return self
@@ -133,6 +133,15 @@ def link_over(top_fd: int, fd: int, parent_fd: int, name: str) -> None:
             os.unlink(draft, dir_fd=top_fd)
         raise
     os.fsync(parent_fd)
+
+
+def sync_directory(dir_fd: int) -> None:
+    """fsync of a directory, of which `dir_fd` may be an O_PATH descriptor."""
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def write_all(fd: int, data: bytes, offset: int = 0) -> None:

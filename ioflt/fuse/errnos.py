@@ -37,9 +37,19 @@ _ERRNOS: tuple[tuple[type[IofltError], int], ...] = (
 _QUIET = (errors.CrossHomeError, errors.NotFoundError, errors.ExistsError, errors.UsageError)
 
 
+#: Answers of the file system to what the caller did; all others tell of trouble, and are logged.
+_CALLERS = frozenset(
+    (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EINVAL, errno.ENXIO)
+    + (errno.EACCES, errno.EPERM, errno.EXDEV, errno.ELOOP, errno.ENAMETOOLONG, errno.EMLINK, errno.EFBIG)
+    + (errno.EOPNOTSUPP, errno.ESTALE, errno.ETXTBSY, errno.EBUSY, errno.EROFS)
+)
+
+
 def errno_of(error: BaseException) -> int:
     """The errno for an error of a request; logs what an administrator should see, once per request."""
     if isinstance(error, OSError):
+        if error.errno not in _CALLERS:
+            _log.error("the datastore's file system: %s", error)
         return error.errno or errno.EIO
     if isinstance(error, StorageError):
         _log.error("%s", error)

@@ -14,7 +14,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, InodeT, ModeT, RequestContext
 
-from ioflt.datastore import files, namespace
+from ioflt.datastore import atomic, files, namespace
 from ioflt.datastore.container import Container
 from ioflt.datastore.home import Home, is_private, stored_as
 from ioflt.datastore.openfile import OpenFile
@@ -445,16 +445,7 @@ class Operations(pyfuse3.Operations):
 
     @translated
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        node = self.handles.directories[fh].node
-
-        def sync() -> None:
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=node.path_fd)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-
-        await self._in_thread(sync)
+        await self._in_thread(atomic.sync_directory, self.handles.directories[fh].node.path_fd)
 
     # Used by `mount` and `control`
 
