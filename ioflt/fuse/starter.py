@@ -100,7 +100,7 @@ def stop(mountpoint: Path) -> None:
 def clean_stale(target: str) -> bool:
     """Unmount what a killed mount left (ENOTCONN). Returns whether there was something."""
     try:
-        os.stat(target)
+        os.statvfs(target)  # always asks the mount; stat(2) may answer from the cache of a dead one
     except OSError as error:
         if error.errno != errno.ENOTCONN:
             return False

@@ -1,0 +1,104 @@
+"""A datastore with its keys and its mount, as a user has them: everything through the `ioflt` command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ioflt import paths
+from ioflt.keys.mounts import MountControl
+
+#: Homes that `make_homes` makes, by kind. The empty name stands for the datastore's root.
+HOMES = ("thin", "thick", "clear")
+
+
+class Place:
+    """`datastore` and `mountpoint` below `base`; $IOFLT_HOME is that of the environment."""
+
+    def __init__(self, base: Path, *, encrypt: bool = True) -> None:
+        self.base = base
+        self.datastore = base / "ds"
+        self.mountpoint = base / "mnt"
+        self.mountpoint.mkdir()
+        self.ioflt("datastore", "init", self.datastore, "--encrypt" if encrypt else "--clear")
+
+    def ioflt(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, "-m", "ioflt", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check:
+            assert result.returncode == 0, result.stderr
+        return result
+
+    def make_homes(self) -> None:
+        """An empty home of each kind of `HOMES`; the datastore is encrypting and not mounted."""
+        for name in HOMES:
+            (self.datastore / name).mkdir()
+        for name in ("thick", "clear"):
+            self.ioflt("vm", "decrypt", self.datastore / name)
+        self.ioflt("vm", "encrypt", "--thick", self.datastore / "thick")
+
+    def mount(self, *options: str) -> Path:
+        self.ioflt("mount", *options, self.datastore, self.mountpoint)
+        return self.mountpoint
+
+    def umount(self) -> None:
+        self.ioflt("umount", self.mountpoint)
+
+    def remount(self, *options: str) -> Path:
+        self.umount()
+        return self.mount(*options)
+
+    @property
+    def pid(self) -> int:
+        """Of the mount's process."""
+        with MountControl(paths.find().control_socket(str(self.mountpoint))) as control:
+            return control.status.pid
+
+    def kill(self) -> None:
+        """SIGKILL the mount, and wait until it is gone. The mount point stays, as a dead one."""
+        pid = self.pid
+        pidfd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            await_end(pidfd)
+        finally:
+            os.close(pidfd)
+
+    @property
+    def log(self) -> str:
+        """What mounts have logged."""
+        return (paths.find().state / "mount.log").read_text()
+
+    def complaints(self) -> list[str]:
+        """Lines of the log that are warnings or worse, and tracebacks."""
+        return [line for line in self.log.splitlines() if " INFO " not in line]
+
+    def end(self) -> None:
+        """Leave nothing mounted or running."""
+        if self.ioflt("umount", self.mountpoint, check=False).returncode:
+            subprocess.run(["umount", "-l", str(self.mountpoint)], capture_output=True, check=False)
+        self.ioflt("keyd", "stop", check=False)
+
+
+def await_end(pidfd: int, seconds: float = 20) -> None:
+    """Wait until the process has ended."""
+    import select
+
+    assert select.select([pidfd], [], [], seconds)[0], "the process does not end"
+
+
+def eventually(condition: object, seconds: float = 10) -> None:
+    """Wait until `condition()` is true."""
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not come true"
+        time.sleep(0.01)
