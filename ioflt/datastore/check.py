@@ -1,4 +1,4 @@
-"""Verify a datastore: every record and file, with keys. Changes nothing; one bad file never stops the rest."""
+"""Verify a datastore: records and files, with keys. Changes nothing; one bad file never stops the rest."""
 
 from __future__ import annotations
 
