@@ -132,7 +132,7 @@ def link_over(top_fd: int, fd: int, parent_fd: int, name: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(draft, dir_fd=top_fd)
         raise
-    os.fsync(parent_fd)
+    sync_directory(parent_fd)
 
 
 def sync_directory(dir_fd: int) -> None:
