@@ -109,13 +109,9 @@ class Conversion:
         except BaseException:
             os.close(fd)
             raise
-        keys_place = regular.full_path(self._home, path)
-        source = files.open_file(
-            self._home, fd, treatment, writable=False, place=lambda: None, name=keys_place
-        )
-        with closing(source), Draft(self._home.fd) as draft:
+        with closing(self._open(fd, treatment, path)) as source, Draft(self._home.fd) as draft:
             if treatment is not Treatment.CLEAR:
-                self._copy(source, PlainFile(fd := os.dup(draft.fd), Backing(fd, 0)))
+                self._unwrap(source, draft)
             elif stored_as(path) is Treatment.VMX:
                 self._seal(source, draft, current.uuid)
             else:
@@ -156,10 +152,18 @@ class Conversion:
 
     # One file
 
+    def _open(self, fd: int, treatment: Treatment, path: str) -> OpenFile:
+        where = regular.full_path(self._home, path)
+        return files.open_file(self._home, fd, treatment, writable=False, place=lambda: None, name=where)
+
     def _wrap(self, source: OpenFile, draft: Draft, uuid: str) -> None:
         keys, thin = self._home.volume.keys, not self.operation.thick
         container.create(draft.fd, keys, self._key, thin=thin, uuid=uuid, file_id=file_id_of(uuid))
         self._copy(source, Container.open(os.dup(draft.fd), keys, writable=True))
+
+    def _unwrap(self, source: OpenFile, draft: Draft) -> None:
+        fd = os.dup(draft.fd)
+        self._copy(source, PlainFile(fd, Backing(fd, 0)))
 
     def _seal(self, source: OpenFile, draft: Draft, uuid: str) -> None:
         check_vmx_size(source.length)
@@ -209,8 +213,7 @@ class Conversion:
 
     def _same_contents(self, path: str, clear: OpenFile) -> bool:
         fd = regular.open_file(self._home, path)
-        source = files.open_file(self._home, fd, stored_as(path), writable=False, place=lambda: None)
-        with closing(source):
+        with closing(self._open(fd, stored_as(path), path)) as source:
             if source.length != clear.length:
                 return False
             return all(

@@ -162,7 +162,11 @@ def _begin_decrypt(home: Home, record: HomeRecord) -> HomeRecord:
     operation = _operation("decrypt", False, entries)
     begun = replace(record, operation=operation)
     home.volume.authorise(operation.id)
-    _store_first(home, record, begun, entries)
+    try:
+        _store_first(home, record, begun, entries)
+    except BusyError:
+        home.volume.end_authorisation(operation.id)
+        raise
     return begun
 
 
