@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -34,10 +34,12 @@ from ioflt.format.luks2.layout import HEADER_OFFSETS, HEADER_SIZE
 from ioflt.format.vmx import sealed
 from ioflt.keys.client import KeyService
 from ioflt.sectors import round_up
-from ioflt.types import SECTOR_SIZE, HomeState
+from ioflt.types import SECTOR_SIZE, HomeState, KeyRef
 
 #: Containers whose keys are asked for at once; each costs a descriptor.
 BATCH = 64
+
+_MAGIC = b"LUKS\xba\xbe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +191,7 @@ class _Check:
         info = sealed.peek(text)
         file = VmxFile(os.dup(fd), self._volume.keys, writable=False, place=lambda: None)
         file.close()
-        if info.key != standing.key:
-            raise AuthenticationError("another home's key", str(info.key))
+        _check_key(home, standing, {info.key})
         self._take_file_id(info.file_id, entry.path, node.info)
         return entry
 
@@ -228,8 +229,7 @@ class _Check:
                 raise answer
         for dek in deks:
             luks2.verify_digest(one.header, dek)
-        if one.standing.key not in {token.key for token in one.header.tokens}:
-            raise AuthenticationError("another home's key", str(one.header.tokens[0].key))
+        _check_key(one.home, one.standing, {token.key for token in one.header.tokens})
         with state.mac_key(deks[0], one.header.uuid) as mac_key:
             block = state.load(*read_state_slots(one.fd), mac_key)
         self._take_file_id(block.file_id, one.entry.path, one.node.info)
@@ -259,10 +259,16 @@ def _structure(fd: int) -> luks2.Header:
     """The header of a container. Raises CorruptDataError; _Clear when nothing of one is in the file."""
     try:
         return read_header(fd)
-    except MalformedError as error:
-        if error.reason == "bad magic" and state.peek(*read_state_slots(fd)) is None:
+    except MalformedError:
+        if os.pread(fd, len(_MAGIC), 0) != _MAGIC and state.peek(*read_state_slots(fd)) is None:
             raise _Clear("no container: clear, or its whole header is lost, in an encrypted home") from None
         raise
+
+
+def _check_key(home: Home, standing: Standing, keys: Set[KeyRef | None]) -> None:
+    """A file that opens by the key of another home was put here behind the mount's back."""
+    if (home.is_root or standing.record is not None) and standing.key not in keys:
+        raise AuthenticationError("another home's key", ", ".join(map(str, keys)))
 
 
 def _check_copies(fd: int) -> None:

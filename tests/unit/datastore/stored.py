@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from ioflt.datastore import files
@@ -77,9 +78,10 @@ def snapshot(top: Path) -> dict[str, tuple[bytes | None, int, int]]:
     """Contents, inode and mtime of all that is below `top`."""
     return {
         str(path): (
-            path.read_bytes() if path.is_file() and not path.is_symlink() else None,
-            path.lstat().st_ino,
-            path.lstat().st_mtime_ns,
+            path.read_bytes() if stat.S_ISREG(info.st_mode) and info.st_size < 64 << 20 else None,
+            info.st_ino,
+            info.st_mtime_ns,
         )
         for path in top.rglob("*")
+        for info in (path.lstat(),)
     }
