@@ -11,8 +11,9 @@ from ioflt.datastore import atomic, container, files
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.home import Home, Treatment, stored_as
 from ioflt.datastore.openfile import OpenFile
-from ioflt.datastore.vmx import MAX_PLAINTEXT, Place
+from ioflt.datastore.vmx import Place
 from ioflt.errors import CrossHomeError
+from ioflt.format.vmx.sealed import MAX_PLAINTEXT
 from ioflt.types import HomeState
 
 

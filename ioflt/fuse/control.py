@@ -144,8 +144,9 @@ class Control:
         and VMX committed, all synced; then I/O is stopped, and what came meanwhile synced, too.
         """
         operations = self._operations
-        if mode == "refuse" and operations.handles.files:
-            return messages.Busy(self._open_names())
+        names = self._open_names()
+        if mode == "refuse" and names:
+            return messages.Busy(names)
         await operations.drop_pages()
         if mode == "force":
             operations.gate.deny()
@@ -177,7 +178,9 @@ class Control:
         _log.info("unlocked")
 
     def _open_names(self) -> tuple[str, ...]:
-        names = sorted({handle.node.shown for handle in self._operations.handles.files.values()})
+        """What is open and needs a key."""
+        handles = self._operations.handles.files.values()
+        names = sorted({handle.node.shown for handle in handles if not handle.node.keyless})
         return tuple(failure.shown(name) for name in names[: messages.MAX_PATHS])
 
     # Containers

@@ -42,7 +42,7 @@ class Filler:
         saved = 0
         try:
             while node.writers and isinstance(node.file, Container):
-                await self._gate.write()
+                await self._gate.write(keyless=False)
                 step = node.file.fill_step()
                 if step is None:
                     return

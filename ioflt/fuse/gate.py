@@ -1,4 +1,6 @@
-"""Whether requests pass: normally all do; a lock makes them wait or fail, a quiesce makes writes wait."""
+"""Whether requests pass: normally all do; a lock makes those that need a key wait or fail, a quiesce makes
+writes wait.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from ioflt.errors import ProviderLocked
 
 
 class Gate:
-    """Handlers call `await gate.read()` or `await gate.write()` when `closed` is true."""
+    """Handlers call `await gate.read(…)` or `await gate.write(…)` when `closed` is true, and then, without
+    another await, take the range lock: so whoever closes the gate and locks the range comes after them.
+    """
 
     def __init__(self) -> None:
         self.closed = False
@@ -16,8 +20,10 @@ class Gate:
         self._all: trio.Event | None = None
         self._writes: trio.Event | None = None
 
-    async def read(self) -> None:
-        """Wait while suspended. Raises ProviderLocked while denied."""
+    async def read(self, *, keyless: bool) -> None:
+        """Wait while suspended. Raises ProviderLocked while denied. `keyless` I/O is not concerned."""
+        if keyless:
+            return
         if self._denied:
             raise ProviderLocked("the key cache is locked")
         while self._all is not None:
@@ -25,12 +31,12 @@ class Gate:
             if self._denied:
                 raise ProviderLocked("the key cache is locked")
 
-    async def write(self) -> None:
-        """Like `read`; waits while writes are held back, too."""
-        await self.read()
+    async def write(self, *, keyless: bool) -> None:
+        """Like `read`; waits while writes are held back, too, whatever they need."""
+        await self.read(keyless=keyless)
         while self._writes is not None:
             await self._writes.wait()
-            await self.read()
+            await self.read(keyless=keyless)
 
     def suspend(self) -> None:
         """I/O waits until `open`."""

@@ -83,6 +83,11 @@ class Node:
         return self.format == stat.S_IFREG
 
     @property
+    def keyless(self) -> bool:
+        """Whether its I/O needs no key."""
+        return self.treatment is Treatment.CLEAR
+
+    @property
     def is_top(self) -> bool:
         """Whether it is the datastore's root or the directory of a home."""
         return self.parent is None or (self.is_dir and self.parent.parent is None)

@@ -244,6 +244,8 @@ class Operations(pyfuse3.Operations):
             source = node.file
             if source is None:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            if self.gate.closed:
+                await self.gate.write(keyless=node.keyless)
             async with node.ranges.hold(0, END, exclusive=True):
                 before = os.stat(node.path_fd)
                 target = await self._in_thread(
@@ -335,7 +337,7 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         node = self.handles.files[fh].node
         if self.gate.closed:
-            await self.gate.read()
+            await self.gate.read(keyless=node.keyless)
         file = _file_of(node)
         if self._nowait and node.ranges.free(off, off + size, exclusive=False):
             try:
@@ -355,7 +357,7 @@ class Operations(pyfuse3.Operations):
         handle = self.handles.files[fh]
         node = handle.node
         if self.gate.closed:
-            await self.gate.write()
+            await self.gate.write(keyless=node.keyless)
         if handle.clears_privileges:
             self._clear_privileges(handle)
         file = _file_of(node)
@@ -400,7 +402,7 @@ class Operations(pyfuse3.Operations):
         """SEEK_DATA and SEEK_HOLE, by way of `hook`."""
         node = self.handles.files[fh].node
         if self.gate.closed:
-            await self.gate.read()
+            await self.gate.read(keyless=node.keyless)
         async with node.ranges.hold(0, END, exclusive=False):
             return await self._translate(lambda: _file_of(node).seek(offset, whence))
 
@@ -408,7 +410,7 @@ class Operations(pyfuse3.Operations):
         """By way of `hook`."""
         node = self.handles.files[fh].node
         if self.gate.closed:
-            await self.gate.write()
+            await self.gate.write(keyless=node.keyless)
         async with node.ranges.hold(0, END, exclusive=True):
             await self._translate(lambda: _file_of(node).allocate(mode, offset, length))
         self._start_filler(node)
@@ -600,12 +602,12 @@ class Operations(pyfuse3.Operations):
     async def _truncate(self, node: Node, length: int, fh: FileHandleT | None) -> None:
         if not node.is_regular:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        if self.gate.closed:
-            await self.gate.write()
         held = fh is not None and self.handles.files[fh].writes
         if not held:
             await self.opener.acquire(node, write=True)
         try:
+            if self.gate.closed:
+                await self.gate.write(keyless=node.keyless)
             async with node.ranges.hold(0, END, exclusive=True):
                 await self._in_thread(_file_of(node).truncate, length)
             if not held:
@@ -618,7 +620,7 @@ class Operations(pyfuse3.Operations):
     async def _settle(self, node: Node, action: Callable[[Node], object]) -> None:
         """Flush or sync; a VMX may have another backing inode afterwards."""
         if self.gate.closed:
-            await self.gate.write()
+            await self.gate.write(keyless=node.keyless)
         before = os.stat(node.path_fd)
         await action(node)  # type: ignore[misc]
         self._rebind(node, before)
