@@ -83,7 +83,6 @@ async def _serve(
         ready()
         _log.info("serves %s", operations.volume.path)
         await pyfuse3.main()
-        operations.gate.open()  # who waits for a lock to end would keep the loop from ending
         with trio.CancelScope(shield=True):
             await operations.sync_all()
         nursery.cancel_scope.cancel()
@@ -95,6 +94,8 @@ async def _end_by_signal(operations: Operations) -> None:
             _log.info("ends by %s", signal.Signals(number).name)
             await operations.drop_pages()
             await operations.sync_all()
+            if operations.gate.locked:
+                operations.gate.deny()  # what waits for the end of the lock would wait for ever
             pyfuse3.terminate()
             return
 
