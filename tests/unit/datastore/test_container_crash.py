@@ -51,7 +51,9 @@ class Recorder:
     def snap(self):
         size = os.fstat(self.fd).st_size
         slots = tuple(os.pread(self.fd, PAGE, offset) for offset in STATE_SLOT_OFFSETS)
-        self.versions.append(Version(slots, os.pread(self.fd, max(0, size - DATA_OFFSET), DATA_OFFSET), self.length))
+        self.versions.append(
+            Version(slots, os.pread(self.fd, max(0, size - DATA_OFFSET), DATA_OFFSET), self.length)
+        )
 
     def synced(self):
         del self.versions[:-1]
