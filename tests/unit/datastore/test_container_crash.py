@@ -1,8 +1,8 @@
 """Power cuts: whatever part of the unsynced writes reached the medium, nothing synced is lost.
 
 A recorder beneath the container keeps an image of the file after each system call that changes it. The medium
-after a power cut is made of these: each 4 KiB page (or, torn, each 512 bytes) is as in any image since the last
-sync, and so is the size. Every such medium is opened again and judged.
+after a power cut is made of these: each 4 KiB page (or, torn, each 512 bytes) is as in any image since the
+last sync, and so is the size. Every such medium is opened again and judged.
 """
 
 import os

@@ -38,7 +38,7 @@ def record_path(volume, name="web01"):
 
 
 def refused(home, words):
-    """The home takes no writes, for a reason with these words, and is stored as the datastore's default says."""
+    """The home takes no writes, for that reason, and is stored as the datastore's default says."""
     standing = home.standing()
     assert standing.problem is not None
     assert words in standing.problem
@@ -189,7 +189,7 @@ def test_locked_keys_open_no_file(home, keys, default):
     with pytest.raises(ProviderLocked) as caught:
         files.open_file(home, fd, Treatment.CONTAINER, writable=True, place=lambda: None, name="disk")
     assert caught.value.file == "disk"
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="Bad file"):
         os.fstat(fd)
 
 
