@@ -33,11 +33,15 @@ class Disk:
             self.streamed = first[:4] == sparse.MAGIC and sparse.parse(first).stream_optimized
             text = sparse.descriptor_of(first)
             if text is None:
-                raise UnsupportedError("unknown disk format", "no VMDK descriptor in it")
+                raise UnsupportedError(
+                    "unknown disk format", "no VMDK; qemu-img convert through a mount makes one of it"
+                )
             self._embedded = first[:4] == sparse.MAGIC
             self._descriptor = descriptor.parse(text, None if self._embedded else name)
             if self._descriptor.parent_cid != NO_PARENT or self._descriptor.parent_file_name_hint:
-                raise UnsupportedError("has a parent", "the state after a snapshot")
+                raise UnsupportedError(
+                    "has a parent", "the state after a snapshot, which only an export to a directory carries"
+                )
         self.capacity = self._descriptor.sectors * 512
 
     def pieces(self) -> Iterator[Piece]:
@@ -64,7 +68,9 @@ class Disk:
                     raise MalformedError("capacity differs", f"{header.capacity}, {extent.sectors} sectors")
                 yield from grains.pieces(lambda offset, length: bytes(file.read(offset, length)), header)
             else:
-                raise UnsupportedError("unknown extent type", extent.kind)
+                raise UnsupportedError(
+                    "unknown extent type", f"{extent.kind}, which only an export to a directory carries"
+                )
 
 
 def _flat(file: OpenFile, start: int, length: int) -> Iterator[Piece]:

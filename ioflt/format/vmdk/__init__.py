@@ -1,1 +1,1 @@
-"""VMDK descriptors and sparse headers, read only. Layout and worked bytes: SPEC.md."""
+"""VMDK: descriptors, sparse headers, streamOptimized files. Layout and worked bytes: SPEC.md."""

@@ -12,6 +12,7 @@ from ioflt.format.vmdk.stream import MAX_CAPACITY, MAX_GRAIN, Piece
 
 _SECTOR: Final = 512
 _MAX_ENTRIES: Final = 4096
+_MAX_DIRECTORY: Final = 4 << 20  # entries
 
 
 def pieces(read: Callable[[int, int], bytes], header: SparseHeader) -> Iterator[Piece]:
@@ -29,7 +30,10 @@ def pieces(read: Callable[[int, int], bytes], header: SparseHeader) -> Iterator[
     if header.capacity * _SECTOR > MAX_CAPACITY:
         raise UnsupportedError("too large", f"a disk of {header.capacity} sectors")
     grain, span = header.grain_size, header.grain_size * header.entries_per_table
-    directory = _numbers(read, header.gd_offset, -(-header.capacity // span))
+    tables = -(-header.capacity // span)
+    if tables > _MAX_DIRECTORY:
+        raise MalformedError("bad grain table size", f"{tables} tables")
+    directory = _numbers(read, header.gd_offset, tables)
     for number, table in enumerate(directory):
         if table == 0:
             continue
