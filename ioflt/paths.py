@@ -47,10 +47,16 @@ class Paths:
         """One empty file per authorised decrypt in progress, named by its one-time id."""
         return self.state / "operations"
 
+    @property
+    def outdated(self) -> Path:
+        """One empty file per home that was encrypted, named by the home id that it had while clear."""
+        return self.state / "outdated"
+
     def ensure(self) -> Paths:
         """Make the directories that are missing. Raises UsageError when that cannot be done."""
         run_mode = 0o750 if self.system else 0o700
-        wanted = ((self.state, 0o700), (self.providers, 0o700), (self.operations, 0o700))
+        private = (self.state, self.providers, self.operations, self.outdated)
+        wanted = [(path, 0o700) for path in private]
         try:
             for path, mode in (*wanted, (self.run, run_mode), (self.mounts, run_mode)):
                 if not path.is_dir():

@@ -214,6 +214,8 @@ class Home:
                     raise AuthenticationError("record of another datastore")
                 if self.name not in record.names:
                     raise AuthenticationError("record of another home", " ".join(record.names))
+                if self.volume.is_outdated(record.home_id):
+                    raise AuthenticationError("outdated record", "the home was encrypted since")
             records.verify(unverified, record.key or datastore.key, self.volume.keys)
         except CorruptDataError as error:
             return self._fallback(f"its record is not valid here: {error}; see `ioflt vm register`")

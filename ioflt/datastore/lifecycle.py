@@ -2,7 +2,8 @@
 
 The home's record holds an operation from the first file to the last. An interrupted encryption may be resumed
 by anyone; a decryption only by the host that started it, because only it remembers the one-time id: a record
-that was put back from an old copy would otherwise bring plaintext onto the datastore.
+that was put back from an old copy would otherwise bring plaintext onto the datastore. For the same reason the
+host remembers whose clear records are outdated.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def decrypt(volume: Volume, name: str, *, progress: Progress | None = None) -> N
         conversion.run()
         cleared = replace(
             record,
+            home_id=new_uuid(),  # no clear record of before is valid ever again
             state=HomeState.CLEAR,
             key=None,
             names=(name,),
@@ -196,6 +198,7 @@ def _turn(home: Home, record: HomeRecord, progress: Progress | None) -> HomeReco
 
 
 def _finish_encrypt(home: Home, record: HomeRecord, progress: Progress | None) -> None:
+    home.volume.outdate(record.home_id)
     conversion = Conversion(home, record, progress)
     conversion.run()
     home.store(replace(record, operation=None))

@@ -216,11 +216,7 @@ class Volume:
 
     def authorise(self, operation_id: str) -> None:
         """Remember a decryption, durably, off the datastore."""
-        directory = paths.find().ensure().operations
-        fd = os.open(directory / operation_id, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.fsync(fd)
-        os.close(fd)
-        _sync_dir(directory)
+        _note(paths.find().ensure().operations, operation_id)
 
     def end_authorisation(self, operation_id: str) -> None:
         """The decryption is over: its id is worth nothing any more."""
@@ -228,6 +224,16 @@ class Volume:
         with suppress(FileNotFoundError):
             (directory / operation_id).unlink()
             _sync_dir(directory)
+
+    # Clear homes that were encrypted on this host
+
+    def is_outdated(self, home_id: str) -> bool:
+        """Whether the home was encrypted since it had that id: a clear record with it is an old copy."""
+        return (paths.find().outdated / home_id).is_file()
+
+    def outdate(self, home_id: str) -> None:
+        """Remember, durably, that the home of that id is encrypted; once decrypted it has another id."""
+        _note(paths.find().ensure().outdated, home_id)
 
 
 def _check_home_name(name: str) -> None:
@@ -241,6 +247,14 @@ def split_home_path(path: str | os.PathLike[str]) -> tuple[str, str]:
     if not name:
         raise UsageError("not the path of a VM home", file=path)
     return directory, name
+
+
+def _note(directory: Path, name: str) -> None:
+    """Make an empty file, durably."""
+    fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.fsync(fd)
+    os.close(fd)
+    _sync_dir(directory)
 
 
 def _sync_dir(directory: Path) -> None:

@@ -552,6 +552,24 @@ def test_an_old_record_put_back_wraps_nothing_twice(volume: Volume, clear: Path)
     assert {name: data for name, data in copy_of(clear).items() if name != ".ioflt"} == before
 
 
+def test_the_clear_record_of_before_put_back(volume: Volume, clear: Path) -> None:
+    """It would make the mount write plaintext."""
+    record = (clear / ".ioflt").read_bytes()
+    lifecycle.encrypt(volume, "vm")
+    good = (clear / ".ioflt").read_bytes()
+    (clear / ".ioflt").write_bytes(record)
+    with pytest.raises(ReadOnlyError, match="outdated record"):
+        volume.home("vm").check_writable()
+    with pytest.raises(UsageError, match="its files are encrypted"):
+        lifecycle.register(volume, "vm", clear=True)
+    (clear / ".ioflt").write_bytes(good)
+    lifecycle.decrypt(volume, "vm")
+    volume.home("vm").check_writable()
+    (clear / ".ioflt").write_bytes(record)
+    with pytest.raises(ReadOnlyError, match="outdated record"):
+        volume.home("vm").check_writable()
+
+
 def test_raw_copy_of_a_container_is_no_hard_link(volume: Volume, encrypted: Path) -> None:
     """Two files with one UUID and other contents, and a cut between them."""
     copy = encrypted / "copy.raw"
