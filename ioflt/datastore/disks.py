@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ioflt.datastore import files
 from ioflt.datastore.openfile import OpenFile
-from ioflt.datastore.tree import Side, opened
+from ioflt.datastore.tree import Side
 from ioflt.errors import CorruptDataError, MalformedError, UnsupportedError
 from ioflt.format.vmdk import descriptor, grains, sparse
 from ioflt.format.vmdk.descriptor import NO_PARENT, Extent
@@ -22,11 +23,13 @@ class Disk:
     """
 
     def __init__(self, side: Side, top_fd: int, name: str) -> None:
-        """Raises UnsupportedError "has a parent", "unknown disk format"; those of the VMDK parsers."""
+        """Raises MalformedError "no such file"; UnsupportedError "has a parent", "unknown disk format";
+        those of the VMDK parsers.
+        """
         self.name = name
         self._side = side
         self._top = top_fd
-        with opened(side, top_fd, name) as file, naming(name):
+        with self._open(name) as file:
             first = bytes(file.read(0, sparse.PROBE_SIZE))
             if descriptor.is_descriptor(first):
                 first = bytes(file.read(0, descriptor.MAX_SIZE + 1))
@@ -55,11 +58,25 @@ class Disk:
                 yield start + offset, data
             start += extent.sectors * 512
 
+    @contextmanager
+    def _open(self, name: str) -> Iterator[OpenFile]:
+        try:
+            file = self._side.open(self._top, name)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):  # ELOOP: a symlink
+                raise MalformedError("no such file", os.strerror(error.errno), file=name) from error
+            raise
+        try:
+            with naming(name):
+                yield file
+        finally:
+            file.close()
+
     def _extent(self, extent: Extent) -> Iterator[Piece]:
         if extent.file_name is None:  # ZERO
             return
         name = self.name if self._embedded else extent.file_name
-        with opened(self._side, self._top, name) as file, naming(name):
+        with self._open(name) as file:
             if extent.kind in ("FLAT", "VMFS") and not self._embedded:
                 yield from _flat(file, extent.offset * 512, extent.sectors * 512)
             elif extent.kind == "SPARSE":

@@ -111,16 +111,19 @@ def import_directory(
 ) -> Imported:
     """Bring in a directory with a VM, file by file; holes, modes, times and inner symlinks are kept.
 
-    Raises as `import_package`; UsageError when the directory is a home of a datastore already.
+    Raises as `import_package`; UsageError when the directory is a home already, or holds the datastore.
     """
     name = name or os.path.basename(os.path.abspath(path))
     with _storage(path):
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            if _is_inside(volume.fd, fd):
+                raise UsageError("holds the datastore", file=path)
             if any(is_private(entry) for entry in os.listdir(fd)):
                 raise UsageError("belongs to a datastore; copy it through a mount", file=path)
             with _new_home(volume, name) as home:
                 tree.copy(HostSide(), fd, HomeSide(home), home.fd, progress)
+                tree.dress_directory(fd, home.fd)
                 return _imported(home, [])
         finally:
             os.close(fd)
@@ -219,10 +222,11 @@ def _new_home(volume: Volume, name: str) -> Iterator[Home]:
 
 def _remove_home(volume: Volume, home: Home) -> None:
     """Remove what was made, unless something else has its name by now."""
-    found = os.stat(home.name, dir_fd=volume.fd, follow_symlinks=False)
-    if os.path.samestat(found, os.fstat(home.fd)):
-        volume.forget(home)
-        shutil.rmtree(home.name, dir_fd=volume.fd)
+    with suppress(FileNotFoundError):
+        found = os.stat(home.name, dir_fd=volume.fd, follow_symlinks=False)
+        if os.path.samestat(found, os.fstat(home.fd)):
+            volume.forget(home)
+            shutil.rmtree(home.name, dir_fd=volume.fd)
 
 
 def _counted(blocks: Iterator[bytes], progress: Progress | None) -> Iterator[bytes]:
@@ -327,7 +331,10 @@ def _stream(side: HomeSide, home: Home, disk: Disk, href: str, progress: Progres
     if disk.streamed:
         with tree.opened(side, home.fd, disk.name) as file:
             for offset in range(0, file.length, COPY_CHUNK):
-                yield bytes(file.read(offset, COPY_CHUNK))
+                block = bytes(file.read(offset, COPY_CHUNK))
+                yield block
+                if progress is not None:
+                    progress(len(block))
         return
     text = compose("streamOptimized", capacity=disk.capacity, file_name=href, cid=_new_cid())
     stream = StreamWriter(disk.capacity, text)

@@ -21,6 +21,7 @@ from ioflt.errors import (
     IofltError,
     NotFoundError,
     ReadOnlyError,
+    StorageError,
     UnsupportedError,
     UsageError,
 )
@@ -306,6 +307,13 @@ def test_not_an_archive_at_all(volume: Volume, tmp_path: Path) -> None:
         transfer.import_package(volume, tmp_path / "none.ova")
 
 
+def test_a_disk_larger_than_any_file_system(volume: Volume, tmp_path: Path) -> None:
+    members = with_disk(DISK, capacity=(1 << 63) - 512)
+    with pytest.raises(StorageError):
+        transfer.import_package(volume, archive(tmp_path / "web.ova", *members))
+    assert os.listdir(volume.path) == [".ioflt"]
+
+
 # Directories
 
 
@@ -350,6 +358,8 @@ def test_a_directory_comes_back_as_it_went(volume: Volume, directory: Path, tmp_
     assert sum(seen) == 8 * MIB + 5 + len(CANARY) + len((directory / "guest.vmx").read_bytes())
     assert_nowhere(CANARY, Path(volume.path))
     assert Path(volume.path, "guest/guest-flat.vmdk").stat().st_blocks * 512 < 2 * MIB
+    home = Path(volume.path, "guest").stat()
+    assert (home.st_mode & 0o777, home.st_mtime_ns) == (0o750, 10**18 + 9)
     stored = Path(volume.path, "guest/guest.vmx").stat()
     assert (stored.st_mode & 0o777, stored.st_mtime_ns) == (0o640, 10**18 + 9)
     out = transfer.export_directory(volume, "guest", tmp_path / "back")
@@ -374,6 +384,8 @@ def test_special_files_and_homes_are_refused(volume: Volume, directory: Path, tm
     transfer.import_package(volume, ova(tmp_path))
     with pytest.raises(UsageError, match="belongs to a datastore"):
         transfer.import_directory(volume, Path(volume.path, "web"), "again")
+    with pytest.raises(UsageError, match="holds the datastore"):
+        transfer.import_directory(volume, tmp_path)
     deep = directory / "/".join("d" * 40)
     (directory / "logs" / "pipe").unlink()
     deep.mkdir(parents=True)
@@ -441,6 +453,8 @@ def test_extents_of_all_kinds(volume: Volume, tmp_path: Path) -> None:
         ("has a parent", {"d.vmdk": text("vmfs", "RW 1 ZERO", 'parentFileNameHint="p.vmdk"')}),
         ("unknown disk format", {"d.vmdk": b"QFI\xfb" + bytes(100)}),
         ("unknown extent type", {"d.vmdk": text("vmfsSparse", 'RW 1 VMFSSPARSE "a"'), "a": b""}),
+        ("no such file", {}),
+        ("no such file", {"d.vmdk": text("vmfs", 'RW 2 VMFS "a"')}),
         ("extent truncated", {"d.vmdk": text("vmfs", 'RW 2 VMFS "a"'), "a": bytes(1023)}),
         ("bad magic", {"d.vmdk": text("twoGbMaxExtentSparse", 'RW 2 SPARSE "a"'), "a": bytes(512)}),
         ("compressed", {"d.vmdk": text("twoGbMaxExtentSparse", 'RW 8192 SPARSE "a"'), "a": DISK}),
@@ -465,7 +479,7 @@ def test_what_an_ova_cannot_have(
 def test_an_extent_that_is_a_symlink(volume: Volume, tmp_path: Path) -> None:
     make_vm(volume, {"vm.vmx": vmx("d.vmdk"), "d.vmdk": text("vmfs", 'RW 1 VMFS "a"')})
     Path(volume.path, "vm", "a").symlink_to("/etc/shadow")
-    with pytest.raises(IofltError):
+    with pytest.raises(CorruptDataError, match="a: no such file"):
         transfer.export_ova(volume, "vm", tmp_path / "out.ova")
     with pytest.raises(UnsupportedError, match="symlink leads out"):
         transfer.export_directory(volume, "vm", tmp_path / "out")
