@@ -54,6 +54,22 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     ),
     (errors.BusyError, "", lambda _: "power the VM off and close its disks, then try again"),
     (
+        errors.UsageError,
+        "no recovery slots",
+        lambda _: "write it out under a passphrase instead: ioflt vmx export DIR/VM",
+    ),
+    (errors.AuthenticationError, "wrong passphrase", lambda _: "nothing was changed"),
+    (
+        errors.AuthenticationError,
+        "another (container|home|key epoch)",
+        lambda _: "nothing was changed; it is of something else, or from before a change of keys",
+    ),
+    (
+        errors.MalformedError,
+        "not a regular file|too large|no header backup|no key safe|no encryption data",
+        lambda _: "nothing was changed",
+    ),
+    (
         errors.AuthenticationError,
         "",
         lambda error: (

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ioflt.cli.exits import Exit
-from ioflt.cli.render import describe, emit, json_option, table
+from ioflt.cli.render import emit, facts, json_option, size, table
 from ioflt.cli.session import connect_keys, directory_argument, file_argument
+
+if TYPE_CHECKING:
+    from ioflt.datastore.inspect import Description
 
 
 @click.command()
@@ -19,7 +24,7 @@ def inspect(file: Path, as_json: bool) -> None:
     from ioflt.datastore.inspect import describe as look
 
     shown = look(file)
-    emit(shown, lambda: describe(shown), as_json)
+    emit(shown, lambda: facts(_lines(shown)), as_json)
 
 
 @click.command()
@@ -45,3 +50,21 @@ def check(ctx: click.Context, directory: Path, as_json: bool) -> None:
     emit(report, text, as_json)
     if not report.sound:
         ctx.exit(Exit.FOUND)
+
+
+_SIZES = ("size", "allocated", "length", "body_size", "capacity", "filled_up_to")
+
+
+def _lines(shown: Description) -> list[tuple[str, str]]:
+    """Name and value of every field that says something, in the order of the fields."""
+    lines = []
+    for field in fields(shown):
+        value = getattr(shown, field.name)
+        if value is None or value == ():
+            continue
+        if field.name in _SIZES:
+            value = f"{value}  ({size(value)})"
+        elif isinstance(value, tuple):
+            value = ", ".join(map(str, value))
+        lines.append((field.name.replace("_", " "), str(value)))
+    return lines

@@ -15,7 +15,7 @@ from ioflt.cli.render import emit, json_option, progress, say, warn
 from ioflt.cli.session import connect_keys, file_argument, home_argument, open_volume
 from ioflt.errors import NotFoundError, UsageError
 
-_target = click.argument("target", metavar="FILE|DIR/VM", type=click.Path(exists=True, path_type=Path))
+_target = click.argument("target", metavar="FILE|DIR/VM", type=click.Path(path_type=Path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,10 @@ def fill(file: Path) -> None:
     It then takes its full size on the datastore. Its time of modification stays.
     """
     from ioflt.datastore import reach
-    from ioflt.datastore import recovery as ways
 
     path = reach.backing_path(file)
-    with connect_keys() as keys:
-        fd = reach.take(path)
-        with progress(f"filling {file.name}", os.fstat(fd).st_size) as bar:
-            size = ways.fill(fd, keys, bar.advance)
+    with connect_keys() as keys, progress(f"filling {file.name}", os.stat(path).st_size) as bar:
+        size = reach.fill(path, keys, bar.advance)
     say(f"{file}: no holes left in {size} bytes")
 
 
@@ -130,7 +127,7 @@ def backup(home: tuple[Path, str], out: Path) -> None:
 
 
 @header.command()
-@click.argument("out", metavar="OUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @home_argument
 def restore(out: Path, home: tuple[Path, str]) -> None:
     """Put the headers in OUT back into the files of a VM. Refused for other files and for new keys.
@@ -204,7 +201,10 @@ def _containers(target: Path) -> list[str]:
     from ioflt.datastore import reach
     from ioflt.datastore import recovery as ways
 
+    target.lstat()
     path = reach.backing_path(target)
+    if target.suffix.lower() == ".vmx":
+        raise UsageError("a VMX has no recovery slots", file=target)
     if os.path.isdir(path):
         directory, name = os.path.split(path)
         with open_volume(Path(directory), read_only=True) as volume:

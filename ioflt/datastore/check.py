@@ -259,10 +259,10 @@ def _structure(fd: int) -> luks2.Header:
     """The header of a container. Raises CorruptDataError; _Clear when nothing of one is in the file."""
     try:
         return read_header(fd)
-    except MalformedError:
+    except MalformedError as error:
         if os.pread(fd, len(_MAGIC), 0) != _MAGIC and state.peek(*read_state_slots(fd)) is None:
             raise _Clear("no container: clear, or its whole header is lost, in an encrypted home") from None
-        raise
+        raise MalformedError("header unusable", str(error)) from None
 
 
 def _check_key(home: Home, standing: Standing, keys: Set[KeyRef | None]) -> None:

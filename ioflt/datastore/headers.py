@@ -103,10 +103,17 @@ def read_file(path: str | os.PathLike[str]) -> HeaderBackup:
 
 
 def write_file(path: str | os.PathLike[str], saved: HeaderBackup) -> None:
-    """Write the backup to a new file, mode 0600, durably. Raises FileExistsError, OSError."""
+    """Write the backup to a new file, mode 0600, and sync it.
+
+    Raises FileExistsError, OSError; then no half of it is left.
+    """
     data = archive.write(saved)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(fd)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+    except OSError:
+        os.unlink(path)
+        raise

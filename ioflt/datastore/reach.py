@@ -72,6 +72,9 @@ def change(
     except IofltError as error:
         error.file = error.file or path
         raise
+    except OSError as error:
+        error.filename = path
+        raise
     finally:
         os.close(fd)
     return _ask(path, by_mount)
@@ -124,6 +127,18 @@ def take(path: str) -> int:
         os.close(fd)
         raise BusyError("is open for writing in a mount", file=path)
     return fd
+
+
+def fill(path: str, keys: KeyService, progress: Callable[[int], None]) -> int:
+    """`recovery.fill` of a file that nobody has open for writing. Raises BusyError otherwise."""
+    try:
+        return recovery.fill(take(path), keys, progress)
+    except IofltError as error:
+        error.file = error.file or path
+        raise
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def _open(path: str) -> int:

@@ -71,9 +71,10 @@ def test_any_bytes_are_a_backup_or_refused_by_name(data: bytes, headed: bool) ->
         data = archive.MAGIC + struct.pack(">I", 1) + data
         data += sha256(data)
     try:
-        assert archive.write(archive.parse(data)) == data
-    except CorruptDataError as error:
-        assert error.reason
+        found = archive.parse(data)
+    except CorruptDataError:
+        return
+    assert archive.write(found) == data
 
 
 def sealed(body: bytes) -> bytes:

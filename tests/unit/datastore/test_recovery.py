@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from ioflt import paths
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import exchange, reach, recovery
 from ioflt.errors import (
@@ -24,6 +26,9 @@ from ioflt.errors import (
 from ioflt.format.luks2 import keyslot
 from ioflt.format.luks2.layout import DATA_OFFSET, HEADERS_SIZE, STATE_OFFSET, STATE_SIZE
 from ioflt.format.vmx import passphrase as foreign
+from ioflt.wire import failure
+from ioflt.wire.control import messages as m
+from tests.operations.keyd.fake_mount import FakeMount
 from tests.unit.datastore.stored import VMX, Stored, patch
 
 BODY = bytes(range(256)) * 40  # 10240 bytes: ends inside a sector
@@ -163,6 +168,47 @@ def test_containers_of_a_home(stored: Stored) -> None:
     stored.path("sub").mkdir()
     stored.path("link").symlink_to("b.vmdk")
     assert reach.containers(stored.home) == ["b.vmdk"]
+
+
+class _Mount(FakeMount):
+    """A mount of `datastore` at `mountpoint`."""
+
+    def __init__(self, name: str, datastore: Path, mountpoint: Path, *, busy: bool = False) -> None:
+        super().__init__(paths.find().ensure().mounts / f"{name}.sock")
+        self.status = m.Status(str(datastore), str(mountpoint), 1, False, False, 0, {})
+        self.busy = busy
+
+    def _answer(self, request: m.RequestBody) -> m.ReplyBody:
+        if isinstance(request, m.Hello):
+            return self.status
+        return failure.of(BusyError("not here")) if self.busy else super()._answer(request)
+
+
+def test_the_mount_that_has_the_file_is_asked(stored: Stored, tmp_path: Path) -> None:
+    path = stored.put("a.vmdk", BODY)
+    area, before = area_of(path), path.read_bytes()
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(paths.find().ensure().mounts / "0.sock"))
+    stale.close()
+    fd = reach.take(str(path))
+    try:
+        with (
+            _Mount("1", tmp_path / "else", tmp_path / "m1") as foreign_mount,
+            _Mount("2", stored.top, tmp_path / "m2", busy=True) as other,
+            _Mount("3", stored.top, tmp_path / "m3") as mount,
+        ):
+            assert reach.add_slot(str(path), stored.keys, secret("one")) == 1
+            reach.remove_slot(str(path), 1)
+            reach.restore_header(str(path), stored.keys, area)
+            shown = reach.backing_path(tmp_path / "m3" / "web" / "a.vmdk")
+    finally:
+        os.close(fd)
+    assert foreign_mount.kinds == []
+    assert other.kinds == mount.kinds == ["AddKeyslot", "RemoveKeyslot", "RestoreHeader"]
+    (add,) = (request for request in mount.asked if isinstance(request, m.AddKeyslot))
+    assert (add.path, bytes(add.passphrase)) == ("web/a.vmdk", b"one")
+    assert shown == str(path)
+    assert path.read_bytes() == before
 
 
 # Header restores
