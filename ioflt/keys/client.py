@@ -6,6 +6,7 @@ run side by side; nobody holds the lock while waiting for keyd. Make the client 
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -28,6 +29,9 @@ from ioflt.wire.keyd.messages import LockMode, MacLabel
 
 #: Connections kept for the next call.
 MAX_IDLE = 8
+
+#: Seconds that a keyd may need to end once it no longer listens.
+END_TIMEOUT_S = 10.0
 
 Answer = TypeVar("Answer", bound=messages.ReplyBody)
 
@@ -182,10 +186,12 @@ class KeyClient:
     # Its own
 
     def stop(self) -> None:
-        """End keyd, and return when its socket is gone. Raises NotListening when it is not running."""
-        with self._connect(start=False) as link:
+        """End keyd, and return when its process is gone. Raises NotListening when it is not running."""
+        with self._connect(start=False) as link, link.process() as process:
             link.call(messages.Stop())
-        unix.wait_free(self._paths.keyd_socket)
+            unix.wait_free(self._paths.keyd_socket)
+            if not select.select([process], [], [], END_TIMEOUT_S)[0]:
+                raise PeerError("keyd no longer listens, but its process does not end")
 
     def close(self) -> None:
         """Close idle connections. The client stays usable."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -28,6 +30,7 @@ class Link:
     """A greeted connection, for one call at a time. After any error it is of no more use."""
 
     def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
         self._channel = Channel(sock, "keyd")
         self._connection = ClientConnection()
         self._receiver: Receiver[ReplyBody] = self._connection
@@ -48,6 +51,17 @@ class Link:
             link.close()
             raise
         return link
+
+    @contextmanager
+    def process(self) -> Iterator[int]:
+        """A pidfd of the keyd at the other end: readable once that process has ended."""
+        pidfd = unix.peer_pidfd(self._socket)
+        if pidfd is None:  # before Linux 6.5
+            pidfd = os.pidfd_open(unix.peer_of(self._socket).pid)
+        try:
+            yield pidfd
+        finally:
+            os.close(pidfd)
 
     def call(self, request: RequestBody) -> ReplyBody:
         """The reply to a request. Raises ConnectionLost or PeerError."""
