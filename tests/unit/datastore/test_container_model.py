@@ -213,6 +213,13 @@ class Model(RuleBasedStateMachine):
         shutil.rmtree(self.directory)
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    """Nobody pulls the plug here: test_container_crash has that."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    monkeypatch.setattr(os, "fdatasync", lambda fd: None)
+
+
 TestModel = Model.TestCase
 # "ci" has 300 examples: 300 runs of at most 40 steps are some 11,000.
 TestModel.settings = settings(stateful_step_count=40)
