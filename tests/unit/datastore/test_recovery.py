@@ -6,7 +6,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -209,6 +209,63 @@ def test_the_mount_that_has_the_file_is_asked(stored: Stored, tmp_path: Path) ->
     assert (add.path, bytes(add.passphrase)) == ("web/a.vmdk", b"one")
     assert shown == str(path)
     assert path.read_bytes() == before
+
+
+class _Crash(Exception):
+    """The process ends here."""
+
+
+@contextmanager
+def crash_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The write after so many writes ends everything."""
+    left = [writes]
+    real = os.pwrite
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        if left[0] == 0:
+            raise _Crash
+        left[0] -= 1
+        return real(fd, data, offset)
+
+    with monkeypatch.context() as patched, suppress(_Crash):
+        patched.setattr(os, "pwrite", pwrite)
+        yield
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_a_crash_in_a_change_of_slots_costs_nobody_his_way_in(
+    stored: Stored, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stored.put("a.vmdk", BODY)
+    with opened(path) as fd:
+        recovery.add_slot(fd, stored.keys, secret("one"))
+    with opened(path) as fd, crash_after(writes, monkeypatch):
+        recovery.add_slot(fd, stored.keys, secret("two"))
+    with opened(path) as fd:
+        assert recovery.slots(fd) == ((0,) if writes < 2 else (0, 1))
+        assert recovery.find_slot(fd, secret("two")) == (None if writes < 2 else 1)
+    with opened(path) as fd, crash_after(writes, monkeypatch), suppress(NotFoundError):
+        recovery.remove_slot(fd, None, secret("two"))
+    with opened(path) as fd:
+        assert recovery.find_slot(fd, secret("one")) == 0
+    assert stored.read("a.vmdk") == BODY
+
+
+@pytest.mark.parametrize("writes", range(6))
+def test_a_restore_that_crashed_is_done_again(
+    stored: Stored, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stored.put("a.vmdk", BODY)
+    with opened(path) as fd:
+        recovery.add_slot(fd, stored.keys, secret("one"))
+    area = area_of(path)
+    patch(path, 0, os.urandom(DATA_OFFSET))
+    with crash_after(writes, monkeypatch):
+        restore(stored, path, area)
+    restore(stored, path, area)
+    assert stored.read("a.vmdk") == BODY + bytes(-len(BODY) % 4096)
+    with opened(path) as fd:
+        assert recovery.find_slot(fd, secret("one")) == 0
 
 
 # Header restores
