@@ -12,6 +12,8 @@ PYTHON_BIN := .venv/bin/python
 PYTEST := $(PYTHON_BIN) -m pytest
 # What a complete machine has: a test skipped for the lack of one of these is a failure.
 REQUIRE := --require=fuse,root,loop,qemu,interop
+# Quick levels first.
+LEVELS := $(addprefix tests/,unit vectors machines contracts operations golden cli mounted interop)
 
 .PHONY: setup check static test pure demo bench clean unit operations cli golden mounted interop long
 
@@ -31,7 +33,7 @@ check: static
 test:
 	@tools/setup.sh build test
 	$(MAKE) --no-print-directory static pure
-	HYPOTHESIS_PROFILE=ci $(PYTEST) $(REQUIRE) tests
+	HYPOTHESIS_PROFILE=ci $(PYTEST) $(REQUIRE) $(LEVELS)
 
 # The same code without the C files: installed from the sources into a directory of its own.
 pure:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import trio
 from ioflt import hygiene, paths
 from ioflt.datastore import atomic, lifecycle
 from ioflt.datastore.volume import Volume
-from ioflt.errors import PeerError
+from ioflt.errors import BusyError, PeerError
 from ioflt.fuse import hook
 from ioflt.fuse.control import Control
 from ioflt.fuse.operations import Operations
@@ -73,16 +74,18 @@ def run(options: Options, keys: KeyService, ready: Callable[[], None]) -> None:
 async def _serve(
     operations: Operations, control: Control, listener: Listener, ready: Callable[[], None]
 ) -> None:
+    ending = threading.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(hook.serve, operations.lseek, operations.fallocate)
         await nursery.start(operations.filler.run)
         await nursery.start(control.serve, listener)
         nursery.start_soon(_end_by_signal, operations)
         if not operations.volume.read_only:
-            nursery.start_soon(_resume, operations.volume)
+            nursery.start_soon(_resume, operations.volume, ending)
         ready()
         _log.info("serves %s", operations.volume.path)
         await pyfuse3.main()
+        ending.set()
         with trio.CancelScope(shield=True):
             await operations.sync_all()
         nursery.cancel_scope.cancel()
@@ -100,11 +103,19 @@ async def _end_by_signal(operations: Operations) -> None:
             return
 
 
-async def _resume(volume: Volume) -> None:
-    """Interrupted encryptions go on beside the mount; their homes answer EBUSY until then."""
+async def _resume(volume: Volume, ending: threading.Event) -> None:
+    """Interrupted encryptions go on beside the mount; their homes answer EBUSY until then.
+
+    When the mount ends they stop where they are, to be resumed again.
+    """
+
+    def progress(_bytes: int) -> None:
+        if ending.is_set():
+            raise BusyError("the mount ends")
+
     try:
         resumed = await trio.to_thread.run_sync(
-            lambda: lifecycle.resume_encryptions(volume), abandon_on_cancel=True
+            lambda: lifecycle.resume_encryptions(volume, progress=progress)
         )
     except Exception:
         _log.exception("an interrupted encryption could not be resumed")
