@@ -17,9 +17,36 @@ from ioflt.cli import failures
 from ioflt.errors import UsageError
 
 _IGNORED = frozenset(
-    ("defaults", "auto", "noauto", "nofail", "user", "users", "nouser", "owner", "group", "_netdev", "exec")
-    + ("noexec", "dev", "nodev", "suid", "nosuid", "async", "sync", "dirsync", "atime", "noatime")
-    + ("diratime", "nodiratime", "relatime", "norelatime", "strictatime", "lazytime", "nolazytime")
+    (
+        "defaults",
+        "auto",
+        "noauto",
+        "nofail",
+        "user",
+        "users",
+        "nouser",
+        "owner",
+        "group",
+        "_netdev",
+        "exec",
+        "noexec",
+        "dev",
+        "nodev",
+        "suid",
+        "nosuid",
+        "async",
+        "sync",
+        "dirsync",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "lazytime",
+        "nolazytime",
+    )
 )
 _IGNORED_PREFIXES = ("x-", "X-", "comment=")
 

@@ -39,9 +39,27 @@ _QUIET = (errors.CrossHomeError, errors.NotFoundError, errors.ExistsError, error
 
 #: Answers of the file system to what the caller did; all others tell of trouble, and are logged.
 _CALLERS = frozenset(
-    (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EINVAL, errno.ENXIO)
-    + (errno.EACCES, errno.EPERM, errno.EXDEV, errno.ELOOP, errno.ENAMETOOLONG, errno.EMLINK, errno.EFBIG)
-    + (errno.EOPNOTSUPP, errno.ESTALE, errno.ETXTBSY, errno.EBUSY, errno.EROFS)
+    (
+        errno.ENOENT,
+        errno.EEXIST,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENOTEMPTY,
+        errno.EINVAL,
+        errno.ENXIO,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EXDEV,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EMLINK,
+        errno.EFBIG,
+        errno.EOPNOTSUPP,
+        errno.ESTALE,
+        errno.ETXTBSY,
+        errno.EBUSY,
+        errno.EROFS,
+    )
 )
 
 
