@@ -89,7 +89,7 @@ def import_package(
     "digest does not verify"; StorageError. Then the new home is gone again.
     """
     name = name or os.path.splitext(os.path.basename(path))[0]
-    with _storage(path), Package(path) as package, _new_home(volume, name) as home:
+    with _storage(path), naming(os.fspath(path)), Package(path) as package, _new_home(volume, name) as home:
         side = HomeSide(home)
         envelope = package.envelope
         made: dict[str, str] = {}
