@@ -29,7 +29,7 @@ def create() -> None:
 
 @create.command()
 @click.argument("name")
-@click.option("--passphrase", "prompt", is_flag=True, help="Ask for the passphrase at the terminal.")
+@click.option("--ask-passphrase", "prompt", is_flag=True, help="Ask for the passphrase at the terminal.")
 @passphrase_option
 def native(name: str, prompt: bool, passphrase_file: str | None) -> None:
     """Make the provider NAME, whose keys are derived from one that this machine keeps.
