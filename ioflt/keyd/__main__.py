@@ -12,9 +12,8 @@ from pathlib import Path
 
 import trio
 
-from ioflt import paths
+from ioflt import hygiene, paths
 from ioflt.errors import IofltError
-from ioflt import hygiene
 from ioflt.keyd.access import Access
 from ioflt.keyd.server import Server
 from ioflt.keyd.service import Service
