@@ -25,6 +25,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from ioflt import syscalls
 from ioflt.crypto.rng import new_uuid, random_bytes
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.xts import SectorCipher
@@ -206,7 +207,7 @@ class Container:
                 self._length = length
                 if self._crypt.size() > whole:
                     self._crypt.resize(whole)
-            os.utime(self._fd)
+            syscalls.touch(self._fd)
 
     def allocate(self, mode: int, offset: int, length: int) -> None:
         self._check_failed()
@@ -225,7 +226,7 @@ class Container:
             with self._lock:
                 if end > self._length:
                     self._extend(end)
-        os.utime(self._fd)
+        syscalls.touch(self._fd)
 
     def seek(self, offset: int, whence: int) -> int:
         if not 0 <= offset < self._length:

@@ -180,7 +180,7 @@ class VmxFile:
 
     def _touch(self) -> None:
         self._dirty = True
-        os.utime(self._fd)  # the kernel's clock, for a time that compares with those of other files
+        syscalls.touch(self._fd)  # the kernel's clock, for a time that compares with those of other files
         self._mtime = os.fstat(self._fd).st_mtime_ns
 
     def _check_size(self, length: int) -> None:

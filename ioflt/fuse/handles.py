@@ -11,11 +11,10 @@ from ioflt.fuse.nodes import Node
 
 @dataclass(slots=True)
 class FileHandle:
-    """One open(2). `clears_privileges`: the first write takes the set-user-id and set-group-id bits away."""
+    """One open(2)."""
 
     node: Node
     writes: bool
-    clears_privileges: bool = False
 
 
 @dataclass(slots=True)

@@ -114,8 +114,15 @@ class Node:
         return self.home.fd, self.parent.path_fd, self.name
 
     def reopen(self, flags: int) -> int:
-        """A descriptor of the backing inode with these flags, never O_TRUNC, O_APPEND, O_CREAT, O_DIRECT."""
-        return os.open(f"/proc/self/fd/{self.path_fd}", flags | os.O_CLOEXEC | os.O_NONBLOCK)
+        """A descriptor of the backing inode with these flags, never O_TRUNC, O_APPEND, O_CREAT, O_DIRECT.
+
+        What is read of headers is no access by the user: access times stay, where we may ask for that.
+        """
+        path, flags = f"/proc/self/fd/{self.path_fd}", flags | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            return os.open(path, flags | os.O_NOATIME)
+        except PermissionError:
+            return os.open(path, flags)
 
     def close(self) -> None:
         os.close(self.path_fd)

@@ -87,7 +87,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         node = await self._create(parent_inode, name, mode, ctx)
         try:
-            info = await self._open(node, flags & ~os.O_TRUNC | os.O_RDWR)
+            info = await self._open(node, flags & ~os.O_TRUNC | os.O_RDWR, ctx)
         except BaseException:
             self.nodes.drop_unused(node)
             raise
@@ -331,7 +331,7 @@ class Operations(pyfuse3.Operations):
 
     @translated
     async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
-        return await self._open(self.nodes[inode], flags)
+        return await self._open(self.nodes[inode], flags, ctx)
 
     @translated
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -358,8 +358,6 @@ class Operations(pyfuse3.Operations):
         node = handle.node
         if self.gate.closed:
             await self.gate.write(keyless=node.keyless)
-        if handle.clears_privileges:
-            self._clear_privileges(handle)
         file = _file_of(node)
         size = len(buf)
         start, end, waits = _written_range(file, off, off + size)
@@ -373,7 +371,7 @@ class Operations(pyfuse3.Operations):
     @translated
     async def flush(self, fh: FileHandleT) -> None:
         handle = self.handles.files[fh]
-        if handle.writes:
+        if handle.writes and not _file_of(handle.node).settled:  # else close(2) waits for no unlock
             await self._settle(handle.node, self.opener.flush)
 
     @translated
@@ -429,18 +427,20 @@ class Operations(pyfuse3.Operations):
         handle = self.handles.directories[fh]
         directory = handle.node
         if start_id == 0:
-            handle.names = self._list(directory)
+            handle.names = [".", "..", *self._list(directory)]
         for index in range(start_id, len(handle.names)):
             name = handle.names[index]
+            dots = {".": directory, "..": directory.parent or directory}.get(name)
             try:
-                node = await self._lookup(directory, name)
+                node = dots or await self._lookup(directory, name)
                 attributes = node.attributes()
             except OSError:  # gone meanwhile
                 continue
             if not pyfuse3.readdir_reply(token, FileNameT(os.fsencode(name)), attributes, index + 1):
                 self.nodes.drop_unused(node)
                 return
-            node.lookups += 1
+            if dots is None:  # the kernel takes no reference by way of the two
+                node.lookups += 1
 
     async def releasedir(self, fh: FileHandleT) -> None:
         self.handles.directories.pop(fh)
@@ -581,18 +581,19 @@ class Operations(pyfuse3.Operations):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return node.parent.path_fd
 
-    async def _open(self, node: Node, flags: int) -> FileInfo:
+    async def _open(self, node: Node, flags: int, ctx: RequestContext) -> FileInfo:
         if not node.is_regular:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         write = writes(flags)
         if write and self.volume.read_only:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         await self.opener.acquire(node, write=write)
-        privileged = write and bool(os.stat(node.path_fd).st_mode & _PRIVILEGES)
-        fh = FileHandleT(self.handles.add_file(FileHandle(node, write, privileged)))
+        fh = FileHandleT(self.handles.add_file(FileHandle(node, write)))
         if flags & os.O_TRUNC:
             try:
                 await self._truncate(node, 0, fh)
+                if ctx.uid != 0:
+                    self._clear_privileges(node)
             except BaseException:
                 await self.release(fh)
                 raise
@@ -630,13 +631,14 @@ class Operations(pyfuse3.Operations):
             node.rebind()
             self.nodes.identity_changed(node, before)
 
-    def _clear_privileges(self, handle: FileHandle) -> None:
-        handle.clears_privileges = False
-        mode = stat.S_IMODE(os.stat(handle.node.path_fd).st_mode)
+    def _clear_privileges(self, node: Node) -> None:
+        """What the kernel asks for at writes and truncate(2), but not where opening cuts a file."""
+        mode = stat.S_IMODE(os.stat(node.path_fd).st_mode)
         cleared = mode & ~stat.S_ISUID
         if mode & stat.S_IXGRP:
             cleared &= ~stat.S_ISGID
-        os.chmod(f"/proc/self/fd/{handle.node.path_fd}", cleared)
+        if cleared != mode:
+            os.chmod(f"/proc/self/fd/{node.path_fd}", cleared)
 
     def _start_filler(self, node: Node) -> None:
         if isinstance(node.file, Container) and node.file.unfilled and node.writers:
