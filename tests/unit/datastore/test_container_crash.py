@@ -257,6 +257,7 @@ class Cuts:
         os.close(self.scratch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["thin", "thick"])
 def test_power_cuts(kind, tmp_path, monkeypatch):
     media = 0

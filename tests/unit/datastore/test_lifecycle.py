@@ -248,6 +248,7 @@ def test_done_already(volume: Volume, clear: Path) -> None:
 # Interruptions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("back", [False, True])
 def test_encrypt_interrupted_anywhere(volume: Volume, top: Path, back: bool) -> None:
     """Cut at each call in turn; what can be read is the same; then resumed, or taken back."""
@@ -280,6 +281,7 @@ def test_encrypt_interrupted_anywhere(volume: Volume, top: Path, back: bool) -> 
     assert operations() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("back", [False, True])
 def test_decrypt_interrupted_anywhere(volume: Volume, top: Path, back: bool) -> None:
     at, reached = 0, True
