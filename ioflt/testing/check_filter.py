@@ -93,7 +93,9 @@ def _check_holes(link: Link, expected: bytearray) -> None:
         if data == len(expected):
             return
         position = link.seek_hole(data)
-        assert data < position <= len(expected)
+        assert data <= position <= len(expected)
+        # A reserved range counts as data while a clean page of it is cached: it may go in between.
+        position = max(position, data + 1)
 
 
 def _check_sizes(link: Link, expected: bytearray) -> None:

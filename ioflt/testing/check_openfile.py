@@ -112,7 +112,9 @@ def _check_holes(file: OpenFile, expected: bytearray) -> None:
         if data == len(expected):
             break
         position = file.seek(data, os.SEEK_HOLE)
-        assert data < position <= len(expected)
+        assert data <= position <= len(expected)
+        # A reserved range counts as data while a clean page of it is cached: it may go in between.
+        position = max(position, data + 1)
     for whence in (os.SEEK_DATA, os.SEEK_HOLE):
         _refuses(errno.ENXIO, partial(file.seek, len(expected), whence))
 
