@@ -111,8 +111,9 @@ class Control:
                 request.path, lambda fd: recovery.restore_header(fd, keys, request.backup)
             )
         elif isinstance(request, messages.Quiesce):
-            self._operations.gate.hold_writes()
-            client.quiesces = True
+            if not client.quiesces:
+                client.quiesces = True
+                self._operations.gate.hold_writes()
             await self._operations.sync_all()
         elif isinstance(request, messages.Resume):
             client.end()
@@ -147,15 +148,21 @@ class Control:
         names = self._open_names()
         if mode == "refuse" and names:
             return messages.Busy(names)
+        if operations.gate.locked:
+            if mode == "force":
+                operations.gate.deny()
+            return messages.Locked(names, ())  # all else was done, and pages that wait cannot be dropped
         await operations.drop_pages()
+        if mode == "refuse" and (names := self._open_names()):  # opened meanwhile
+            return messages.Busy(names)
         if mode == "force":
             operations.gate.deny()
         else:
             operations.gate.suspend()
         unflushed = await operations.sync_all()
         for node in operations.nodes.all():
-            if isinstance(node.file, (Container, VmxFile)):
-                async with node.ranges.hold(0, END, exclusive=True):
+            async with node.ranges.hold(0, END, exclusive=True):
+                if isinstance(node.file, (Container, VmxFile)):
                     node.file.wipe()
         _log.info("locked (%s)", mode)
         return messages.Locked(self._open_names(), tuple(failure.shown(name) for name in unflushed))
@@ -165,15 +172,16 @@ class Control:
         if not operations.gate.locked:
             return
         for node in operations.nodes.all():
-            file = node.file
-            if isinstance(file, (Container, VmxFile)):
-                async with node.ranges.hold(0, END, exclusive=True):
-                    try:
-                        await _in_thread(lambda file=file: file.rekey(operations.volume.keys))
-                    except KeyUnavailableError:
-                        raise
-                    except (IofltError, OSError) as error:
-                        _log.error("%s stays shut after the unlock: %s", node.shown, error)
+            async with node.ranges.hold(0, END, exclusive=True):
+                file = node.file
+                if not isinstance(file, (Container, VmxFile)):
+                    continue
+                try:
+                    await _in_thread(lambda file=file: file.rekey(operations.volume.keys))
+                except KeyUnavailableError:
+                    raise
+                except (IofltError, OSError) as error:
+                    _log.error("%s stays shut after the unlock: %s", node.shown, error)
         operations.gate.open()
         _log.info("unlocked")
 
@@ -188,8 +196,10 @@ class Control:
     async def _on_container(self, path: str, action: Callable[[int], _T]) -> _T:
         """Do something to a container's header, whether it is open in this mount or not."""
         node = self._find(path)
-        if node is not None and node.writers and isinstance(node.file, Container):
-            return await _in_thread(action, node.file.fd)
+        if node is not None:
+            async with node.opening:  # it stays open, or closed, until the header is written
+                if node.writers and isinstance(node.file, Container):
+                    return await _in_thread(action, node.file.fd)
 
         def on_closed() -> _T:
             fd = self._open_backing(path)

@@ -20,8 +20,9 @@ from ioflt.datastore.container import Container
 from ioflt.datastore.home import Standing, Treatment
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.vmx import VmxFile
-from ioflt.errors import BusyError
+from ioflt.errors import BusyError, ProviderLocked
 from ioflt.filters.trace import Counters
+from ioflt.fuse.gate import Gate
 from ioflt.fuse.nodes import Node
 from ioflt.fuse.ranges import END
 
@@ -35,9 +36,10 @@ _LOCK_PAUSE_S = 0.005
 class Opener:
     """Opens and closes the files of a mount."""
 
-    def __init__(self, counters: Counters, limiter: trio.CapacityLimiter) -> None:
+    def __init__(self, counters: Counters, limiter: trio.CapacityLimiter, gate: Gate) -> None:
         self._counters = counters
         self._limiter = limiter
+        self._gate = gate
 
     async def acquire(self, node: Node, *, write: bool, file: OpenFile | None = None) -> None:
         """One handle more. `file`: the file was just created, and is open already.
@@ -45,6 +47,8 @@ class Opener:
         Raises BusyError, KeyUnavailableError, CorruptDataError, ReadOnlyError, OSError.
         """
         async with node.opening:
+            if self._gate.locked and not node.keyless:
+                raise ProviderLocked("the key cache is locked", file=node.shown)
             if node.file is None:
                 node.home.enter()
                 node.entered = node.home
@@ -53,6 +57,8 @@ class Opener:
                 except BaseException:
                     node.entered.leave()
                     raise
+            elif not write and node.writers == 0:
+                await self._refresh(node, node.file)
             try:
                 if write:
                     await self._add_writer(node)
@@ -67,11 +73,14 @@ class Opener:
         async with node.opening:
             if write:
                 node.writers -= 1
-                if node.writers == 0 and node.file is not None:
-                    syscalls.unlock(node.file.fd)
             else:
                 node.readers -= 1
-            self._close_if_unused(node)
+            if node.writers > 0 or (node.readers > 0 and not write):
+                return
+            async with node.ranges.hold(0, END, exclusive=True):  # the filler or a sync may be at work
+                if write and node.file is not None:
+                    syscalls.unlock(node.file.fd)
+                self._close_if_unused(node)
 
     async def flush(self, node: Node) -> None:
         """Make a length or a VMX that changed durable."""
@@ -90,13 +99,17 @@ class Opener:
         if node.writers == 0:
             await self._lock(node, file)
             try:
-                if isinstance(file, (Container, VmxFile)):
-                    async with node.ranges.hold(0, END, exclusive=True):
-                        await self._in_thread(file.refresh)
+                await self._refresh(node, file)
             except BaseException:
                 syscalls.unlock(file.fd)
                 raise
         node.writers += 1
+
+    async def _refresh(self, node: Node, file: OpenFile) -> None:
+        """Another mount may have written since the file was opened here."""
+        if isinstance(file, (Container, VmxFile)):
+            async with node.ranges.hold(0, END, exclusive=True):
+                await self._in_thread(file.refresh)
 
     async def _lock(self, node: Node, file: OpenFile) -> None:
         with trio.move_on_after(LOCK_WAIT_S):

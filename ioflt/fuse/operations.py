@@ -62,7 +62,7 @@ class Operations(pyfuse3.Operations):
         root_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=volume.fd)
         self.nodes = Nodes(Node(root_fd, os.stat(root_fd), volume.root, None, ""))
         self._limiter = trio.CapacityLimiter(THREADS)
-        self.opener = Opener(self.counters, self._limiter)
+        self.opener = Opener(self.counters, self._limiter, self.gate)
         self.filler = Filler(self.gate, self._limiter)
         self._names = trio.Lock()  # one change of names at a time
         self._nowait = True  # whether the backing file system knows RWF_NOWAIT
@@ -460,6 +460,8 @@ class Operations(pyfuse3.Operations):
                 continue
             try:
                 async with node.ranges.hold(0, END, exclusive=True):
+                    if node.file is not file:  # closed meanwhile
+                        continue
                     before = os.stat(node.path_fd)
                     await self._in_thread(lambda file=file: file.sync(data_only=False))
                     self._rebind(node, before)
