@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import Protocol
 from uuid import UUID
 
 from ioflt.crypto.rng import random_bytes
@@ -26,12 +26,10 @@ from ioflt.errors import (
     ReadOnlyError,
 )
 from ioflt.format.record import record as form
-from ioflt.format.record.record import Current, HomeRecord, Operation
+from ioflt.format.record.record import Current, DatastoreRecord, HomeRecord, Operation
 from ioflt.format.vmx import sealed
+from ioflt.keys.client import KeyService
 from ioflt.types import HomeState, KeyRef
-
-if TYPE_CHECKING:
-    from ioflt.datastore.volume import Volume
 
 _PRIVATE = frozenset((RECORD, PRIVATE_DIR))
 
@@ -65,6 +63,35 @@ def stored_as(name: str) -> Treatment:
     return Treatment.VMX if name.lower().endswith(".vmx") else Treatment.CONTAINER
 
 
+class Datastore(Protocol):
+    """What a home needs of its datastore: `volume.Volume`."""
+
+    path: str
+    fd: int
+    record: DatastoreRecord
+    keys: KeyService
+    read_only: bool
+    root: Home
+
+    def write_new_record(self, home: Home) -> None:
+        """A first record for a home without content."""
+
+    def authorise(self, operation_id: str) -> None:
+        """Remember a decryption of this host."""
+
+    def is_authorised(self, operation_id: str) -> bool:
+        """Whether this host started that decryption and did not end it."""
+
+    def end_authorisation(self, operation_id: str) -> None:
+        """The decryption is over."""
+
+    def outdate(self, home_id: str) -> None:
+        """No clear record of that home is valid from now on."""
+
+    def is_outdated(self, home_id: str) -> bool:
+        """Whether `outdate` was called for it on this host."""
+
+
 class Home:
     """A directory at the top of the datastore. Owns the directory descriptor `fd`.
 
@@ -72,7 +99,7 @@ class Home:
     `ioflt vm encrypt` did meanwhile.
     """
 
-    def __init__(self, volume: Volume, name: str, fd: int) -> None:
+    def __init__(self, volume: Datastore, name: str, fd: int) -> None:
         self.volume = volume
         self.name = name
         self.fd = fd

@@ -32,7 +32,7 @@ class Volume:
         self.record = record
         self.keys = keys
         self.read_only = read_only
-        self.root = Root(self, "", fd)
+        self.root: Home = Root(self, "", fd)
         self._homes: dict[tuple[int, int], Home] = {}
         self._lock = threading.Lock()
 
