@@ -19,6 +19,7 @@ class Gate:
         self._denied = False
         self._all: trio.Event | None = None
         self._writes: trio.Event | None = None
+        self._holds = 0
 
     async def read(self, *, keyless: bool) -> None:
         """Wait while suspended. Raises ProviderLocked while denied. `keyless` I/O is not concerned."""
@@ -56,13 +57,15 @@ class Gate:
         self._update()
 
     def hold_writes(self) -> None:
-        """Writes wait until `release_writes`."""
+        """Writes wait until each of these was followed by a `release_writes`."""
+        self._holds += 1
         self._writes = self._writes or trio.Event()
         self._update()
 
     def release_writes(self) -> None:
         """End `hold_writes`."""
-        if self._writes is not None:
+        self._holds -= 1
+        if self._holds == 0 and self._writes is not None:
             self._writes.set()
             self._writes = None
         self._update()

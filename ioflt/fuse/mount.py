@@ -25,6 +25,9 @@ from ioflt.fuse.operations import Operations
 from ioflt.keys.client import KeyService
 from ioflt.transport.unix import Listener
 
+#: Bytes of what libfuse says when it cannot mount.
+_MAX_REASON = 1024
+
 _log = logging.getLogger("ioflt.mount")
 
 
@@ -36,6 +39,7 @@ class Options:
     mountpoint: str
     read_only: bool = False
     allow_other: bool = False
+    no_exec: bool = False
 
 
 def run(options: Options, keys: KeyService, ready: Callable[[], None]) -> None:
@@ -53,11 +57,9 @@ def run(options: Options, keys: KeyService, ready: Callable[[], None]) -> None:
         if not options.read_only:
             _clean_up(volume)
         operations = Operations(volume)
-        try:
-            pyfuse3.init(operations, options.mountpoint, _fuse_options(options, volume))
-        except RuntimeError as error:
-            raise PeerError(f"cannot mount: {error}", file=options.mountpoint) from error
-        hygiene.no_new_privileges()
+        _mount(operations, options)
+        if os.geteuid() == 0:  # others need set-user-id fusermount3 at the end
+            hygiene.no_new_privileges()
         if not hook.active():
             _log.warning("no SEEK_DATA, SEEK_HOLE and fallocate in this mount: %s", hook.reason)
         try:
@@ -95,10 +97,10 @@ async def _end_by_signal(operations: Operations) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             _log.info("ends by %s", signal.Signals(number).name)
-            await operations.drop_pages()
-            await operations.sync_all()
             if operations.gate.locked:
                 operations.gate.deny()  # what waits for the end of the lock would wait for ever
+            await operations.drop_pages()
+            await operations.sync_all()
             pyfuse3.terminate()
             return
 
@@ -124,6 +126,22 @@ async def _resume(volume: Volume, ending: threading.Event) -> None:
         _log.info("%s: its interrupted encryption is complete", name)
 
 
+def _mount(operations: Operations, options: Options) -> None:
+    """Raises PeerError with the reason, which libfuse and fusermount3 write to standard error only."""
+    stderr = os.dup(2)
+    said = os.memfd_create("stderr")
+    os.dup2(said, 2)
+    try:
+        pyfuse3.init(operations, options.mountpoint, _fuse_options(options, operations.volume))
+    except RuntimeError as error:
+        reason = os.pread(said, _MAX_REASON, 0).decode(errors="backslashreplace").strip() or str(error)
+        raise PeerError(f"cannot mount: {'; '.join(reason.splitlines())}", file=options.mountpoint) from error
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(said)
+
+
 def _clean_up(volume: Volume) -> None:
     """Remove what interrupted replacements left behind."""
     atomic.remove_drafts(volume.fd)
@@ -142,4 +160,6 @@ def _fuse_options(options: Options, volume: Volume) -> set[str]:
         found.add("ro")
     if options.allow_other:
         found.add("allow_other")
+    if options.no_exec:
+        found.add("noexec")
     return found

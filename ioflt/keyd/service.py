@@ -137,7 +137,7 @@ class Service:
             if self._state is not State.OPEN:
                 self._registry.unlock()
                 self._set(State.OPEN)
-                unlock_all(self._paths)
+            unlock_all(self._paths)  # a keyd that died may have locked them
 
     def reload(self) -> None:
         changed = self._registry.reload()
