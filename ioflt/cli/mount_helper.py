@@ -2,9 +2,9 @@
 
     mount.ioflt SOURCE TARGET [-sfnv] [-o OPTION,…]
 
-Understood: ro, rw, allow_other; the words that mount(8) keeps for itself or that have no meaning here
-(defaults, auto, noauto, nofail, user, _netdev, x-…, comment=…, exec, dev, suid, atime and their opposites)
-are taken silently; anything else is refused.
+Understood: ro, rw, allow_other, exec, noexec. The words that mount(8) keeps for itself or that mean nothing
+here (defaults, auto, noauto, nofail, user, _netdev, x-…, comment=…, dev, suid, atime and their opposites) are
+taken silently: a mount is always nodev and nosuid. Anything else is refused.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ _IGNORED = frozenset(
         "owner",
         "group",
         "_netdev",
-        "exec",
-        "noexec",
         "dev",
         "nodev",
         "suid",
@@ -48,7 +46,7 @@ _IGNORED = frozenset(
         "nolazytime",
     )
 )
-_IGNORED_PREFIXES = ("x-", "X-", "comment=")
+_IGNORED_PREFIXES = ("x-", "X-", "comment=", "user=")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,10 +64,12 @@ def _mount(arguments: Sequence[str]) -> int:
     names, words, fake = _parse(arguments)
     if len(names) != 2:
         raise UsageError("usage: mount.ioflt SOURCE TARGET [-sfnv] [-o OPTIONS]")
-    read_only = allow_other = False
+    read_only = allow_other = no_exec = False
     for word in words:
         if word in ("ro", "rw"):
             read_only = word == "ro"
+        elif word in ("exec", "noexec"):
+            no_exec = word == "noexec"
         elif word == "allow_other":
             allow_other = True
         elif word not in _IGNORED and not word.startswith(_IGNORED_PREFIXES):
@@ -78,7 +78,9 @@ def _mount(arguments: Sequence[str]) -> int:
         return 0
     with KeyClient.connect():
         pass
-    return starter.start(Path(names[0]), Path(names[1]), read_only=read_only, allow_other=allow_other)
+    return starter.start(
+        Path(names[0]), Path(names[1]), read_only=read_only, allow_other=allow_other, no_exec=no_exec
+    )
 
 
 def _parse(arguments: Sequence[str]) -> tuple[list[str], list[str], bool]:

@@ -30,11 +30,18 @@ def main() -> int:
     parser.add_argument("mountpoint")
     parser.add_argument("--read-only", action="store_true")
     parser.add_argument("--allow-other", action="store_true")
+    parser.add_argument("--no-exec", action="store_true")
     parser.add_argument("--ready-fd", type=int, required=True, metavar="N")
     parser.add_argument("--log-to-stderr", action="store_true")
     arguments = parser.parse_args()
     os.umask(0o077)
-    options = Options(arguments.datastore, arguments.mountpoint, arguments.read_only, arguments.allow_other)
+    options = Options(
+        arguments.datastore,
+        arguments.mountpoint,
+        arguments.read_only,
+        arguments.allow_other,
+        arguments.no_exec,
+    )
     told = False
 
     def tell(message: bytes) -> None:

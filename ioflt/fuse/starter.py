@@ -30,7 +30,13 @@ _TYPE = "fuse.ioflt"
 
 
 def start(
-    datastore: Path, mountpoint: Path, *, read_only: bool, allow_other: bool, foreground: bool = False
+    datastore: Path,
+    mountpoint: Path,
+    *,
+    read_only: bool,
+    allow_other: bool,
+    no_exec: bool = False,
+    foreground: bool = False,
 ) -> int:
     """Mount. Returns when it is served, or with `foreground` when it ended: then the exit code.
 
@@ -49,6 +55,7 @@ def start(
     arguments = [source, target, f"--ready-fd={told}"]
     arguments += ["--read-only"] if read_only else []
     arguments += ["--allow-other"] if allow_other else []
+    arguments += ["--no-exec"] if no_exec else []
     arguments += ["--log-to-stderr"] if foreground else []
     quiet = None if foreground else subprocess.DEVNULL
     try:
