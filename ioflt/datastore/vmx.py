@@ -36,7 +36,7 @@ class VmxFile:
     """Owns `fd`, the sealed file as it was opened or last committed.
 
     A commit replaces the file atomically, so `fd` then is another inode; owner, mode and times stay.
-    `place` tells where to. `on_commit` hears of the new descriptor.
+    `place` tells where to.
     """
 
     def __init__(self, fd: int, keys: KeyService, *, writable: bool, place: Place) -> None:
@@ -47,7 +47,6 @@ class VmxFile:
         self._place = place
         self._lock = threading.Lock()
         self._dirty = False
-        self.on_commit: Callable[[], None] = lambda: None
         try:
             self.refresh()
         except BaseException:
@@ -65,6 +64,27 @@ class VmxFile:
         self._buffer = bytearray(self._keys.open_vmx(self._text))
         self._mtime = os.fstat(self._fd).st_mtime_ns
         self._dirty = False
+
+    def follow(self) -> bool:
+        """Go over to the file that has our name now, should another mount have committed; `refresh` follows.
+
+        Returns whether it is another one. Raises OSError ESTALE when a different VMX has the name.
+        """
+        place = self._place()
+        if place is None:
+            return False
+        _, parent_fd, name = place
+        flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_RDWR if self._writable else os.O_RDONLY)
+        fd = os.open(name, flags, dir_fd=parent_fd)
+        try:
+            if os.path.samestat(os.fstat(fd), os.fstat(self._fd)):
+                return False
+            if sealed.peek(read_sealed(fd)).file_id != self.file_id:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            self._fd, fd = fd, self._fd
+            return True
+        finally:
+            os.close(fd)
 
     @property
     def fd(self) -> int:
@@ -156,7 +176,6 @@ class VmxFile:
                 self._fd = draft.take()
             self._text = text
             self._dirty = False
-        self.on_commit()
 
     def set_mtime(self, mtime_ns: int) -> None:
         """utimens(2) on an open VMX: survives the next commit."""
@@ -167,11 +186,10 @@ class VmxFile:
         os.close(self._fd)
 
     def wipe(self) -> None:
-        """Forget the plaintext, as far as Python can; `rekey` reads it again."""
+        """Forget the plaintext, as far as Python can; `rekey` reads it again. The length stays to be seen."""
         with self._lock:
             self._buffer[:] = bytes(len(self._buffer))
-            self._buffer.clear()
-            self._dirty = False  # nothing must put an emptied buffer in the file's place
+            self._dirty = False  # nothing must put zeros in the file's place
 
     def rekey(self, keys: KeyService) -> None:
         """After `wipe`: open it again."""

@@ -208,6 +208,14 @@ class Nodes:
         node = Node(path_fd, info, home, parent, name)
         if node.is_regular:
             node.treatment = self._treatment(node)
+            twin = self._replaced_twin(node, info)
+            if twin is not None:
+                before = os.stat(twin.path_fd)
+                os.close(twin.path_fd)
+                twin.path_fd = path_fd
+                self.identity_changed(twin, before)
+                twin.parent, twin.name, twin.home = parent, name, home
+                return twin
         node.number = self._number(node, info)
         self._by_number[node.number] = node
         self._by_identity[_identity(info)] = node
@@ -248,6 +256,15 @@ class Nodes:
             return node.home.treatment(node.path, fd, standing)
         finally:
             os.close(fd)
+
+    def _replaced_twin(self, node: Node, info: os.stat_result) -> Node | None:
+        """The node of the same VMX, whose backing inode another mount's commit has replaced."""
+        if node.treatment is not Treatment.VMX:
+            return None
+        twin = self._by_number.get(node.face(info).file_id)
+        if twin is None or twin.treatment is not Treatment.VMX or os.stat(twin.path_fd).st_nlink > 0:
+            return None
+        return twin
 
     def _number(self, node: Node, info: os.stat_result) -> int:
         number = info.st_ino

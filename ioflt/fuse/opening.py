@@ -22,8 +22,9 @@ from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.vmx import VmxFile
 from ioflt.errors import BusyError, ProviderLocked
 from ioflt.filters.trace import Counters
+from ioflt.fuse import kernel
 from ioflt.fuse.gate import Gate
-from ioflt.fuse.nodes import Node
+from ioflt.fuse.nodes import Node, Nodes
 from ioflt.fuse.ranges import END
 
 _T = TypeVar("_T")
@@ -36,7 +37,8 @@ _LOCK_PAUSE_S = 0.005
 class Opener:
     """Opens and closes the files of a mount."""
 
-    def __init__(self, counters: Counters, limiter: trio.CapacityLimiter, gate: Gate) -> None:
+    def __init__(self, nodes: Nodes, counters: Counters, limiter: trio.CapacityLimiter, gate: Gate) -> None:
+        self._nodes = nodes
         self._counters = counters
         self._limiter = limiter
         self._gate = gate
@@ -109,13 +111,29 @@ class Opener:
         """Another mount may have written since the file was opened here."""
         if isinstance(file, (Container, VmxFile)):
             async with node.ranges.hold(0, END, exclusive=True):
+                if isinstance(file, VmxFile):
+                    await self._follow(node, file)
+                before = file.length
                 await self._in_thread(file.refresh)
+            if file.length != before:  # whoever appends must not do it where the kernel saw the end last
+                await self._in_thread(kernel.forget_attributes, node.number)
+
+    async def _follow(self, node: Node, file: VmxFile) -> bool:
+        """Another mount's commit put another backing inode in the place of a VMX."""
+        before = os.stat(node.path_fd)
+        if not await self._in_thread(file.follow):
+            return False
+        node.rebind()
+        self._nodes.identity_changed(node, before)
+        return True
 
     async def _lock(self, node: Node, file: OpenFile) -> None:
         with trio.move_on_after(LOCK_WAIT_S):
-            while not syscalls.try_write_lock(file.fd):  # noqa: ASYNC110 # another process sends no event
-                await trio.sleep(_LOCK_PAUSE_S)
-            return
+            while True:
+                while not syscalls.try_write_lock(file.fd):  # noqa: ASYNC110 # other processes send no event
+                    await trio.sleep(_LOCK_PAUSE_S)
+                if not (isinstance(file, VmxFile) and await self._follow(node, file)):
+                    return
         raise BusyError("open for writing in another mount, or by another program", file=node.shown)
 
     def _open(self, node: Node) -> OpenFile:

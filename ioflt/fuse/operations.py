@@ -7,7 +7,6 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TypeVar
 
 import pyfuse3
@@ -21,6 +20,7 @@ from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.vmx import VmxFile
 from ioflt.datastore.volume import Volume
 from ioflt.filters.trace import Counters
+from ioflt.fuse import kernel
 from ioflt.fuse.errnos import translated
 from ioflt.fuse.filler import Filler
 from ioflt.fuse.gate import Gate
@@ -62,7 +62,7 @@ class Operations(pyfuse3.Operations):
         root_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=volume.fd)
         self.nodes = Nodes(Node(root_fd, os.stat(root_fd), volume.root, None, ""))
         self._limiter = trio.CapacityLimiter(THREADS)
-        self.opener = Opener(self.counters, self._limiter, self.gate)
+        self.opener = Opener(self.nodes, self.counters, self._limiter, self.gate)
         self.filler = Filler(self.gate, self._limiter)
         self._names = trio.Lock()  # one change of names at a time
         self._nowait = True  # whether the backing file system knows RWF_NOWAIT
@@ -474,7 +474,7 @@ class Operations(pyfuse3.Operations):
         """Have the kernel write back and drop what it caches; from a thread, as it waits for our writes."""
         for node in self.nodes.all() if only is None else [only]:
             if node.is_regular:
-                await self._in_thread(_invalidate, node.number)
+                await self._in_thread(kernel.drop_pages, node.number)
 
     def close(self) -> None:
         """After the loop: drop keys and descriptors."""
@@ -653,12 +653,6 @@ class Operations(pyfuse3.Operations):
         finally:
             os.close(fd)
         return [name for name in names if not (directory.is_top and is_private(name))]
-
-
-def _invalidate(number: int) -> None:
-    """The kernel may have dropped the inode itself already (ENOENT)."""
-    with suppress(FileNotFoundError):
-        pyfuse3.invalidate_inode(InodeT(number), attr_only=False)
 
 
 def _file_of(node: Node) -> OpenFile:

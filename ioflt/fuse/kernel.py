@@ -1,0 +1,19 @@
+"""What a mount tells the kernel unasked. Call it from worker threads: the kernel may wait for our writes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pyfuse3
+
+
+def drop_pages(number: int) -> None:
+    """Write back and drop what is cached of an inode, attributes included."""
+    with suppress(FileNotFoundError):  # the kernel dropped the inode itself already
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(number), attr_only=False)
+
+
+def forget_attributes(number: int) -> None:
+    """Ask again for the attributes of an inode before they are used."""
+    with suppress(FileNotFoundError):
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(number), attr_only=True)
