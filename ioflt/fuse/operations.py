@@ -396,21 +396,23 @@ class Operations(pyfuse3.Operations):
             _log.exception("closing %s", handle.node.shown)
         self.nodes.drop_unused(handle.node)
 
+    @translated
     async def lseek(self, fh: int, offset: int, whence: int) -> int:
         """SEEK_DATA and SEEK_HOLE, by way of `hook`."""
         node = self.handles.files[fh].node
         if self.gate.closed:
             await self.gate.read(keyless=node.keyless)
         async with node.ranges.hold(0, END, exclusive=False):
-            return await self._translate(lambda: _file_of(node).seek(offset, whence))
+            return await self._in_thread(_file_of(node).seek, offset, whence)
 
+    @translated
     async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         """By way of `hook`."""
         node = self.handles.files[fh].node
         if self.gate.closed:
             await self.gate.write(keyless=node.keyless)
         async with node.ranges.hold(0, END, exclusive=True):
-            await self._translate(lambda: _file_of(node).allocate(mode, offset, length))
+            await self._in_thread(_file_of(node).allocate, mode, offset, length)
         self._start_filler(node)
 
     # Directories
@@ -488,13 +490,6 @@ class Operations(pyfuse3.Operations):
 
     async def _in_thread(self, call: Callable[..., _T], *args: object) -> _T:
         return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
-
-    async def _translate(self, call: Callable[[], _T]) -> _T:
-        @translated
-        async def run() -> _T:
-            return await self._in_thread(call)
-
-        return await run()
 
     def _target(self, parent_inode: int, name: FileNameT) -> tuple[Node, str]:
         """The directory and name of a change. Our own files are out of reach (EPERM)."""
