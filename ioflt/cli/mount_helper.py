@@ -73,7 +73,7 @@ def _mount(arguments: Sequence[str]) -> int:
         elif word == "allow_other":
             allow_other = True
         elif word not in _IGNORED and not word.startswith(_IGNORED_PREFIXES):
-            raise UsageError(f"unknown mount option {word}")
+            raise UsageError(f"unknown mount option {word.partition('=')[0]}")
     if fake:
         return 0
     with KeyClient.connect():

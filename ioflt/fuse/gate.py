@@ -41,7 +41,8 @@ class Gate:
 
     def suspend(self) -> None:
         """I/O waits until `open`."""
-        self._all = self._all or trio.Event()
+        if self._all is None:
+            self._all = trio.Event()
         self._update()
 
     def deny(self) -> None:
@@ -59,7 +60,8 @@ class Gate:
     def hold_writes(self) -> None:
         """Writes wait until each of these was followed by a `release_writes`."""
         self._holds += 1
-        self._writes = self._writes or trio.Event()
+        if self._writes is None:
+            self._writes = trio.Event()
         self._update()
 
     def release_writes(self) -> None:

@@ -168,10 +168,11 @@ class Node:
         entry.entry_timeout = CACHE_S
         entry.attr_timeout = CACHE_S
         if self.is_regular:
-            if self.file is not None:
+            entry.entry_timeout = 0  # each open(2) asks: an append goes to the end that another mount made
+            if isinstance(self.file, VmxFile):
+                entry.st_mtime_ns = self.file.mtime_ns
+            if self.file is not None and self.writers:
                 entry.st_size = self.file.length
-                if isinstance(self.file, VmxFile):
-                    entry.st_mtime_ns = self.file.mtime_ns
             elif self.treatment is not Treatment.CLEAR:
                 entry.st_size = self.face(info).length
         return entry
