@@ -8,7 +8,3 @@ range free and its data cached is served without taking a lock.
 Locks, in the order in which they are taken: the namespace lock (`Operations`, one per mount), a node's
 `opening`, a node's range locks.
 """
-
-from ioflt.fuse import hook
-
-hook.install()  # has to come before pyfuse3 is imported by any module of this room

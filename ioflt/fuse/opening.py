@@ -8,6 +8,7 @@ for up to `LOCK_WAIT_S`: a live migration opens the disk at its target before th
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from typing import TypeVar
@@ -20,7 +21,7 @@ from ioflt.datastore.container import Container
 from ioflt.datastore.home import Standing, Treatment
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.vmx import VmxFile
-from ioflt.errors import BusyError, ProviderLocked
+from ioflt.errors import BusyError, ProviderLocked, ReadOnlyError
 from ioflt.filters.trace import Counters
 from ioflt.fuse import kernel
 from ioflt.fuse.gate import Gate
@@ -98,6 +99,7 @@ class Opener:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         standing = await self._in_thread(node.home.check_writable)
         self._check_treatment(node, standing)
+        self._check_descriptor(node, file)
         if node.writers == 0:
             await self._lock(node, file)
             try:
@@ -168,6 +170,13 @@ class Opener:
         clear = node.treatment is Treatment.CLEAR
         if clear != (node.home.treatment(node.path, standing=standing) is Treatment.CLEAR):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    @staticmethod
+    def _check_descriptor(node: Node, file: OpenFile) -> None:
+        """What may not be written was opened for reading: the file system says why."""
+        if fcntl.fcntl(file.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            os.close(node.reopen(os.O_RDWR))
+            raise ReadOnlyError("it was opened when it could not be written", file=node.shown)
 
     def _close_if_unused(self, node: Node) -> None:
         if node.readers == 0 and node.writers == 0 and node.file is not None:

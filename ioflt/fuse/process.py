@@ -1,0 +1,79 @@
+"""The process of one mount: arguments, log, and the word to whoever started it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import logging.handlers
+import os
+
+import msgspec
+
+from ioflt import paths
+from ioflt.errors import IofltError, PeerError
+from ioflt.fuse.mount import Options, run
+from ioflt.keys.client import KeyClient
+from ioflt.wire import failure
+
+#: Bytes of a log file; one older one is kept.
+_LOG_SIZE = 1 << 20
+
+#: What is written to the ready descriptor when the mount is served. Anything else is a Failure.
+READY = b"ready\n"
+
+
+def main() -> int:
+    """Mount and serve; the exit code is 0 after an orderly end."""
+    parser = argparse.ArgumentParser(prog="ioflt.fuse", description="the process of one ioflt mount")
+    parser.add_argument("datastore")
+    parser.add_argument("mountpoint")
+    parser.add_argument("--read-only", action="store_true")
+    parser.add_argument("--allow-other", action="store_true")
+    parser.add_argument("--no-exec", action="store_true")
+    parser.add_argument("--ready-fd", type=int, required=True, metavar="N")
+    parser.add_argument("--log-to-stderr", action="store_true")
+    arguments = parser.parse_args()
+    os.umask(0o077)
+    options = Options(
+        arguments.datastore,
+        arguments.mountpoint,
+        arguments.read_only,
+        arguments.allow_other,
+        arguments.no_exec,
+    )
+    told = False
+
+    def tell(message: bytes) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(arguments.ready_fd, message)
+            os.close(arguments.ready_fd)
+
+    try:
+        _open_log(to_stderr=arguments.log_to_stderr)
+        with KeyClient.connect() as keys:
+            os.umask(0)  # modes come from the callers, whose own umask was applied
+            run(options, keys, lambda: tell(READY))
+    except IofltError as error:
+        logging.getLogger("ioflt.mount").error("%s", error)
+        tell(msgspec.json.encode(failure.of(error)))
+        return 1
+    except OSError as error:
+        logging.getLogger("ioflt.mount").exception("cannot mount")
+        tell(msgspec.json.encode(failure.of(PeerError(f"cannot mount: {error}"))))
+        return 1
+    return 0
+
+
+def _open_log(*, to_stderr: bool) -> None:
+    handler: logging.Handler
+    if to_stderr:
+        handler = logging.StreamHandler()
+    else:
+        path = paths.find().ensure().state / "mount.log"
+        handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+        if path.exists() and path.stat().st_size > _LOG_SIZE:
+            path.replace(path.with_suffix(".log.1"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
