@@ -72,9 +72,12 @@ def opens(path, passphrase):
 
 def add_by_cryptsetup(path, passphrase, tmp_path):
     key_file, new = tmp_path / "key", tmp_path / "new"
-    with path.open("rb") as file, KeyClient.connect() as keys:
-        with unwrap(read_header(file.fileno()), keys) as dek:
-            key_file.write_bytes(dek.view())
+    with (
+        path.open("rb") as file,
+        KeyClient.connect() as keys,
+        unwrap(read_header(file.fileno()), keys) as dek,
+    ):
+        key_file.write_bytes(dek.view())
     new.write_text(passphrase)
     result = cryptsetup(
         *("luksAddKey", "--key-size", 512, "--volume-key-file", key_file),

@@ -1,4 +1,4 @@
-"""`ioflt keyd lock` and the mounts: what is refused, what waits, what is written before, what memory holds."""
+"""`ioflt keyd lock` and the mounts: what is refused, what waits, what is written, what memory holds."""
 
 import errno
 import mmap
@@ -357,6 +357,7 @@ def test_a_committed_vmx_is_not_in_memory_after_the_lock(place, top):
         os.fsync(fd)
         assert memory_holds(place.pid, canary) == [True]
         lock("suspend")
+        assert memory_holds(place.pid, canary) == [False]
         unlock()
         assert canary in os.pread(fd, 100, 0)
 
