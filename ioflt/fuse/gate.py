@@ -66,11 +66,18 @@ class Gate:
 
     def release_writes(self) -> None:
         """End `hold_writes`."""
-        self._holds -= 1
+        self._holds = max(0, self._holds - 1)
         if self._holds == 0 and self._writes is not None:
             self._writes.set()
             self._writes = None
         self._update()
+
+    def end(self) -> None:
+        """The mount ends: nothing waits any more. What a lock keeps back fails."""
+        if self.locked:
+            self.deny()
+        self._holds = 1
+        self.release_writes()
 
     @property
     def locked(self) -> bool:

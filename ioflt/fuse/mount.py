@@ -97,8 +97,7 @@ async def _end_by_signal(operations: Operations) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             _log.info("ends by %s", signal.Signals(number).name)
-            if operations.gate.locked:
-                operations.gate.deny()  # what waits for the end of the lock would wait for ever
+            operations.gate.end()
             await operations.drop_pages()
             await operations.sync_all()
             pyfuse3.terminate()

@@ -349,19 +349,6 @@ def test_keyd_keeps_no_key_after_the_lock(place, top):
     assert memory_holds(pid, dek, dek[:32], dek[32:]) == [False] * 3
 
 
-def test_a_committed_vmx_is_not_in_memory_after_the_lock(place, top):
-    vmx = top / "vm.vmx"
-    canary = b"IOFLT-CANARY-0b6ad2"
-    with opened(vmx, os.O_RDWR | os.O_CREAT) as fd:
-        os.write(fd, b'annotation = "' + canary + b'"\n')
-        os.fsync(fd)
-        assert memory_holds(place.pid, canary) == [True]
-        lock("suspend")
-        assert memory_holds(place.pid, canary) == [False]
-        unlock()
-        assert canary in os.pread(fd, 100, 0)
-
-
 @pytest.mark.interop("setpriv")
 def test_neither_process_can_be_dumped_or_traced(place):
     """The kernel gives the files in /proc of such a process to root; of others, to their user and group."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -371,3 +371,34 @@ def test_two_quiesces_overlap(place, one):
             writing = pool.submit(os.pwrite, fd, b"after!", 0)
             assert not wait([writing], A_WHILE).done
         assert writing.result(10) == 6
+
+
+def test_a_quiesced_mount_ends_by_signal(place, one):
+    fd = os.open(one / "disk", os.O_RDWR)
+    with ThreadPoolExecutor() as pool, control(place.mountpoint) as asked:
+        asked.quiesce()
+        writing = pool.submit(os.pwrite, fd, b"after!", 0)
+        assert not wait([writing], A_WHILE).done
+        pidfd = os.pidfd_open(asked.status.pid)
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        await_end(pidfd)
+        os.close(pidfd)
+        assert writing.result(10) == 6
+    with suppress(OSError):
+        os.close(fd)
+    place.mount()
+    assert (one / "disk").read_bytes() == b"after!" + TEXT[6:]
+
+
+def test_a_lock_waits_for_the_end_of_a_quiesce(place, one):
+    with opened(one / "disk") as fd, ThreadPoolExecutor() as pool, control(place.mountpoint) as asked:
+        asked.quiesce()
+        writing = pool.submit(os.pwrite, fd, b"after!", 0)
+        assert not wait([writing], A_WHILE).done
+        locking = pool.submit(place.ioflt, "keyd", "lock", "--force")
+        wait([locking], A_WHILE * 3)
+        asked.resume()
+        assert writing.exception(20) is None or writing.exception().errno == errno.ENOKEY
+        locking.result(20)
+        place.ioflt("keyd", "unlock")
+    assert (one / "disk").read_bytes() in (TEXT, b"after!" + TEXT[6:])
