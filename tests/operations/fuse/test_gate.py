@@ -1,0 +1,152 @@
+"""The gate: who waits, who fails, who passes, while keys are locked or writes held back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from ioflt.errors import ProviderLocked
+from ioflt.fuse.gate import Gate
+
+
+class Requests:
+    """Requests that pass a gate in tasks of their own; `outcome` says what became of each."""
+
+    def __init__(self, gate: Gate, nursery: trio.Nursery) -> None:
+        self.gate = gate
+        self.outcome: dict[str, str] = {}
+        self._nursery = nursery
+
+    async def send(self) -> dict[str, str]:
+        """One of each kind."""
+        self.outcome = {}
+        for kind, passes in (("read", self.gate.read), ("write", self.gate.write)):
+            for keyless in (False, True):
+                self._nursery.start_soon(self._run, f"{kind}{' keyless' * keyless}", passes, keyless)
+        return await self.now()
+
+    async def now(self) -> dict[str, str]:
+        await trio.testing.wait_all_tasks_blocked()
+        return dict(sorted(self.outcome.items()))
+
+    async def _run(self, name: str, passes: Callable[..., Awaitable[None]], keyless: bool) -> None:
+        self.outcome[name] = "waits"
+        try:
+            await passes(keyless=keyless)
+            self.outcome[name] = "passes"
+        except ProviderLocked:
+            self.outcome[name] = "fails"
+
+
+def outcome(read: str, read_keyless: str, write: str, write_keyless: str) -> dict[str, str]:
+    return {
+        "read": read,
+        "read keyless": read_keyless,
+        "write": write,
+        "write keyless": write_keyless,
+    }
+
+
+ALL_PASS = outcome("passes", "passes", "passes", "passes")
+
+
+async def test_open() -> None:
+    async with trio.open_nursery() as nursery:
+        gate = Gate()
+        assert not gate.closed
+        assert await Requests(gate, nursery).send() == ALL_PASS
+
+
+async def test_suspended() -> None:
+    async with trio.open_nursery() as nursery:
+        gate = Gate()
+        requests = Requests(gate, nursery)
+        gate.suspend()
+        gate.suspend()  # the second lock finds it locked
+        assert gate.closed
+        assert gate.locked
+        assert await requests.send() == outcome("waits", "passes", "waits", "passes")
+        gate.open()
+        assert await requests.now() == ALL_PASS
+        assert not gate.closed
+
+
+async def test_denied() -> None:
+    async with trio.open_nursery() as nursery:
+        gate = Gate()
+        requests = Requests(gate, nursery)
+        gate.deny()
+        assert gate.locked
+        assert await requests.send() == outcome("fails", "passes", "fails", "passes")
+        gate.open()
+        assert await requests.send() == ALL_PASS
+
+
+async def test_what_waits_fails_when_it_is_denied_after_all() -> None:
+    async with trio.open_nursery() as nursery:
+        gate = Gate()
+        requests = Requests(gate, nursery)
+        gate.suspend()
+        await requests.send()
+        gate.deny()
+        assert await requests.now() == outcome("fails", "passes", "fails", "passes")
+
+
+async def test_writes_held_back_until_the_last_who_asked_for_it_is_gone() -> None:
+    async with trio.open_nursery() as nursery:
+        gate = Gate()
+        requests = Requests(gate, nursery)
+        gate.hold_writes()
+        gate.hold_writes()
+        assert not gate.locked
+        assert await requests.send() == outcome("passes", "passes", "waits", "waits")
+        gate.release_writes()
+        assert await requests.now() == outcome("passes", "passes", "waits", "waits")
+        gate.release_writes()
+        assert await requests.now() == ALL_PASS
+        assert not gate.closed
+
+
+@pytest.mark.parametrize("release_first", [True, False])
+async def test_held_back_and_suspended(release_first: bool) -> None:
+    async with trio.open_nursery() as nursery:
+        gate = Gate()
+        requests = Requests(gate, nursery)
+        gate.hold_writes()
+        gate.suspend()
+        assert await requests.send() == outcome("waits", "passes", "waits", "waits")
+        if release_first:
+            gate.release_writes()
+            assert await requests.now() == outcome("waits", "passes", "waits", "passes")
+            gate.open()
+        else:
+            gate.open()
+            assert await requests.now() == outcome("passes", "passes", "waits", "waits")
+            gate.release_writes()
+        assert await requests.now() == ALL_PASS
+
+
+async def test_a_write_that_waited_for_a_quiesce_meets_the_lock_that_came_meanwhile() -> None:
+    async with trio.open_nursery() as nursery:
+        gate = Gate()
+        requests = Requests(gate, nursery)
+        gate.hold_writes()
+        await requests.send()
+        gate.deny()
+        gate.release_writes()
+        assert await requests.now() == outcome("passes", "passes", "fails", "passes")
+
+
+async def test_held_back_again_before_the_waiter_ran() -> None:
+    async with trio.open_nursery() as nursery:
+        gate = Gate()
+        requests = Requests(gate, nursery)
+        gate.hold_writes()
+        await requests.send()
+        gate.release_writes()
+        gate.hold_writes()
+        assert await requests.now() == outcome("passes", "passes", "waits", "waits")
+        nursery.cancel_scope.cancel()
