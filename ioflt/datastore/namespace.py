@@ -83,6 +83,8 @@ def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFil
     standing = move.home.check_writable()
     keys = move.home.volume.keys
     like = os.fstat(source.fd)
+    if like.st_nlink > 1:  # its other names would stay behind, as another file: let tools copy
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
     with Draft(move.home.fd) as draft:
         if stored_as(move.new) is Treatment.VMX:
             if source.length > MAX_PLAINTEXT:
