@@ -76,8 +76,6 @@ def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFil
     Returns the file, open for writing, locked as `source` is. Keeps owner, mode, mtime and the number.
     """
     _check(move)
-    if move.flags & syscalls.RENAME_EXCHANGE:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     if move.flags & syscalls.RENAME_NOREPLACE and _exists(move.new_fd, move.new):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     standing = move.home.check_writable()
@@ -111,6 +109,8 @@ def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFil
 
 
 def _check(move: Move) -> None:
+    if move.exchanges and move.converts:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     if move.is_dir and move.top != move.new_top:
         raise CrossHomeError("a VM home stays at the top of the datastore", file=move.old)
     if move.renames_home:

@@ -164,6 +164,21 @@ def test_a_vmx_has_one_name(shared: Place, home: str) -> None:
 
 
 @ENCRYPTED
+def test_a_vmx_is_not_exchanged_for_what_is_none(shared: Place, home: str) -> None:
+    vmx, file, directory = (shared.mountpoint / home / name for name in ("vm.vmx", "file", "directory"))
+    vmx.write_bytes(TEXT)
+    file.write_bytes(b"x")
+    directory.mkdir()
+    for one, other in ((vmx, file), (file, vmx), (vmx, directory), (directory, vmx)):
+        with fails(errno.EINVAL):
+            syscalls.renameat2(-100, str(one), -100, str(other), syscalls.RENAME_EXCHANGE)
+    assert (vmx.read_bytes(), file.read_bytes()) == (TEXT, b"x")
+    vmx.unlink()
+    file.unlink()
+    directory.rmdir()
+
+
+@ENCRYPTED
 def test_a_vmx_is_small(shared: Place, home: str) -> None:
     vmx, large = shared.mountpoint / home / "vm.vmx", shared.mountpoint / home / "large"
     vmx.write_bytes(b"#" * (1 << 20))
