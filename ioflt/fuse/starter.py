@@ -47,8 +47,9 @@ def start(
     source = str(datastore.absolute())
     if not os.path.isdir(target):
         raise UsageError("the mount point is not a directory", file=target)
-    if os.path.realpath(target) == os.path.realpath(source):
-        raise UsageError("a datastore cannot be mounted over itself", file=target)
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
+        # its own process would wait for itself at the mount point
+        raise UsageError("a datastore cannot be mounted over itself, or inside itself", file=target)
     if is_mounted(target):
         raise BusyError("something is mounted there already", file=target)
     ready, told = os.pipe()

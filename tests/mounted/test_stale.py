@@ -1,4 +1,4 @@
-"""What a killed mount leaves is cleaned up by the next one, at once."""
+"""Mount points: what a killed mount leaves is cleaned up at once, and what cannot be one is refused."""
 
 from __future__ import annotations
 
@@ -25,3 +25,13 @@ def test_a_dead_mount_is_cleaned_up_while_the_kernel_still_remembers_its_attribu
     homes.ioflt(how, *([homes.datastore] if how == "mount" else []), homes.mountpoint)
     assert os.path.ismount(homes.mountpoint) == (how == "mount")
     assert homes.complaints() == []
+
+
+@pytest.mark.parametrize("where", [".", "home", "home/sub"])
+def test_a_datastore_is_not_mounted_inside_itself(place: Place, where: str) -> None:
+    target = place.datastore / where
+    target.mkdir(parents=True, exist_ok=True)
+    result = place.ioflt("mount", place.datastore, target, check=False)
+    assert result.returncode != 0
+    assert "inside itself" in result.stderr
+    assert not target.is_mount()
