@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import subprocess
 import sys
@@ -25,8 +26,13 @@ READY_TIMEOUT_S = 120.0
 #: Seconds that `umount` waits for the process to end after the mount point is free.
 END_TIMEOUT_S = 30.0
 
+#: Seconds that a process that has failed may take to end, before it is told to, and before it is killed.
+GRACE_S = 5.0
+
 _READY = b"ready\n"
-_TYPE = "fuse.ioflt"
+_TYPE = b"fuse.ioflt"
+#: How the kernel writes blanks and backslashes in mountinfo; all other bytes stand for themselves.
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 def start(
@@ -42,14 +48,16 @@ def start(
 
     Raises the IofltError for which it could not be mounted.
     """
-    target = str(mountpoint.absolute())
+    target = os.path.realpath(mountpoint)
     clean_stale(target)
-    source = str(datastore.absolute())
+    source = os.path.realpath(datastore)
     if not os.path.isdir(target):
         raise UsageError("the mount point is not a directory", file=target)
-    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
+    if Path(target).is_relative_to(source) or Path(source).is_relative_to(target):
         # its own process would wait for itself at the mount point
-        raise UsageError("a datastore cannot be mounted over itself, or inside itself", file=target)
+        raise UsageError(
+            "a datastore cannot be mounted over itself, inside itself or above itself", file=target
+        )
     if is_mounted(target):
         raise BusyError("something is mounted there already", file=target)
     ready, told = os.pipe()
@@ -77,7 +85,8 @@ def start(
     finally:
         os.close(ready)
     if answer != _READY:
-        process.wait()
+        _end(process, at_once=answer is None)
+        clean_stale(target)
         _raise(answer)
     if not foreground:
         process.returncode = 0  # it lives on; nobody waits for it
@@ -89,13 +98,16 @@ def start(
 
 def stop(mountpoint: Path) -> None:
     """Unmount, and wait until the process has ended. Raises NotFoundError, BusyError, PeerError."""
-    target = str(mountpoint.absolute())
+    target = os.path.realpath(mountpoint)
     if clean_stale(target):
         return
     if not is_mounted(target):
         raise NotFoundError("no ioflt mount here", file=target)
     pid = _process_of(target)
-    result = subprocess.run(_umount(target), capture_output=True, text=True, check=False)
+    english = {**os.environ, "LC_ALL": "C"}
+    result = subprocess.run(
+        _umount(target), capture_output=True, text=True, errors="backslashreplace", check=False, env=english
+    )
     if result.returncode != 0:
         text = result.stderr.strip()
         if "busy" in text:
@@ -119,14 +131,17 @@ def clean_stale(target: str) -> bool:
 
 def is_mounted(target: str) -> bool:
     """Whether an ioflt mount is there."""
-    real = os.path.realpath(target)
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+    real = os.fsencode(os.path.realpath(target))
+    with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
-            left, _, right = line.partition(" - ")
-            where = left.split(" ")[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
-            if where in (target, real) and right.split(" ")[0] == _TYPE:
+            left, _, right = line.partition(b" - ")
+            if right.split(b" ")[0] == _TYPE and _unescape(left.split(b" ")[4]) == real:
                 return True
     return False
+
+
+def _unescape(path: bytes) -> bytes:
+    return _ESCAPE.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), path)
 
 
 def _umount(target: str, *, lazily: bool = False) -> list[str]:
@@ -152,10 +167,13 @@ def _wait_for_end(pidfd: int) -> None:
         os.close(pidfd)
 
 
-def _read_all(ready: int) -> bytes:
+def _read_all(ready: int) -> bytes | None:
+    """What the process says; None when it neither becomes ready nor ends in time."""
     answer = b""
     end = time.monotonic() + READY_TIMEOUT_S
-    while answer != _READY and select.select([ready], [], [], max(0.0, end - time.monotonic()))[0]:
+    while answer != _READY:
+        if not select.select([ready], [], [], max(0.0, end - time.monotonic()))[0]:
+            return None
         chunk = os.read(ready, 8192)
         if not chunk:
             break
@@ -163,7 +181,22 @@ def _read_all(ready: int) -> bytes:
     return answer
 
 
-def _raise(answer: bytes) -> None:
+def _end(process: subprocess.Popen[bytes], *, at_once: bool) -> None:
+    """See that the process ends: it ends itself, unless it hangs."""
+    if at_once:
+        process.terminate()
+    for harder in (process.terminate, process.kill):
+        try:
+            process.wait(GRACE_S)
+            return
+        except subprocess.TimeoutExpired:
+            harder()
+    process.wait()
+
+
+def _raise(answer: bytes | None) -> None:
+    if answer is None:
+        raise PeerError(f"the mount did not become ready within {READY_TIMEOUT_S:g} s; see mount.log")
     try:
         error = failure.rebuild(msgspec.json.decode(answer, type=failure.Failure))
     except msgspec.DecodeError as broken:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 
 import pytest
 
+from ioflt.fuse.starter import is_mounted
 from tests.mounted.place import Place
 
 pytestmark = pytest.mark.fuse
@@ -35,3 +37,32 @@ def test_a_datastore_is_not_mounted_inside_itself(place: Place, where: str) -> N
     assert result.returncode != 0
     assert "inside itself" in result.stderr
     assert not target.is_mount()
+
+
+def test_a_datastore_is_not_mounted_above_itself(place: Place) -> None:
+    result = place.ioflt("mount", place.datastore, place.base, check=False)
+    assert result.returncode != 0
+    assert "above itself" in result.stderr
+    assert not place.base.is_mount()
+
+
+@pytest.mark.parametrize("name", ["with é and  blanks", "two\nlines", "tab\tand \\040", "ünï\udcff"])
+def test_a_mount_point_of_any_name_is_found(place: Place, name: str) -> None:
+    place.mountpoint = place.base / name
+    place.mountpoint.mkdir()
+    place.mount()
+    assert is_mounted(str(place.mountpoint))
+    assert place.ioflt("mount", place.datastore, place.mountpoint, check=False).returncode != 0
+    place.umount()
+    assert not is_mounted(str(place.mountpoint))
+
+
+def test_a_mount_is_ended_by_another_spelling_of_its_path(place: Place) -> None:
+    link = place.base / "link"
+    link.symlink_to(place.base)
+    place.ioflt("mount", link / "ds", link / "mnt")
+    pidfd = os.pidfd_open(place.pid)
+    place.ioflt("umount", link / "link" / "mnt")
+    assert select.select([pidfd], [], [], 0)[0], "its process has ended"
+    os.close(pidfd)
+    assert not place.mountpoint.is_mount()
