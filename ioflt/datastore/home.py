@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +23,9 @@ from ioflt.errors import (
     AuthenticationError,
     BusyError,
     CorruptDataError,
+    DeniedError,
     KeyUnavailableError,
+    PeerError,
     ReadOnlyError,
 )
 from ioflt.format.record import record as form
@@ -32,6 +35,12 @@ from ioflt.keys.client import KeyService
 from ioflt.types import HomeState, KeyRef
 
 _PRIVATE = frozenset((RECORD, PRIVATE_DIR))
+
+#: Seconds for which a key that could not be had is not asked for again by `unverified`.
+_UNAVAILABLE_S = 1.0
+
+#: What a judgement holds for: the record as it was, and the home's name.
+_Seen = tuple[records.Stamp | None, str]
 
 
 class Treatment(Enum):
@@ -96,17 +105,15 @@ class Home:
     """A directory at the top of the datastore. Owns the directory descriptor `fd`.
 
     `standing()` looks whether the record changed, at the price of one stat, so that a mount notices what
-    `ioflt vm encrypt` did meanwhile.
+    `ioflt vm encrypt` did meanwhile. It, `unverified` and `known` may be called by several threads at once.
     """
 
     def __init__(self, volume: Datastore, name: str, fd: int) -> None:
         self.volume = volume
         self.name = name
         self.fd = fd
-        self._stamp: tuple[records.Stamp | None, str] | None = (
-            None  # the record's, and the name it was judged for
-        )
-        self._standing: Standing | None = None
+        self._judged: tuple[_Seen, Standing] | None = None
+        self._claimed: tuple[_Seen, float, Standing] | None = None  # without a key, and until when
         self._lock_fd: int | None = None
         self._users = 0
 
@@ -116,23 +123,36 @@ class Home:
 
     def standing(self) -> Standing:
         """What the record says, verified. Raises KeyUnavailableError while that cannot be known."""
-        stamp = (records.stamp(self.fd), self.name)
-        if self._standing is None or stamp != self._stamp:
-            self._standing = self._judge()
-            self._stamp = stamp
-        return self._standing
+        seen = self._see()
+        judged = self._judged
+        if judged is not None and judged[0] == seen:
+            return judged[1]
+        standing = self._judge()
+        self._judged = (seen, standing)
+        return standing
 
     def unverified(self) -> Standing:
         """The same for `stat`: when keys are out of reach, what the record claims."""
+        known = self.known()
+        if known is not None:
+            return known
+        seen = self._see()
         try:
             return self.standing()
-        except KeyUnavailableError:
-            try:
-                record = form.parse_home(records.read(self.fd)).record
-            except (FileNotFoundError, CorruptDataError):
-                return self._fallback("its record cannot be verified")
-            key = record.key or self.volume.record.key
-            return Standing(record.state, key, record.thick, "its key cannot be had", record)
+        except (KeyUnavailableError, PeerError, DeniedError):  # whatever keeps keyd from it
+            standing = self._claim()
+            self._claimed = (seen, time.monotonic() + _UNAVAILABLE_S, standing)
+            return standing
+
+    def known(self) -> Standing | None:
+        """What `unverified` answers when it needs to ask nobody: for who must not wait."""
+        seen = self._see()
+        judged, claimed = self._judged, self._claimed
+        if judged is not None and judged[0] == seen:
+            return judged[1]
+        if claimed is not None and claimed[0] == seen and time.monotonic() < claimed[1]:
+            return claimed[2]
+        return None
 
     def check_writable(self) -> Standing:
         """The standing, for someone who is about to write. Raises ReadOnlyError with the reason."""
@@ -201,7 +221,7 @@ class Home:
         """Write the record, MACed under the home's KEK or, for a clear home, under the datastore's."""
         key = record.key or self.volume.record.key
         records.store(self.fd, record, key, self.volume.keys, new=new)
-        self._standing = None
+        self._judged = None
 
     def close(self) -> None:
         if self._lock_fd is not None:
@@ -225,6 +245,17 @@ class Home:
             self.store(replace(record, names=(new_name,)))
 
     # Inside
+
+    def _see(self) -> _Seen:
+        return records.stamp(self.fd), self.name
+
+    def _claim(self) -> Standing:
+        try:
+            record = form.parse_home(records.read(self.fd)).record
+        except (FileNotFoundError, CorruptDataError):
+            return self._fallback("its record cannot be verified")
+        key = record.key or self.volume.record.key
+        return Standing(record.state, key, record.thick, "its key cannot be had", record)
 
     def _judge(self) -> Standing:
         try:
@@ -297,6 +328,9 @@ class Root(Home):
     def standing(self) -> Standing:
         record = self.volume.record
         return Standing(record.default, record.key, False, None, None)
+
+    def known(self) -> Standing | None:
+        return self.standing()
 
 
 def carries(fd: int, path: str, uuid: str) -> bool:

@@ -9,7 +9,14 @@ import pytest
 from ioflt.datastore import atomic, files, records
 from ioflt.datastore.home import Treatment
 from ioflt.datastore.volume import Volume
-from ioflt.errors import BusyError, KeyUnavailableError, ProviderLocked, ReadOnlyError
+from ioflt.errors import (
+    BusyError,
+    DeniedError,
+    KeyUnavailableError,
+    PeerError,
+    ProviderLocked,
+    ReadOnlyError,
+)
 from ioflt.format.record.record import Current, Operation
 from ioflt.types import HomeState
 
@@ -171,6 +178,64 @@ def test_locked_keys(home, directory, keys, default):
         assert not os.path.exists(os.path.join(volume.path, "new"))
         volume.keys = keys
         assert locked.check_writable().problem is None
+
+
+class Failing:
+    """A key service that fails with `error`, and counts how often it was asked."""
+
+    def __init__(self, error):
+        self.error = error
+        self.asked = 0
+
+    def mac(self, *arguments):
+        self.asked += 1
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", [ProviderLocked, PeerError, DeniedError])
+def test_whatever_keeps_keyd_from_it_the_home_is_seen(home, directory, keys, default, kind):
+    with Volume.open(directory, keys) as volume:
+        failing = volume.keys = Failing(kind("not now"))
+        seen = volume.home("web01")
+        assert seen.known() is None
+        shown = seen.unverified()
+        assert (shown.state, shown.problem) == (default, "its key cannot be had")
+        for _ in range(10):  # it is not asked for at each lookup
+            assert seen.unverified() is seen.known() is shown
+        assert failing.asked == 1
+        with pytest.raises(kind):  # who has to know asks
+            seen.standing()
+        volume.keys = keys
+        assert seen.standing() is seen.known() is seen.unverified()
+
+
+def test_a_record_that_changed_is_asked_for_at_once(home, directory, keys):
+    with Volume.open(directory, keys) as volume:
+        failing = volume.keys = Failing(ProviderLocked("waits for its passphrase"))
+        seen = volume.home("web01")
+        seen.unverified()
+        os.utime(record_path(volume))
+        assert seen.known() is None
+        seen.unverified()
+        assert failing.asked == 2
+
+
+def test_a_standing_goes_with_the_record_it_was_judged_by(home, default):
+    """Threads that judge at once: the later answer must not be taken for one to the earlier record."""
+    slow = home.standing()
+    os.utime(record_path(home.volume))
+    judge = home._judge
+
+    def while_another_thread_is_faster():
+        os.utime(record_path(home.volume), ns=(0, 0))
+        home._judge = judge
+        home.standing()
+        return slow
+
+    home._judge = while_another_thread_is_faster
+    home.standing()
+    assert home.known() is None
+    assert home.standing() is not slow
 
 
 def test_locked_keys_and_spoilt_record(home, directory, keys):
