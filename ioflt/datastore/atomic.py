@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import stat
 from contextlib import suppress
@@ -19,6 +20,8 @@ from ioflt.crypto.rng import random_bytes
 PRIVATE_DIR = ".ioflt.d"
 #: The record at the top of a home (and of the datastore).
 RECORD = ".ioflt"
+
+_log = logging.getLogger(__name__)
 
 _DRAFT = "new-"
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
@@ -34,16 +37,28 @@ def make_private_dir(top_fd: int) -> None:
 
 
 def remove_drafts(top_fd: int) -> None:
-    """Remove what interrupted publications left: drafts that nobody holds the flock of."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        fd = os.open(PRIVATE_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top_fd)
-        try:
-            for name in os.listdir(fd):
-                if name.startswith(_DRAFT):
-                    with suppress(FileNotFoundError, BlockingIOError):
-                        _remove_unheld(fd, name)
-        finally:
-            os.close(fd)
+    """Remove what interrupted publications left: drafts that nobody holds the flock of.
+
+    What cannot be removed, and is no draft of ours therefore, stays, and is logged.
+    """
+    try:
+        fd = os.open(PRIVATE_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top_fd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _log_left(top_fd, error)
+        return
+    try:
+        for name in os.listdir(fd):
+            if name.startswith(_DRAFT):
+                try:
+                    _remove_unheld(fd, name)
+                except (FileNotFoundError, BlockingIOError):
+                    continue
+                except OSError as error:
+                    _log_left(fd, error)
+    finally:
+        os.close(fd)
 
 
 class Draft:
@@ -163,12 +178,17 @@ def dress(fd: int, like: os.stat_result) -> None:
 
 
 def _remove_unheld(dir_fd: int, name: str) -> None:
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(name, dir_fd=dir_fd)
     finally:
         os.close(fd)
+
+
+def _log_left(dir_fd: int, error: OSError) -> None:
+    where = os.readlink(f"/proc/self/fd/{dir_fd}")
+    _log.warning("left over, and cannot be removed, in %r: %s", where, error)
 
 
 def _draft_name() -> str:

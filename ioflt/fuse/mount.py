@@ -142,14 +142,16 @@ def _mount(operations: Operations, options: Options) -> None:
 
 
 def _clean_up(volume: Volume) -> None:
-    """Remove what interrupted replacements left behind."""
-    atomic.remove_drafts(volume.fd)
-    for name in volume.homes():
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=volume.fd)
+    """Remove what interrupted replacements left behind. A home in which that fails is no obstacle."""
+    for name in (".", *volume.homes()):
         try:
-            atomic.remove_drafts(fd)
-        finally:
-            os.close(fd)
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=volume.fd)
+            try:
+                atomic.remove_drafts(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            _log.warning("its leftovers are not removed: %s", error)
 
 
 def _fuse_options(options: Options, volume: Volume) -> set[str]:

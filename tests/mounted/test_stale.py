@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import socket
 
 import pytest
 
@@ -66,3 +67,24 @@ def test_a_mount_is_ended_by_another_spelling_of_its_path(place: Place) -> None:
     assert select.select([pidfd], [], [], 0)[0], "its process has ended"
     os.close(pidfd)
     assert not place.mountpoint.is_mount()
+
+
+def test_what_is_planted_among_the_drafts_stops_no_mount(place: Place) -> None:
+    place.make_homes()
+    for home in (place.datastore, place.datastore / "thin"):
+        drafts = home / ".ioflt.d"
+        drafts.mkdir(exist_ok=True)
+        (drafts / "new-directory").mkdir()
+        (drafts / "new-link").symlink_to("/etc/hostname")
+        (drafts / "new-draft").touch()
+        with socket.socket(socket.AF_UNIX) as planted:
+            planted.bind(str(drafts / "new-socket"))
+        os.mkfifo(drafts / "new-fifo")
+    (place.datastore / "clear" / ".ioflt.d").mkdir(exist_ok=True)
+    (place.datastore / "clear" / ".ioflt.d").rmdir()
+    (place.datastore / "clear" / ".ioflt.d").symlink_to("/tmp")
+    place.mount()
+    assert len(place.complaints()) == 2 * 3 + 1
+    left = sorted(path.name for path in (place.datastore / "thin" / ".ioflt.d").iterdir())
+    assert left == ["new-directory", "new-link", "new-socket"]
+    (place.mountpoint / "thin" / "file").write_bytes(b"content")
