@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import logging.handlers
 import os
 
 import msgspec
 
 from ioflt import paths
 from ioflt.errors import IofltError, PeerError
+from ioflt.fuse.log import LogFile
 from ioflt.fuse.mount import Options, run
 from ioflt.keys.client import KeyClient
 from ioflt.wire import failure
-
-#: Bytes of a log file; one older one is kept.
-_LOG_SIZE = 1 << 20
 
 #: What is written to the ready descriptor when the mount is served. Anything else is a Failure.
 READY = b"ready\n"
@@ -71,9 +68,6 @@ def _open_log(*, to_stderr: bool) -> None:
     if to_stderr:
         handler = logging.StreamHandler()
     else:
-        path = paths.find().ensure().state / "mount.log"
-        handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
-        if path.exists() and path.stat().st_size > _LOG_SIZE:
-            path.replace(path.with_suffix(".log.1"))
+        handler = LogFile(paths.find().ensure().state / "mount.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
