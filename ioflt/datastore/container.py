@@ -63,16 +63,19 @@ def create(
 ) -> None:
     """Make an empty container in the new, empty file `fd`, under a DEK of its own wrapped by `key`.
 
-    Writes 40 KiB, syncs nothing: like any new file it is durable once its writer syncs it.
+    Writes 40 KiB, syncs nothing: like any new file it is durable once its writer syncs it. Both state slots
+    are written, so that no later commit needs space.
     """
     uuid = uuid or new_uuid()
     ((dek, blob),) = keys.generate(key, [token_aad(uuid, thin, key)])
     with dek, state.mac_key(dek, uuid) as mac_key:
         header = luks2.new(uuid, dek, IofltToken(key, thin, blob))
-        block = StateBlock(2, 0, file_id or new_file_id(), None)
+        file_id = file_id or new_file_id()
         primary, secondary = luks2.serialize(header)
         atomic.write_all(fd, primary + secondary)
-        atomic.write_all(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
+        for sequence in (1, 2):
+            block = StateBlock(sequence, 0, file_id, None)
+            atomic.write_all(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
         os.ftruncate(fd, DATA_OFFSET)
 
 
