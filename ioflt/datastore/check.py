@@ -30,7 +30,7 @@ from ioflt.errors import (
 from ioflt.filters.backing import Backing
 from ioflt.format.luks2 import binary, state
 from ioflt.format.luks2 import header as luks2
-from ioflt.format.luks2.layout import HEADER_OFFSETS, HEADER_SIZE
+from ioflt.format.luks2.layout import HEADER_OFFSETS, HEADER_SIZE, HEADERS_SIZE
 from ioflt.format.vmx import sealed
 from ioflt.keys.client import KeyService
 from ioflt.sectors import round_up
@@ -261,6 +261,10 @@ def _structure(fd: int) -> luks2.Header:
         return read_header(fd)
     except MalformedError as error:
         if os.pread(fd, len(_MAGIC), 0) != _MAGIC and state.peek(*read_state_slots(fd)) is None:
+            if not any(os.pread(fd, HEADERS_SIZE, 0)):
+                raise MalformedError(
+                    "no container", "never synced before a power cut? delete it then"
+                ) from None
             raise _Clear("no container: clear, or its whole header is lost, in an encrypted home") from None
         raise MalformedError("header unusable", str(error)) from None
 

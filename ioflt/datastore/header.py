@@ -22,8 +22,8 @@ from ioflt.format.luks2.layout import HEADER_SIZE, HEADERS_SIZE, STATE_SLOT_OFFS
 def read_header(fd: int) -> luks2.Header:
     """The newest valid header, of our profile. Raises CorruptDataError."""
     area = os.pread(fd, HEADERS_SIZE, 0)
-    if not area:
-        raise MalformedError("empty file", "a container has at least 1 MiB")
+    if not any(area):
+        raise MalformedError("no header", "nothing or zeros, as in a file never synced before a power cut")
     header = luks2.parse(area)
     luks2.check_profile(header)
     return header

@@ -103,7 +103,7 @@ CASES: dict[str, tuple[str, str, Damage]] = {
     ),
     "both copies": (
         "web/vmware.log",
-        "bad magic",
+        "no header",
         lambda s: patch(s.path("vmware.log"), 0, bytes(HEADERS_SIZE)),
     ),
     "state": (
@@ -121,7 +121,15 @@ CASES: dict[str, tuple[str, str, Damage]] = {
         "truncated body",
         lambda s: os.truncate(s.path("vmware.log"), DATA_OFFSET),
     ),
-    "file cut": ("web/vmware.log", "no container", lambda s: os.truncate(s.path("vmware.log"), 0)),
+    "file cut": ("web/vmware.log", "never synced", lambda s: os.truncate(s.path("vmware.log"), 0)),
+    "file lost in a power cut": (
+        "web/vmware.log",
+        "never synced",
+        lambda s: (
+            os.truncate(s.path("vmware.log"), 0),
+            os.truncate(s.path("vmware.log"), DATA_OFFSET + 4096),
+        ),
+    ),
     "raw copy": (
         "web/vmware2.log",
         "file id used twice (a raw copy of web/vmware.log",
