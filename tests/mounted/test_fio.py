@@ -27,7 +27,8 @@ JOBS = {
 
 def command(path: Path, *options: str) -> list[str]:
     return [
-        "fio", "--name=job", f"--filename={path}", "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--randseed=7",
+        "fio", "--name=job", f"--filename={path}", "--verify=crc32c", "--verify_fatal=1",
+        "--verify_state_save=0", "--randseed=7",
         "--end_fsync=1", "--minimal", *options,
     ]  # fmt: skip
 
