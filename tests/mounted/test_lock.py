@@ -1,12 +1,14 @@
 """`ioflt keyd lock` and the mounts: what is refused, what waits, what is written, what memory holds."""
 
 import errno
+import itertools
 import mmap
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -404,3 +406,67 @@ def keyd_runs() -> bool:
             return keys.status().pid > 0
     except NotListening:
         return False
+
+
+# Under load
+
+
+def test_locks_while_many_write(place, top):
+    disk = top / "busy-flat.vmdk"
+    begun, stop = threading.Barrier(5, timeout=60), threading.Event()
+    span = 1 << 20
+
+    def write(number: int) -> bytes:
+        with opened(disk, os.O_RDWR | os.O_CREAT) as fd:
+            begun.wait()
+            for turn in itertools.count():
+                data = bytes([number * 16 + turn % 16]) * (span - 1000 * number)
+                for start in range(0, len(data), 100_000):
+                    os.pwrite(fd, data[start : start + 100_000], number * span + start)
+                if turn % 3 == 0:
+                    os.fsync(fd)
+                assert os.pread(fd, 5000, number * span) == data[:5000]
+                if stop.is_set():
+                    return data
+        raise AssertionError
+
+    with in_thread() as pool:
+        writers = [pool.submit(write, number) for number in range(4)]
+        try:
+            begun.wait()
+            for _ in range(5):
+                lock("suspend")
+                assert not wait(writers, 0.05).done
+                unlock()
+                assert not wait(writers, 0.05).done
+        finally:
+            stop.set()
+        written = [writer.result(60) for writer in writers]
+    place.remount()
+    content = disk.read_bytes()
+    assert [content[n * span : n * span + len(data)] for n, data in enumerate(written)] == written
+    assert place.complaints() == []
+
+
+def test_a_thick_file_is_filled_on_after_the_unlock(place):
+    home = place.datastore / "thick"
+    home.mkdir()
+    place.ioflt("vm", "decrypt", home)
+    place.ioflt("vm", "encrypt", "--thick", home)
+    seen = place.mount() / "thick" / "disk-flat.vmdk"
+    with opened(seen, os.O_RDWR | os.O_CREAT) as fd:
+        os.ftruncate(fd, 200 << 20)
+        os.pwrite(fd, TEXT, 50 << 20)
+        for _ in range(3):
+            lock("suspend")
+            unlock()
+        eventually(lambda: _hole_of(home / "disk-flat.vmdk") == (home / "disk-flat.vmdk").stat().st_size, 60)
+        assert os.pread(fd, len(TEXT), 50 << 20) == TEXT
+        assert os.pread(fd, 100, 0) == bytes(100)
+    assert place.complaints() == []
+
+
+def _hole_of(path: Path) -> int:
+    """Where the first hole of the stored body begins."""
+    with opened(path) as fd:
+        return os.lseek(fd, 1 << 20, os.SEEK_HOLE)
