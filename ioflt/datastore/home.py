@@ -197,6 +197,11 @@ class Home:
             self._lock_fd = fd
         self._users += 1
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a file of it is open here."""
+        return self._users > 0
+
     def leave(self) -> None:
         """One open file less."""
         self._users -= 1

@@ -61,7 +61,11 @@ def store(
 ) -> None:
     """Write the record durably. `new`: FileExistsError when there is one already."""
     payload = form.encode(record)
-    data = form.seal(payload, keys.mac(key, form.label(record), payload))
+    write(top_fd, form.seal(payload, keys.mac(key, form.label(record), payload)), new=new)
+
+
+def write(top_fd: int, data: bytes, *, new: bool = False) -> None:
+    """The same with a record's bytes, as they were read."""
     with atomic.Draft(top_fd) as draft:
         atomic.write_all(draft.fd, data)
         os.fchmod(draft.fd, 0o644)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
-from contextlib import suppress
+import weakref
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -12,11 +14,14 @@ from ioflt import paths
 from ioflt.crypto.rng import new_uuid
 from ioflt.datastore import atomic, records
 from ioflt.datastore.home import Home, Root, is_private
-from ioflt.errors import ExistsError, IofltError, NotFoundError, StorageError, UsageError
+from ioflt.errors import CorruptDataError, ExistsError, IofltError, NotFoundError, StorageError, UsageError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, HomeRecord
 from ioflt.keys.client import KeyService
 from ioflt.types import HomeState
+
+#: Homes that are open before it is looked which of them were removed behind our back.
+_MANY = 64
 
 POLICY = {HomeState.ENCRYPTED: "VM Encryption Policy", HomeState.CLEAR: "Datastore Default"}
 
@@ -34,6 +39,7 @@ class Volume:
         self.read_only = read_only
         self.root: Home = Root(self, "", fd)
         self._homes: dict[tuple[int, int], Home] = {}
+        self._too_many = _MANY
         self._lock = threading.Lock()
 
     # Making and opening
@@ -146,6 +152,8 @@ class Volume:
         with self._lock:
             home = self._homes.get(identity)
             if home is None:
+                if len(self._homes) >= self._too_many:
+                    self._drop_removed()
                 self._homes[identity] = home = Home(self, name, fd)
             else:
                 os.close(fd)
@@ -156,8 +164,19 @@ class Volume:
         """The home's directory was removed."""
         info = os.fstat(home.fd)
         with self._lock:
-            if self._homes.pop((info.st_dev, info.st_ino), None) is not None:
-                home.close()
+            self._drop((info.st_dev, info.st_ino))
+
+    def _drop_removed(self) -> None:
+        """Forget the homes that somebody else removed: each holds a descriptor."""
+        for identity in [identity for identity, home in self._homes.items() if _is_removed(home)]:
+            self._drop(identity)
+        self._too_many = max(_MANY, 2 * len(self._homes))
+
+    def _drop(self, identity: tuple[int, int]) -> None:
+        """Its descriptor is closed when nobody has the object any more: it may have open files."""
+        home = self._homes.pop(identity, None)
+        if home is not None:
+            weakref.finalize(home, os.close, home.fd)
 
     def make_home(self, name: str, mode: int) -> Home:
         """Make a home as the datastore's default says, with a KEK of its own. OSError as mkdir.
@@ -195,18 +214,34 @@ class Volume:
         )
 
     def remove_home(self, name: str) -> None:
-        """rmdir of a home that has nothing but our own files, the record last. OSError as rmdir."""
+        """rmdir of a home that has nothing but our own files, the record last. OSError as rmdir.
+
+        Raises BusyError when another mount or a command works on it.
+        """
         home = self.home(name)
+        with nullcontext() if home.in_use else home.exclusive():  # files without a name are no obstacle
+            self._remove(home, name)
+        self.forget(home)
+
+    def _remove(self, home: Home, name: str) -> None:
         left = [entry for entry in os.listdir(home.fd) if not is_private(entry)]
         if left:
             os.rmdir(name, dir_fd=self.fd)  # raises ENOTEMPTY
         with suppress(FileNotFoundError):
             atomic.remove_drafts(home.fd)
             os.rmdir(atomic.PRIVATE_DIR, dir_fd=home.fd)
+        record = None
+        with suppress(FileNotFoundError, CorruptDataError):
+            record = records.read(home.fd)
         with suppress(FileNotFoundError):
             os.unlink(atomic.RECORD, dir_fd=home.fd)
-        os.rmdir(name, dir_fd=self.fd)
-        self.forget(home)
+        try:
+            os.rmdir(name, dir_fd=self.fd)
+        except OSError:
+            if record is not None:
+                with suppress(FileExistsError):
+                    records.write(home.fd, record, new=True)
+            raise
 
     # Decryptions that this host was authorised to do
 
@@ -239,6 +274,13 @@ class Volume:
 def _check_home_name(name: str) -> None:
     if "/" in name or "\0" in name or name in ("", ".", "..") or is_private(name):
         raise UsageError("not the name of a VM home", file=name)
+
+
+def _is_removed(home: Home) -> bool:
+    try:
+        return os.fstat(home.fd).st_nlink == 0
+    except OSError as error:
+        return error.errno == errno.ESTALE
 
 
 def split_home_path(path: str | os.PathLike[str]) -> tuple[str, str]:

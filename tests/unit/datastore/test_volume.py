@@ -1,5 +1,6 @@
 """A directory as a datastore: made once, opened by whom it may be, its homes found by plain names only."""
 
+import gc
 import os
 import shutil
 
@@ -9,6 +10,7 @@ from ioflt.datastore import files
 from ioflt.datastore.home import Treatment
 from ioflt.datastore.volume import Volume, split_home_path
 from ioflt.errors import (
+    BusyError,
     CorruptDataError,
     ExistsError,
     IofltError,
@@ -152,6 +154,57 @@ def test_remove_home(volume):
     with pytest.raises(NotFoundError):
         volume.remove_home("a")
     assert volume.make_home("a", 0o755) is not home
+
+
+def test_a_home_that_fills_while_it_is_removed_keeps_its_record(volume, monkeypatch):
+    home = volume.make_home("a", 0o755)
+    record = home.standing().record
+    unlink = os.unlink
+
+    def and_somebody_makes_a_file(path, *, dir_fd=None):
+        unlink(path, dir_fd=dir_fd)
+        if path == ".ioflt":
+            os.close(os.open("disk", os.O_CREAT | os.O_WRONLY, dir_fd=home.fd))
+
+    monkeypatch.setattr(os, "unlink", and_somebody_makes_a_file)
+    with pytest.raises(OSError, match="not empty"):
+        volume.remove_home("a")
+    assert home.check_writable().record == record
+
+
+def test_a_home_in_use_elsewhere_is_not_removed(volume, directory, keys):
+    home = volume.make_home("a", 0o755)
+    with Volume.open(directory, keys) as other:
+        there = other.home("a")
+        there.enter()
+        with pytest.raises(BusyError):
+            volume.remove_home("a")
+        assert home.check_writable().problem is None
+        there.leave()
+    home.enter()  # a file that has no name any more
+    volume.remove_home("a")
+    home.leave()
+    assert volume.homes() == []
+
+
+def test_homes_removed_by_others_cost_no_descriptors(volume):
+    def descriptors():
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    kept = volume.make_home("kept", 0o755)
+    held = volume.make_home("held", 0o755)
+    shutil.rmtree(os.path.join(volume.path, "held"))
+    before = descriptors()
+    for _ in range(150):
+        volume.make_home("new", 0o755)
+        shutil.rmtree(os.path.join(volume.path, "new"))
+    assert descriptors() < before + 70
+    assert os.fstat(held.fd).st_nlink == 0, "who has it may go on"
+    assert volume.home("kept") is kept
+    before = descriptors()
+    del held
+    assert descriptors() == before - 1
 
 
 def test_two_volumes_on_one_directory(volume, directory, keys, default):
