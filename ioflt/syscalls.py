@@ -15,6 +15,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _libc.syscall.restype = ctypes.c_long
 _libc.futimens.argtypes = (ctypes.c_int, ctypes.c_char_p)
+_libc.utimensat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int)
+_libc.fchownat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_int)
 
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
@@ -29,6 +31,8 @@ _RESOLVE_NO_XDEV = 0x01
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
+
+_AT_EMPTY_PATH = 0x1000
 
 # Two struct timespec: UTIME_OMIT for the access time, UTIME_NOW for the modification time.
 _OMIT_AND_NOW = struct.pack("qqqq", 0, (1 << 30) - 2, 0, (1 << 30) - 1)
@@ -58,6 +62,17 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
 def touch(fd: int) -> None:
     """The file was modified now: sets mtime and ctime, by the kernel's clock, and leaves atime."""
     _check(_libc.futimens(fd, _OMIT_AND_NOW))
+
+
+def fchownat(fd: int, uid: int, gid: int) -> None:
+    """chown(2) of the inode of an O_PATH descriptor, of a symlink itself; -1 leaves as it is."""
+    _check(_libc.fchownat(fd, b"", uid & 0xFFFFFFFF, gid & 0xFFFFFFFF, _AT_EMPTY_PATH))
+
+
+def utimensat(fd: int, atime_ns: int, mtime_ns: int) -> None:
+    """Set the times of the inode of an O_PATH descriptor, of a symlink itself. Needs Linux 5.8."""
+    times = struct.pack("qqqq", *divmod(atime_ns, 10**9), *divmod(mtime_ns, 10**9))
+    _check(_libc.utimensat(fd, b"", times, _AT_EMPTY_PATH))
 
 
 def renameat2(old_dir: int, old: str, new_dir: int, new: str, flags: int) -> None:

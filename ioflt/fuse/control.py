@@ -143,8 +143,11 @@ class Control:
     # Locking
 
     async def _lock(self, mode: messages.LockMode) -> messages.ReplyBody:
-        """Before the DEKs go: pages dropped and dirty ones written while writes are still served, lengths
-        and VMX committed, all synced; then I/O is stopped, and what came meanwhile synced, too.
+        """Before the DEKs go: pages dropped and dirty ones written while writes are still served, then I/O
+        stopped, lengths and VMX committed, all synced.
+
+        Writes leave pages, too. Those that came meanwhile are dropped last, where nothing that waits has a
+        page: of all files when I/O fails, of closed ones when it waits. Open ones are named in the answer.
         """
         operations = self._operations
         names = self._open_names()
@@ -154,8 +157,14 @@ class Control:
             if mode == "force":
                 operations.gate.deny()
             return messages.Locked(names, ())  # all else was done, and pages that wait cannot be dropped
-        await operations.drop_pages()
-        if mode == "refuse" and (names := self._open_names()):  # opened meanwhile
+        operations.gate.begin(deny_reads=mode == "force")
+        try:
+            await operations.drop_pages()
+        except BaseException:
+            operations.gate.open()
+            raise
+        if mode == "refuse" and (names := self._open_names()):  # an open was under way
+            operations.gate.open()
             return messages.Busy(names)
         if mode == "force":
             operations.gate.deny()
@@ -166,6 +175,9 @@ class Control:
             async with node.ranges.hold(0, END, exclusive=True):
                 if isinstance(node.file, (Container, VmxFile)):
                     node.file.wipe()
+        for node in operations.nodes.all():
+            if mode == "force" or node.file is None:
+                await operations.drop_pages(node)
         _log.info("locked (%s)", mode)
         return messages.Locked(self._open_names(), tuple(failure.shown(name) for name in unflushed))
 
@@ -185,6 +197,7 @@ class Control:
                 except (IofltError, OSError) as error:
                     _log.error("%s stays shut after the unlock: %s", node.shown, error)
         operations.gate.open()
+        operations.resume_filling()
         _log.info("unlocked")
 
     def _open_names(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import trio
 
 from ioflt import errors
 from ioflt.errors import IofltError, StorageError
+from ioflt.fuse.gate import Shut
 
 _log = logging.getLogger("ioflt.mount")
 
@@ -33,8 +34,9 @@ _ERRNOS: tuple[tuple[type[IofltError], int], ...] = (
     (errors.PeerError, errno.EIO),
 )
 
-#: Not worth a line in the log: they say what the caller did, not what is wrong with the datastore.
-_QUIET = (errors.CrossHomeError, errors.NotFoundError, errors.ExistsError, errors.UsageError)
+#: Not worth a line in the log: they say what the caller did, not what is wrong with the datastore. The gate's
+#: refusals have theirs.
+_QUIET = (errors.CrossHomeError, errors.NotFoundError, errors.ExistsError, errors.UsageError, Shut)
 
 
 #: Answers of the file system to what the caller did; all others tell of trouble, and are logged.

@@ -8,7 +8,7 @@ import trio
 
 from ioflt.datastore.container import Container
 from ioflt.errors import IofltError
-from ioflt.fuse.gate import Gate
+from ioflt.fuse.gate import Gate, Shut
 from ioflt.fuse.nodes import Node
 
 #: Bytes after which the mark is made durable: what a crash makes the filler read again.
@@ -42,7 +42,7 @@ class Filler:
         saved = 0
         try:
             while node.writers and isinstance(node.file, Container):
-                await self._gate.write(keyless=False)
+                await self._gate.write(node.shown, keyless=False)
                 step = node.file.fill_step()
                 if step is None:
                     return
@@ -56,6 +56,8 @@ class Filler:
                     if saved >= _SAVE_EVERY:
                         saved = 0
                         await trio.to_thread.run_sync(file.save_fill_mark, limiter=self._limiter)
+        except Shut:  # begun again by the unlock
+            pass
         except (OSError, IofltError) as error:
             _log.error("%s: filling stopped: %s", node.shown, error)
         finally:

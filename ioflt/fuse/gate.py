@@ -4,40 +4,64 @@ writes wait.
 
 from __future__ import annotations
 
+import logging
+from typing import NoReturn
+
 import trio
 
 from ioflt.errors import ProviderLocked
+
+_log = logging.getLogger("ioflt.mount")
+
+
+class Shut(ProviderLocked):
+    """A request came while the keys are locked. Logged already, once per file and lock."""
 
 
 class Gate:
     """Handlers call `await gate.read(…)` or `await gate.write(…)` when `closed` is true, and then, without
     another await, take the range lock: so whoever closes the gate and locks the range comes after them.
+    `file` is what a refusal names.
     """
 
     def __init__(self) -> None:
         self.closed = False
+        self._closing = False
+        self._reads_denied = False
         self._denied = False
         self._all: trio.Event | None = None
         self._writes: trio.Event | None = None
         self._holds = 0
+        self._named: set[str] = set()
 
-    async def read(self, *, keyless: bool) -> None:
-        """Wait while suspended. Raises ProviderLocked while denied. `keyless` I/O is not concerned."""
-        if keyless:
-            return
-        if self._denied:
-            raise ProviderLocked("the key cache is locked")
-        while self._all is not None:
-            await self._all.wait()
-            if self._denied:
-                raise ProviderLocked("the key cache is locked")
+    def enter(self, file: str, *, keyless: bool) -> None:
+        """For an open. Raises Shut while locked, or about to be."""
+        if self.locked and not keyless:
+            self._refuse(file)
 
-    async def write(self, *, keyless: bool) -> None:
+    async def read(self, file: str, *, keyless: bool) -> None:
+        """Wait while suspended. Raises Shut while denied. `keyless` I/O is not concerned."""
+        if self._reads_denied and not keyless:
+            self._refuse(file)
+        await self._pass(file, keyless=keyless)
+
+    async def write(self, file: str = "", *, keyless: bool) -> None:
         """Like `read`; waits while writes are held back, too, whatever they need."""
-        await self.read(keyless=keyless)
+        await self._pass(file, keyless=keyless)
         while self._writes is not None:
             await self._writes.wait()
-            await self.read(keyless=keyless)
+            await self._pass(file, keyless=keyless)
+
+    def begin(self, *, deny_reads: bool) -> None:
+        """A lock begins: nothing is opened any more, and with `deny_reads` nothing read: pages that are
+        dropped now do not come back. Writes pass, so that dirty pages can. `suspend` or `deny` follows.
+
+        Reads must not be made to wait here: a page that is being read cannot be dropped.
+        """
+        self._named.clear()
+        self._closing = True
+        self._reads_denied = deny_reads
+        self._update()
 
     def suspend(self) -> None:
         """I/O waits until `open`."""
@@ -47,13 +71,14 @@ class Gate:
 
     def deny(self) -> None:
         """I/O fails until `open`, also what waits already."""
-        self._denied = True
+        self._denied = self._reads_denied = True
         self._release_all()
         self._update()
 
     def open(self) -> None:
-        """End `suspend` or `deny`."""
-        self._denied = False
+        """End `begin`, `suspend` or `deny`."""
+        self._closing = self._reads_denied = self._denied = False
+        self._named.clear()
         self._release_all()
         self._update()
 
@@ -81,8 +106,25 @@ class Gate:
 
     @property
     def locked(self) -> bool:
-        """Whether `suspend` or `deny` is in force."""
-        return self._denied or self._all is not None
+        """Whether `begin`, `suspend` or `deny` is in force."""
+        return self._closing or self._denied or self._all is not None
+
+    async def _pass(self, file: str, *, keyless: bool) -> None:
+        if keyless:
+            return
+        if self._denied:
+            self._refuse(file)
+        while self._all is not None:
+            await self._all.wait()
+            if self._denied:
+                self._refuse(file)
+
+    def _refuse(self, file: str) -> NoReturn:
+        shut = Shut("the key cache is locked", file=file)
+        if file not in self._named:
+            self._named.add(file)
+            _log.warning("%s", shut)
+        raise shut
 
     def _release_all(self) -> None:
         if self._all is not None:
@@ -90,4 +132,4 @@ class Gate:
             self._all = None
 
     def _update(self) -> None:
-        self.closed = self._denied or self._all is not None or self._writes is not None
+        self.closed = self.locked or self._writes is not None

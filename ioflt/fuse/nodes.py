@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 
 import pyfuse3
 import trio
 
 from ioflt.datastore import files
-from ioflt.datastore.home import Home, Treatment
+from ioflt.datastore.home import Home, Standing, Treatment
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.vmx import VmxFile
 from ioflt.errors import CorruptDataError
@@ -24,7 +25,10 @@ CACHE_S = 1.0
 _COPY_BIT = 1 << 61
 
 Identity = tuple[int, int]
-_FaceStamp = tuple[int, int, int]
+_Stamp = tuple[int, int, int]
+
+#: Nanoseconds in which a file may change twice and show the same time of change.
+_TICK_NS = 20_000_000
 
 
 class Node:
@@ -36,6 +40,7 @@ class Node:
     __slots__ = (
         "_face",
         "_face_stamp",
+        "_stamp",
         "entered",
         "file",
         "format",
@@ -72,7 +77,8 @@ class Node:
         self.opening = trio.Lock()
         self.ranges = RangeLocks()
         self._face: files.Face | None = None
-        self._face_stamp: _FaceStamp | None = None
+        self._face_stamp: _Stamp | None = None
+        self._stamp: _Stamp | None = None
 
     @property
     def is_dir(self) -> bool:
@@ -134,9 +140,19 @@ class Node:
             os.close(self.path_fd)
             self.path_fd = fd
 
+    def note_stamp(self) -> None:
+        """The backing file is about to be looked at: `changed` is false until it is changed after that."""
+        info = os.stat(self.path_fd)
+        self._stamp = _stamp(info) if abs(time.time_ns() - info.st_ctime_ns) > _TICK_NS else None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the backing file may have changed since `note_stamp`."""
+        return self._stamp is None or self._stamp != _stamp(os.stat(self.path_fd))
+
     def face(self, info: os.stat_result) -> files.Face:
         """Length and file id of an encrypted file that is not open, without a key."""
-        stamp = (info.st_ino, info.st_size, info.st_ctime_ns)
+        stamp = _stamp(info)
         if self._face is None or self._face_stamp != stamp:
             try:
                 fd = self.reopen(os.O_RDONLY)
@@ -198,8 +214,11 @@ class Nodes:
         """The node of that backing inode."""
         return self._by_identity.get(_identity(info))
 
-    def enter(self, parent: Node, name: str, home: Home, path_fd: int) -> Node:
-        """The node for the backing inode `path_fd` (O_PATH, taken over), found as `name` in `parent`."""
+    def enter(self, parent: Node, name: str, home: Home, path_fd: int, standing: Standing) -> Node:
+        """The node for the backing inode `path_fd` (O_PATH, taken over), found as `name` in `parent`.
+
+        `standing` of its home, as far as it can be had.
+        """
         info = os.stat(path_fd)
         node = self.find(info)
         if node is not None:
@@ -208,7 +227,7 @@ class Nodes:
             return node
         node = Node(path_fd, info, home, parent, name)
         if node.is_regular:
-            node.treatment = self._treatment(node)
+            node.treatment = self._treatment(node, standing)
             twin = self._replaced_twin(node, info)
             if twin is not None:
                 before = os.stat(twin.path_fd)
@@ -245,8 +264,8 @@ class Nodes:
                 del self._by_identity[identity]
             node.close()
 
-    def _treatment(self, node: Node) -> Treatment:
-        standing = node.home.unverified()
+    @staticmethod
+    def _treatment(node: Node, standing: Standing) -> Treatment:
         if standing.record is None or standing.record.operation is None:
             return node.home.treatment(node.path, standing=standing)
         try:
@@ -274,6 +293,10 @@ class Nodes:
         while number in self._by_number or number == pyfuse3.ROOT_INODE:
             number = (info.st_ino | _COPY_BIT) if not number & _COPY_BIT else number + 1
         return number
+
+
+def _stamp(info: os.stat_result) -> _Stamp:
+    return (info.st_ino, info.st_size, info.st_ctime_ns)
 
 
 def _identity(info: os.stat_result) -> Identity:

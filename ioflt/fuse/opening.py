@@ -21,7 +21,7 @@ from ioflt.datastore.container import Container
 from ioflt.datastore.home import Standing, Treatment
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.vmx import VmxFile
-from ioflt.errors import BusyError, ProviderLocked, ReadOnlyError
+from ioflt.errors import BusyError, ReadOnlyError
 from ioflt.filters.trace import Counters
 from ioflt.fuse import kernel
 from ioflt.fuse.gate import Gate
@@ -38,10 +38,19 @@ _LOCK_PAUSE_S = 0.005
 class Opener:
     """Opens and closes the files of a mount."""
 
-    def __init__(self, nodes: Nodes, counters: Counters, limiter: trio.CapacityLimiter, gate: Gate) -> None:
+    def __init__(
+        self,
+        nodes: Nodes,
+        counters: Counters,
+        limiter: trio.CapacityLimiter,
+        asking: trio.CapacityLimiter,
+        gate: Gate,
+    ) -> None:
+        """`asking`: for the threads that may wait for keyd, so that I/O does not wait for them."""
         self._nodes = nodes
         self._counters = counters
         self._limiter = limiter
+        self._asking = asking
         self._gate = gate
 
     async def acquire(self, node: Node, *, write: bool, file: OpenFile | None = None) -> None:
@@ -50,19 +59,19 @@ class Opener:
         Raises BusyError, KeyUnavailableError, CorruptDataError, ReadOnlyError, OSError.
         """
         async with node.opening:
-            if self._gate.locked and not node.keyless:
-                raise ProviderLocked("the key cache is locked", file=node.shown)
+            self._gate.enter(node.shown, keyless=node.keyless)
             if node.file is None:
                 node.home.enter()
                 node.entered = node.home
                 try:
-                    node.file = file or await self._in_thread(self._open, node)
+                    node.file = file or await self._ask(self._open, node)
                 except BaseException:
                     node.entered.leave()
                     raise
             elif not write and node.writers == 0:
                 await self._refresh(node, node.file)
             try:
+                self._gate.enter(node.shown, keyless=node.keyless)  # a lock came meanwhile: no key stays
                 if write:
                     await self._add_writer(node)
                 else:
@@ -91,13 +100,13 @@ class Opener:
         if file is None or file.settled:
             return
         async with node.ranges.hold(0, END, exclusive=True):
-            await self._in_thread(file.flush)
+            await (self._ask if isinstance(file, VmxFile) else self._in_thread)(file.flush)
 
     async def _add_writer(self, node: Node) -> None:
         file = node.file
         if file is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        standing = await self._in_thread(node.home.check_writable)
+        standing = await self._ask(node.home.check_writable)
         self._check_treatment(node, standing)
         self._check_descriptor(node, file)
         if node.writers == 0:
@@ -109,6 +118,19 @@ class Opener:
                 raise
         node.writers += 1
 
+    async def catch_up(self, node: Node) -> None:
+        """For a container that nobody writes here: see what another mount did to it since we last looked."""
+        if not self._behind(node):
+            return
+        async with node.ranges.hold(0, END, exclusive=True):
+            if isinstance(node.file, Container) and self._behind(node) and not self._gate.locked:
+                node.note_stamp()
+                await self._in_thread(node.file.refresh)
+
+    @staticmethod
+    def _behind(node: Node) -> bool:
+        return isinstance(node.file, Container) and node.writers == 0 and node.changed
+
     async def _refresh(self, node: Node, file: OpenFile) -> None:
         """Another mount may have written since the file was opened here."""
         if isinstance(file, (Container, VmxFile)):
@@ -116,7 +138,8 @@ class Opener:
                 if isinstance(file, VmxFile):
                     await self._follow(node, file)
                 before = file.length
-                await self._in_thread(file.refresh)
+                node.note_stamp()
+                await (self._ask if isinstance(file, VmxFile) else self._in_thread)(file.refresh)
             if file.length != before:  # whoever appends must not do it where the kernel saw the end last
                 await self._in_thread(kernel.forget_attributes, node.number)
 
@@ -155,6 +178,7 @@ class Opener:
         if fd < 0:
             fd = node.reopen(os.O_RDONLY)
         node.treatment = node.home.treatment(node.path, fd, standing)
+        node.note_stamp()
         return files.open_file(
             node.home,
             fd,
@@ -183,6 +207,10 @@ class Opener:
             node.file.close()
             node.file = None
             node.entered.leave()
+
+    async def _ask(self, call: Callable[..., _T], *args: object) -> _T:
+        """What may ask keyd, and wait for it."""
+        return await trio.to_thread.run_sync(call, *args, limiter=self._asking)
 
     async def _in_thread(self, call: Callable[..., _T], *args: object) -> _T:
         return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)

@@ -13,6 +13,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, InodeT, ModeT, RequestContext
 
+from ioflt import syscalls
 from ioflt.datastore import atomic, files, namespace
 from ioflt.datastore.container import Container
 from ioflt.datastore.home import Home, is_private, stored_as
@@ -62,7 +63,8 @@ class Operations(pyfuse3.Operations):
         root_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=volume.fd)
         self.nodes = Nodes(Node(root_fd, os.stat(root_fd), volume.root, None, ""))
         self._limiter = trio.CapacityLimiter(THREADS)
-        self.opener = Opener(self.nodes, self.counters, self._limiter, self.gate)
+        self._asking = trio.CapacityLimiter(THREADS)  # those that may wait for keyd
+        self.opener = Opener(self.nodes, self.counters, self._limiter, self._asking, self.gate)
         self.filler = Filler(self.gate, self._limiter)
         self._names = trio.Lock()  # one change of names at a time
         self._nowait = True  # whether the backing file system knows RWF_NOWAIT
@@ -245,7 +247,7 @@ class Operations(pyfuse3.Operations):
             if source is None:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             if self.gate.closed:
-                await self.gate.write(keyless=node.keyless)
+                await self.gate.write(node.shown, keyless=node.keyless)
             async with node.ranges.hold(0, END, exclusive=True):
                 before = os.stat(node.path_fd)
                 target = await self._in_thread(
@@ -267,7 +269,10 @@ class Operations(pyfuse3.Operations):
 
     @translated
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return self.nodes[inode].attributes()
+        node = self.nodes[inode]
+        if node.file is not None and node.writers == 0:
+            await self.opener.catch_up(node)
+        return node.attributes()
 
     @translated
     async def setattr(
@@ -282,7 +287,7 @@ class Operations(pyfuse3.Operations):
         if self.volume.read_only:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         if not node.is_top:
-            await self._in_thread(node.home.check_writable)
+            await self._ask(node.home.check_writable)
         if fields.update_size:
             await self._truncate(node, attr.st_size, fh)
         path = f"/proc/self/fd/{node.path_fd}"
@@ -302,7 +307,7 @@ class Operations(pyfuse3.Operations):
                 attr.st_mtime_ns if fields.update_mtime else now.st_mtime_ns,
             )
             if symlink:
-                os.utime(node.name, ns=times, dir_fd=self._directory_of(node), follow_symlinks=False)
+                syscalls.utimensat(node.path_fd, *times)
             else:
                 os.utime(path, ns=times)
             if isinstance(node.file, VmxFile) and fields.update_mtime:
@@ -336,8 +341,10 @@ class Operations(pyfuse3.Operations):
     @translated
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         node = self.handles.files[fh].node
+        if node.writers == 0 and off + size >= _file_of(node).length:
+            await self.opener.catch_up(node)
         if self.gate.closed:
-            await self.gate.read(keyless=node.keyless)
+            await self.gate.read(node.shown, keyless=node.keyless)
         file = _file_of(node)
         if self._nowait and node.ranges.free(off, off + size, exclusive=False):
             try:
@@ -357,7 +364,7 @@ class Operations(pyfuse3.Operations):
         handle = self.handles.files[fh]
         node = handle.node
         if self.gate.closed:
-            await self.gate.write(keyless=node.keyless)
+            await self.gate.write(node.shown, keyless=node.keyless)
         file = _file_of(node)
         size = len(buf)
         start, end, waits = _written_range(file, off, off + size)
@@ -376,7 +383,10 @@ class Operations(pyfuse3.Operations):
 
     @translated
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        node = self.handles.files[fh].node
+        handle = self.handles.files[fh]
+        node = handle.node
+        if isinstance(node.file, VmxFile) and not handle.writes:
+            return  # what others are writing is theirs to commit
 
         async def sync(node: Node) -> None:
             file = _file_of(node)
@@ -401,7 +411,7 @@ class Operations(pyfuse3.Operations):
         """SEEK_DATA and SEEK_HOLE, by way of `hook`."""
         node = self.handles.files[fh].node
         if self.gate.closed:
-            await self.gate.read(keyless=node.keyless)
+            await self.gate.read(node.shown, keyless=node.keyless)
         async with node.ranges.hold(0, END, exclusive=False):
             return await self._in_thread(_file_of(node).seek, offset, whence)
 
@@ -410,7 +420,7 @@ class Operations(pyfuse3.Operations):
         """By way of `hook`."""
         node = self.handles.files[fh].node
         if self.gate.closed:
-            await self.gate.write(keyless=node.keyless)
+            await self.gate.write(node.shown, keyless=node.keyless)
         async with node.ranges.hold(0, END, exclusive=True):
             await self._in_thread(_file_of(node).allocate, mode, offset, length)
         self._start_filler(node)
@@ -472,6 +482,11 @@ class Operations(pyfuse3.Operations):
                 failed.append(node.shown)
         return failed
 
+    def resume_filling(self) -> None:
+        """After an unlock: the filler ended when it was refused."""
+        for node in self.nodes.all():
+            self._start_filler(node)
+
     async def drop_pages(self, only: Node | None = None) -> None:
         """Have the kernel write back and drop what it caches; from a thread, as it waits for our writes."""
         for node in self.nodes.all() if only is None else [only]:
@@ -491,6 +506,10 @@ class Operations(pyfuse3.Operations):
     async def _in_thread(self, call: Callable[..., _T], *args: object) -> _T:
         return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
 
+    async def _ask(self, call: Callable[..., _T], *args: object) -> _T:
+        """What may ask keyd, and wait for it."""
+        return await trio.to_thread.run_sync(call, *args, limiter=self._asking)
+
     def _target(self, parent_inode: int, name: FileNameT) -> tuple[Node, str]:
         """The directory and name of a change. Our own files are out of reach (EPERM)."""
         parent = self.nodes[parent_inode]
@@ -506,14 +525,16 @@ class Operations(pyfuse3.Operations):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.path_fd)
         home = parent.home
-        if parent.parent is None and stat.S_ISDIR(os.stat(fd).st_mode):
-            try:
+        try:
+            if parent.parent is None and stat.S_ISDIR(os.stat(fd).st_mode):
                 home = self._home(name, fd)
-                await self._in_thread(home.unverified)  # may ask keyd
-            except BaseException:
-                os.close(fd)
-                raise
-        return self.nodes.enter(parent, name, home, fd)
+            standing = home.known()
+            if standing is None:
+                standing = await self._ask(home.unverified)
+        except BaseException:
+            os.close(fd)
+            raise
+        return self.nodes.enter(parent, name, home, fd, standing)
 
     def _home(self, name: str, path_fd: int) -> Home:
         return self.volume.adopt(
@@ -564,7 +585,7 @@ class Operations(pyfuse3.Operations):
 
     def _chown(self, node: Node, uid: int, gid: int, *, symlink: bool, ctx: RequestContext) -> None:
         if symlink:
-            os.chown(node.name, uid, gid, dir_fd=self._directory_of(node), follow_symlinks=False)
+            syscalls.fchownat(node.path_fd, uid, gid)
             return
         path = f"/proc/self/fd/{node.path_fd}"
         mode = os.stat(node.path_fd).st_mode
@@ -605,7 +626,7 @@ class Operations(pyfuse3.Operations):
             await self.opener.acquire(node, write=True)
         try:
             if self.gate.closed:
-                await self.gate.write(keyless=node.keyless)
+                await self.gate.write(node.shown, keyless=node.keyless)
             async with node.ranges.hold(0, END, exclusive=True):
                 await self._in_thread(_file_of(node).truncate, length)
             if not held:
@@ -618,7 +639,7 @@ class Operations(pyfuse3.Operations):
     async def _settle(self, node: Node, action: Callable[[Node], object]) -> None:
         """Flush or sync; a VMX may have another backing inode afterwards."""
         if self.gate.closed:
-            await self.gate.write(keyless=node.keyless)
+            await self.gate.write(node.shown, keyless=node.keyless)
         before = os.stat(node.path_fd)
         await action(node)  # type: ignore[misc]
         self._rebind(node, before)

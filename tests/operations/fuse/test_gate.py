@@ -11,6 +11,8 @@ import trio.testing
 from ioflt.errors import ProviderLocked
 from ioflt.fuse.gate import Gate
 
+pytestmark = pytest.mark.allow_log("^vm/[a-z]+: the key cache is locked$")
+
 
 class Requests:
     """Requests that pass a gate in tasks of their own; `outcome` says what became of each."""
@@ -35,7 +37,7 @@ class Requests:
     async def _run(self, name: str, passes: Callable[..., Awaitable[None]], keyless: bool) -> None:
         self.outcome[name] = "waits"
         try:
-            await passes(keyless=keyless)
+            await passes("vm/disk", keyless=keyless)
             self.outcome[name] = "passes"
         except ProviderLocked:
             self.outcome[name] = "fails"
@@ -83,6 +85,50 @@ async def test_denied() -> None:
         assert await requests.send() == outcome("fails", "passes", "fails", "passes")
         gate.open()
         assert await requests.send() == ALL_PASS
+
+
+async def test_while_pages_are_dropped_before_a_lock_by_force() -> None:
+    async with trio.open_nursery() as nursery:
+        gate = Gate()
+        requests = Requests(gate, nursery)
+        gate.begin(deny_reads=True)
+        assert gate.locked
+        assert await requests.send() == outcome("fails", "passes", "passes", "passes")
+        gate.deny()
+        assert await requests.send() == outcome("fails", "passes", "fails", "passes")
+        gate.open()
+        assert await requests.send() == ALL_PASS
+
+
+async def test_while_pages_are_dropped_before_a_suspension() -> None:
+    async with trio.open_nursery() as nursery:
+        gate = Gate()
+        requests = Requests(gate, nursery)
+        gate.begin(deny_reads=False)
+        assert await requests.send() == ALL_PASS
+        with pytest.raises(ProviderLocked):
+            gate.enter("vm/disk", keyless=False)
+        gate.enter("plain/disk", keyless=True)
+        gate.open()  # it is not locked after all
+        gate.enter("vm/disk", keyless=False)
+        assert not gate.closed
+
+
+async def test_refusals_name_the_file_once_for_each_lock(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    for lock in (1, 2):
+        gate.begin(deny_reads=True)
+        gate.deny()
+        for file in ("vm/a", "vm/b") * 10:
+            with pytest.raises(ProviderLocked, match=f"^{file}: "):
+                await gate.read(file, keyless=False)
+            with pytest.raises(ProviderLocked, match=f"^{file}: "):
+                await gate.write(file, keyless=False)
+            with pytest.raises(ProviderLocked, match=f"^{file}: "):
+                gate.enter(file, keyless=False)
+        gate.open()
+        locked = [f"{file}: the key cache is locked" for file in ("vm/a", "vm/b")]
+        assert [record.message for record in caplog.records] == locked * lock
 
 
 async def test_what_waits_fails_when_it_is_denied_after_all() -> None:

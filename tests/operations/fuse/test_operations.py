@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from ioflt.datastore.volume import Volume
-from ioflt.fuse.operations import Operations
+from ioflt.fuse.operations import THREADS, Operations
 from ioflt.testing.local_keys import LocalKeys
 from tests.operations.fuse.client import ROOT, Client, fails
 
@@ -265,6 +269,106 @@ async def test_a_read_only_mount_refuses_every_change(
         await reader.end()
         reader.operations.close()
     assert times(datastore) == before
+
+
+class Slow:
+    """A key service that answers when `go` is set."""
+
+    def __init__(self, keys: LocalKeys) -> None:
+        self.go = threading.Event()
+        self._keys = keys
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            assert threading.current_thread() is not threading.main_thread()
+            assert self.go.wait(20)
+            return getattr(self._keys, name)(*arguments, **named)
+
+        return call
+
+
+async def test_nobody_waits_for_those_who_wait_for_keys(
+    client: Client, volume: Volume, keys: LocalKeys, datastore: Path
+) -> None:
+    top = (await client.lookup(ROOT, "vm")).st_ino
+    inodes = []
+    for number in range(THREADS + 5):
+        handle, entry = await client.create(top, f"disk{number}")
+        await client.write(handle, b"known")
+        await client.close(handle)
+        inodes.append(entry.st_ino)
+    handle = await client.open(inodes.pop(), os.O_RDONLY)
+    slow: Any = Slow(keys)
+    volume.keys = slow
+    async with trio.open_nursery() as nursery:
+        for inode in inodes:
+            nursery.start_soon(client.open, inode, os.O_RDONLY)
+        os.utime(datastore / "vm" / ".ioflt")  # its standing has to be asked for again
+        nursery.start_soon(client.lookup, top, "disk3")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        client.operations._nowait = False  # in a thread, as where no page is cached
+        with trio.fail_after(10):
+            assert await client.read(handle) == b"known"
+        slow.go.set()
+    await client.end()
+
+
+@pytest.mark.parametrize("length", [3 * 4096, 5000])
+async def test_an_open_reader_sees_what_another_mount_wrote(
+    client: Client, datastore: Path, keys: LocalKeys, length: int
+) -> None:
+    top = (await client.lookup(ROOT, "vm")).st_ino
+    writer, entry = await client.create(top, "disk")
+    await client.write(writer, b"1" * 4096)
+    await client.close(writer)
+    with Volume.open(datastore, keys) as second:
+        other = Client(Operations(second))
+        top = (await other.lookup(ROOT, "vm")).st_ino
+        inode = (await other.lookup(top, "disk")).st_ino
+        reader = await other.open(inode, os.O_RDONLY)
+        assert len(await other.read(reader)) == 4096
+        for times in (1, 2):
+            writer = await client.open(entry.st_ino)
+            await client.write(writer, bytes([times]) * length)
+            await client.setattr(entry.st_ino, writer, st_size=length * times)
+            await client.close(writer)
+            if times == 1:  # the kernel asks for one or the other
+                found = await other.operations.getattr(inode, other.caller)
+                assert found.st_size == length
+            assert await other.read(reader) == bytes([times]) * length + bytes(length * (times - 1))
+        await other.end()
+        other.operations.close()
+
+
+async def test_a_reader_commits_no_vmx(client: Client, datastore: Path) -> None:
+    top = (await client.lookup(ROOT, "vm")).st_ino
+    writer, entry = await client.create(top, "a.vmx")
+    await client.close(writer)
+    before = (datastore / "vm" / "a.vmx").read_bytes()
+    writer = await client.open(entry.st_ino)
+    reader = await client.open(entry.st_ino, os.O_RDONLY)
+    await client.write(writer, b'displayName = "half')
+    await client.operations.fsync(reader, datasync=False)
+    assert (datastore / "vm" / "a.vmx").read_bytes() == before
+    await client.operations.fsync(writer, datasync=False)
+    assert (datastore / "vm" / "a.vmx").read_bytes() != before
+
+
+async def test_a_symlink_of_another_name_is_changed_itself(client: Client, datastore: Path) -> None:
+    top = (await client.lookup(ROOT, "vm")).st_ino
+    target, _ = await client.create(top, "target")
+    await client.close(target)
+    inode = client._count(await client.operations.symlink(top, b"one", b"target", client.caller)).st_ino
+    client._count(await client.operations.link(inode, top, b"two", client.caller))
+    other = client._count(await client.operations.symlink(top, b"three", b"target", client.caller)).st_ino
+    (datastore / "vm" / "one").unlink()  # by another mount: where it was found last it is no more
+    (datastore / "vm" / "three").rename(datastore / "vm" / "one")
+    await client.setattr(inode, st_atime_ns=3 * 10**9 + 1, st_mtime_ns=5 * 10**9 + 7)
+    await client.setattr(inode, st_gid=os.getegid())
+    assert (datastore / "vm" / "two").lstat().st_mtime_ns == 5 * 10**9 + 7
+    assert (datastore / "vm" / "two").lstat().st_atime_ns == 3 * 10**9 + 1
+    assert (await client.operations.getattr(other, client.caller)).st_mtime_ns > 10**18
+    assert (datastore / "vm" / "target").stat().st_mtime_ns > 10**18
 
 
 @pytest.mark.allow_log("^vm/bad")
