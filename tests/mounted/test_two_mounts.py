@@ -119,6 +119,17 @@ def test_the_length_is_seen_after(one, two, settle):
             os.close(fd)
 
 
+def test_a_reader_that_stays_open_reads_what_another_mount_appended(one, two):
+    with opened(two / "disk", os.O_RDONLY) as reader:
+        assert os.pread(reader, 1 << 20, 0) == TEXT
+        for number in range(3):
+            with (one / "disk").open("ab") as file:
+                file.write(TEXT)
+            length = len(TEXT) * (number + 2)
+            eventually(lambda length=length: os.fstat(reader).st_size == length)
+            assert os.pread(reader, 1 << 20, 0) == TEXT * (number + 2)
+
+
 def test_the_length_of_a_closed_file_is_seen(one, two):
     assert (two / "disk").stat().st_size == len(TEXT)
     with (one / "disk").open("ab") as file:
