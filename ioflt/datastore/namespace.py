@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from dataclasses import dataclass
 
 from ioflt import syscalls
@@ -109,14 +110,12 @@ def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFil
 
 
 def _check(move: Move) -> None:
-    if move.exchanges and move.converts:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    if move.exchanges:
+        _check_exchange(move)
     if move.is_dir and move.top != move.new_top:
         raise CrossHomeError("a VM home stays at the top of the datastore", file=move.old)
     if move.renames_home:
         move.home.volume.root.check_writable()
-        if move.exchanges:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return
     move.home.check_writable()
     if move.home is not move.new_home:
@@ -124,6 +123,17 @@ def _check(move: Move) -> None:
             raise CrossHomeError("only files move between homes", file=move.old)
         move.new_home.check_writable()
         _check_homes(move.home, move.new_home)
+
+
+def _check_exchange(move: Move) -> None:
+    """EINVAL for what would have to be converted, and for homes: their records are bound to names."""
+    modes = [
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode
+        for dir_fd, name in ((move.old_fd, move.old), (move.new_fd, move.new))
+    ]
+    home = any(map(stat.S_ISDIR, modes)) and (move.top or move.new_top)
+    if home or (any(map(stat.S_ISREG, modes)) and move.converts):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
 def _check_homes(home: Home, new_home: Home) -> None:

@@ -164,6 +164,8 @@ class VmxFile:
             if not self._dirty or place is None:
                 return
             top_fd, parent_fd, name = place
+            if not self._is_at(parent_fd, name):
+                return
             text = self._keys.seal_vmx(self.key, bytes(self._buffer), self.file_id, self._text)
             with atomic.Draft(top_fd) as draft:
                 atomic.write_all(draft.fd, text)
@@ -176,6 +178,19 @@ class VmxFile:
                 self._fd = draft.take()
             self._text = text
             self._dirty = False
+
+    def _is_at(self, parent_fd: int, name: str) -> bool:
+        """Whether the name is still ours. Unlinked by another mount: there is nothing to commit to.
+
+        Raises OSError ESTALE when another mount put a file of its own there.
+        """
+        try:
+            named = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        if not os.path.samestat(named, os.fstat(self._fd)):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return True
 
     def set_mtime(self, mtime_ns: int) -> None:
         """utimens(2) on an open VMX: survives the next commit."""

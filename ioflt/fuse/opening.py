@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TypeVar
 
 import trio
@@ -53,18 +54,25 @@ class Opener:
         self._asking = asking
         self._gate = gate
 
-    async def acquire(self, node: Node, *, write: bool, file: OpenFile | None = None) -> None:
-        """One handle more. `file`: the file was just created, and is open already.
+    async def acquire(self, node: Node, *, write: bool, created: int | None = None) -> None:
+        """One handle more. `created`: a descriptor of the backing file, just made, which is taken over.
 
         Raises BusyError, KeyUnavailableError, CorruptDataError, ReadOnlyError, OSError.
         """
+        with ExitStack() as unused:
+            if created is not None:
+                unused.callback(os.close, created)
+            await self._acquire(node, write, created, unused)
+
+    async def _acquire(self, node: Node, write: bool, created: int | None, unused: ExitStack) -> None:
         async with node.opening:
             self._gate.enter(node.shown, keyless=node.keyless)
             if node.file is None:
                 node.home.enter()
                 node.entered = node.home
                 try:
-                    node.file = file or await self._ask(self._open, node)
+                    unused.pop_all()  # `_open` closes what it cannot use
+                    node.file = await self._ask(self._open, node, created)
                 except BaseException:
                     node.entered.leave()
                     raise
@@ -161,8 +169,10 @@ class Opener:
                     return
         raise BusyError("open for writing in another mount, or by another program", file=node.shown)
 
-    def _open(self, node: Node) -> OpenFile:
+    def _open(self, node: Node, created: int | None) -> OpenFile:
         """In a worker thread."""
+        if created is not None:
+            return self._open_file(node, created, node.home.standing(), writable=True)
         standing = node.home.standing()
         if os.stat(node.path_fd).st_nlink == 0 and not node.unlinked:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # replaced; the kernel looks it up again
@@ -177,13 +187,16 @@ class Opener:
                 read_only = True
         if fd < 0:
             fd = node.reopen(os.O_RDONLY)
+        return self._open_file(node, fd, standing, writable=not read_only)
+
+    def _open_file(self, node: Node, fd: int, standing: Standing, *, writable: bool) -> OpenFile:
         node.treatment = node.home.treatment(node.path, fd, standing)
         node.note_stamp()
         return files.open_file(
             node.home,
             fd,
             node.treatment,
-            writable=not read_only,
+            writable=writable,
             place=node.place,
             counters=self._counters,
             name=node.shown,

@@ -6,7 +6,8 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
 from typing import TypeVar
 
 import pyfuse3
@@ -74,10 +75,7 @@ class Operations(pyfuse3.Operations):
     @translated
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         parent = self.nodes[parent_inode]
-        node = await self._lookup(parent, os.fsdecode(name))
-        attributes = node.attributes()
-        node.lookups += 1
-        return attributes
+        return _entry(await self._lookup(parent, os.fsdecode(name)))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, lookups in inode_list:
@@ -87,76 +85,58 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        node = await self._create(parent_inode, name, mode, ctx)
+        node, fd = await self._create(parent_inode, name, mode, ctx)
+        node.lookups += 1  # holds the node while the file is being opened
         try:
-            info = await self._open(node, flags & ~os.O_TRUNC | os.O_RDWR, ctx)
+            await self.opener.acquire(node, write=True, created=fd)
+            fh = FileHandleT(self.handles.add_file(FileHandle(node, True)))
+            return FileInfo(fh=fh, direct_io=False, keep_cache=False), node.attributes()
         except BaseException:
+            node.lookups -= 1
             self.nodes.drop_unused(node)
             raise
-        attributes = node.attributes()
-        node.lookups += 1
-        return info, attributes
 
     @translated
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         if stat.S_ISREG(mode):
-            node = await self._create(parent_inode, name, mode, ctx)
-        else:
-            parent, text = self._target(parent_inode, name)
+            node, fd = await self._create(parent_inode, name, mode, ctx)
+            os.close(fd)
+            return _entry(node)
 
-            def make() -> None:
-                parent.home.check_writable()
-                os.mknod(text, mode & ~ctx.umask, rdev, dir_fd=parent.path_fd)
-                self._own(parent, text, ctx)
+        def make(dir_fd: int, text: str) -> None:
+            os.mknod(text, mode & ~ctx.umask, rdev, dir_fd=dir_fd)
 
-            async with self._names:
-                await self._in_thread(make)
-                node = await self._lookup(parent, text)
-        attributes = node.attributes()
-        node.lookups += 1
-        return attributes
+        return await self._make(parent_inode, name, ctx, make, os.unlink)
 
     @translated
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
-        parent, text = self._target(parent_inode, name)
-        mode = mode & ~ctx.umask
+        mode = ModeT(mode & ~ctx.umask)
 
-        def make() -> None:
-            parent.home.check_writable()
-            if parent.parent is None:
-                self.volume.make_home(text, mode)
-            else:
-                os.mkdir(text, mode, dir_fd=parent.path_fd)
-            self._own(parent, text, ctx)
+        def make_home(_dir_fd: int, text: str) -> None:
+            self.volume.make_home(text, mode)
 
-        async with self._names:
-            await self._in_thread(make)
-            node = await self._lookup(parent, text)
-        attributes = node.attributes()
-        node.lookups += 1
-        return attributes
+        def remove_home(text: str, *, dir_fd: int) -> None:
+            self.volume.remove_home(text)
+
+        def make(dir_fd: int, text: str) -> None:
+            os.mkdir(text, mode, dir_fd=dir_fd)
+
+        if parent_inode == pyfuse3.ROOT_INODE:
+            return await self._make(parent_inode, name, ctx, make_home, remove_home)
+        return await self._make(parent_inode, name, ctx, make, os.rmdir)
 
     @translated
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        parent, text = self._target(parent_inode, name)
+        def make(dir_fd: int, text: str) -> None:
+            os.symlink(target, os.fsencode(text), dir_fd=dir_fd)
 
-        def make() -> None:
-            parent.home.check_writable()
-            os.symlink(target, os.fsencode(text), dir_fd=parent.path_fd)
-            self._own(parent, text, ctx)
-
-        async with self._names:
-            await self._in_thread(make)
-            node = await self._lookup(parent, text)
-        attributes = node.attributes()
-        node.lookups += 1
-        return attributes
+        return await self._make(parent_inode, name, ctx, make, os.unlink)
 
     @translated
     async def link(
@@ -164,48 +144,34 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         node = self.nodes[inode]
         parent, text = self._target(new_parent_inode, new_name)
-        namespace.check_link(node.home, node.treatment, parent.home, text)
 
         def make() -> None:
             parent.home.check_writable()
+            namespace.check_link(node.home, node.treatment, parent.home, text)
             if node.format == stat.S_IFLNK:  # a symlink has no path through /proc that does not follow it
                 old = self._directory_of(node)
                 os.link(node.name, text, src_dir_fd=old, dst_dir_fd=parent.path_fd, follow_symlinks=False)
             else:
-                os.link(
-                    f"/proc/self/fd/{node.path_fd}", text, dst_dir_fd=parent.path_fd, follow_symlinks=True
-                )
+                source = f"/proc/self/fd/{node.path_fd}"
+                os.link(source, text, dst_dir_fd=parent.path_fd, follow_symlinks=True)
 
-        async with self._names:
+        async with self._changing(parent.home):
             await self._in_thread(make)
         node.unlinked = False
-        attributes = node.attributes()
-        node.lookups += 1
-        return attributes
+        return _entry(node)
 
     @translated
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        parent, text = self._target(parent_inode, name)
-        async with self._names:
-            victim = self._known(parent, text)
-            await self._in_thread(self._remove, parent, text, os.unlink)
-            self._note_unlinked(victim, parent, text)
+        await self._remove(parent_inode, name, os.unlink)
 
     @translated
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        parent, text = self._target(parent_inode, name)
-        async with self._names:
-            victim = self._known(parent, text)
-            if parent.parent is None:
+        def remove_home(text: str, *, dir_fd: int) -> None:
+            self.volume.remove_home(text)
 
-                def remove() -> None:
-                    self.volume.root.check_writable()
-                    self.volume.remove_home(text)
-
-                await self._in_thread(remove)
-            else:
-                await self._in_thread(self._remove, parent, text, os.rmdir)
-            self._note_unlinked(victim, parent, text)
+        await self._remove(
+            parent_inode, name, remove_home if parent_inode == pyfuse3.ROOT_INODE else os.rmdir
+        )
 
     @translated
     async def rename(
@@ -219,47 +185,111 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         parent, old = self._target(parent_inode_old, name_old)
         new_parent, new = self._target(parent_inode_new, name_new)
-        async with self._names:
-            node = await self._lookup(parent, old)
-            replaced = self._known(new_parent, new)
-            move = namespace.Move(
-                parent.home, parent.path_fd, old, new_parent.home, new_parent.path_fd, new, flags,
-                is_dir=node.is_dir, top=parent.parent is None, new_top=new_parent.parent is None,
-            )  # fmt: skip
-            if move.converts and node.is_regular:
-                await self._rename_converting(node, move)
-            else:
-                home = self._home_of(node) if move.renames_home else None
-                await self._in_thread(namespace.rename, move, home)
-            if replaced is not None and replaced is not node:
-                if move.exchanges:
-                    replaced.parent, replaced.name = parent, old
-                else:
-                    self._note_unlinked(replaced, new_parent, new)
-            node.parent, node.name, node.home = new_parent, new, node.home if node.is_dir else new_parent.home
+        node = await self._lookup(parent, old)
+        move = namespace.Move(
+            parent.home, parent.path_fd, old, new_parent.home, new_parent.path_fd, new, flags,
+            is_dir=node.is_dir, top=parent.parent is None, new_top=new_parent.parent is None,
+        )  # fmt: skip
+        node.lookups += 1  # holds the node meanwhile
+        try:
+            converts = node.is_regular and not move.exchanges and await self._in_thread(lambda: move.converts)
+            # The writer's lock may be long in coming; nobody else's names wait for it.
+            async with (
+                self._held_for_writing(node) if converts else nullcontext(),
+                self._changing(parent.home, new_parent.home),
+            ):
+                if await self._lookup(parent, old) is not node:
+                    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+                await self._rename(node, move, new_parent, converts=converts)
+        finally:
+            node.lookups -= 1
             self.nodes.drop_unused(node)
+
+    async def _rename(self, node: Node, move: namespace.Move, new_parent: Node, *, converts: bool) -> None:
+        replaced = self._known(new_parent, move.new)
+        parent = node.parent
+        if converts:
+            await self._rename_converting(node, move)
+        else:
+            await self._in_thread(namespace.rename, move, node.home if move.renames_home else None)
+        if replaced is not None and replaced is not node:
+            if move.exchanges:
+                replaced.parent, replaced.name = parent, move.old
+            else:
+                self._note_unlinked(replaced)
+        node.parent, node.name = new_parent, move.new
+        if not node.is_dir:
+            node.home = new_parent.home
 
     async def _rename_converting(self, node: Node, move: namespace.Move) -> None:
         """To or from *.vmx: the content is stored the other way, under the same inode number."""
+        if self.gate.closed:
+            await self.gate.write(node.shown, keyless=node.keyless)
+        async with node.ranges.hold(0, END, exclusive=True):
+            source, before = _file_of(node), os.stat(node.path_fd)
+            target = await self._in_thread(namespace.convert, move, source, node.place, node.number)
+            node.file = target
+            node.treatment = stored_as(move.new)
+            node.rebind()
+            self.nodes.identity_changed(node, before)
+            source.close()
+
+    @asynccontextmanager
+    async def _held_for_writing(self, node: Node) -> AsyncIterator[None]:
+        """The file open for writing by ourselves."""
         await self.opener.acquire(node, write=True)
         try:
-            source = node.file
-            if source is None:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-            if self.gate.closed:
-                await self.gate.write(node.shown, keyless=node.keyless)
-            async with node.ranges.hold(0, END, exclusive=True):
-                before = os.stat(node.path_fd)
-                target = await self._in_thread(
-                    namespace.convert, move, source, lambda: node.place(), node.number
-                )
-                node.file = target
-                node.treatment = stored_as(move.new)
-                node.rebind()
-                self.nodes.identity_changed(node, before)
-                source.close()
+            yield
         finally:
             await self.opener.release(node, write=True)
+
+    @asynccontextmanager
+    async def _changing(self, *homes: Home) -> AsyncIterator[None]:
+        """One change of names at a time, none while writes wait, none in a home that is converted."""
+        if self.gate.closed:
+            await self.gate.write(keyless=True)
+        async with self._names:
+            with ExitStack() as entered:
+                for home in homes:
+                    home.enter()
+                    entered.callback(home.leave)
+                yield
+
+    async def _make(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        ctx: RequestContext,
+        make: Callable[[int, str], None],
+        undo: Callable[..., None],
+    ) -> EntryAttributes:
+        """Make something that is no regular file, as the caller's own."""
+        parent, text = self._target(parent_inode, name)
+
+        def run() -> None:
+            parent.home.check_writable()
+            make(parent.path_fd, text)
+            try:
+                self._own(parent, text, ctx)
+            except BaseException:
+                undo(text, dir_fd=parent.path_fd)
+                raise
+
+        async with self._changing(parent.home):
+            await self._in_thread(run)
+            return _entry(await self._lookup(parent, text))
+
+    async def _remove(self, parent_inode: InodeT, name: FileNameT, how: Callable[..., None]) -> None:
+        parent, text = self._target(parent_inode, name)
+
+        def run() -> None:
+            parent.home.check_writable()
+            how(text, dir_fd=parent.path_fd)
+
+        async with self._changing(parent.home):
+            victim = self._known(parent, text)
+            await self._in_thread(run)
+            self._note_unlinked(victim)
 
     @translated
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
@@ -290,6 +320,16 @@ class Operations(pyfuse3.Operations):
             await self._ask(node.home.check_writable)
         if fields.update_size:
             await self._truncate(node, attr.st_size, fh)
+        if node.keyless or node.file is None:
+            self._set_attributes(node, attr, fields, ctx)
+        else:  # a state block or a commit that is just being written puts the times and the mode back
+            async with node.ranges.hold(0, END, exclusive=True):
+                self._set_attributes(node, attr, fields, ctx)
+        return node.attributes()
+
+    def _set_attributes(
+        self, node: Node, attr: EntryAttributes, fields: pyfuse3.SetattrFields, ctx: RequestContext
+    ) -> None:
         path = f"/proc/self/fd/{node.path_fd}"
         symlink = node.format == stat.S_IFLNK
         if fields.update_mode:
@@ -312,7 +352,6 @@ class Operations(pyfuse3.Operations):
                 os.utime(path, ns=times)
             if isinstance(node.file, VmxFile) and fields.update_mtime:
                 node.file.set_mtime(attr.st_mtime_ns)
-        return node.attributes()
 
     @translated
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
@@ -371,9 +410,13 @@ class Operations(pyfuse3.Operations):
         if size <= INLINE_WRITE and not waits and node.ranges.free(start, end, exclusive=True):
             file.write(off, buf)
             return size
-        async with node.ranges.hold(start, end, exclusive=True):
-            await self._in_thread(_file_of(node).write, off, buf)
-        return size
+        while True:
+            async with node.ranges.hold(start, end, exclusive=True):
+                file, held = _file_of(node), (start, end)
+                start, end, _ = _written_range(file, off, off + size)
+                if held[0] <= start and end <= held[1]:  # else the length changed while we waited
+                    await self._in_thread(file.write, off, buf)
+                    return size
 
     @translated
     async def flush(self, fh: FileHandleT) -> None:
@@ -446,8 +489,12 @@ class Operations(pyfuse3.Operations):
             try:
                 node = dots or await self._lookup(directory, name)
                 attributes = node.attributes()
-            except OSError:  # gone meanwhile
+            except FileNotFoundError:  # gone meanwhile
                 continue
+            except OSError:  # never as if the name were not there; the next call begins with it, and fails
+                if index == start_id:
+                    raise
+                return
             if not pyfuse3.readdir_reply(token, FileNameT(os.fsencode(name)), attributes, index + 1):
                 self.nodes.drop_unused(node)
                 return
@@ -471,7 +518,7 @@ class Operations(pyfuse3.Operations):
             if file is None or node.writers == 0:
                 continue
             try:
-                async with node.ranges.hold(0, END, exclusive=True):
+                async with self._steady(node), node.ranges.hold(0, END, exclusive=True):
                     if node.file is not file:  # closed meanwhile
                         continue
                     before = os.stat(node.path_fd)
@@ -541,9 +588,6 @@ class Operations(pyfuse3.Operations):
             name, os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=path_fd)
         )
 
-    def _home_of(self, node: Node) -> Home:
-        return node.home
-
     def _known(self, parent: Node, name: str) -> Node | None:
         """The node that the name stands for now, if the kernel knows it."""
         try:
@@ -551,25 +595,27 @@ class Operations(pyfuse3.Operations):
         except FileNotFoundError:
             return None
 
-    def _note_unlinked(self, node: Node | None, parent: Node, name: str) -> None:
+    @staticmethod
+    def _note_unlinked(node: Node | None) -> None:
         if node is not None and (node.is_dir or os.stat(node.path_fd).st_nlink == 0):
             node.unlinked = True
 
-    def _remove(self, parent: Node, name: str, how: Callable[..., None]) -> None:
-        parent.home.check_writable()
-        how(name, dir_fd=parent.path_fd)
-
-    async def _create(self, parent_inode: int, name: FileNameT, mode: int, ctx: RequestContext) -> Node:
+    async def _create(
+        self, parent_inode: int, name: FileNameT, mode: int, ctx: RequestContext
+    ) -> tuple[Node, int]:
+        """A new regular file, and the descriptor that made it, which may write whatever its mode."""
         parent, text = self._target(parent_inode, name)
-        async with self._names:
-            owner = (ctx.uid, self._group(parent, ctx))
+        owner = (ctx.uid, self._group(parent, ctx))
+        mode = stat.S_IMODE(mode) & ~ctx.umask
+        async with self._changing(parent.home):
             fd = await self._in_thread(
-                lambda: files.create(
-                    parent.home, parent.path_fd, text, mode=stat.S_IMODE(mode) & ~ctx.umask, owner=owner
-                )
+                lambda: files.create(parent.home, parent.path_fd, text, mode=mode, owner=owner)
             )
-            os.close(fd)
-            return await self._lookup(parent, text)
+            try:
+                return await self._lookup(parent, text), fd
+            except BaseException:
+                os.close(fd)
+                raise
 
     def _own(self, parent: Node, name: str, ctx: RequestContext) -> None:
         """Give what was just made to the caller; a directory in a set-group-id directory inherits the bit."""
@@ -636,13 +682,18 @@ class Operations(pyfuse3.Operations):
                 await self.opener.release(node, write=True)
         self._start_filler(node)
 
-    async def _settle(self, node: Node, action: Callable[[Node], object]) -> None:
+    async def _settle(self, node: Node, action: Callable[[Node], Awaitable[None]]) -> None:
         """Flush or sync; a VMX may have another backing inode afterwards."""
         if self.gate.closed:
             await self.gate.write(node.shown, keyless=node.keyless)
-        before = os.stat(node.path_fd)
-        await action(node)  # type: ignore[misc]
-        self._rebind(node, before)
+        async with self._steady(node):
+            before = os.stat(node.path_fd)
+            await action(node)
+            self._rebind(node, before)
+
+    def _steady(self, node: Node) -> AbstractAsyncContextManager[object]:
+        """A commit of a VMX replaces the file of its name: meanwhile no name may change."""
+        return self._names if isinstance(node.file, VmxFile) else nullcontext()
 
     def _rebind(self, node: Node, before: os.stat_result) -> None:
         if isinstance(node.file, VmxFile) and os.fstat(node.file.fd).st_ino != before.st_ino:
@@ -671,6 +722,13 @@ class Operations(pyfuse3.Operations):
         return [name for name in names if not (directory.is_top and is_private(name))]
 
 
+def _entry(node: Node) -> EntryAttributes:
+    """What answers a request by which the kernel takes one more reference to the node."""
+    attributes = node.attributes()
+    node.lookups += 1
+    return attributes
+
+
 def _file_of(node: Node) -> OpenFile:
     if node.file is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -678,7 +736,8 @@ def _file_of(node: Node) -> OpenFile:
 
 
 def _written_range(file: OpenFile, start: int, end: int) -> tuple[int, int, bool]:
-    """What a write locks, and whether it has to wait for the medium.
+    """What a write locks, and whether it may have to wait for the medium: for a length to become durable, or
+    for a sector that it covers in part.
 
     One that extends the file also touches its last sector and its length: it excludes all behind that.
     """
@@ -686,4 +745,4 @@ def _written_range(file: OpenFile, start: int, end: int) -> tuple[int, int, bool
     if end > length:
         return min(round_down(length), round_down(start)), END, file.extension_waits(end)
     span = cover(start, end - start)
-    return span.start, span.end, False
+    return span.start, span.end, not span.aligned
