@@ -1,25 +1,25 @@
 """The whole error tree. The type says who is at fault; messages state facts, `cli` adds the advice.
 
-    IofltError
-    ├── UsageError               the caller asked for something that makes no sense
-    ├── DeniedError              the caller may not
-    ├── NotFoundError            no such home, file, provider, mount
-    ├── ExistsError              it is there already, and is not overwritten
-    ├── BusyError                in use; try again later
-    ├── ReadOnlyError            the home, mount or datastore takes no writes
-    ├── CrossHomeError           a rename or link between homes of different keys or state
-    ├── KeyUnavailableError      a key is needed and cannot be had
-    │   ├── ProviderUnavailable  the provider does not answer
-    │   ├── KeyNotFound          the provider answers: no such key
-    │   ├── KeyNotUsable         the provider answers: not with this key
-    │   └── ProviderLocked       the provider waits for its passphrase, or keyd was locked
-    ├── CorruptDataError         bytes from the datastore are not what they must be
-    │   ├── MalformedError       they do not parse
-    │   ├── UnsupportedError     they parse and ask for something we refuse or do not know
-    │   └── AuthenticationError  their MAC or wrapped key does not verify
-    ├── StorageError             the datastore's file system failed (carries the errno)
-    ├── PeerError                a daemon or program that we need misbehaved or is not there
-    └── BugError                 ours
+IofltError
+├── UsageError               the caller asked for something that makes no sense
+├── DeniedError              the caller may not
+├── NotFoundError            no such home, file, provider, mount
+├── ExistsError              it is there already, and is not overwritten
+├── BusyError                in use; try again later
+├── ReadOnlyError            the home, mount or datastore takes no writes
+├── CrossHomeError           a rename or link between homes of different keys or state
+├── KeyUnavailableError      a key is needed and cannot be had
+│   ├── ProviderUnavailable  the provider does not answer
+│   ├── KeyNotFound          the provider answers: no such key
+│   ├── KeyNotUsable         the provider answers: not with this key
+│   └── ProviderLocked       the provider waits for its passphrase, or keyd was locked
+├── CorruptDataError         bytes from the datastore are not what they must be
+│   ├── MalformedError       they do not parse
+│   ├── UnsupportedError     they parse and ask for something we refuse or do not know
+│   └── AuthenticationError  their MAC or wrapped key does not verify
+├── StorageError             the datastore's file system failed (carries the errno)
+├── PeerError                a daemon or program that we need misbehaved or is not there
+└── BugError                 ours
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ class CorruptDataError(IofltError):
     `reason` is a short stable word pair ("bad magic", "null cipher"), which test vectors name.
     """
 
-    def __init__(
-        self, reason: str, detail: str = "", *, file: str | os.PathLike[str] | None = None
-    ) -> None:
+    def __init__(self, reason: str, detail: str = "", *, file: str | os.PathLike[str] | None = None) -> None:
         super().__init__(f"{reason} ({detail})" if detail else reason, file=file)
         self.reason = reason
         self.detail = detail
@@ -119,9 +117,7 @@ class AuthenticationError(CorruptDataError):
 class StorageError(IofltError):
     """The file system under the datastore failed. `errno` is what it answered."""
 
-    def __init__(
-        self, message: str, errno: int, *, file: str | os.PathLike[str] | None = None
-    ) -> None:
+    def __init__(self, message: str, errno: int, *, file: str | os.PathLike[str] | None = None) -> None:
         super().__init__(f"{message}: {os.strerror(errno)}", file=file)
         self.errno = errno
 
