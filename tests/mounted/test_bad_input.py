@@ -75,11 +75,12 @@ def fails(number, call):
     assert caught.value.errno == number, caught.value
 
 
-def refused(place, number, call):
-    """It fails so, says so once in the log, and changes nothing."""
+def refused(place, number, call, *, again=False):
+    """It fails so, says so once in the log (`again`: perhaps, if it said the same), and changes nothing."""
     before, lines = digest(place.datastore), len(place.complaints())
     fails(number, call)
-    assert len(place.complaints()) == lines + 1, place.complaints()[lines:]
+    said = place.complaints()[lines:]
+    assert len(said) == 1 or (again and not said), said
     assert digest(place.datastore) == before
 
 
@@ -178,8 +179,8 @@ def test_containers(evil, name):
     seen.write_bytes(TEXT)
     damage(evil.datastore / "vm" / name)
     refused(evil, number, seen.read_bytes)
-    refused(evil, number, lambda: os.open(seen, os.O_RDWR))
-    refused(evil, number, lambda: os.truncate(seen, 5))
+    refused(evil, number, lambda: os.open(seen, os.O_RDWR), again=True)
+    refused(evil, number, lambda: os.truncate(seen, 5), again=True)
     assert name in os.listdir(seen.parent)
     seen.stat()
     seen.rename(seen.with_suffix(".bad"))
@@ -226,7 +227,7 @@ def test_sealed_vmx(evil, name):
     seen.write_bytes(VMX)
     SEALED[name](evil.datastore / "vm" / seen.name)
     refused(evil, errno.EUCLEAN, seen.read_bytes)
-    refused(evil, errno.EUCLEAN, lambda: os.open(seen, os.O_RDWR))
+    refused(evil, errno.EUCLEAN, lambda: os.open(seen, os.O_RDWR), again=True)
     seen.unlink()
 
 
@@ -309,9 +310,9 @@ def test_records(evil, name):
     RECORDS[name](evil, evil.datastore / seen.name / ".ioflt")
     assert (seen / "disk").read_bytes() == TEXT
     refused(evil, errno.EROFS, lambda: os.open(seen / "disk", os.O_RDWR))
-    refused(evil, errno.EROFS, lambda: (seen / "new").write_bytes(b"new"))
-    refused(evil, errno.EROFS, lambda: (seen / "disk").unlink())
-    refused(evil, errno.EROFS, lambda: os.truncate(seen / "disk", 5))
+    refused(evil, errno.EROFS, lambda: (seen / "new").write_bytes(b"new"), again=True)
+    refused(evil, errno.EROFS, lambda: (seen / "disk").unlink(), again=True)
+    refused(evil, errno.EROFS, lambda: os.truncate(seen / "disk", 5), again=True)
 
 
 def test_a_plain_file_planted_in_an_encrypted_home_is_not_believed(evil):
@@ -336,7 +337,7 @@ def test_a_home_of_another_datastore(evil):
     seen = evil.mountpoint / "foreign"
     assert os.listdir(seen) == ["disk"]
     refused(evil, errno.ENOKEY, (seen / "disk").read_bytes)
-    refused(evil, errno.ENOKEY, lambda: (seen / "new").write_bytes(b""))
+    refused(evil, errno.ENOKEY, lambda: (seen / "new").write_bytes(b""), again=True)
 
 
 # Changed under the mount
