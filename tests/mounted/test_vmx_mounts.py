@@ -54,3 +54,36 @@ def test_a_writer_that_waited_writes_on_top_of_what_came_first(homes: Place) -> 
             assert os.read(fd, 4096) == b'n = "0"\nfirst = "x"\nsecond = "x"\n'
         finally:
             os.close(fd)
+
+
+def test_a_close_beside_a_rename_or_an_unlink_brings_no_name_back(homes: Place) -> None:
+    """close(2) commits the VMX: it must never re-create the name that was just taken away."""
+    home = homes.mountpoint / "thin"
+    for turn in range(40):
+        old, new = home / "x.vmx", home / "y.vmx"
+        file = old.open("wb", buffering=0)
+        file.write(f'n = "{turn}"\n'.encode())
+        closing = threading.Thread(target=file.close)
+        closing.start()
+        if turn % 2:
+            old.rename(new)
+        else:
+            old.unlink()
+        closing.join(10)
+
+        assert not old.exists()
+        if turn % 2:
+            assert new.read_bytes() == f'n = "{turn}"\n'.encode()
+            new.unlink()
+        assert os.listdir(home) == [] or all(not name.endswith(".vmx") for name in os.listdir(home))
+
+
+def test_a_commit_does_not_bring_back_what_another_mount_removed(homes: Place) -> None:
+    with second_mount(homes) as other:
+        here, there = homes.mountpoint / "thin" / "c.vmx", other / "thin" / "c.vmx"
+        here.write_bytes(b'n = "0"\n')
+        with here.open("ab", buffering=0) as file:
+            file.write(b'late = "x"\n')
+            there.unlink()
+
+        assert not (homes.datastore / "thin" / "c.vmx").exists()
