@@ -5,7 +5,8 @@
 # make bench    throughput through a mount against the directory behind it
 # make clean    remove what the other targets made, the environment included
 #
-# One level: make unit | operations | cli | golden | mounted | interop | long
+# One level: make unit | operations | cli | golden | mounted | interop
+# Longer:    make kills (a mount killed 1,000 times while it writes) | long (everything, much of it longer)
 
 SHELL := /bin/bash
 PYTHON_BIN := .venv/bin/python
@@ -15,7 +16,7 @@ REQUIRE := --require=fuse,root,loop,qemu,interop
 # Quick levels first.
 LEVELS := $(addprefix tests/,unit vectors machines contracts operations golden cli mounted interop)
 
-.PHONY: setup check static test pure demo bench clean unit operations cli golden mounted interop long
+.PHONY: setup check static test pure demo bench clean unit operations cli golden mounted interop kills long
 
 setup:
 	@tools/setup.sh build
@@ -46,6 +47,10 @@ pure:
 unit operations cli golden mounted interop:
 	@tools/setup.sh build test
 	$(PYTEST) tests/$@
+
+kills:
+	@tools/setup.sh build test
+	$(PYTEST) $(REQUIRE) --long tests/mounted/test_kill.py -k 1000_kills
 
 long:
 	@tools/setup.sh build test
