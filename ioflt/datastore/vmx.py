@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from ioflt import syscalls
 from ioflt.datastore import atomic, openfile
@@ -173,10 +174,12 @@ class VmxFile:
                 atomic.dress(draft.fd, info)
                 os.utime(draft.fd, ns=(info.st_atime_ns, self._mtime))
                 syscalls.try_write_lock(draft.fd)  # the writer's lock moves with the file
-                draft.publish_over(parent_fd, name)
-                os.close(self._fd)
-                self._fd = draft.take()
-            self._text = text
+                try:
+                    draft.publish_over(parent_fd, name)
+                finally:
+                    if _has_name(draft.fd, parent_fd, name):  # also when only its durability failed
+                        old, self._fd, self._text = self._fd, draft.take(), text
+                        os.close(old)
             self._dirty = False
 
     def _is_at(self, parent_fd: int, name: str) -> bool:
@@ -184,13 +187,12 @@ class VmxFile:
 
         Raises OSError ESTALE when another mount put a file of its own there.
         """
-        try:
-            named = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        if not os.path.samestat(named, os.fstat(self._fd)):
+        if _has_name(self._fd, parent_fd, name):
+            return True
+        with suppress(FileNotFoundError):
+            os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return True
+        return False
 
     def set_mtime(self, mtime_ns: int) -> None:
         """utimens(2) on an open VMX: survives the next commit."""
@@ -221,3 +223,11 @@ class VmxFile:
             raise ReadOnlyError("opened for reading only")
         if length > MAX_PLAINTEXT:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+
+def _has_name(fd: int, dir_fd: int, name: str) -> bool:
+    """Whether `name` is the file behind `fd`."""
+    try:
+        return os.path.samestat(os.stat(name, dir_fd=dir_fd, follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False
