@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -104,7 +103,7 @@ def run_kills(place: Place, kills: int, seed: int) -> int:
     (place.mountpoint / "clear").rmdir()
     place.umount()
     place.ioflt("check", place.datastore)
-    assert not [name for name in os.listdir(place.datastore / "thin") if name.startswith(".ioflt.d/new")]
+    assert not [*place.datastore.glob("*/.ioflt.d/new-*")]
     return acknowledged
 
 

@@ -8,6 +8,9 @@ import os
 import random
 import sys
 
+#: Bytes from which on a file is no longer appended to: it is read whole after each kill.
+MOST = 6 << 20
+
 
 def content(seed: int, length: int) -> bytes:
     return random.Random(seed).randbytes(length)
@@ -24,8 +27,9 @@ def main(path: str, log_path: str, seed: int) -> None:
             for _ in range(random_source.randint(1, 4)):
                 number += 1
                 length = random_source.choice((1, 100, 511, 4096, 5000, 65536, 200_000))
-                if random_source.random() < 0.3:
-                    offset = os.fstat(fd).st_size
+                size = os.fstat(fd).st_size
+                if random_source.random() < 0.3 and size < MOST:
+                    offset = size
                 else:
                     offset = random_source.randrange(0, 4 << 20)
                 # Told before it is done: an interrupted write may leave its bytes, or some of them.
