@@ -52,6 +52,9 @@ Progress = Callable[[int], None]
 #: Bytes of holes that the filler of a thick container looks at in one step.
 FILL_STEP = 1 << 20
 
+#: Bytes from which on a range of a thick container is emptied in the background: some 5 ms of filling.
+LONG_RANGE = 8 << 20
+
 
 def new_file_id() -> int:
     """A random file id: bit 62 set, bit 63 clear, so that it never meets a backing inode number."""
@@ -220,9 +223,9 @@ class Container:
         if mode in (openfile.ALLOCATE, openfile.ALLOCATE_KEEP_SIZE):
             self._crypt.allocate(offset, round_up(end) - offset, keep_size=True)
         elif mode in (openfile.ZERO_RANGE, openfile.ZERO_RANGE_KEEP_SIZE):
-            self._within(offset, end, self._crypt.zero)
+            self._empty(offset, end, self._crypt.zero)
         elif mode == openfile.PUNCH_HOLE:
-            self._within(offset, end, self._crypt.punch)
+            self._empty(offset, end, self._crypt.punch)
         else:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         if mode in (openfile.ALLOCATE, openfile.ZERO_RANGE):
@@ -337,11 +340,20 @@ class Container:
         """The length as the newest state block has it."""
         return round_down(self._crypt.size()) if self._state.length is None else self._state.length
 
-    def _within(self, offset: int, end: int, action: openfile.RangeAction) -> None:
-        """Punch or zero what of a range lies in the body."""
+    def _empty(self, offset: int, end: int, action: openfile.RangeAction) -> None:
+        """Punch or zero what of a range lies in the body.
+
+        A long range of a thick container becomes holes above a lowered mark, and the filler follows.
+        """
         end = min(end, self._crypt.size())
-        if offset < end:
-            action(offset, end - offset)
+        if offset >= end:
+            return
+        mark, known = round_up(offset), self._crypt.initialised
+        if not self.thin and end - offset >= LONG_RANGE and (known is None or known > mark):
+            with self._lock:
+                self._commit(self._state.length, mark)
+                self._crypt.initialised = mark
+        action(offset, end - offset)
 
     def _prepare_extension(self, offset: int, end: int) -> None:
         """Before a write that ends at `end`, behind the length: the rules of the module's head."""

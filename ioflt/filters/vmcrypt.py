@@ -8,9 +8,11 @@ the `initialised` mark on.
 
 from __future__ import annotations
 
+import errno
+
 from ioflt.crypto.xts import SectorLoop
 from ioflt.filters.base import Filter, Link
-from ioflt.sectors import cover, inner, round_down
+from ioflt.sectors import cover, inner, round_down, round_up
 from ioflt.types import SECTOR_SIZE
 
 #: Bytes encrypted at a time when a range is filled with zeros: the largest FUSE request.
@@ -57,13 +59,13 @@ class VmCrypt(Filter):
         if self.thin:
             self._clear(offset, length, keep_space=False)
         else:
-            self._write_zeros(offset, length)
+            self._empty_thick(offset, length)
 
     def zero(self, offset: int, length: int) -> None:
         if self.thin:
             self._clear(offset, length, keep_space=True)
         else:
-            self._write_zeros(offset, length)
+            self._empty_thick(offset, length)
 
     def seek_data(self, offset: int) -> int:
         if self.thin:
@@ -152,6 +154,17 @@ class VmCrypt(Filter):
         sector = self.below.read(round_down(offset), SECTOR_SIZE)
         if len(sector) == SECTOR_SIZE and bytes(sector) != _ZERO_SECTOR:
             self.write(offset, bytes(length))
+
+    def _empty_thick(self, offset: int, length: int) -> None:
+        """Holes, their space reserved, where the thin rule holds and the file system can; else zeros."""
+        if self.initialised is not None and round_up(offset) >= self.initialised:
+            try:
+                self._clear(offset, length, keep_space=True)
+                return
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+        self._write_zeros(offset, length)
 
     def _write_zeros(self, offset: int, length: int) -> None:
         end = min(offset + length, self.below.size())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
 
-from ioflt.datastore import container
+from ioflt.datastore import container, openfile
 from ioflt.datastore.header import read_state_slots
 from ioflt.format.luks2 import state
+from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.testing.local_keys import LocalKeys
 
 
@@ -29,4 +31,33 @@ def test_no_commit_needs_space(tmp_path: Path, thin: bool) -> None:
             file.truncate(length)
             file.sync(data_only=False)
         assert os.fstat(fd).st_blocks == taken
+        file.close()
+
+
+@pytest.mark.parametrize("mode", [openfile.PUNCH_HOLE, openfile.ZERO_RANGE_KEEP_SIZE])
+def test_a_long_range_of_a_thick_file_is_emptied_in_the_background(tmp_path: Path, mode: int) -> None:
+    """At once it reads as zeros, also after a crash; the filler then writes them, encrypted."""
+    size = 3 * container.LONG_RANGE
+    with LocalKeys(tmp_path) as keys:
+        fd = os.open(tmp_path / "disk", os.O_RDWR | os.O_CREAT)
+        container.create(fd, keys, keys.new_key(None), thin=False)
+        file = container.Container.open(fd, keys, writable=True)
+        wanted = bytearray(random.Random(1).randbytes(size))
+        file.write(0, wanted)
+        file.sync(data_only=False)
+        begin, length = 5001, container.LONG_RANGE + 12_345
+
+        file.allocate(mode, begin, length)
+        wanted[begin : begin + length] = bytes(length)
+
+        assert file.unfilled
+        assert bytes(file.read(0, size)) == wanted
+        with_crash = container.Container.open(os.dup(fd), keys, writable=False)
+        assert bytes(with_crash.read(0, size)) == wanted
+        with_crash.close()
+        while (step := file.fill_step()) is not None:
+            file.fill(step)
+        assert bytes(file.read(0, size)) == wanted
+        body = os.pread(fd, size, DATA_OFFSET)
+        assert not [at for at in range(0, size, 4096) if body[at : at + 4096] == bytes(4096)]
         file.close()
