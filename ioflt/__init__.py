@@ -3,7 +3,7 @@
 The way in, from the mount to one encrypted sector:
 
     cli/mount.py            the command
-    fuse/operations.py      FUSE requests, translated
+    fuse/operations.py      FUSE requests, translated (fuse/files.py: read and write)
     datastore/container.py  one encrypted file: exact length, holes, what must be durable when
     filters/vmcrypt.py      the encryption filter: sectors, read-modify-write
     crypto/xts.py           the sector cipher

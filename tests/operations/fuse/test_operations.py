@@ -14,7 +14,8 @@ import trio
 import trio.testing
 
 from ioflt.datastore.volume import Volume
-from ioflt.fuse.operations import THREADS, Operations
+from ioflt.fuse.operations import Operations
+from ioflt.fuse.served import THREADS
 from ioflt.testing.local_keys import LocalKeys
 from tests.operations.fuse.client import ROOT, Client, fails
 

@@ -1,0 +1,344 @@
+"""Requests that look for names and change them, directories included."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager, nullcontext
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, InodeT, ModeT, RequestContext
+
+from ioflt.datastore import atomic, files, namespace
+from ioflt.datastore.home import Home, is_private, stored_as
+from ioflt.fuse.errnos import translated
+from ioflt.fuse.handles import DirHandle, FileHandle
+from ioflt.fuse.nodes import Node
+from ioflt.fuse.ranges import END
+from ioflt.fuse.served import Served, entry, file_of
+
+
+class Names(Served):
+    """Handlers for names."""
+
+    @translated
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        parent = self.nodes[parent_inode]
+        return entry(await self._lookup(parent, os.fsdecode(name)))
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, lookups in inode_list:
+            self.nodes.forget(inode, lookups)
+
+    @translated
+    async def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        node, fd = await self._create(parent_inode, name, mode, ctx)
+        node.lookups += 1  # holds the node while the file is being opened
+        try:
+            await self.opener.acquire(node, write=True, created=fd)
+            fh = FileHandleT(self.handles.add_file(FileHandle(node, True)))
+            return FileInfo(fh=fh, direct_io=False, keep_cache=False), node.attributes()
+        except BaseException:
+            node.lookups -= 1
+            self.nodes.drop_unused(node)
+            raise
+
+    @translated
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        if stat.S_ISREG(mode):
+            node, fd = await self._create(parent_inode, name, mode, ctx)
+            os.close(fd)
+            return entry(node)
+
+        def make(dir_fd: int, text: str) -> None:
+            os.mknod(text, mode & ~ctx.umask, rdev, dir_fd=dir_fd)
+
+        return await self._make(parent_inode, name, ctx, make, os.unlink)
+
+    @translated
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        mode = ModeT(mode & ~ctx.umask)
+
+        def make_home(_dir_fd: int, text: str) -> None:
+            self.volume.make_home(text, mode)
+
+        def remove_home(text: str, *, dir_fd: int) -> None:
+            self.volume.remove_home(text)
+
+        def make(dir_fd: int, text: str) -> None:
+            os.mkdir(text, mode, dir_fd=dir_fd)
+
+        if parent_inode == pyfuse3.ROOT_INODE:
+            return await self._make(parent_inode, name, ctx, make_home, remove_home)
+        return await self._make(parent_inode, name, ctx, make, os.rmdir)
+
+    @translated
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        def make(dir_fd: int, text: str) -> None:
+            os.symlink(target, os.fsencode(text), dir_fd=dir_fd)
+
+        return await self._make(parent_inode, name, ctx, make, os.unlink)
+
+    @translated
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        node = self.nodes[inode]
+        parent, text = self._target(new_parent_inode, new_name)
+
+        def make() -> None:
+            parent.home.check_writable()
+            namespace.check_link(node.home, node.treatment, parent.home, text)
+            if node.format == stat.S_IFLNK:  # a symlink has no path through /proc that does not follow it
+                old = self._directory_of(node)
+                os.link(node.name, text, src_dir_fd=old, dst_dir_fd=parent.path_fd, follow_symlinks=False)
+            else:
+                source = f"/proc/self/fd/{node.path_fd}"
+                os.link(source, text, dst_dir_fd=parent.path_fd, follow_symlinks=True)
+
+        async with self._changing(parent.home):
+            await self._in_thread(make)
+        node.unlinked = False
+        return entry(node)
+
+    @translated
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._remove(parent_inode, name, os.unlink)
+
+    @translated
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        def remove_home(text: str, *, dir_fd: int) -> None:
+            self.volume.remove_home(text)
+
+        await self._remove(
+            parent_inode, name, remove_home if parent_inode == pyfuse3.ROOT_INODE else os.rmdir
+        )
+
+    @translated
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        parent, old = self._target(parent_inode_old, name_old)
+        new_parent, new = self._target(parent_inode_new, name_new)
+        node = await self._lookup(parent, old)
+        move = namespace.Move(
+            parent.home, parent.path_fd, old, new_parent.home, new_parent.path_fd, new, flags,
+            is_dir=node.is_dir, top=parent.parent is None, new_top=new_parent.parent is None,
+        )  # fmt: skip
+        node.lookups += 1  # holds the node meanwhile
+        try:
+            converts = node.is_regular and not move.exchanges and await self._in_thread(lambda: move.converts)
+            # The writer's lock may be long in coming; nobody else's names wait for it.
+            async with (
+                self._held_for_writing(node) if converts else nullcontext(),
+                self._changing(parent.home, new_parent.home),
+            ):
+                if await self._lookup(parent, old) is not node:
+                    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+                await self._rename(node, move, new_parent, converts=converts)
+        finally:
+            node.lookups -= 1
+            self.nodes.drop_unused(node)
+
+    @translated
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        return FileNameT(os.readlink(b"", dir_fd=self.nodes[inode].path_fd))
+
+    @translated
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        node = self.nodes[inode]
+        if not node.is_dir:
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return FileHandleT(self.handles.add_directory(DirHandle(node)))
+
+    @translated
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        handle = self.handles.directories[fh]
+        directory = handle.node
+        if start_id == 0:
+            handle.names = [".", "..", *self._list(directory)]
+        for index in range(start_id, len(handle.names)):
+            name = handle.names[index]
+            dots = {".": directory, "..": directory.parent or directory}.get(name)
+            try:
+                node = dots or await self._lookup(directory, name)
+                attributes = node.attributes()
+            except FileNotFoundError:  # gone meanwhile
+                continue
+            except OSError:  # never as if the name were not there; the next call begins with it, and fails
+                if index == start_id:
+                    raise
+                return
+            if not pyfuse3.readdir_reply(token, FileNameT(os.fsencode(name)), attributes, index + 1):
+                self.nodes.drop_unused(node)
+                return
+            if dots is None:  # the kernel takes no reference by way of the two
+                node.lookups += 1
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self.handles.directories.pop(fh)
+
+    @translated
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._in_thread(atomic.sync_directory, self.handles.directories[fh].node.path_fd)
+
+    def _target(self, parent_inode: int, name: FileNameT) -> tuple[Node, str]:
+        """The directory and name of a change. Our own files are out of reach (EPERM)."""
+        parent = self.nodes[parent_inode]
+        text = os.fsdecode(name)
+        if parent.is_top and is_private(text):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        if self.volume.read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return parent, text
+
+    def _known(self, parent: Node, name: str) -> Node | None:
+        """The node that the name stands for now, if the kernel knows it."""
+        try:
+            return self.nodes.find(os.stat(name, dir_fd=parent.path_fd, follow_symlinks=False))
+        except FileNotFoundError:
+            return None
+
+    @staticmethod
+    def _note_unlinked(node: Node | None) -> None:
+        if node is not None and (node.is_dir or os.stat(node.path_fd).st_nlink == 0):
+            node.unlinked = True
+
+    async def _create(
+        self, parent_inode: int, name: FileNameT, mode: int, ctx: RequestContext
+    ) -> tuple[Node, int]:
+        """A new regular file, and the descriptor that made it, which may write whatever its mode."""
+        parent, text = self._target(parent_inode, name)
+        owner = (ctx.uid, self._group(parent, ctx))
+        mode = stat.S_IMODE(mode) & ~ctx.umask
+        async with self._changing(parent.home):
+            fd = await self._in_thread(
+                lambda: files.create(parent.home, parent.path_fd, text, mode=mode, owner=owner)
+            )
+            try:
+                return await self._lookup(parent, text), fd
+            except BaseException:
+                os.close(fd)
+                raise
+
+    async def _make(
+        self,
+        parent_inode: InodeT,
+        name: FileNameT,
+        ctx: RequestContext,
+        make: Callable[[int, str], None],
+        undo: Callable[..., None],
+    ) -> EntryAttributes:
+        """Make something that is no regular file, as the caller's own."""
+        parent, text = self._target(parent_inode, name)
+
+        def run() -> None:
+            parent.home.check_writable()
+            make(parent.path_fd, text)
+            try:
+                self._own(parent, text, ctx)
+            except BaseException:
+                undo(text, dir_fd=parent.path_fd)
+                raise
+
+        async with self._changing(parent.home):
+            await self._in_thread(run)
+            return entry(await self._lookup(parent, text))
+
+    def _own(self, parent: Node, name: str, ctx: RequestContext) -> None:
+        """Give what was just made to the caller; a directory in a set-group-id directory inherits the bit."""
+        owner = (ctx.uid, self._group(parent, ctx))
+        info = os.stat(name, dir_fd=parent.path_fd, follow_symlinks=False)
+        if (info.st_uid, info.st_gid) != owner:
+            os.chown(name, *owner, dir_fd=parent.path_fd, follow_symlinks=False)
+
+    @staticmethod
+    def _group(parent: Node, ctx: RequestContext) -> int:
+        info = os.stat(parent.path_fd)
+        return info.st_gid if info.st_mode & stat.S_ISGID else ctx.gid
+
+    async def _remove(self, parent_inode: InodeT, name: FileNameT, how: Callable[..., None]) -> None:
+        parent, text = self._target(parent_inode, name)
+
+        def run() -> None:
+            parent.home.check_writable()
+            how(text, dir_fd=parent.path_fd)
+
+        async with self._changing(parent.home):
+            victim = self._known(parent, text)
+            await self._in_thread(run)
+            self._note_unlinked(victim)
+
+    async def _rename(self, node: Node, move: namespace.Move, new_parent: Node, *, converts: bool) -> None:
+        replaced = self._known(new_parent, move.new)
+        parent = node.parent
+        if converts:
+            await self._rename_converting(node, move)
+        else:
+            await self._in_thread(namespace.rename, move, node.home if move.renames_home else None)
+        if replaced is not None and replaced is not node:
+            if move.exchanges:
+                replaced.parent, replaced.name = parent, move.old
+            else:
+                self._note_unlinked(replaced)
+        node.parent, node.name = new_parent, move.new
+        if not node.is_dir:
+            node.home = new_parent.home
+
+    async def _rename_converting(self, node: Node, move: namespace.Move) -> None:
+        """To or from *.vmx: the content is stored the other way, under the same inode number."""
+        if self.gate.closed:
+            await self.gate.write(node.shown, keyless=node.keyless)
+        async with node.ranges.hold(0, END, exclusive=True):
+            source, before = file_of(node), os.stat(node.path_fd)
+            target = await self._in_thread(namespace.convert, move, source, node.place, node.number)
+            node.file = target
+            node.treatment = stored_as(move.new)
+            node.rebind()
+            self.nodes.identity_changed(node, before)
+            source.close()
+
+    @asynccontextmanager
+    async def _held_for_writing(self, node: Node) -> AsyncIterator[None]:
+        """The file open for writing by ourselves."""
+        await self.opener.acquire(node, write=True)
+        try:
+            yield
+        finally:
+            await self.opener.release(node, write=True)
+
+    @asynccontextmanager
+    async def _changing(self, *homes: Home) -> AsyncIterator[None]:
+        """One change of names at a time, none while writes wait, none in a home that is converted."""
+        if self.gate.closed:
+            await self.gate.write(keyless=True)
+        async with self._names:
+            with ExitStack() as entered:
+                for home in homes:
+                    home.enter()
+                    entered.callback(home.leave)
+                yield
+
+    def _list(self, directory: Node) -> list[str]:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory.path_fd)
+        try:
+            names = os.listdir(fd)
+        finally:
+            os.close(fd)
+        return [name for name in names if not (directory.is_top and is_private(name))]

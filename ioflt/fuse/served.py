@@ -1,0 +1,125 @@
+"""What the handlers of a mount share: its state, and the way from a name to a node."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes
+
+from ioflt.datastore.container import Container
+from ioflt.datastore.home import Home, is_private
+from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.vmx import VmxFile
+from ioflt.datastore.volume import Volume
+from ioflt.filters.trace import Counters
+from ioflt.fuse.filler import Filler
+from ioflt.fuse.gate import Gate
+from ioflt.fuse.handles import Handles
+from ioflt.fuse.nodes import Node, Nodes
+from ioflt.fuse.opening import Opener
+
+#: Worker threads: enough for a queue depth of 16 on several disks, few enough for a small machine.
+THREADS = 32
+
+_T = TypeVar("_T")
+
+
+class Served(pyfuse3.Operations):
+    """One mount of a volume. Extended attributes stay undefined on purpose: the kernel then asks once, where
+    a handler would be asked for `security.capability` before every write (29.7k → 14.5k IOPS).
+    """
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, volume: Volume) -> None:
+        super().__init__()
+        self.volume = volume
+        self.gate = Gate()
+        self.counters = Counters()
+        self.handles = Handles()
+        root_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=volume.fd)
+        self.nodes = Nodes(Node(root_fd, os.stat(root_fd), volume.root, None, ""))
+        self._limiter = trio.CapacityLimiter(THREADS)
+        self._asking = trio.CapacityLimiter(THREADS)  # those that may wait for keyd
+        self.opener = Opener(self.nodes, self.counters, self._limiter, self._asking, self.gate)
+        self.filler = Filler(self.gate, self._limiter)
+        self._names = trio.Lock()  # one change of names at a time
+        self._nowait = True  # whether the backing file system knows RWF_NOWAIT
+
+    async def _in_thread(self, call: Callable[..., _T], *args: object) -> _T:
+        return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
+
+    async def _ask(self, call: Callable[..., _T], *args: object) -> _T:
+        """What may ask keyd, and wait for it."""
+        return await trio.to_thread.run_sync(call, *args, limiter=self._asking)
+
+    async def _lookup(self, parent: Node, name: str) -> Node:
+        if parent.is_top and is_private(name):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.path_fd)
+        home = parent.home
+        try:
+            if parent.parent is None and stat.S_ISDIR(os.stat(fd).st_mode):
+                home = self._home(name, fd)
+            standing = home.known()
+            if standing is None:
+                standing = await self._ask(home.unverified)
+        except BaseException:
+            os.close(fd)
+            raise
+        return self.nodes.enter(parent, name, home, fd, standing)
+
+    def _home(self, name: str, path_fd: int) -> Home:
+        return self.volume.adopt(
+            name, os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=path_fd)
+        )
+
+    @staticmethod
+    def _directory_of(node: Node) -> int:
+        if node.parent is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return node.parent.path_fd
+
+    async def _settle(self, node: Node, action: Callable[[Node], Awaitable[None]]) -> None:
+        """Flush or sync; a VMX may have another backing inode afterwards."""
+        if self.gate.closed:
+            await self.gate.write(node.shown, keyless=node.keyless)
+        async with self._steady(node):
+            before = os.stat(node.path_fd)
+            await action(node)
+            self._rebind(node, before)
+
+    def _steady(self, node: Node) -> AbstractAsyncContextManager[object]:
+        """A commit of a VMX replaces the file of its name: meanwhile no name may change."""
+        return self._names if isinstance(node.file, VmxFile) else nullcontext()
+
+    def _rebind(self, node: Node, before: os.stat_result) -> None:
+        if isinstance(node.file, VmxFile) and os.fstat(node.file.fd).st_ino != before.st_ino:
+            node.rebind()
+            self.nodes.identity_changed(node, before)
+
+    def _start_filler(self, node: Node) -> None:
+        if isinstance(node.file, Container) and node.file.unfilled and node.writers:
+            self.filler.start(node)
+
+
+def entry(node: Node) -> EntryAttributes:
+    """What answers a request by which the kernel takes one more reference to the node."""
+    attributes = node.attributes()
+    node.lookups += 1
+    return attributes
+
+
+def file_of(node: Node) -> OpenFile:
+    if node.file is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return node.file
