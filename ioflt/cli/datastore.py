@@ -67,4 +67,10 @@ def show(directory: Path, as_json: bool) -> None:
             for home in summary.homes(volume)
         ]
         shown = {"directory": str(directory), "record": volume.record, "homes": homes}
-    emit(shown, lambda: describe(shown), as_json)
+
+    def text() -> None:
+        describe(shown)
+        if not homes:
+            print("\nno VMs in it")
+
+    emit(shown, text, as_json)

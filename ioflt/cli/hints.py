@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -17,8 +19,25 @@ def _file(error: errors.IofltError, otherwise: str) -> str:
     return shlex.quote(error.file) if error.file else otherwise
 
 
+def _above(error: errors.IofltError, otherwise: str) -> str:
+    """The directory that holds what failed."""
+    return shlex.quote(os.path.dirname((error.file or "").rstrip("/")) or otherwise)
+
+
+def _unlock(error: errors.IofltError) -> str:
+    name = re.search(r"provider (\S+)", error.message)
+    return f"ioflt keyd unlock {name[1] if name else 'NAME'}"
+
+
+def _header(error: errors.IofltError) -> str:
+    if (error.file or "").lower().endswith(".vmx"):  # the one file of an encrypted VM that is no container
+        return "nothing was changed"
+    return "nothing was changed; a header backup may help: ioflt header restore BACKUP DIR/VM"
+
+
 # The first row whose class and pattern fit is taken: special rows stand before general ones.
 _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
+    (errors.ProviderLocked, "waits for its passphrase", _unlock),
     (errors.ProviderLocked, "", lambda _: "unlock the keys: ioflt keyd unlock"),
     (
         errors.KeyNotFound,
@@ -29,6 +48,11 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         ),
     ),
     (errors.ProviderUnavailable, "", lambda _: "see what the key daemon knows: ioflt keyd status"),
+    (
+        errors.KeyNotUsable,
+        "backup was changed",
+        lambda _: "nothing was changed; try again, or another backup",
+    ),
     (errors.KeyNotUsable, "", lambda _: "see the providers and their keys: ioflt provider list"),
     (
         errors.ReadOnlyError,
@@ -52,12 +76,25 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         r"no datastore|not a datastore",
         lambda error: f"make it one: ioflt datastore init {_file(error, 'DIR')}",
     ),
+    (errors.NotFoundError, "no such VM home", lambda error: f"ioflt vm list {_above(error, 'DIR')}"),
+    (
+        errors.ExistsError,
+        "is a datastore already",
+        lambda error: f"ioflt datastore show {_file(error, 'DIR')}",
+    ),
+    (errors.BusyError, "mounted there already", lambda error: f"ioflt umount {_file(error, 'MOUNTPOINT')}"),
     (errors.BusyError, "", lambda _: "power the VM off and close its disks, then try again"),
     (
         errors.UsageError,
         "no recovery slots",
         lambda _: "write it out under a passphrase instead: ioflt vmx export DIR/VM",
     ),
+    (
+        errors.UsageError,
+        "is a directory, not a stored file",
+        lambda error: f"a VM: ioflt vm show {_file(error, 'DIR/VM')}, a datastore: ioflt datastore show DIR",
+    ),
+    (errors.NotFoundError, "mount point does not exist", lambda error: f"mkdir {_file(error, 'MOUNTPOINT')}"),
     (errors.AuthenticationError, "wrong passphrase", lambda _: "nothing was changed"),
     (
         errors.AuthenticationError,
@@ -68,6 +105,19 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         errors.MalformedError,
         "not a regular file|too large|no header backup|no key safe|no encryption data",
         lambda _: "nothing was changed",
+    ),
+    (
+        errors.MalformedError,
+        "a home's record",
+        lambda error: f"this is a VM; name the datastore, the directory above: {_above(error, 'DIR')}",
+    ),
+    (
+        errors.AuthenticationError,
+        "unknown operation",
+        lambda error: (
+            "nothing was changed; if you know where this home comes from, say so:"
+            f" ioflt vm register {_file(error, 'DIR/VM')}"
+        ),
     ),
     (
         errors.AuthenticationError,
@@ -84,16 +134,39 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     ),
     (
         errors.CorruptDataError,
-        "",
-        lambda _: "nothing was changed; a header backup may help: ioflt header restore BACKUP DIR/VM",
+        "header|bad magic|checksum|keyslot|token|state block",
+        _header,
     ),
+    (errors.CorruptDataError, "", lambda _: "nothing was changed"),
     (errors.PeerError, r"keyd", lambda _: "start it again: ioflt keyd start"),
     (errors.BugError, "", lambda _: "please report this with the command and the text above"),
 )
 
 
+@contextmanager
+def advising(kind: type[errors.IofltError], pattern: str, advice: str) -> Iterator[None]:
+    """Give errors of the block, of this class and with `pattern` in the message, a hint of their own.
+
+    For what the command knows and the error does not. Of two such hints the inner one is shown.
+    """
+    try:
+        yield
+    except kind as error:
+        if re.search(pattern, error.message):
+            error.add_note(advice)
+        raise
+
+
+def with_advice(warning: str) -> str:
+    """A warning of keyd's, ended by the command that ends it, if there is one."""
+    name = re.match(r"the provider (\S+) was never backed up", warning)
+    return f"{warning}; ioflt provider backup {shlex.quote(name[1])} FILE" if name else warning
+
+
 def hint_for(error: BaseException) -> str | None:
     """What the user can do about `error`, in one line; None when there is nothing useful to say."""
+    if isinstance(error, errors.IofltError) and (advice_of_command := getattr(error, "__notes__", None)):
+        return str(advice_of_command[0])
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{error.ctx.command_path} --help"
     for kind, pattern, advice in _ADVICE:

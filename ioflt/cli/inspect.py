@@ -11,6 +11,7 @@ import click
 from ioflt.cli.exits import Exit
 from ioflt.cli.render import emit, facts, json_option, size, table
 from ioflt.cli.session import connect_keys, directory_argument, file_argument
+from ioflt.errors import UsageError
 
 if TYPE_CHECKING:
     from ioflt.datastore.inspect import Description
@@ -23,6 +24,8 @@ def inspect(file: Path, as_json: bool) -> None:
     """Show what a stored file is: kind, cipher, key ids, sizes. Needs no key and verifies no MAC."""
     from ioflt.datastore.inspect import describe as look
 
+    if file.is_dir() and not file.is_symlink():
+        raise UsageError("is a directory, not a stored file", file=file)
     shown = look(file)
     emit(shown, lambda: facts(_lines(shown)), as_json)
 

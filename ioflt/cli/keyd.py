@@ -83,7 +83,7 @@ def lock(mode: str | None) -> int:
     return 1 if locked.unflushed else 0
 
 
-@keyd.command()
+@keyd.command(short_help="End a lock, or open a provider by passphrase.")
 @click.argument("provider", required=False)
 @passphrase_option
 def unlock(provider: str | None, passphrase_file: str | None) -> None:

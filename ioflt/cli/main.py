@@ -71,6 +71,7 @@ Keep the VMs of a directory encrypted, use them through a mount:
 
 Encrypt a VM that is there already; it must be powered off:
 
+  ioflt vm register --clear /srv/ds/web01
   ioflt vm encrypt /srv/ds/web01
 
 Keep a copy of the keys where this machine's loss cannot reach it:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from ioflt.cli.session import connect_keys, directory_argument
+from ioflt.errors import NotFoundError, UsageError
 
 
 @click.command()
@@ -26,10 +30,25 @@ def mount(directory: Path, mountpoint: Path, read_only: bool, foreground: bool, 
 
     with connect_keys():  # warnings, and a clear word if keyd cannot be had
         pass
-    code = starter.start(
-        directory, mountpoint, read_only=read_only, allow_other=allow_other, foreground=foreground
-    )
+    with naming_missing(mountpoint):
+        code = starter.start(
+            directory, mountpoint, read_only=read_only, allow_other=allow_other, foreground=foreground
+        )
     sys.exit(code)
+
+
+@contextmanager
+def naming_missing(mountpoint: Path) -> Iterator[None]:
+    """Say of a mount point that is not there that it is missing, rather than no directory.
+
+    Looked at after the attempt only: a dead mount, which that cleans up, looks like nothing before.
+    """
+    try:
+        yield
+    except UsageError as error:
+        if os.path.lexists(mountpoint):
+            raise
+        raise NotFoundError("the mount point does not exist", file=mountpoint) from error
 
 
 @click.command()

@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _mount(arguments: Sequence[str]) -> int:
+    from ioflt.cli.mount import naming_missing
     from ioflt.fuse import starter
     from ioflt.keys.client import KeyClient
 
@@ -78,9 +79,9 @@ def _mount(arguments: Sequence[str]) -> int:
         return 0
     with KeyClient.connect():
         pass
-    return starter.start(
-        Path(names[0]), Path(names[1]), read_only=read_only, allow_other=allow_other, no_exec=no_exec
-    )
+    source, target = Path(names[0]), Path(names[1])
+    with naming_missing(target):
+        return starter.start(source, target, read_only=read_only, allow_other=allow_other, no_exec=no_exec)
 
 
 def _parse(arguments: Sequence[str]) -> tuple[list[str], list[str], bool]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask, passphrase_option
 from ioflt.cli.render import emit, json_option, say
 from ioflt.errors import CorruptDataError
@@ -27,7 +28,7 @@ def create() -> None:
     """Make a key provider."""
 
 
-@create.command()
+@create.command(short_help="Make a provider that this machine keeps.")
 @click.argument("name")
 @click.option("--ask-passphrase", "prompt", is_flag=True, help="Ask for the passphrase at the terminal.")
 @passphrase_option
@@ -59,7 +60,7 @@ def list_(as_json: bool) -> None:
     emit(now.providers, lambda: show_providers(now), as_json)
 
 
-@provider.command()
+@provider.command(short_help="Write its key to a file, under a passphrase.")
 @click.argument("name")
 @click.argument("out", type=click.Path(path_type=Path))
 @passphrase_option
@@ -88,7 +89,7 @@ def backup(name: str, out: Path, passphrase_file: str | None, provider_passphras
     say(f"{out}: backup of the provider {name}; test it and keep it elsewhere")
 
 
-@provider.command()
+@provider.command(short_help="Bring a provider back from its backup.")
 @click.argument("backup_file", metavar="OUT", type=click.Path(path_type=Path))
 @passphrase_option
 def restore(backup_file: Path, passphrase_file: str | None) -> None:
@@ -97,7 +98,11 @@ def restore(backup_file: Path, passphrase_file: str | None) -> None:
     from ioflt.keys.provider_file import MAX_FILE
 
     data = files.read(backup_file, MAX_FILE)
-    with ask(passphrase_file, "Passphrase of the backup") as passphrase:
+    advice = "nothing was changed; give a file that `ioflt provider backup` wrote, or another copy of it"
+    with (
+        ask(passphrase_file, "Passphrase of the backup") as passphrase,
+        advising(CorruptDataError, "", advice),
+    ):
         try:
             restored = _store().restore(data, passphrase)
         except CorruptDataError as error:

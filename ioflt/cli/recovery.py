@@ -51,7 +51,7 @@ def add(target: Path, passphrase_file: str | None, as_json: bool) -> None:
     emit(slots, lambda: _tell(slots, "opened by the passphrase"), as_json)
 
 
-@recovery.command()
+@recovery.command(short_help="Remove a passphrase from a file or a VM.")
 @_target
 @passphrase_option
 @click.option("--slot", metavar="N", type=click.IntRange(0, 31), help="Remove slot N, whatever opens it.")
@@ -89,7 +89,7 @@ def remove(target: Path, passphrase_file: str | None, slot: int | None, every: b
     emit(slots, lambda: _tell(slots, "removed"), as_json)
 
 
-@recovery.command()
+@recovery.command(short_help="Fill the holes of a thin disk.")
 @file_argument
 def fill(file: Path) -> None:
     """Write encrypted zeros into the holes of a thin disk: stock tools would read noise there.
@@ -109,7 +109,7 @@ def header() -> None:
     """Backups of the headers of a VM's files: without its header a file is lost, whoever has the keys."""
 
 
-@header.command()
+@header.command(short_help="Write a VM's headers to a new file.")
 @home_argument
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 def backup(home: tuple[Path, str], out: Path) -> None:
@@ -154,7 +154,7 @@ def vmx() -> None:
     """
 
 
-@vmx.command(name="export")
+@vmx.command(name="export", short_help="Write a VM's VMX, sealed under a passphrase.")
 @home_argument
 @passphrase_option
 @click.option(
@@ -178,7 +178,7 @@ def export(home: tuple[Path, str], passphrase_file: str | None, output: Path | N
     say(f"{output}: the VMX of {name} under the passphrase")
 
 
-@vmx.command(name="import")
+@vmx.command(name="import", short_help="Put a passphrase-sealed VMX into a VM.")
 @file_argument
 @home_argument
 @passphrase_option

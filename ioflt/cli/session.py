@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import click
 
+from ioflt.cli.hints import advising, with_advice
 from ioflt.cli.render import warn
-from ioflt.errors import UsageError
+from ioflt.errors import IofltError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from ioflt.datastore.volume import Volume
@@ -22,13 +24,25 @@ _Command = TypeVar("_Command", bound=Callable[..., object])
 
 @contextmanager
 def connect_keys() -> Iterator[KeyClient]:
-    """A client of keyd, which is started when it is not running; its warnings are shown at the end."""
+    """A client of keyd, which is started when it is not running; its warnings are shown at the end.
+
+    Also when the block fails: then nothing that goes wrong with the warnings hides why.
+    """
     from ioflt.keys.client import KeyClient
 
     with KeyClient.connect() as keys:
-        yield keys
-        for warning in keys.warnings():
-            warn(warning)
+        try:
+            yield keys
+        except Exception:
+            with suppress(IofltError, OSError):
+                _show_warnings(keys)
+            raise
+        _show_warnings(keys)
+
+
+def _show_warnings(keys: KeyClient) -> None:
+    for warning in keys.warnings():
+        warn(with_advice(warning))
 
 
 @contextmanager
@@ -42,7 +56,14 @@ def open_volume(path: Path, *, read_only: bool = False) -> Iterator[Volume]:
 
 def home_argument(command: _Command) -> _Command:
     """Add the argument `DIR/VM` (parameter `home`: the datastore and the name). The home need not exist."""
-    return click.argument("home", metavar="DIR/VM", type=click.Path(), callback=_split)(command)
+
+    @functools.wraps(command)
+    def advised(*args: object, **kwargs: object) -> object:
+        with advising(NotFoundError, "no datastore here", "name a VM as DIR/VM; DIR is the datastore"):
+            return command(*args, **kwargs)
+
+    argument = click.argument("home", metavar="DIR/VM", type=click.Path(), callback=_split)
+    return cast("_Command", argument(advised))
 
 
 def directory_argument(command: _Command) -> _Command:

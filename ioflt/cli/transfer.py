@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
+from ioflt.cli.hints import advising
 from ioflt.cli.render import describe, emit, json_option, progress, say
 from ioflt.cli.session import file_argument, home_argument, open_volume
+from ioflt.errors import CorruptDataError, ExistsError, UnsupportedError
+
+_BAD_PACKAGE = "nothing was changed; compare it with the original, or have it exported again"
 
 
 @click.command(name="import")
@@ -23,7 +28,11 @@ def import_(file: Path, directory: Path, name: str | None, as_json: bool) -> Non
     """
     from ioflt.datastore import transfer
 
-    with open_volume(directory) as volume:
+    with (
+        open_volume(directory) as volume,
+        advising(ExistsError, "", "give it another name: --as NAME"),
+        advising(CorruptDataError, "", _BAD_PACKAGE),
+    ):
         if file.is_dir():
             with progress(f"importing {file.name}", None) as bar:
                 made = transfer.import_directory(volume, file, name, bar.advance)
@@ -50,7 +59,12 @@ def export(home: tuple[Path, str], out: Path, as_json: bool) -> None:
 
     directory, name = home
     write = transfer.export_ova if out.suffix.lower() == ".ova" else transfer.export_directory
-    with open_volume(directory, read_only=True) as volume, progress(f"exporting {name}", None) as bar:
+    everything = f"ioflt vm export {shlex.quote(str(directory / name))} OUTDIR"
+    with (
+        advising(UnsupportedError, "has a parent", f"export all of it, to a directory: {everything}"),
+        open_volume(directory, read_only=True) as volume,
+        progress(f"exporting {name}", None) as bar,
+    ):
         made = write(volume, name, out, bar.advance)
     say(f"{out}: written; the export is not encrypted")
     emit(made, lambda: describe(made), as_json)
