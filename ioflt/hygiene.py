@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+from contextlib import suppress
 
 from ioflt.errors import PeerError
 
@@ -45,6 +46,9 @@ def forbid_dumps() -> None:
 def raise_descriptor_limit() -> None:
     """Let this process have `_DESCRIPTORS` descriptors, or as many as it may."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # root may, up to fs.nr_open
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))
+        return
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
