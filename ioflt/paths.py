@@ -43,6 +43,11 @@ class Paths:
         return self.state / "providers"
 
     @property
+    def logs(self) -> Path:
+        """keyd.log and mount.log, apart from everything that a mount must not touch."""
+        return self.state / "logs"
+
+    @property
     def operations(self) -> Path:
         """One empty file per authorised decrypt in progress, named by its one-time id."""
         return self.state / "operations"
@@ -55,7 +60,7 @@ class Paths:
     def ensure(self) -> Paths:
         """Make the directories that are missing. Raises UsageError when that cannot be done."""
         run_mode = 0o750 if self.system else 0o700
-        private = (self.state, self.providers, self.operations, self.outdated)
+        private = (self.state, self.providers, self.logs, self.operations, self.outdated)
         wanted = [(path, 0o700) for path in private]
         try:
             for path, mode in (*wanted, (self.run, run_mode), (self.mounts, run_mode)):

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import pyfuse3
 import trio
 
-from ioflt import hygiene, paths
+from ioflt import confinement, hygiene, paths
 from ioflt.datastore import atomic, lifecycle
 from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, PeerError
 from ioflt.fuse import hook
+from ioflt.fuse.broker import Broker
 from ioflt.fuse.control import Control
+from ioflt.fuse.mountinfo import mount_id
 from ioflt.fuse.operations import Operations
 from ioflt.keys.client import KeyService
 from ioflt.transport.unix import Listener
@@ -42,7 +44,7 @@ class Options:
     no_exec: bool = False
 
 
-def run(options: Options, keys: KeyService, ready: Callable[[], None]) -> None:
+def run(options: Options, keys: KeyService, broker: Broker, ready: Callable[[], None]) -> None:
     """Mount, call `ready`, serve until unmounted or told to end by SIGTERM or SIGINT.
 
     Raises IofltError when it cannot be mounted.
@@ -57,26 +59,31 @@ def run(options: Options, keys: KeyService, ready: Callable[[], None]) -> None:
         if not options.read_only:
             _clean_up(volume)
         operations = Operations(volume)
-        _mount(operations, options)
-        if os.geteuid() == 0:  # others need set-user-id fusermount3 at the end
-            hygiene.no_new_privileges()
+        number = _mount(operations, options)
         if not hook.active():
             _log.warning("no SEEK_DATA, SEEK_HOLE and fallocate in this mount: %s", hook.reason)
         try:
             # From here on only the loop hears of the two signals: nothing is cut off in the middle.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            trio.run(_serve, operations, Control(operations, options.mountpoint), listener, ready)
+            control = Control(operations, options.mountpoint)
+            trio.run(_serve, operations, control, listener, where, ready)
         finally:
-            pyfuse3.close(unmount=True)
+            broker.unmount(number)
+            pyfuse3.close(unmount=False)
             operations.close()
     _log.info("unmounted %s (state in %s)", options.mountpoint, where.state)
 
 
 async def _serve(
-    operations: Operations, control: Control, listener: Listener, ready: Callable[[], None]
+    operations: Operations,
+    control: Control,
+    listener: Listener,
+    where: paths.Paths,
+    ready: Callable[[], None],
 ) -> None:
     ending = threading.Event()
+    _confine(operations.volume, where)
     async with trio.open_nursery() as nursery:
         await nursery.start(hook.serve, operations.lseek, operations.fallocate)
         await nursery.start(operations.filler.run)
@@ -91,6 +98,16 @@ async def _serve(
         with trio.CancelScope(shield=True):
             await operations.sync_all()
         nursery.cancel_scope.cancel()
+
+
+def _confine(volume: Volume, where: paths.Paths) -> None:
+    """From here on hostile bytes are read. The loop has its own sockets, and there is no other thread yet."""
+    hygiene.no_new_privileges()
+    own = (where.logs, where.operations, where.outdated, where.mounts)  # not: providers, keyd's socket
+    datastore = (volume.fd,)
+    writable, readable = (own, datastore) if volume.read_only else ((*own, *datastore), ())
+    for lack in confinement.confine(writable, readable):
+        _log.warning("the mount is less confined than it could be: %s", lack)
 
 
 async def _end_by_signal(operations: Operations) -> None:
@@ -125,8 +142,11 @@ async def _resume(volume: Volume, ending: threading.Event) -> None:
         _log.info("%s: its interrupted encryption is complete", name)
 
 
-def _mount(operations: Operations, options: Options) -> None:
-    """Raises PeerError with the reason, which libfuse and fusermount3 write to standard error only."""
+def _mount(operations: Operations, options: Options) -> int:
+    """Returns the kernel's number for the mount.
+
+    Raises PeerError with the reason, which libfuse and fusermount3 write to standard error only.
+    """
     stderr = os.dup(2)
     said = os.memfd_create("stderr")
     os.dup2(said, 2)
@@ -139,6 +159,10 @@ def _mount(operations: Operations, options: Options) -> None:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(said)
+    number = mount_id(options.mountpoint)
+    if number is None:
+        raise PeerError("is not in the kernel's list of mounts", file=options.mountpoint)
+    return number
 
 
 def _clean_up(volume: Volume) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from contextlib import closing
 
 import msgspec
 
 from ioflt import paths
 from ioflt.errors import IofltError, PeerError
+from ioflt.fuse.broker import Broker
 from ioflt.fuse.log import LogFile
 from ioflt.fuse.mount import Options, run
 from ioflt.keys.client import KeyClient
@@ -49,9 +51,10 @@ def main() -> int:
 
     try:
         _open_log(to_stderr=arguments.log_to_stderr)
-        with KeyClient.connect() as keys:
+        broker = Broker.fork(paths.find(), options.mountpoint, arguments.ready_fd)
+        with closing(broker), KeyClient.connect(broker.reach_keyd) as keys:
             os.umask(0)  # modes come from the callers, whose own umask was applied
-            run(options, keys, lambda: tell(READY))
+            run(options, keys, broker, lambda: tell(READY))
     except IofltError as error:
         logging.getLogger("ioflt.mount").error("%s", error)
         tell(msgspec.json.encode(failure.of(error)))
@@ -68,6 +71,6 @@ def _open_log(*, to_stderr: bool) -> None:
     if to_stderr:
         handler = logging.StreamHandler()
     else:
-        handler = LogFile(paths.find().ensure().state / "mount.log")
+        handler = LogFile(paths.find().ensure().logs / "mount.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

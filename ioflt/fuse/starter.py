@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import select
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import msgspec
 
 from ioflt import paths
 from ioflt.errors import BusyError, NotFoundError, PeerError, UsageError
+from ioflt.fuse.mountinfo import mount_id
 from ioflt.keys.mounts import MountControl
 from ioflt.keys.starter import environment
 from ioflt.wire import failure
@@ -30,9 +30,6 @@ END_TIMEOUT_S = 30.0
 GRACE_S = 5.0
 
 _READY = b"ready\n"
-_TYPE = b"fuse.ioflt"
-#: How the kernel writes blanks and backslashes in mountinfo; all other bytes stand for themselves.
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 def start(
@@ -106,7 +103,12 @@ def stop(mountpoint: Path) -> None:
     pid = _process_of(target)
     english = {**os.environ, "LC_ALL": "C"}
     result = subprocess.run(
-        _umount(target), capture_output=True, text=True, errors="backslashreplace", check=False, env=english
+        umount_command(target),
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        check=False,
+        env=english,
     )
     if result.returncode != 0:
         text = result.stderr.strip()
@@ -124,27 +126,18 @@ def clean_stale(target: str) -> bool:
     except OSError as error:
         if error.errno != errno.ENOTCONN:
             return False
-        subprocess.run(_umount(target, lazily=True), capture_output=True, check=False)
+        subprocess.run(umount_command(target, lazily=True), capture_output=True, check=False)
         return True
     return False
 
 
 def is_mounted(target: str) -> bool:
     """Whether an ioflt mount is there."""
-    real = os.fsencode(os.path.realpath(target))
-    with open("/proc/self/mountinfo", "rb") as lines:
-        for line in lines:
-            left, _, right = line.partition(b" - ")
-            if right.split(b" ")[0] == _TYPE and _unescape(left.split(b" ")[4]) == real:
-                return True
-    return False
+    return mount_id(os.path.realpath(target)) is not None
 
 
-def _unescape(path: bytes) -> bytes:
-    return _ESCAPE.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), path)
-
-
-def _umount(target: str, *, lazily: bool = False) -> list[str]:
+def umount_command(target: str, *, lazily: bool = False) -> list[str]:
+    """The program that unmounts, for this user."""
     if os.geteuid() == 0:
         return ["umount", *(["-l"] if lazily else []), target]
     return ["fusermount3", "-u", *(["-z"] if lazily else []), target]

@@ -41,7 +41,7 @@ def main() -> int:
         hygiene.harden()
         hygiene.raise_descriptor_limit()
         where = paths.find().ensure()
-        _open_log(where.state / "keyd.log")
+        _open_log(where.logs / "keyd.log")
         access = Access.of_this_process(system=where.system)
         _open_to_group(where, access.group)
         with Listener(where.keyd_socket, 0o600 if access.group is None else 0o660, access.group) as listener:

@@ -7,8 +7,9 @@ run side by side; nobody holds the lock while waiting for keyd. Make the client 
 from __future__ import annotations
 
 import select
+import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Protocol, TypeVar
 
@@ -34,6 +35,9 @@ MAX_IDLE = 8
 END_TIMEOUT_S = 10.0
 
 Answer = TypeVar("Answer", bound=messages.ReplyBody)
+
+#: A socket connected to keyd; true: which is started when it is not running.
+Reach = Callable[[bool], socket.socket]
 
 
 class KeyService(Protocol):
@@ -105,17 +109,21 @@ class KeyService(Protocol):
 class KeyClient:
     """keyd, asked over its socket. Starts it when it is not running, and again when it died in a call."""
 
-    def __init__(self, *, start: bool = True) -> None:
-        """Connects at the first call. `start=False`: a call raises NotListening when no keyd is running."""
+    def __init__(self, *, start: bool = True, reach: Reach | None = None) -> None:
+        """Connects at the first call. `start=False`: a call raises NotListening when no keyd is running.
+
+        `reach` is for who may not connect by itself.
+        """
         self._paths: Final = paths.find()
         self._start = start
+        self._reach: Reach = reach or (lambda start: starter.reach(self._paths, start=start))
         self._lock = threading.Lock()
         self._idle: list[Link] = []
 
     @classmethod
-    def connect(cls) -> KeyClient:
+    def connect(cls, reach: Reach | None = None) -> KeyClient:
         """A client that has reached keyd, started if need be. Raises PeerError, DeniedError."""
-        client = cls()
+        client = cls(reach=reach)
         client._give_back(client._connect(start=True))
         return client
 
@@ -254,11 +262,11 @@ class KeyClient:
 
     def _connect(self, *, start: bool) -> Link:
         try:
-            return Link.open(self._paths.keyd_socket)
+            return Link.over(self._reach(False))
         except (NotListening, ConnectionLost):  # it is not there, or is just going
             if not start:
                 raise
-        return starter.start(self._paths)
+        return Link.over(self._reach(True))
 
 
 def _take(key: bytearray) -> Secret:

@@ -38,12 +38,16 @@ class Link:
     @classmethod
     def open(cls, path: Path) -> Link:
         """Connect and greet. Raises NotListening, DeniedError, PeerError."""
-        sock = unix.connect(path, TIMEOUT)
+        return cls.over(unix.connect(path, TIMEOUT))
+
+    @classmethod
+    def over(cls, sock: socket.socket) -> Link:
+        """Greet over a connected socket, which is taken over. Raises DeniedError, PeerError."""
         link = cls(sock)
         try:
             # Requests hold passphrases: they go to root or to ourselves only.
             if unix.peer_of(sock).uid not in (0, os.geteuid()):
-                raise DeniedError("the socket is served by another user", file=path)
+                raise DeniedError("keyd's socket is served by another user")
             answer = link._channel.exchange(link._connection.hello(), link._receiver, TIMEOUT)
             if isinstance(answer, Failure):
                 raise failure.rebuild(answer)

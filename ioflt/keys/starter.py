@@ -1,10 +1,11 @@
-"""Starting keyd: one starter at a time, and back when it listens (or has said why it does not)."""
+"""Reaching keyd and starting it: one starter at a time, and back when it listens or has said why not."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import select
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,21 +13,32 @@ from pathlib import Path
 import ioflt
 from ioflt.errors import PeerError
 from ioflt.keys.channel import ConnectionLost
-from ioflt.keys.link import Link
+from ioflt.keys.link import TIMEOUT, Link
 from ioflt.paths import Paths
+from ioflt.transport import unix
 from ioflt.transport.unix import NotListening
 
 #: What a keyd that is ready writes to its ready descriptor. Anything else is why it is not.
 READY = b"ready\n"
 
 #: Seconds until a starting keyd is given up.
-TIMEOUT_S = 30.0
+START_TIMEOUT_S = 30.0
 
 _MAX_REASON = 1024
 
 
-def start(where: Paths) -> Link:
-    """A connection to a running keyd, which is started when there is none. Raises PeerError."""
+def reach(where: Paths, *, start: bool) -> socket.socket:
+    """A socket that keyd has accepted, not greeted yet; `start` has it run first when there is none.
+
+    Raises NotListening, DeniedError, PeerError.
+    """
+    if start:
+        _start(where)
+    return unix.connect(where.keyd_socket, TIMEOUT)
+
+
+def _start(where: Paths) -> None:
+    """Return when a keyd listens. Raises PeerError."""
     where.ensure()
     lock = os.open(
         where.run / "keyd.start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
@@ -34,10 +46,9 @@ def start(where: Paths) -> Link:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            return Link.open(where.keyd_socket)  # another starter was first
+            Link.open(where.keyd_socket).close()  # another starter was first
         except (NotListening, ConnectionLost):
             _spawn()
-        return Link.open(where.keyd_socket)
     finally:
         os.close(lock)
 
@@ -59,7 +70,7 @@ def _spawn() -> None:
         os.close(told)
         told = -1
         answer = _read_all(ready)
-        launcher.wait(TIMEOUT_S)
+        launcher.wait(START_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise PeerError(f"keyd cannot be started: {error}") from error
     finally:
@@ -80,7 +91,7 @@ def environment() -> dict[str, str]:
 def _read_all(ready: int) -> bytes:
     """All that is written to the pipe until its last writer closes it."""
     answer = b""
-    while select.select([ready], [], [], TIMEOUT_S)[0]:
+    while select.select([ready], [], [], START_TIMEOUT_S)[0]:
         chunk = os.read(ready, _MAX_REASON)
         answer += chunk
         if not chunk or len(answer) > _MAX_REASON or answer == READY:

@@ -75,7 +75,7 @@ class Place:
     @property
     def log(self) -> str:
         """What mounts have logged."""
-        return (paths.find().state / "mount.log").read_text()
+        return (paths.find().logs / "mount.log").read_text()
 
     def complaints(self) -> list[str]:
         """Lines of the log that are warnings or worse, and tracebacks."""

@@ -51,7 +51,7 @@ if [[ -z $python ]]; then
 fi
 ioflt() { "$python" -P -m ioflt "$@"; }
 mounted() { findmnt -rn -o FSTYPE /mnt/user/mnt; }
-pid() { sed -n 's/.* \([0-9]*\) INFO serves .*/\1/p' state/ioflt/mount.log | tail -1; }
+pid() { sed -n 's/.* \([0-9]*\) INFO serves .*/\1/p' state/ioflt/logs/mount.log | tail -1; }
 finish() { ioflt umount mnt || fusermount3 -uz mnt || true; ioflt keyd stop || true; }
 ended() { for _ in {1..200}; do [[ -d /proc/$1 ]] || return 0; sleep 0.05; done; return 1; }
 trap 'finish 2>/dev/null' EXIT

@@ -58,7 +58,7 @@ def wait_for_end(pid):
 
 
 def log(where):
-    return (where.state / "keyd.log").read_text()
+    return (where.logs / "keyd.log").read_text()
 
 
 class TestRequests:

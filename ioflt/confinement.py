@@ -1,0 +1,153 @@
+"""What this process can still reach once it reads hostile input: files by Landlock, the rest by seccomp.
+
+Import everything first, then confine: a module that is loaded afterwards is a file that may not be opened.
+Call from the only thread: Landlock binds the caller and the threads that it starts.
+
+Both are best effort: where the kernel or libseccomp lacks one, `confine` says so and does the other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+# Landlock: linux/landlock.h. The numbers are the same on every architecture.
+_SYS_CREATE_RULESET, _SYS_ADD_RULE, _SYS_RESTRICT_SELF = 444, 445, 446
+_CREATE_RULESET_VERSION = 1
+_RULE_PATH_BENEATH = 1
+#: All rights over files by version: the bits up to REFER (13), with 3 up to TRUNCATE (14). Version 1 lets
+#: nobody rename between directories. Calls to devices (15) are left alone: /dev/fuse is open already.
+_RIGHTS = {2: (1 << 14) - 1, 3: (1 << 15) - 1}
+_READ = 1 << 2 | 1 << 3  # READ_FILE, READ_DIR
+#: From these versions on also: binding and connecting TCP ports; abstract unix sockets, and signals.
+_WITH_PORTS, _WITH_SCOPES = 4, 6
+_ALL_PORTS = _ALL_SCOPES = 3
+
+# libseccomp: seccomp.h
+_ALLOW = 0x7FFF0000
+_ERRNO_EPERM = 0x00050000 | errno.EPERM
+
+#: System calls by which a process reaches what it was not handed: sockets, programs, other processes, mounts
+#: and namespaces, the kernel. A list of what is allowed would be stronger, but Python, glibc and OpenSSL of
+#: each distribution need another one, and what it lacks shows in the middle of somebody's write.
+DOORS = (
+    *("socket", "socketpair", "bind", "connect", "listen"),
+    *("io_uring_setup", "io_uring_enter", "io_uring_register"),  # a second way to all of these
+    *("execve", "execveat", "uselib"),
+    *(
+        "ptrace",
+        "process_vm_readv",
+        "process_vm_writev",
+        "process_madvise",
+        "pidfd_open",
+        "pidfd_getfd",
+        "kcmp",
+    ),
+    *("kill", "tkill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
+    *("mount", "umount2", "pivot_root", "chroot", "fsopen", "fsconfig", "fsmount", "fspick"),
+    *("move_mount", "open_tree", "mount_setattr", "unshare", "setns"),
+    *("open_by_handle_at", "fanotify_init", "quotactl", "quotactl_fd", "acct", "swapon", "swapoff"),
+    *("bpf", "perf_event_open", "userfaultfd", "init_module", "finit_module", "delete_module"),
+    *("kexec_load", "kexec_file_load", "add_key", "request_key", "keyctl", "reboot", "syslog"),
+    *("iopl", "ioperm", "modify_ldt", "personality", "vhangup", "lookup_dcookie"),
+    *("settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "sethostname", "setdomainname"),
+)
+
+
+class _NotConfined(Exception):
+    """The text says why."""
+
+
+def confine(writable: Iterable[Path | int], readable: Iterable[Path | int] = ()) -> list[str]:
+    """From now on files are opened, made and renamed only below these directories (paths or descriptors), no
+    TCP port is used, and the system calls in `DOORS` fail with EPERM. Open descriptors stay good.
+
+    Needs `no_new_privs`. Returns what of it cannot be done here, and why.
+    """
+    lacking = []
+    seccomp = None
+    try:
+        seccomp = _load_seccomp()  # a file like any other, so before Landlock
+    except OSError as error:
+        lacking.append(f"no seccomp filter: {error}")
+    try:
+        _restrict_files(writable, readable)
+    except _NotConfined as error:
+        lacking.append(f"no Landlock: {error}")
+    try:
+        if seccomp is not None:
+            _shut_doors(seccomp)
+    except _NotConfined as error:
+        lacking.append(f"no seccomp filter: {error}")
+    return lacking
+
+
+def _restrict_files(writable: Iterable[Path | int], readable: Iterable[Path | int]) -> None:
+    version = int(_libc.syscall(_SYS_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION))
+    if version < min(_RIGHTS):
+        raise _NotConfined("this kernel has none, or too old a one")
+    rights = _RIGHTS[min(version, max(_RIGHTS))]
+    # A kernel takes fields that it does not know, if they are zero.
+    ports = _ALL_PORTS if version >= _WITH_PORTS else 0
+    scopes = _ALL_SCOPES if version >= _WITH_SCOPES else 0
+    attributes = struct.pack("=QQQ", rights, ports, scopes)
+    ruleset = _landlock(_SYS_CREATE_RULESET, attributes, len(attributes), 0)
+    try:
+        for place in writable:
+            _allow(ruleset, place, rights)
+        for place in readable:
+            _allow(ruleset, place, _READ & rights)
+        _landlock(_SYS_RESTRICT_SELF, ruleset, 0)
+    finally:
+        os.close(ruleset)
+
+
+def _allow(ruleset: int, place: Path | int, rights: int) -> None:
+    fd = place if isinstance(place, int) else os.open(place, os.O_PATH | os.O_CLOEXEC)
+    try:
+        _landlock(_SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", rights, fd), 0)
+    finally:
+        if fd is not place:
+            os.close(fd)
+
+
+def _landlock(number: int, *arguments: int | bytes) -> int:
+    words = (ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments)
+    result = int(_libc.syscall(number, *words))
+    if result < 0:
+        raise _NotConfined(os.strerror(ctypes.get_errno()))
+    return result
+
+
+def _load_seccomp() -> ctypes.CDLL:
+    seccomp = ctypes.CDLL("libseccomp.so.2")
+    seccomp.seccomp_init.restype = ctypes.c_void_p
+    seccomp.seccomp_init.argtypes = (ctypes.c_uint32,)
+    seccomp.seccomp_rule_add.argtypes = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint)
+    seccomp.seccomp_load.argtypes = seccomp.seccomp_release.argtypes = (ctypes.c_void_p,)
+    return seccomp
+
+
+def _shut_doors(seccomp: ctypes.CDLL) -> None:
+    context = seccomp.seccomp_init(_ALLOW)
+    if context is None:
+        raise _NotConfined("libseccomp makes no filter")
+    try:
+        for name in DOORS:
+            number = seccomp.seccomp_syscall_resolve_name(name.encode())
+            if number < 0:  # not on this machine, or younger than this libseccomp
+                continue
+            if seccomp.seccomp_rule_add(context, _ERRNO_EPERM, number, 0) != 0:
+                raise _NotConfined(f"libseccomp takes no rule for {name}")
+        failure = seccomp.seccomp_load(context)
+        if failure != 0:
+            raise _NotConfined(os.strerror(-failure))
+    finally:
+        seccomp.seccomp_release(context)

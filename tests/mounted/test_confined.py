@@ -1,0 +1,87 @@
+"""What an attacker gets who took over a mount by a file that it parsed: the datastore, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ioflt import paths
+from ioflt.fuse import starter
+from ioflt.keys.client import KeyClient
+from tests.mounted.place import Place
+
+pytestmark = pytest.mark.fuse
+
+PROGRAM = Path(__file__).with_name("exploited.py")
+
+
+def _found(
+    place: Place, asked: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch, *options: str
+) -> list[str]:
+    """What each door answered in a mount that was taken over; the mount serves on."""
+    wrapper = place.base / "python"
+    command = f'"{sys.executable}" -P "{PROGRAM}" {" ".join(options)}'
+    path = f'PYTHONPATH="{PROGRAM.parents[2]}:$PYTHONPATH"'
+    wrapper.write_text(f'#!/bin/sh\nshift 3  # -P -m ioflt.fuse\n{path} exec {command} "$@"\n')
+    wrapper.chmod(0o700)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(wrapper))
+        starter.start(place.datastore, place.mountpoint, read_only=False, allow_other=False)
+    disk = place.mountpoint / "thin" / "disk"
+    disk.write_bytes(b"content")
+    (place.datastore / "exploit.json").write_text(json.dumps(asked))
+    with disk.open("r+b") as file:  # its header is parsed
+        file.write(b"CONTENT")
+    assert disk.read_bytes() == b"CONTENT"
+    found = json.loads((place.datastore / "found.json").read_text())
+    return [found[str(number)] for number in range(len(asked))]
+
+
+@pytest.fixture
+def doors(place: Place) -> list[tuple[str, object]]:
+    """Every way out of the datastore, each with something real behind it."""
+    place.make_homes()
+    where = paths.find()
+    outside = place.base / "outside"
+    outside.mkdir()
+    secret = outside / "secret"
+    secret.write_text("secret")
+    (outside / "point").mkdir()
+    provider = next(where.providers.glob("*.json"))
+    with KeyClient() as keys:
+        keyd = keys.status().pid
+    return [
+        ("read", str(secret)),
+        ("read", "/etc/hostname"),
+        ("read", str(provider)),
+        ("read", f"/proc/{keyd}/environ"),
+        ("read through a link in the datastore", str(secret)),
+        ("list", str(outside)),
+        ("write", str(outside / "new")),
+        ("write", str(secret)),
+        ("write", str(provider)),
+        ("connect", str(where.keyd_socket)),
+        ("open a TCP socket", None),
+        ("make a socket pair", None),
+        ("run", "/bin/true"),
+        ("send a signal", keyd),
+        ("replace", str(outside / "replaced")),
+    ]
+
+
+def test_a_mount_that_is_taken_over_reaches_nothing_but_its_datastore(
+    place: Place, doors: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _found(place, doors, monkeypatch)
+    assert [answer for answer in found if answer == "open"] == []
+    assert all(answer.startswith("PermissionError") for answer in found), found
+
+
+def test_without_confinement_all_these_doors_are_open(
+    place: Place, doors: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = dict(zip(map(str, doors), _found(place, doors, monkeypatch, "--unconfined"), strict=True))
+    assert {door: answer for door, answer in found.items() if answer != "open"} == {}
