@@ -19,10 +19,14 @@ def keyd() -> None:
 
 
 @keyd.command()
-def start() -> None:
+@click.option("--foreground", is_flag=True, help="Become keyd, for systemd; on its socket if it has one.")
+def start(foreground: bool) -> None:
     """Start keyd. It is no error when it runs already."""
+    from ioflt.keys import starter
     from ioflt.keys.client import KeyClient
 
+    if foreground:
+        starter.become_keyd()
     with KeyClient.connect() as keys:
         say(f"keyd runs, pid {keys.status().pid}")
 

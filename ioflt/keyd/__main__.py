@@ -44,7 +44,8 @@ def main() -> int:
         _open_log(where.logs / "keyd.log")
         access = Access.of_this_process(system=where.system)
         _open_to_group(where, access.group)
-        with Listener(where.keyd_socket, 0o600 if access.group is None else 0o660, access.group) as listener:
+        mode = 0o600 if access.group is None else 0o660
+        with Listener(where.keyd_socket, mode, access.group, inherited=_handed_over()) as listener:
             if options.detach:
                 _detach()
             return _serve(where, access, listener, options.ready_fd)
@@ -66,6 +67,13 @@ def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int
     finally:
         service.wipe()
     return 0
+
+
+def _handed_over() -> int | None:
+    """The socket that systemd listens on for us: sd_listen_fds(3), its first descriptor."""
+    mine = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
+    count = os.environ.pop("LISTEN_FDS", "0")
+    return 3 if mine and count == "1" else None
 
 
 def _open_log(path: Path) -> None:

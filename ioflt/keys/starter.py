@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import ioflt
 from ioflt.errors import PeerError
@@ -26,6 +27,9 @@ START_TIMEOUT_S = 30.0
 
 _MAX_REASON = 1024
 
+# -P and a path of our own (`environment`): what lies in the current directory is never imported.
+_KEYD = (sys.executable, "-P", "-m", "ioflt.keyd")
+
 
 def reach(where: Paths, *, start: bool) -> socket.socket:
     """A socket that keyd has accepted, not greeted yet; `start` has it run first when there is none.
@@ -35,6 +39,11 @@ def reach(where: Paths, *, start: bool) -> socket.socket:
     if start:
         _start(where)
     return unix.connect(where.keyd_socket, TIMEOUT)
+
+
+def become_keyd() -> NoReturn:
+    """Go on as keyd, in this process, with the descriptors that it has."""
+    os.execve(sys.executable, _KEYD, environment())  # noqa: S606  # no shell is what is wanted
 
 
 def _start(where: Paths) -> None:
@@ -57,9 +66,8 @@ def _spawn() -> None:
     """Run keyd, which detaches itself; return when it listens."""
     ready, told = os.pipe()
     try:
-        # -P and a path of our own: what lies in the current directory is never imported.
         launcher = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ioflt.keyd", "--detach", f"--ready-fd={told}"],
+            [*_KEYD, "--detach", f"--ready-fd={told}"],
             pass_fds=(told,),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

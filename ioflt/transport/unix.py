@@ -95,17 +95,28 @@ def wait_free(path: Path) -> None:
 
 
 class Listener:
-    """A listening socket that this process alone owns. Use it in a `with`; it is unlinked at the end."""
+    """A listening socket that this process alone owns. Use it in a `with`; it is unlinked at the end, unless
+    it was inherited.
+    """
 
-    def __init__(self, path: Path, mode: int = 0o600, group: int | None = None) -> None:
+    def __init__(
+        self, path: Path, mode: int = 0o600, group: int | None = None, *, inherited: int | None = None
+    ) -> None:
         """Listen at `path`, with that mode and group, taking the place of a stale socket.
 
-        The directory is there and belongs to us. Raises BusyError when another process owns the path.
+        The directory is there and belongs to us. `inherited`: a descriptor that listens there already, and
+        which somebody else keeps for the time after us. Raises BusyError when another process owns the path,
+        UsageError when the descriptor is not that socket.
         """
         self.path = path
+        self._inherited = inherited is not None
         self._lock = _lock(path)
         try:
-            self._socket = _bind(path, mode, group)
+            if inherited is None:
+                self._socket = _bind(path, mode, group)
+            else:
+                self._socket = _take_over(inherited, path)
+                _protect(path, mode, group)
         except BaseException:
             os.close(self._lock)
             raise
@@ -119,8 +130,9 @@ class Listener:
         if self._lock < 0:
             return
         self._socket.close()
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
+        if not self._inherited:
+            with contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
         os.close(self._lock)
         self._lock = -1
 
@@ -150,14 +162,32 @@ def _bind(path: Path, mode: int, group: int | None) -> socket.socket:
             path.unlink()
         with _address(path) as address:
             sock.bind(address)
-        if group is not None:
-            os.chown(path, -1, group)
-        path.chmod(mode)
+        _protect(path, mode, group)
         sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
         raise UsageError(f"cannot listen: {error.strerror}", file=path) from error
     return sock
+
+
+def _take_over(descriptor: int, path: Path) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise UsageError("what was handed over is no socket", file=path) from error
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM or not listens:
+        raise UsageError("what was handed over is no listening unix socket", file=path)
+    if sock.getsockname() != str(path):
+        raise UsageError(f"the socket that was handed over is {sock.getsockname()!r}", file=path)
+    sock.set_inheritable(False)
+    return sock
+
+
+def _protect(path: Path, mode: int, group: int | None) -> None:
+    if group is not None:
+        os.chown(path, -1, group)
+    path.chmod(mode)
 
 
 @contextlib.contextmanager
