@@ -625,6 +625,55 @@ def clear_home(**fields: object) -> Json:
     return home(state="clear", key=None, names=["web01"], policy="") | fields
 
 
+KEY_1, KEY_2 = ({"provider": "local", "key_id": "key-1"}, {"provider": "kms", "key_id": "k" * 36})
+
+
+def home2(**fields: object) -> Json:
+    """A home in format 2."""
+    found: Json = {
+        "format": 2,
+        "kind": "home",
+        "home_id": UUID,
+        "datastore_id": OTHER_UUID,
+        "generation": 7,
+        "state": "encrypted",
+        "keys": [KEY_1],
+        "names": [],
+        "policy": "VM Encryption Policy",
+        "thick": False,
+        "clear_files": [],
+        "operation": None,
+    }
+    return found | fields
+
+
+def clear_home2(**fields: object) -> Json:
+    return home2(state="clear", keys=[], names=["web01"], policy="") | fields
+
+
+def recrypt(**fields: object) -> Json:
+    found: Json = {
+        "kind": "recrypt",
+        "id": "99999999-8888-4777-8666-555555555555",
+        "from": [KEY_1],
+        "to": [KEY_2],
+    }
+    return home2(keys=[KEY_2, KEY_1], operation=found | fields)
+
+
+def deep(**fields: object) -> Json:
+    found: Json = {
+        "kind": "deep",
+        "id": "99999999-8888-4777-8666-555555555555",
+        "from": [KEY_1],
+        "to": [KEY_2],
+        "mode": "copy",
+        "pending": ["web01.vmx", "snap/delta.vmdk"],
+        "current": {"path": "web01.vmdk", "uuid": UUID},
+    }
+    return home2(keys=[KEY_2, KEY_1], operation=found | fields)
+
+
 def datastore(**fields: object) -> Json:
     found: Json = {
         "format": 1,
@@ -648,9 +697,11 @@ def operation(**fields: object) -> Json:
     return home(operation=found | fields)
 
 
-def file_of(found: Json | bytes, label: str = "home-record") -> bytes:
+def file_of(found: Json | bytes, label: str = "home-record", macs: int = 1) -> bytes:
+    """The file; every key of a home of several keys is the one KEK."""
     payload = found if isinstance(found, bytes) else text_of(found)
-    return payload + b"\nmac " + b64encode(hmac.digest(hkdf(KEK, label.encode()), payload, "sha256")) + b"\n"
+    mac = b"mac " + b64encode(hmac.digest(hkdf(KEK, label.encode()), payload, "sha256")) + b"\n"
+    return payload + b"\n" + mac * macs
 
 
 def without(found: Json, name: str) -> Json:
@@ -659,7 +710,7 @@ def without(found: Json, name: str) -> Json:
 
 def record() -> Iterator[Case]:
     good, text = file_of(home()), text_of(home())
-    yield "home", "ok", "an encrypted home", good
+    yield "home-1", "ok", "an encrypted home of format 1", good
     yield "home-clear", "ok", "a clear home", file_of(clear_home(), "clear-home-record")
     renamed = clear_home(names=["web01", "web02"])
     yield "home-renamed", "ok", "a clear home while renamed", file_of(renamed, "clear-home-record")
@@ -679,7 +730,8 @@ def record() -> Iterator[Case]:
     yield "empty", "not two lines", "no byte", b""
     yield "one-line", "not two lines", "cut before the MAC", good.split(b"\n")[0] + b"\n"
     yield "no-newline", "not two lines", "the last byte is missing", good[:-1]
-    yield "three-lines", "not two lines", "something behind the MAC", good + b"x\n"
+    yield "three-lines", "bad MAC line", "something behind the MAC", good + b"x\n"
+    yield "no-end", "not two lines", "something behind the last line", good + b"x"
     yield "crlf", "bad MAC line", "through a text editor", good.replace(b"\n", b"\r\n")
     yield "mac-word", "bad MAC line", "another word", good.replace(b"\nmac ", b"\nMAC ")
     yield "mac-short", "bad MAC line", "31 bytes", text + b"\nmac " + b64encode(bytes(31)) + b"\n"
@@ -720,7 +772,9 @@ def record() -> Iterator[Case]:
     )
 
     yield "no-format", "no format version", "none", file_of(without(home(), "format"))
-    yield "format-2", "unknown version", "2", file_of(home(format=2))
+    yield "format-3", "unknown version", "3", file_of(home(format=3))
+    yield "format-0", "unknown version", "0", file_of(home(format=0))
+    yield "format-2", "missing field", "format 1 that says 2", file_of(home(format=2))
     yield "format-true", "no format version", "true is no number", file_of(home(format=True))
     yield "kind", "unknown kind", "a disk", file_of(home(kind="disk"))
     yield "datastore-as-home", "missing field", "a home that says datastore", file_of(home(kind="datastore"))
@@ -753,7 +807,7 @@ def record() -> Iterator[Case]:
     yield "name-spelling", "bad name", "ä as two escaped bytes", file_of(clear_home(names=["\udcc3\udca4"]))
     yield "name-high", "bad name", "half a character", file_of(clear_home(names=["\ud800"]))
     yield "name-twice", "named twice", "the same name", file_of(clear_home(names=["a", "a"]))
-    yield "operation-kind", "bad field", "recrypt", file_of(operation(kind="recrypt"))
+    yield "operation-kind", "bad field", "recrypt in format 1", file_of(operation(kind="recrypt"))
     yield "pending-absolute", "bad path", "/etc/shadow", file_of(operation(pending=["/etc/shadow"]))
     yield "pending-up", "bad path", "a/../../b", file_of(operation(pending=["a/../../b"]))
     yield "pending-empty", "bad path", "a//b", file_of(operation(pending=["a//b"]))
@@ -761,6 +815,73 @@ def record() -> Iterator[Case]:
     yield "pending-long", "bad path", "a part of 256 bytes", file_of(operation(pending=["x" * 256]))
     yield "pending-twice", "named twice", "the same file", file_of(operation(pending=["a", "a"]))
     yield "current-uuid", "bad uuid", "none", file_of(operation(current={"path": "a", "uuid": ""}))
+    yield from record2()
+
+
+def record2() -> Iterator[Case]:
+    """Homes of format 2, in which the rules above hold as well."""
+    clear_label, two = "clear-home-record", home2(keys=[KEY_1, KEY_2])
+    good, good_two = file_of(home2()), file_of(two, macs=2)
+    four = [{"provider": "local", "key_id": f"key-{number}"} for number in range(5)]
+    converting = operation(kind="decrypt", thick=False)["operation"]
+    yield "home", "ok", "an encrypted home", good
+    yield "2-clear", "ok", "a clear home", file_of(clear_home2(), clear_label)
+    yield "2-two-keys", "ok", "either of two keys opens", good_two
+    yield "2-clear-files", "ok", "two files stay clear", file_of(home2(clear_files=["a.iso", "b/c.log"]))
+    yield "2-decrypting", "ok", "in the middle of vm decrypt", file_of(home2(operation=converting))
+    yield "2-recrypt", "ok", "new tokens are being added", file_of(recrypt(), macs=2)
+    dropping = recrypt() | {"keys": [KEY_2]}
+    yield "2-recrypt-dropping", "ok", "old tokens are going", file_of(dropping)
+    adding = recrypt(**{"from": [], "to": [KEY_1, KEY_2]}) | {"keys": [KEY_1, KEY_2]}
+    yield "2-recrypt-adding", "ok", "a key is added, none goes", file_of(adding, macs=2)
+    yield "2-deep", "ok", "in the middle of a deep recrypt", file_of(deep(), macs=2)
+    same = deep(**{"from": [], "to": [KEY_1]}, mode="journal", current=None) | {"keys": [KEY_1]}
+    yield "2-deep-same-key", "ok", "a deep recrypt in place under the same KEK", file_of(same)
+
+    macs = "not a MAC for each key"
+    yield "2-mac-stripped", macs, "one MAC of two", file_of(two)
+    yield "2-mac-more", macs, "two MACs of one key", file_of(home2(), macs=2)
+    yield "2-clear-mac-more", macs, "two MACs of a clear home", file_of(clear_home2(), clear_label, 2)
+    yield "2-mac-many", "not two lines", "more MACs than there can be keys", file_of(home2(), macs=12)
+    yield "1-mac-more", macs, "format 1 with two MACs", file_of(home(), macs=2)
+    yield (
+        "2-datastore",
+        "unknown version",
+        "a datastore of format 2",
+        file_of(datastore(format=2), "datastore-record"),
+    )
+    removed = good_two.replace(b"," + text_of(KEY_2), b"")
+    cut = b"\n".join(removed.split(b"\n")[:2]) + b"\n"
+    yield "2-key-removed", "bad MAC", "one key and its MAC taken away", cut
+    added = good.replace(text_of(KEY_1), text_of(KEY_1) + b"," + text_of(KEY_2))
+    yield "2-key-added", "bad MAC", "one key more, with a MAC copied", added + good.split(b"\n")[1] + b"\n"
+    back = good.replace(b'"generation":7', b'"generation":8')
+    yield "2-generation-flip", "bad MAC", "another generation", back
+    yield "2-field-1", "unknown field", "the key of format 1", file_of(home2(key=KEY_1))
+    yield "1-field-2", "unknown field", "the generation of format 2", file_of(home(generation=7))
+    yield "2-generation-0", "bad field", "that of format 1", file_of(home2(generation=0))
+    yield "2-generation-true", "bad field", "true is no number", file_of(home2(generation=True))
+    yield "2-generation-high", "bad field", "2**63", file_of(home2(generation=2**63))
+    yield "2-keys-none", "bad encrypted home", "no key", file_of(home2(keys=[]))
+    yield "2-keys-five", "bad encrypted home", "five keys", file_of(home2(keys=four), macs=5)
+    yield "2-keys-twice", "named twice", "the same key", file_of(home2(keys=[KEY_1, KEY_1]), macs=2)
+    yield "2-keys-text", "bad field", "no list", file_of(home2(keys="local:key-1"))
+    yield "2-clear-key", "bad clear home", "with a key", file_of(clear_home2(keys=[KEY_1]), clear_label)
+    listed = clear_home2(clear_files=["a"])
+    yield "2-clear-listed", "bad clear home", "with a list of clear files", file_of(listed, clear_label)
+    yield "2-clear-files-up", "bad path", "../a", file_of(home2(clear_files=["../a"]))
+    yield "2-clear-files-twice", "named twice", "one twice", file_of(home2(clear_files=["a", "a"]))
+    bad = "bad operation"
+    yield "2-recrypt-nothing", bad, "to no key", file_of(recrypt(to=[]) | {"keys": [KEY_1]})
+    yield "2-recrypt-both", bad, "a key that comes and goes", file_of(recrypt(to=[KEY_1, KEY_2]), macs=2)
+    yield "2-recrypt-keys", bad, "the home's key is another", file_of(recrypt() | {"keys": [KEY_1]})
+    turned = recrypt() | {"keys": [KEY_1, KEY_2]}
+    yield "2-recrypt-order", bad, "the old key first", file_of(turned, macs=2)
+    yield "2-recrypt-five", bad, "to five keys", file_of(recrypt(to=four) | {"keys": four}, macs=5)
+    yield "2-recrypt-pending", "unknown field", "a list of files", file_of(recrypt(pending=[]), macs=2)
+    yield "2-deep-mode", "bad field", "another mode", file_of(deep(mode="fast"), macs=2)
+    yield "2-deep-pending", "bad path", "above the home", file_of(deep(pending=["../a"]), macs=2)
+    yield "2-operation-kind", "bad field", "rot13", file_of(recrypt(kind="rot13"), macs=2)
 
 
 def vectors() -> Iterator[tuple[str, Vector]]:

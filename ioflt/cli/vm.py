@@ -73,8 +73,11 @@ def list_(directory: Path, as_json: bool) -> None:
 
     def text() -> None:
         table(
-            ("VM", "STATE", "FILES", "KEY", "PROBLEM"),
-            [(home.name, home.state, len(home.files), home.key or "", home.problem or "") for home in homes],
+            ("VM", "STATE", "FILES", "KEYS", "PROBLEM"),
+            [
+                (home.name, home.state, len(home.files), ", ".join(home.keys), home.problem or "")
+                for home in homes
+            ],
         )
 
     emit(homes, text, as_json)

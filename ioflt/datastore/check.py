@@ -191,7 +191,7 @@ class _Check:
         info = sealed.peek(text)
         file = VmxFile(os.dup(fd), self._volume.keys, writable=False, place=lambda: None)
         file.close()
-        _check_key(home, standing, {info.key})
+        _check_keys(home, standing, set(info.keys))
         self._take_file_id(info.file_id, entry.path, node.info)
         return entry
 
@@ -229,7 +229,7 @@ class _Check:
                 raise answer
         for dek in deks:
             luks2.verify_digest(one.header, dek)
-        _check_key(one.home, one.standing, {token.key for token in one.header.tokens})
+        _check_keys(one.home, one.standing, {token.key for token in one.header.tokens})
         with state.mac_key(deks[0], one.header.uuid) as mac_key:
             block = state.load(*read_state_slots(one.fd), mac_key)
         self._take_file_id(block.file_id, one.entry.path, one.node.info)
@@ -269,10 +269,18 @@ def _structure(fd: int) -> luks2.Header:
         raise MalformedError("header unusable", str(error)) from None
 
 
-def _check_key(home: Home, standing: Standing, keys: Set[KeyRef | None]) -> None:
-    """A file that opens by the key of another home was put here behind the mount's back."""
-    if (home.is_root or standing.record is not None) and standing.key not in keys:
+def _check_keys(home: Home, standing: Standing, keys: Set[KeyRef]) -> None:
+    """A file that opens by the key of another home was put here behind the mount's back.
+
+    Each key of the home opens each file, but for those added by a recrypt that is under way.
+    """
+    if not home.is_root and standing.record is None:
+        return
+    if not keys & set(standing.keys):
         raise AuthenticationError("another home's key", ", ".join(map(str, keys)))
+    if standing.record is not None and standing.record.operation is None and set(standing.keys) - keys:
+        lacking = ", ".join(str(key) for key in standing.keys if key not in keys)
+        raise MalformedError("not under every key of its home", lacking)
 
 
 def _check_copies(fd: int) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ioflt import syscalls
@@ -62,17 +62,26 @@ def new_file_id() -> int:
 
 
 def create(
-    fd: int, keys: KeyService, key: KeyRef, *, thin: bool, uuid: str | None = None, file_id: int | None = None
+    fd: int,
+    keys: KeyService,
+    by: Sequence[KeyRef],
+    *,
+    thin: bool,
+    uuid: str | None = None,
+    file_id: int | None = None,
 ) -> None:
-    """Make an empty container in the new, empty file `fd`, under a DEK of its own wrapped by `key`.
+    """Make an empty container in the new, empty file `fd`, under a new DEK wrapped by each key of `by`.
 
     Writes 40 KiB, syncs nothing: like any new file it is durable once its writer syncs it. Both state slots
     are written, so that no later commit needs space.
     """
     uuid = uuid or new_uuid()
-    ((dek, blob),) = keys.generate(key, [token_aad(uuid, thin, key)])
+    ((dek, blob),) = keys.generate(by[0], [token_aad(uuid, thin, by[0])])
     with dek, state.mac_key(dek, uuid) as mac_key:
-        header = luks2.new(uuid, dek, IofltToken(key, thin, blob))
+        token = IofltToken(by[0], thin, blob)
+        header = luks2.new(uuid, dek, token)
+        if len(by) > 1:
+            header = header.with_tokens([token, *(rewrap(token, keys, uuid, key) for key in by[1:])])
         file_id = file_id or new_file_id()
         primary, secondary = luks2.serialize(header)
         atomic.write_all(fd, primary + secondary)
@@ -455,6 +464,12 @@ class Container:
     def _check_failed(self) -> None:
         if self._failed is not None:
             raise StorageError("shut after a failed fsync", errno.EIO, file=self._name)
+
+
+def rewrap(token: IofltToken, keys: KeyService, uuid: str, key: KeyRef) -> IofltToken:
+    """A token for the same DEK of the container `uuid` under another KEK."""
+    aad = token_aad(uuid, token.thin, key)
+    return IofltToken(key, token.thin, keys.rewrap(token.key, key, token.blob, token.aad(uuid), aad))
 
 
 def unwrap(header: luks2.Header, keys: KeyService) -> Secret:

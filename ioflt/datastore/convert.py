@@ -22,6 +22,7 @@ from ioflt.datastore.header import read_header
 from ioflt.datastore.home import Home, Treatment, carries, file_id_of, stored_as, uuid_of
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
+from ioflt.datastore.vmx import seal_new
 from ioflt.errors import AuthenticationError, BugError, BusyError, CorruptDataError, MalformedError
 from ioflt.filters.backing import Backing
 from ioflt.format.record.record import Current, HomeRecord, Operation
@@ -34,10 +35,10 @@ class Conversion:
 
     def __init__(self, home: Home, record: HomeRecord, progress: Progress | None) -> None:
         """`record` is the home's, has an operation, and is durable."""
-        if record.operation is None or record.key is None:
-            raise BugError("no operation to go on with")
+        if not isinstance(record.operation, Operation) or not record.keys:
+            raise BugError("no conversion to go on with")
         self._home = home
-        self._key: KeyRef = record.key
+        self._keys = record.keys
         self._progress = progress
         self.record = record
         self.operation: Operation = record.operation
@@ -131,7 +132,7 @@ class Conversion:
     def _choose(self, path: str, fd: int) -> Current:
         """Make the record say that this file is next, and by which UUID it is known."""
         if self.operation.kind == "encrypt":
-            if self._key in named_keys(fd, stored_as(path)):
+            if set(self._keys) & set(named_keys(fd, stored_as(path))):
                 raise AuthenticationError(
                     "replayed record", "the file is encrypted under the home's key, the record says clear"
                 )
@@ -140,7 +141,7 @@ class Conversion:
             uuid = identity(fd, stored_as(path))
         self.operation = replace(self.operation, current=Current(path, uuid))
         self.record = replace(self.record, operation=self.operation)
-        self._home.store(self.record)
+        self.record = self._home.store(self.record, counts=False)
         return Current(path, uuid)
 
     def _drop(self, paths: Iterable[str]) -> None:
@@ -158,7 +159,7 @@ class Conversion:
 
     def _wrap(self, source: OpenFile, draft: Draft, uuid: str) -> None:
         keys, thin = self._home.volume.keys, not self.operation.thick
-        container.create(draft.fd, keys, self._key, thin=thin, uuid=uuid, file_id=file_id_of(uuid))
+        container.create(draft.fd, keys, self._keys, thin=thin, uuid=uuid, file_id=file_id_of(uuid))
         self._copy(source, Container.open(os.dup(draft.fd), keys, writable=True))
 
     def _unwrap(self, source: OpenFile, draft: Draft) -> None:
@@ -168,7 +169,7 @@ class Conversion:
     def _seal(self, source: OpenFile, draft: Draft, uuid: str) -> None:
         check_vmx_size(source.length)
         plaintext = bytes(source.read(0, source.length))
-        text = self._home.volume.keys.seal_vmx(self._key, plaintext, file_id_of(uuid), None)
+        text = seal_new(self._home.volume.keys, self._keys, plaintext, file_id_of(uuid))
         atomic.write_all(draft.fd, text)
         if self._progress is not None:
             self._progress(len(plaintext))
@@ -234,8 +235,7 @@ def named_keys(fd: int, treatment: Treatment) -> tuple[KeyRef, ...]:
     """The KEKs that a stored file names, unverified; none when it is not stored so."""
     try:
         if treatment is Treatment.VMX:
-            key = sealed.peek(os.pread(fd, sealed.PEEK_SIZE, 0)).key
-            return () if key is None else (key,)
+            return sealed.peek(os.pread(fd, sealed.PEEK_SIZE, 0)).keys
         return tuple(token.key for token in read_header(fd).tokens)
     except CorruptDataError:
         return ()

@@ -8,7 +8,7 @@ from ioflt.crypto.secret import Secret
 from ioflt.datastore import atomic, files
 from ioflt.datastore.container import new_file_id
 from ioflt.datastore.home import Home, Treatment, stored_as
-from ioflt.datastore.vmx import read_sealed
+from ioflt.datastore.vmx import read_sealed, seal_new
 from ioflt.datastore.volume import Volume
 from ioflt.errors import CorruptDataError, ExistsError, NotFoundError, UsageError
 from ioflt.format.vmx import passphrase as foreign
@@ -56,7 +56,7 @@ def import_(
             raise ExistsError("is there already", file=os.path.join(volume.path, name, file_name))
         data = plaintext
         if standing.state is HomeState.ENCRYPTED:
-            data = volume.keys.seal_vmx(standing.key, plaintext, _file_id(home, file_name), None)
+            data = seal_new(volume.keys, standing.keys, plaintext, _file_id(home, file_name))
         with atomic.Draft(home.fd) as draft:
             atomic.write_all(draft.fd, data)
             os.fchmod(draft.fd, 0o644)

@@ -17,7 +17,7 @@ from ioflt.datastore.header import read_state_slots
 from ioflt.datastore.home import Home, Standing, Treatment, stored_as
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
-from ioflt.datastore.vmx import Place, VmxFile
+from ioflt.datastore.vmx import Place, VmxFile, seal_new
 from ioflt.errors import IofltError, MalformedError
 from ioflt.filters.backing import Backing
 from ioflt.filters.base import Link
@@ -61,11 +61,11 @@ def create(
         fd = draft.fd
         if known.state is HomeState.ENCRYPTED:
             if stored_as(name) is Treatment.VMX:
-                text = keys.seal_vmx(known.key, b"", file_id or container.new_file_id(), None)
+                text = seal_new(keys, known.keys, b"", file_id or container.new_file_id())
                 atomic.write_all(fd, text)
             else:
                 thin = not known.thick if thin is None else thin
-                container.create(fd, keys, known.key, thin=thin, file_id=file_id)
+                container.create(fd, keys, known.keys, thin=thin, file_id=file_id)
         if owner is not None and owner != (os.geteuid(), os.getegid()):
             os.fchown(fd, *owner)
         os.fchmod(fd, mode)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ioflt.crypto.rng import new_uuid
 from ioflt.datastore import reach, records, recovery
 from ioflt.datastore.home import Home
 from ioflt.datastore.volume import Volume
@@ -58,8 +59,8 @@ def restore(volume: Volume, name: str, saved: HeaderBackup) -> Restored:
             raise MalformedError("not a regular file", "reached through a symbolic link", file=path)
         with reach.reading(path) as fd:
             recovery.check_restore(fd, volume.keys, one.area)
-    if record is not None:
-        home.store(record)
+    if record is not None:  # an older state of the home: its id is not seen again
+        home.store(replace(record, home_id=new_uuid()))
     for one in present:
         reach.restore_header(_path(home, one.path), volume.keys, one.area)
     restored = tuple(one.path for one in present)
@@ -71,11 +72,11 @@ def _record_to_restore(volume: Volume, home: Home, data: bytes) -> HomeRecord | 
     """The backup's record, verified, if the home needs it; None if its own is valid and of the same key."""
     unverified = form.parse_home(data)
     record = unverified.record
-    if record.key is None or record.operation is not None:
+    if not record.keys or record.operation is not None:
         raise UsageError("the backup's record is of no encrypted home", file=_path(home))
     if record.datastore_id != volume.record.datastore_id:
         raise AuthenticationError("another home", "the backup is of another datastore", file=_path(home))
-    records.verify(unverified, record.key, volume.keys)
+    records.verify(unverified, record.keys, volume.keys)
     standing = home.standing()
     if standing.record is None:
         return record
@@ -83,7 +84,7 @@ def _record_to_restore(volume: Volume, home: Home, data: bytes) -> HomeRecord | 
         raise ReadOnlyError(standing.problem, file=_path(home))
     if standing.record.home_id != record.home_id:
         raise AuthenticationError("another home", f"the backup is of {record.home_id}", file=_path(home))
-    if standing.record.key != record.key:
+    if standing.record.keys != record.keys:
         raise AuthenticationError("another key epoch", "the home has a new key", file=_path(home))
     return None
 

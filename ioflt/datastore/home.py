@@ -29,7 +29,7 @@ from ioflt.errors import (
     ReadOnlyError,
 )
 from ioflt.format.record import record as form
-from ioflt.format.record.record import Current, DatastoreRecord, HomeRecord, Operation
+from ioflt.format.record.record import Current, DatastoreRecord, Deep, HomeRecord, Operation, Recrypt
 from ioflt.format.vmx import sealed
 from ioflt.keys.client import KeyService
 from ioflt.types import HomeState, KeyRef
@@ -53,13 +53,21 @@ class Treatment(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is known of a home. `problem`: why it takes no writes, if it does not."""
+    """What is known of a home. `problem`: why it takes no writes, if it does not.
+
+    Each of `keys` opens every file of it, and new files are made for all of them.
+    """
 
     state: HomeState
-    key: KeyRef
+    keys: tuple[KeyRef, ...]
     thick: bool
     problem: str | None
     record: HomeRecord | None
+
+    @property
+    def key(self) -> KeyRef:
+        """The first of the keys."""
+        return self.keys[0]
 
 
 def is_private(name: str) -> bool:
@@ -173,8 +181,12 @@ class Home:
         if known.state is HomeState.CLEAR:
             return Treatment.CLEAR
         encrypted = stored_as(path)
-        operation = known.record.operation if known.record else None
-        if operation is None:
+        if known.record is None:
+            return encrypted
+        if path in known.record.clear_files:
+            return Treatment.CLEAR
+        operation = known.record.operation
+        if not isinstance(operation, Operation):  # a recrypt leaves everything encrypted
             return encrypted
         if operation.current is not None and self._is_current(operation, operation.current, path, fd):
             is_that = fd is not None and carries(fd, path, operation.current.uuid)
@@ -222,11 +234,16 @@ class Home:
         finally:
             os.close(fd)
 
-    def store(self, record: HomeRecord, *, new: bool = False) -> None:
-        """Write the record, MACed under the home's KEK or, for a clear home, under the datastore's."""
-        key = record.key or self.volume.record.key
-        records.store(self.fd, record, key, self.volume.keys, new=new)
+    def store(self, record: HomeRecord, *, new: bool = False, counts: bool = True) -> HomeRecord:
+        """Write the record, MACed by the home's KEKs or, if clear, by the datastore's; what was written.
+
+        `counts`: the generation goes up; only a change of names and an operation's progress leave it.
+        """
+        generation = record.generation + 1 if counts and not new else max(1, record.generation)
+        stored = replace(record, generation=generation)
+        records.store(self.fd, stored, self._macing(stored), self.volume.keys, new=new)
         self._judged = None
+        return stored
 
     def close(self) -> None:
         if self._lock_fd is not None:
@@ -240,27 +257,31 @@ class Home:
         """A clear home's record is bound to its name: make it good for both until the rename is done."""
         record = self.check_writable().record
         if record is not None and record.state is HomeState.CLEAR:
-            self.store(replace(record, names=(self.name, new_name)))
+            self.store(replace(record, names=(self.name, new_name)), counts=False)
 
     def after_rename(self, new_name: str) -> None:
         """The rename is durable; the old name goes."""
         self.name = new_name
         record = self.standing().record
         if record is not None and record.state is HomeState.CLEAR:
-            self.store(replace(record, names=(new_name,)))
+            self.store(replace(record, names=(new_name,)), counts=False)
 
     # Inside
 
     def _see(self) -> _Seen:
         return records.stamp(self.fd), self.name
 
+    def _macing(self, record: HomeRecord) -> tuple[KeyRef, ...]:
+        """The keys of the record's MACs."""
+        return record.keys or (self.volume.record.key,)
+
     def _claim(self) -> Standing:
         try:
             record = form.parse_home(records.read(self.fd)).record
         except (FileNotFoundError, CorruptDataError):
             return self._fallback("its record cannot be verified")
-        key = record.key or self.volume.record.key
-        return Standing(record.state, key, record.thick, "its key cannot be had", record)
+        problem = "its key cannot be had"
+        return Standing(record.state, self._macing(record), record.thick, problem, record)
 
     def _judge(self) -> Standing:
         try:
@@ -279,11 +300,11 @@ class Home:
                     raise AuthenticationError("record of another home", " ".join(record.names))
                 if self.volume.is_outdated(record.home_id):
                     raise AuthenticationError("outdated record", "the home was encrypted since")
-            records.verify(unverified, record.key or datastore.key, self.volume.keys)
+            records.verify(unverified, self._macing(record), self.volume.keys)
         except CorruptDataError as error:
             return self._fallback(f"its record is not valid here: {error}; see `ioflt vm register`")
         problem = self._operation_problem(record)
-        return Standing(record.state, record.key or datastore.key, record.thick, problem, record)
+        return Standing(record.state, self._macing(record), record.thick, problem, record)
 
     def _is_current(self, operation: Operation, current: Current, path: str, fd: int | None) -> bool:
         """Whether that is the file being converted, under this or another of its names (hard links)."""
@@ -301,8 +322,10 @@ class Home:
 
     def _operation_problem(self, record: HomeRecord) -> str | None:
         operation = record.operation
-        if operation is None:
+        if operation is None or isinstance(operation, Recrypt):  # the VM may run meanwhile
             return None
+        if isinstance(operation, Deep):
+            return "its deep recrypt was interrupted"
         if operation.kind == "encrypt":
             return "its encryption was interrupted; `ioflt vm encrypt` or the next mount resumes it"
         if not self.volume.is_authorised(operation.id):
@@ -320,7 +343,7 @@ class Home:
     def _fallback(self, problem: str) -> Standing:
         """Without a valid record: read-only, stored as the datastore's default says."""
         datastore = self.volume.record
-        return Standing(datastore.default, datastore.key, False, problem, None)
+        return Standing(datastore.default, (datastore.key,), False, problem, None)
 
 
 class Root(Home):
@@ -332,7 +355,7 @@ class Root(Home):
 
     def standing(self) -> Standing:
         record = self.volume.record
-        return Standing(record.default, record.key, False, None, None)
+        return Standing(record.default, (record.key,), False, None, None)
 
     def known(self) -> Standing | None:
         return self.standing()

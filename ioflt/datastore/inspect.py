@@ -17,11 +17,11 @@ from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import CIPHER, DATA_OFFSET, HEADER_SIZE, HEADERS_SIZE
 from ioflt.format.record import record as form
-from ioflt.format.record.record import DatastoreRecord
+from ioflt.format.record.record import DatastoreRecord, Deep, Operation, Recrypt
 from ioflt.format.vmdk import descriptor, sparse
 from ioflt.format.vmx import sealed
 from ioflt.format.vmx import text as vmx_text
-from ioflt.types import SECTOR_SIZE, KeyRef
+from ioflt.types import SECTOR_SIZE
 
 _LUKS_MAGICS = (b"LUKS\xba\xbe", b"SKUL\xba\xbe")
 _SPARSE_MAGICS = {b"KDMV": "sparse VMDK", b"COWD": "VMFS sparse VMDK"}
@@ -212,7 +212,7 @@ def _vmx(data: bytes, found: Description) -> Description:
         found,
         kind="sealed VMX",
         cipher="AES-256-CBC with HMAC-SHA-256",
-        keys=() if info.key is None else (str(info.key),),
+        keys=tuple(map(str, info.keys)),
         opened_by=info.locators,
         length=info.length,
         file_id=info.file_id,
@@ -239,7 +239,7 @@ def _record(data: bytes, found: Description) -> Description:
             found,
             kind="datastore record",
             datastore_id=record.datastore_id,
-            keys=_names(record.key),
+            keys=(str(record.key),),
             state=record.default.value,
             policy=record.policy,
         )
@@ -249,13 +249,15 @@ def _record(data: bytes, found: Description) -> Description:
         kind="home record",
         datastore_id=record.datastore_id,
         home_id=record.home_id,
-        keys=_names(record.key),
+        keys=tuple(map(str, record.keys)),
         state=record.state.value,
         provisioning="thick" if record.thick else "thin",
         policy=record.policy,
-        operation=None if operation is None else f"{operation.kind}, {len(operation.pending)} files left",
+        operation=None if operation is None else _operation(operation),
     )
 
 
-def _names(key: KeyRef | None) -> tuple[str, ...]:
-    return () if key is None else (str(key),)
+def _operation(operation: Operation | Recrypt | Deep) -> str:
+    if isinstance(operation, Recrypt):
+        return f"recrypt to {', '.join(map(str, operation.to))}"
+    return f"{operation.kind}, {len(operation.pending)} files left"

@@ -46,7 +46,8 @@ def encrypt(volume: Volume, name: str, *, thick: bool = False, progress: Progres
     """
     with _exclusive(volume, name) as (home, record):
         operation = record.operation
-        if operation is None:
+        if not isinstance(operation, Operation):
+            _refuse_recrypt(record)
             if record.state is HomeState.ENCRYPTED:
                 raise UsageError("is encrypted already")
             record = _begin_encrypt(home, record, thick)
@@ -65,7 +66,8 @@ def decrypt(volume: Volume, name: str, *, progress: Progress | None = None) -> N
     """
     with _exclusive(volume, name) as (home, record):
         operation = record.operation
-        if operation is None:
+        if not isinstance(operation, Operation):
+            _refuse_recrypt(record)
             if record.state is HomeState.CLEAR:
                 raise UsageError("is clear already")
             record = _begin_decrypt(home, record)
@@ -76,11 +78,12 @@ def decrypt(volume: Volume, name: str, *, progress: Progress | None = None) -> N
         conversion = Conversion(home, record, progress)
         conversion.run()
         cleared = replace(
-            record,
+            conversion.record,
             home_id=new_uuid(),  # no clear record of before is valid ever again
             state=HomeState.CLEAR,
-            key=None,
+            keys=(),
             names=(name,),
+            clear_files=(),
             policy=POLICY[HomeState.CLEAR],
             thick=False,
             operation=None,
@@ -102,7 +105,7 @@ def resume_encryptions(
             continue
         try:
             with _exclusive(volume, name) as (home, record):
-                if record.operation is None or record.operation.kind != "encrypt":
+                if not isinstance(record.operation, Operation) or record.operation.kind != "encrypt":
                     continue
                 _finish_encrypt(home, record, progress)
             finished.append(name)
@@ -132,8 +135,14 @@ def _seems_interrupted(volume: Volume, name: str) -> bool:
     """Whether a home's record, not yet verified, tells of an encryption under way."""
     with suppress(IofltError, OSError):
         record = form.parse_home(records.read(volume.home(name).fd)).record
-        return record.operation is not None and record.operation.kind == "encrypt"
+        return isinstance(record.operation, Operation) and record.operation.kind == "encrypt"
     return False
+
+
+def _refuse_recrypt(record: HomeRecord) -> None:
+    """Raises UsageError while a recrypt is under way."""
+    if record.operation is not None:
+        raise UsageError("its recrypt was interrupted; `ioflt vm recrypt` finishes it")
 
 
 def _check_authorised(volume: Volume, operation: Operation) -> None:
@@ -149,35 +158,39 @@ def _begin_encrypt(home: Home, record: HomeRecord, thick: bool) -> HomeRecord:
     begun = replace(
         record,
         state=HomeState.ENCRYPTED,
-        key=home.volume.keys.new_key(home.volume.record.key.provider),
+        keys=(home.volume.keys.new_key(home.volume.record.key.provider),),
         names=(),
         policy=POLICY[HomeState.ENCRYPTED],
         thick=thick,
         operation=_operation("encrypt", thick, entries),
     )
-    _store_first(home, record, begun, entries)
-    return begun
+    return _store_first(home, record, begun, entries)
 
 
 def _begin_decrypt(home: Home, record: HomeRecord) -> HomeRecord:
-    entries = _check_encrypted(home, regular.regular_files(home))
+    entries = _check_encrypted(home, _files(home, record))
     operation = _operation("decrypt", False, entries)
     begun = replace(record, operation=operation)
     home.volume.authorise(operation.id)
     try:
-        _store_first(home, record, begun, entries)
+        return _store_first(home, record, begun, entries)
     except BusyError:
         home.volume.end_authorisation(operation.id)
         raise
-    return begun
 
 
-def _store_first(home: Home, before: HomeRecord, begun: HomeRecord, entries: list[Entry]) -> None:
+def _store_first(home: Home, before: HomeRecord, begun: HomeRecord, entries: list[Entry]) -> HomeRecord:
     """Begin. From here on mounts write nothing; if one did since we looked, its file is not in the list."""
-    home.store(begun)
-    if [entry.path for entry in regular.regular_files(home)] != [entry.path for entry in entries]:
-        home.store(before)
+    stored = home.store(begun)
+    if [entry.path for entry in _files(home, before)] != [entry.path for entry in entries]:
+        home.store(replace(before, generation=stored.generation))
         raise BusyError("a file was made, removed or renamed just now")
+    return stored
+
+
+def _files(home: Home, record: HomeRecord) -> list[Entry]:
+    """The files that a conversion is about: not those that are clear on purpose."""
+    return [entry for entry in regular.regular_files(home) if entry.path not in record.clear_files]
 
 
 def _turn(home: Home, record: HomeRecord, progress: Progress | None) -> HomeRecord:
@@ -186,22 +199,20 @@ def _turn(home: Home, record: HomeRecord, progress: Progress | None) -> HomeReco
     conversion.settle()
     operation = conversion.operation
     unconverted = frozenset(operation.pending)
-    entries = [entry for entry in regular.regular_files(home) if entry.path not in unconverted]
+    entries = [entry for entry in _files(home, record) if entry.path not in unconverted]
     if operation.kind == "decrypt":
         back = _operation("encrypt", record.thick, _check_clear(home, entries))
     else:
         back = _operation("decrypt", False, _check_encrypted(home, entries))
         home.volume.authorise(back.id)
-    turned = replace(record, operation=back)
-    home.store(turned)
-    return turned
+    return home.store(replace(conversion.record, operation=back))
 
 
 def _finish_encrypt(home: Home, record: HomeRecord, progress: Progress | None) -> None:
     home.volume.outdate(record.home_id)
     conversion = Conversion(home, record, progress)
     conversion.run()
-    home.store(replace(record, operation=None))
+    home.store(replace(conversion.record, operation=None))
 
 
 def _operation(kind: form.Direction, thick: bool, entries: list[Entry]) -> Operation:

@@ -12,7 +12,7 @@ from ioflt.datastore import atomic, container, files
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.home import Home, Treatment, stored_as
 from ioflt.datastore.openfile import OpenFile
-from ioflt.datastore.vmx import Place
+from ioflt.datastore.vmx import Place, seal_new
 from ioflt.errors import CrossHomeError
 from ioflt.format.vmx.sealed import MAX_PLAINTEXT
 from ioflt.types import HomeState
@@ -89,9 +89,9 @@ def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFil
             if source.length > MAX_PLAINTEXT:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             content = bytes(source.read(0, source.length))
-            atomic.write_all(draft.fd, keys.seal_vmx(standing.key, content, file_id, None))
+            atomic.write_all(draft.fd, seal_new(keys, standing.keys, content, file_id))
         else:
-            container.create(draft.fd, keys, standing.key, thin=not standing.thick, file_id=file_id)
+            container.create(draft.fd, keys, standing.keys, thin=not standing.thick, file_id=file_id)
             copy = files.open_file(
                 move.home, os.dup(draft.fd), Treatment.CONTAINER, writable=True, place=lambda: None
             )
@@ -140,7 +140,7 @@ def _check_homes(home: Home, new_home: Home) -> None:
     if home is new_home:
         return
     ours, theirs = home.standing(), new_home.standing()
-    if ours.state is not theirs.state or (ours.state is HomeState.ENCRYPTED and ours.key != theirs.key):
+    if ours.state is not theirs.state or (ours.state is HomeState.ENCRYPTED and ours.keys != theirs.keys):
         raise CrossHomeError("the homes have different keys or states", file=home.name)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from hmac import compare_digest
 
 from ioflt.datastore import atomic
 from ioflt.datastore.atomic import RECORD
-from ioflt.errors import AuthenticationError, MalformedError
+from ioflt.errors import AuthenticationError, KeyUnavailableError, MalformedError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, HomeRecord, Unverified
 from ioflt.keys.client import KeyService
@@ -48,20 +49,43 @@ def read(top_fd: int) -> bytes:
 
 
 def verify(
-    unverified: Unverified[DatastoreRecord] | Unverified[HomeRecord], key: KeyRef, keys: KeyService
+    unverified: Unverified[DatastoreRecord] | Unverified[HomeRecord],
+    by: Sequence[KeyRef],
+    keys: KeyService,
 ) -> None:
-    """Raises AuthenticationError unless `key` MACed this record; KeyUnavailableError."""
-    expected = keys.mac(key, unverified.label, unverified.payload)
-    if not compare_digest(expected, unverified.tag):
-        raise AuthenticationError("bad MAC", "record changed, or made with another key", file=RECORD)
+    """Raises AuthenticationError if a MAC by one of the keys `by` is wrong, those that can be had.
+
+    Raises the first one's KeyUnavailableError when none can be had.
+    """
+    missing: KeyUnavailableError | None = None
+    verified = False
+    for key, tag in zip(by, unverified.tags, strict=True):
+        try:
+            expected = keys.mac(key, unverified.label, unverified.payload)
+        except KeyUnavailableError as error:
+            missing = missing or error
+            continue
+        if not compare_digest(expected, tag):
+            raise AuthenticationError("bad MAC", "record changed, or made with another key", file=RECORD)
+        verified = True
+    if missing is not None and not verified:
+        raise missing
 
 
 def store(
-    top_fd: int, record: DatastoreRecord | HomeRecord, key: KeyRef, keys: KeyService, *, new: bool = False
+    top_fd: int,
+    record: DatastoreRecord | HomeRecord,
+    by: Sequence[KeyRef],
+    keys: KeyService,
+    *,
+    new: bool = False,
 ) -> None:
-    """Write the record durably. `new`: FileExistsError when there is one already."""
+    """Write the record, MACed by each of the keys `by`, durably. `new`: FileExistsError if there is one.
+
+    Raises KeyUnavailableError when one of the keys cannot be had.
+    """
     payload = form.encode(record)
-    write(top_fd, form.seal(payload, keys.mac(key, form.label(record), payload)), new=new)
+    write(top_fd, form.seal(payload, [keys.mac(key, form.label(record), payload) for key in by]), new=new)
 
 
 def write(top_fd: int, data: bytes, *, new: bool = False) -> None:

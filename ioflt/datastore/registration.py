@@ -13,7 +13,7 @@ from ioflt.datastore.home import Home, Treatment, stored_as
 from ioflt.datastore.vmx import read_sealed
 from ioflt.datastore.volume import POLICY, Volume
 from ioflt.errors import IofltError, KeyNotFound, ReadOnlyError, UsageError
-from ioflt.format.record.record import HomeRecord
+from ioflt.format.record.record import MAX_KEYS, HomeRecord
 from ioflt.format.vmx import sealed
 from ioflt.types import HomeState, KeyRef
 
@@ -32,12 +32,13 @@ def register(volume: Volume, name: str, *, clear: bool) -> list[str]:
             raise ReadOnlyError("the datastore is opened read-only")
         with home.exclusive():
             _check_needed(home)
-            key, strangers = _find_key(home)
-            if clear and key is not None:
-                raise UsageError(f"its files are encrypted under {key}; register it without --clear")
-            if not clear and strangers and key is None:
+            keys, strangers = _find_keys(home)
+            if clear and keys:
+                named = ", ".join(map(str, keys))
+                raise UsageError(f"its files are encrypted under {named}; register it without --clear")
+            if not clear and strangers and not keys:
                 raise UsageError("none of its files is encrypted; register it with --clear")
-            home.store(_record(volume, name, key, clear=clear))
+            home.store(_record(volume, name, keys, clear=clear))
             return [] if clear else strangers
 
 
@@ -50,20 +51,20 @@ def _check_needed(home: Home) -> None:
     operation = standing.record.operation if standing.record else None
     if standing.problem is None:
         raise UsageError(f"has a valid record, which says that it is {standing.state.value}")
-    if operation is not None and (operation.kind == "encrypt" or home.volume.is_authorised(operation.id)):
+    if operation is not None and (operation.kind != "decrypt" or home.volume.is_authorised(operation.id)):
         raise UsageError(standing.problem)
 
 
-def _record(volume: Volume, name: str, key: KeyRef | None, *, clear: bool) -> HomeRecord:
+def _record(volume: Volume, name: str, keys: tuple[KeyRef, ...], *, clear: bool) -> HomeRecord:
     state = HomeState.CLEAR if clear else HomeState.ENCRYPTED
-    if clear or key is None:
+    if clear or not keys:
         return volume.fresh_record(name, state)
     datastore_id = volume.record.datastore_id
-    return HomeRecord(new_uuid(), datastore_id, state, key, (), POLICY[state], thick=False, operation=None)
+    return HomeRecord(new_uuid(), datastore_id, state, keys, (), POLICY[state], thick=False, operation=None)
 
 
-def _find_key(home: Home) -> tuple[KeyRef | None, list[str]]:
-    """The KEK that opens every encrypted file of the home, and the paths of the other files."""
+def _find_keys(home: Home) -> tuple[tuple[KeyRef, ...], list[str]]:
+    """The KEKs each of which opens every encrypted file of the home, and the paths of the other files."""
     by_path: dict[str, frozenset[KeyRef]] = {}
     strangers = []
     for entry in regular.regular_files(home):
@@ -73,12 +74,12 @@ def _find_key(home: Home) -> tuple[KeyRef | None, list[str]]:
             else:
                 strangers.append(entry.path)
     if not by_path:
-        return None, strangers
+        return (), strangers
     common = frozenset.intersection(*by_path.values())
     if not common:
         listed = "; ".join(f"{path}: {', '.join(map(str, keys))}" for path, keys in by_path.items())
         raise UsageError(f"its files have no key in common: {listed}")
-    return min(common, key=str), strangers
+    return tuple(sorted(common, key=str)[:MAX_KEYS]), strangers
 
 
 def _proven_keys(home: Home, fd: int, treatment: Treatment) -> frozenset[KeyRef]:
@@ -87,8 +88,7 @@ def _proven_keys(home: Home, fd: int, treatment: Treatment) -> frozenset[KeyRef]
     if treatment is Treatment.VMX:
         text = read_sealed(fd)
         keys.open_vmx(text)
-        key = sealed.peek(text).key
-        return frozenset(() if key is None else (key,))
+        return frozenset(sealed.peek(text).keys)
     header = read_header(fd)
     answers = keys.unwrap([(token.key, token.blob, token.aad(header.uuid)) for token in header.tokens])
     proven = set()

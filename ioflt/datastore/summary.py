@@ -27,11 +27,11 @@ class FileSummary:
 
 @dataclass(frozen=True, slots=True)
 class HomeSummary:
-    """A home. `problem`: why it takes no writes. `state` and `key` are those by which its files are read."""
+    """A home. `problem`: why it takes no writes. `state` and `keys` are those by which its files are read."""
 
     name: str
     state: str
-    key: str | None
+    keys: list[str]
     policy: str | None
     thick: bool
     problem: str | None
@@ -51,12 +51,12 @@ def home(volume: Volume, name: str) -> HomeSummary:
             standing = found.unverified()
             entries = regular.regular_files(found)
     except IofltError as error:
-        return HomeSummary(name, "unknown", None, None, False, error.message, [])
+        return HomeSummary(name, "unknown", [], None, False, error.message, [])
     record = standing.record
     return HomeSummary(
         name,
         standing.state.value,
-        None if record is None or record.key is None else str(record.key),
+        [] if record is None else list(map(str, record.keys)),
         None if record is None else record.policy,
         standing.thick,
         standing.problem,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ioflt import syscalls
@@ -21,6 +21,12 @@ MAX_SEALED = MAX_PLAINTEXT * 2
 
 #: Where the file lies now: (top of the home, directory, name), or None when it was unlinked.
 Place = Callable[[], tuple[int, int, str] | None]
+
+
+def seal_new(keys: KeyService, by: Sequence[KeyRef], plaintext: bytes, file_id: int) -> bytes:
+    """A new sealed VMX that each of the keys `by` opens."""
+    text = keys.seal_vmx(by[0], plaintext, file_id, None)
+    return text if len(by) == 1 else keys.rewrap_vmx(text, by)
 
 
 def read_sealed(fd: int) -> bytes:

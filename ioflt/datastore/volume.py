@@ -69,7 +69,7 @@ class Volume:
                 raise ExistsError("is a datastore already", file=directory)
             key = keys.new_key(provider)
             record = DatastoreRecord(new_uuid(), default, key, POLICY[default])
-            records.store(fd, record, key, keys, new=True)
+            records.store(fd, record, (key,), keys, new=True)
         except FileExistsError as error:
             raise ExistsError("is a datastore already", file=directory) from error
         except OSError as error:
@@ -97,7 +97,7 @@ class Volume:
                 raise NotFoundError("no datastore here", file=name) from error
             except OSError as error:
                 raise StorageError("cannot read the record", error.errno or 0, file=name) from error
-            records.verify(unverified, unverified.record.key, keys)
+            records.verify(unverified, (unverified.record.key,), keys)
         except IofltError as error:
             os.close(fd)
             if error.file is None or error.file == atomic.RECORD:
@@ -200,14 +200,13 @@ class Volume:
 
     def fresh_record(self, name: str, state: HomeState) -> HomeRecord:
         """A record with a new home id and, if encrypted, a new KEK from the datastore's provider."""
-        key = self.keys.new_key(self.record.key.provider) if state is HomeState.ENCRYPTED else None
-        names = () if key is not None else (name,)
+        encrypted = state is HomeState.ENCRYPTED
         return HomeRecord(
             new_uuid(),
             self.record.datastore_id,
             state,
-            key,
-            names,
+            (self.keys.new_key(self.record.key.provider),) if encrypted else (),
+            () if encrypted else (name,),
             POLICY[state],
             thick=False,
             operation=None,

@@ -57,6 +57,8 @@ def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBo
             return messages.Data(service.mac(key.ref, label, data))
         case messages.SealVmx(key, plaintext, file_id, keep):
             return messages.Data(service.seal_vmx(key.ref, plaintext, file_id, keep))
+        case messages.RewrapVmx(text, keys):
+            return messages.Data(service.rewrap_vmx(text, [key.ref for key in keys]))
         case messages.OpenVmx(text):
             return messages.Data(service.open_vmx(text))
         case messages.GetStatus():

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum, auto
 from typing import Literal
 
@@ -85,17 +85,23 @@ class Service:
             return tag(mac_key, data)
 
     def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int, keep: bytes | None) -> bytes:
-        safe = None if keep is None else sealed.peek(keep).safe
-        with self._derived(key, "vmx-keysafe") as wrapping:
-            return sealed.seal(plaintext, wrapping, key, file_id, safe)
+        if keep is None:
+            with self._derived(key, "vmx-keysafe") as wrapping:
+                return sealed.seal(plaintext, wrapping, key, file_id, None)
+        safe = sealed.peek(keep).safe
+        with self._safe_opener(keep, key) as (opener, wrapping):
+            return sealed.seal(plaintext, wrapping, opener, file_id, safe)
+
+    def rewrap_vmx(self, text: bytes, keys: Sequence[KeyRef]) -> bytes:
+        with ExitStack() as derived:
+            opener, wrapping = derived.enter_context(self._safe_opener(text))
+            to = [(key, derived.enter_context(self._derived(key, "vmx-keysafe"))) for key in keys]
+            return sealed.rewrap(text, wrapping, opener, to)
 
     def open_vmx(self, text: bytes) -> bytes:
         self._refuse_unless(State.OPEN)
-        key = sealed.peek(text).key
-        if key is None:
-            raise MalformedError("foreign key safe", "it names no key of a provider")
-        with self._derived(key, "vmx-keysafe") as wrapping:
-            return sealed.open_(text, wrapping)
+        with self._safe_opener(text) as (opener, wrapping):
+            return sealed.open_(text, wrapping, opener)
 
     def status(self) -> Status:
         state: Literal["open", "locked"] = "open" if self._state is State.OPEN else "locked"
@@ -173,6 +179,24 @@ class Service:
         """The key for one use of a KEK, wiped at the end. Raises KeyUnavailableError."""
         with self._kek(key) as kek, hkdf(kek, label) as derived:
             yield derived
+
+    @contextmanager
+    def _safe_opener(self, text: bytes, first: KeyRef | None = None) -> Iterator[tuple[KeyRef, Secret]]:
+        """Of the keys that open a sealed VMX one that can be had, and its wrapping key; `first` if it can."""
+        keys = sealed.peek(text).keys
+        if not keys:
+            raise MalformedError("foreign key safe", "it names no key of a provider")
+        missing: KeyUnavailableError | None = None
+        for key in sorted(keys, key=lambda one: one != first):
+            try:
+                kek = self._kek(key)
+            except KeyUnavailableError as error:
+                missing = missing or error
+                continue
+            with kek, hkdf(kek, "vmx-keysafe") as wrapping:
+                yield key, wrapping
+            return
+        raise missing or MalformedError("foreign key safe")
 
     def _kek(self, key: KeyRef) -> Secret:
         """A copy of a KEK, for the caller to wipe."""

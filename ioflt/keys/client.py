@@ -77,6 +77,10 @@ class KeyService(Protocol):
         """A sealed VMX. `keep`: the sealed text that it replaces; its other key-safe pairs stay."""
         ...
 
+    def rewrap_vmx(self, text: bytes, keys: Sequence[KeyRef]) -> bytes:
+        """The same sealed VMX with a key-safe pair for each of these keys. Raises CorruptDataError too."""
+        ...
+
     def open_vmx(self, text: bytes) -> bytes:
         """The plaintext of a sealed VMX. Raises CorruptDataError too."""
         ...
@@ -166,6 +170,10 @@ class KeyClient:
 
     def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int, keep: bytes | None) -> bytes:
         request = messages.SealVmx(messages.Key.of(key), plaintext, file_id, keep)
+        return self._ask(request, messages.Data).value
+
+    def rewrap_vmx(self, text: bytes, keys: Sequence[KeyRef]) -> bytes:
+        request = messages.RewrapVmx(text, tuple(map(messages.Key.of, keys)))
         return self._ask(request, messages.Data).value
 
     def open_vmx(self, text: bytes) -> bytes:

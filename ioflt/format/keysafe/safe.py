@@ -21,12 +21,18 @@ class KeySafe:
     pairs: tuple[PairLocator, ...]
 
     @property
+    def keys(self) -> tuple[KeyRef, ...]:
+        """The KEKs of the pairs that name one by provider and key id."""
+        return tuple(
+            KeyRef(pair.locator.server_id, pair.locator.key_id)
+            for pair in self.pairs
+            if isinstance(pair.locator, FqidLocator) and pair.locator.server_id is not None
+        )
+
+    @property
     def key(self) -> KeyRef | None:
-        """The KEK of the first pair that names one by provider and key id."""
-        for pair in self.pairs:
-            if isinstance(pair.locator, FqidLocator) and pair.locator.server_id is not None:
-                return KeyRef(pair.locator.server_id, pair.locator.key_id)
-        return None
+        """The first of the KEKs."""
+        return next(iter(self.keys), None)
 
 
 def parse(text: str) -> KeySafe:

@@ -1,4 +1,4 @@
-"""The form of a VMX in an encrypted home: VMware's key safe with one pair, opened by the home's KEK.
+"""The form of a VMX in an encrypted home: VMware's key safe with a pair for each of the home's KEKs.
 
 The clear line `ioflt.file` gives stat(2) what it needs without a key. Its id is bound by the key derivation,
 its length is checked against the plaintext. Layout and worked bytes: SPEC.md.
@@ -7,6 +7,7 @@ its length is checked against the plaintext. Layout and worked bytes: SPEC.md.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +25,7 @@ from ioflt.format.vmx import text as vmx_text
 from ioflt.format.vmx.text import MAX_PLAINTEXT, is_sealed
 from ioflt.types import MAX_KEY_ID, MAX_PROVIDER_NAME, KeyRef
 
-__all__ = ["MAX_PLAINTEXT", "PEEK_SIZE", "SealedInfo", "is_sealed", "open_", "peek", "seal"]
+__all__ = ["MAX_PLAINTEXT", "PEEK_SIZE", "SealedInfo", "is_sealed", "open_", "peek", "rewrap", "seal"]
 
 #: Bytes from the start of the file that `peek` needs at most. It takes the whole file as well.
 PEEK_SIZE: Final = 32 << 10
@@ -43,16 +44,21 @@ _DATA_LINE: Final = b'\nencryption.data = "'
 class SealedInfo:
     """What is seen without a key. Nothing here is authenticated.
 
-    `length` is the plaintext's, in bytes; `key` the KEK that opens the safe; `safe` the key safe's text,
-    which the next save keeps; `locators` says in words what opens each pair.
+    `length` is the plaintext's, in bytes; `keys` the KEKs each of which opens the safe; `safe` the key safe's
+    text, which the next save keeps; `locators` says in words what opens each pair.
     """
 
     file_id: int
     length: int
-    key: KeyRef | None
+    keys: tuple[KeyRef, ...]
     display_name: str | None
     safe: str
     locators: tuple[str, ...]
+
+    @property
+    def key(self) -> KeyRef | None:
+        """The first of the KEKs."""
+        return self.keys[0] if self.keys else None
 
 
 def seal(plaintext: bytes, wrapping: Secret, key: KeyRef, file_id: int, keep_safe: str | None) -> bytes:
@@ -70,25 +76,37 @@ def seal(plaintext: bytes, wrapping: Secret, key: KeyRef, file_id: int, keep_saf
     safe_key = _safe_key(wrapping, file_id)
     if keep_safe is None:
         config_key = Secret.random(32)
-        safe_text = _new_safe(safe_key, config_key, key)
+        safe_text = safe.write(KeySafe((_pair(safe_key, config_key, key),)))
     else:
         kept = safe.parse(keep_safe)
-        if kept.key != key:
+        if key not in kept.keys:
             raise UsageError(f"the key safe to keep is not for {key}")
-        config_key = _config_key(kept, safe_key)
+        config_key = _config_key(kept, safe_key, key)
         safe_text = keep_safe
     clear = _clear_lines(plaintext, file_id)
     return vmx_text.write(clear, safe_text, box.seal(config_key, plaintext, _MAC))
 
 
-def open_(text: bytes, wrapping: Secret) -> bytes:
-    """The exact bytes that were sealed.
+def rewrap(text: bytes, wrapping: Secret, key: KeyRef, to: Sequence[tuple[KeyRef, Secret]]) -> bytes:
+    """The same sealed VMX, its config key in a new key safe with a pair for each of `to`.
+
+    `wrapping` is derived from the KEK `key` that opens it now. Raises as `open_`.
+    """
+    open_(text, wrapping, key)
+    vmx, info = vmx_text.parse(text), peek(text)
+    config_key = _config_key(safe.parse(info.safe), _safe_key(wrapping, info.file_id), key)
+    pairs = tuple(_pair(_safe_key(secret, info.file_id), config_key, one) for one, secret in to)
+    return bytes(vmx.lines.set(vmx_text.KEY_SAFE, safe.write(KeySafe(pairs))))
+
+
+def open_(text: bytes, wrapping: Secret, key: KeyRef | None = None) -> bytes:
+    """The exact bytes that were sealed. `wrapping` is derived from the KEK `key`, by default the first.
 
     Raises AuthenticationError for a wrong key, another file's id, a changed length or changed data;
     MalformedError for text that is not of this form.
     """
     info = peek(text)
-    config_key = _config_key(safe.parse(info.safe), _safe_key(wrapping, info.file_id))
+    config_key = _config_key(safe.parse(info.safe), _safe_key(wrapping, info.file_id), key)
     with box.open_(config_key, vmx_text.parse(text).data, _MAC) as plaintext:
         if len(plaintext) != info.length:
             raise AuthenticationError("length does not verify", f"{info.length} in clear")
@@ -110,11 +128,11 @@ def peek(text: bytes) -> SealedInfo:
     file_id, length = _file_line(head)
     safe_text = head[vmx_text.KEY_SAFE]
     key_safe = safe.parse(safe_text)
-    key = key_safe.key
-    if key is not None and (len(key.provider) > MAX_PROVIDER_NAME or len(key.key_id) > MAX_KEY_ID):
-        raise MalformedError("bad key reference", "too long")
+    for key in key_safe.keys:
+        if len(key.provider) > MAX_PROVIDER_NAME or len(key.key_id) > MAX_KEY_ID:
+            raise MalformedError("bad key reference", "too long")
     locators = tuple(map(safe.describe, key_safe.pairs))
-    return SealedInfo(file_id, length, key, head.get("displayName"), safe_text, locators)
+    return SealedInfo(file_id, length, key_safe.keys, head.get("displayName"), safe_text, locators)
 
 
 def _file_line(head: Dictionary) -> tuple[int, int]:
@@ -135,17 +153,22 @@ def _safe_key(wrapping: Secret, file_id: int) -> Secret:
     return hkdf(wrapping, "vmx-file", file_id.to_bytes(8, "big"))
 
 
-def _new_safe(safe_key: Secret, config_key: Secret, key: KeyRef) -> str:
+def _pair(safe_key: Secret, config_key: Secret, key: KeyRef) -> PairLocator:
     with cryptodict.write_key(CipherKey("AES-256", config_key)) as inner:
         data = box.seal(safe_key, inner.view(), _MAC)
-    locator = FqidLocator(None, key.provider, key.key_id)
-    return safe.write(KeySafe((PairLocator(locator, _MAC, data),)))
+    return PairLocator(FqidLocator(None, key.provider, key.key_id), _MAC, data)
 
 
-def _config_key(key_safe: KeySafe, safe_key: Secret) -> Secret:
-    (pair, *others) = key_safe.pairs
-    if others or pair.mac != _MAC or not isinstance(pair.locator, FqidLocator):
-        raise MalformedError("foreign key safe", "one key pair with HMAC-SHA-256 expected")
+def _config_key(key_safe: KeySafe, safe_key: Secret, key: KeyRef | None) -> Secret:
+    """What the pair of `key`, by default the first, holds."""
+    pairs = key_safe.pairs
+    if any(pair.mac != _MAC or not isinstance(pair.locator, FqidLocator) for pair in pairs):
+        raise MalformedError("foreign key safe", "key pairs with HMAC-SHA-256 expected")
+    if len(set(key_safe.keys)) != len(pairs):
+        raise MalformedError("foreign key safe", "two pairs for one key")
+    if key is not None and key not in key_safe.keys:
+        raise AuthenticationError("another key", f"no pair for {key}")
+    pair = pairs[0 if key is None else key_safe.keys.index(key)]
     with box.open_(safe_key, pair.data, _MAC) as inner:
         return cryptodict.parse_key(inner).key
 

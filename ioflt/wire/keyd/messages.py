@@ -27,6 +27,9 @@ MAX_AAD = 1024
 MAX_VMX = 2 << 20
 MAX_RECORD = 2 << 20
 
+#: Most pairs of a VMX's key safe.
+MAX_SAFE_KEYS = 16
+
 Meta = msgspec.Meta
 
 Batch = Meta(max_length=MAX_BATCH)
@@ -133,6 +136,13 @@ class SealVmx(_Message, frozen=True):
     keep: Vmx | None
 
 
+class RewrapVmx(_Message, frozen=True):
+    """→ Data: the same sealed VMX with a key-safe pair for each of these keys, and no other."""
+
+    text: Vmx
+    keys: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=MAX_SAFE_KEYS)]
+
+
 class OpenVmx(_Message, frozen=True):
     """→ Data: the plaintext."""
 
@@ -177,6 +187,7 @@ RequestBody = (
     | Rewrap
     | Mac
     | SealVmx
+    | RewrapVmx
     | OpenVmx
     | GetStatus
     | GetWarnings

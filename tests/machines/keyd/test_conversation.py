@@ -25,6 +25,7 @@ EXCHANGES = [
     (m.Rewrap(m.Wrapped(KEY, b"blob", b"aad"), KEY, b"other"), m.Data(b"blob")),
     (m.Mac(KEY, "home-record", b"record"), m.Data(bytes(32))),
     (m.SealVmx(KEY, b"text", 2**62 + 1, None), m.Data(b"sealed")),
+    (m.RewrapVmx(b"sealed", (KEY, KEY)), m.Data(b"sealed")),
     (m.OpenVmx(b"sealed"), m.Data(b"text")),
     (m.GetStatus(), m.Status(1, "0.1", "open", "memfd_secret", 0, 1, ())),
     (m.GetWarnings(), m.Warnings(("never backed up",))),

@@ -90,7 +90,7 @@ class Cuts:
         self.random = random.Random(seed)
         self.thin = thin
         fd = os.open(directory / "disk", os.O_RDWR | os.O_CREAT)
-        container.create(fd, keys, keys.new_key(None), thin=thin)
+        container.create(fd, keys, [keys.new_key(None)], thin=thin)
         os.fsync(fd)
         self.header = read_header(fd)
         self.scratch = os.open(directory / "after", os.O_RDWR | os.O_CREAT)

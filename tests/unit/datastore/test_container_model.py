@@ -35,7 +35,7 @@ class Model(RuleBasedStateMachine):
     @initialize(thin=st.booleans())
     def create(self, thin):
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        container.create(fd, self.keys, self.key, thin=thin)
+        container.create(fd, self.keys, [self.key], thin=thin)
         self.file = Container.open(fd, self.keys, writable=True)
 
     def data(self, length):

@@ -151,14 +151,18 @@ def test_a_backup_holds_headers_and_no_state(stored: Stored, tmp_path: Path) -> 
 
 def test_a_home_without_headers_and_record_comes_back(stored: Stored) -> None:
     saved = headers.backup(stored.volume, "web")
-    record = stored.path(".ioflt").read_bytes()
+    before = stored.home.standing().record
     for name in ("a.vmdk", "z.log"):
         patch(stored.path(name), 0, os.urandom(HEADERS_SIZE))
     stored.path(".ioflt").unlink()
     done = headers.restore(stored.volume, "web", saved)
     assert done == headers.Restored(True, ("a.vmdk", "z.log"), ())
     assert (stored.read("a.vmdk"), stored.read("z.log")) == (BODY, b"")
-    assert stored.path(".ioflt").read_bytes() == record
+    after = stored.home.standing().record
+    assert before is not None
+    assert after is not None
+    assert after.home_id != before.home_id
+    assert after == replace(before, home_id=after.home_id, generation=after.generation)
     assert stored.home.standing().problem is None
 
 
@@ -197,7 +201,7 @@ def _new_key(stored: Stored) -> HeaderBackup:
     saved = headers.backup(stored.volume, "web")
     record = stored.home.standing().record
     assert record is not None
-    stored.home.store(replace(record, key=stored.keys.new_key()))
+    stored.home.store(replace(record, keys=(stored.keys.new_key(),)))
     return saved
 
 
@@ -205,7 +209,7 @@ def _decrypted(stored: Stored) -> HeaderBackup:
     saved = headers.backup(stored.volume, "web")
     record = stored.home.standing().record
     assert record is not None
-    stored.home.store(replace(record, state=HomeState.CLEAR, key=None, names=("web",)))
+    stored.home.store(replace(record, state=HomeState.CLEAR, keys=(), names=("web",)))
     return saved
 
 

@@ -719,7 +719,7 @@ def test_summary(volume: Volume, encrypted: Path, top: Path) -> None:
     assert bad.problem is not None
     assert "unusable" in bad.problem
     assert (vm.state, vm.policy, vm.thick, vm.problem) == ("encrypted", "VM Encryption Policy", False, None)
-    assert vm.key == str(volume.home("vm").standing().key)
+    assert vm.keys == list(map(str, volume.home("vm").standing().keys))
     found = {file.path: (file.stored_as, file.length) for file in vm.files}
     assert found["vm.vmx"][0] == "sealed VMX"
     assert found["snapshots/twin"] == ("container", len(CANARY) * 300)

@@ -331,7 +331,7 @@ def test_a_backup_from_before_another_data_key_is_refused(stored: Stored) -> Non
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     from ioflt.datastore import container
 
-    container.create(fd, stored.keys, stored.home.standing().key, thin=True, uuid=uuid)
+    container.create(fd, stored.keys, stored.home.standing().keys, thin=True, uuid=uuid)
     os.close(fd)
     refused(stored, path, area, "another key epoch")
 

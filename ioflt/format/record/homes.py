@@ -1,0 +1,174 @@
+"""Records of homes as JSON objects: format 2, which is written, and format 1, which is read for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ioflt.errors import MalformedError
+from ioflt.format.record import fields
+from ioflt.format.record.model import MAX_KEYS, Current, Deep, HomeRecord, Operation, Recrypt
+from ioflt.format.record.names import check_name, check_path
+from ioflt.types import HomeState, KeyRef
+
+# The order of fields is the order in the file: format and kind first, so that the kind shows at once.
+_FIRST = ("format", "kind", "home_id", "datastore_id")
+_FIELDS_1 = (*_FIRST, "state", "key", "names", "policy", "thick", "operation")
+_FIELDS = (
+    *_FIRST, "generation", "state", "keys", "names", "policy", "thick", "clear_files", "operation",
+)  # fmt: skip
+
+
+def to_json(record: HomeRecord) -> dict[str, Any]:
+    """The record in format 2."""
+    return {
+        "format": 2,
+        "kind": "home",
+        "home_id": record.home_id,
+        "datastore_id": record.datastore_id,
+        "generation": record.generation,
+        "state": record.state.value,
+        "keys": _keys_json(record.keys),
+        "names": list(record.names),
+        "policy": record.policy,
+        "thick": record.thick,
+        "clear_files": list(record.clear_files),
+        "operation": None if record.operation is None else _operation_json(record.operation),
+    }
+
+
+def to_json_1(record: HomeRecord) -> dict[str, Any]:
+    """The record in format 1, which it was read from."""
+    return {
+        "format": 1,
+        "kind": "home",
+        "home_id": record.home_id,
+        "datastore_id": record.datastore_id,
+        "state": record.state.value,
+        "key": fields.key_json(record.keys[0]) if record.keys else None,
+        "names": list(record.names),
+        "policy": record.policy,
+        "thick": record.thick,
+        "operation": None if record.operation is None else _operation_json(record.operation),
+    }
+
+
+def from_json(found: Mapping[str, Any]) -> HomeRecord:
+    """The record of format 2 in that object. Raises MalformedError, UnsupportedError."""
+    fields.check_fields(found, _FIELDS)
+    record = HomeRecord(
+        fields.to_uuid(found["home_id"]),
+        fields.to_uuid(found["datastore_id"]),
+        fields.to_state(found["state"]),
+        fields.to_keys(found["keys"], "keys"),
+        fields.distinct(check_name(name) for name in fields.to_list(found["names"], "names")),
+        fields.to_policy(found["policy"]),
+        fields.to_flag(found["thick"], "thick"),
+        None if found["operation"] is None else _operation(found["operation"]),
+        fields.to_count(found["generation"], 1, "generation"),
+        fields.to_paths(found["clear_files"], "clear files"),
+    )
+    _check_home(record)
+    return record
+
+
+def from_json_1(found: Mapping[str, Any]) -> HomeRecord:
+    """The record of format 1 in that object. Raises MalformedError, UnsupportedError."""
+    fields.check_fields(found, _FIELDS_1)
+    record = HomeRecord(
+        fields.to_uuid(found["home_id"]),
+        fields.to_uuid(found["datastore_id"]),
+        fields.to_state(found["state"]),
+        () if found["key"] is None else (fields.to_key(found["key"]),),
+        fields.distinct(check_name(name) for name in fields.to_list(found["names"], "names")),
+        fields.to_policy(found["policy"]),
+        fields.to_flag(found["thick"], "thick"),
+        None if found["operation"] is None else _conversion(found["operation"]),
+        generation=0,
+    )
+    _check_home(record)
+    return record
+
+
+def _check_home(record: HomeRecord) -> None:
+    operation = record.operation
+    if record.state is HomeState.CLEAR:
+        if record.keys or len(record.names) not in (1, 2) or operation is not None or record.clear_files:
+            raise MalformedError("bad clear home", "a key, an operation, clear files, or no name")
+        return
+    if not record.keys or record.names:
+        raise MalformedError("bad encrypted home", "no key, or names")
+    if isinstance(operation, Recrypt | Deep):
+        if not operation.to or set(operation.to) & set(operation.old):
+            raise MalformedError("bad operation", "keys that come and go")
+        if max(len(operation.to), len(operation.old)) > MAX_KEYS:
+            raise MalformedError("bad operation", "too many keys")
+        if record.keys not in (operation.to, operation.to + operation.old):
+            raise MalformedError("bad operation", "other keys than the home's")
+    elif len(record.keys) > MAX_KEYS:
+        raise MalformedError("bad encrypted home", "too many keys")
+
+
+def _operation_json(operation: Operation | Recrypt | Deep) -> dict[str, Any]:
+    made: dict[str, Any] = {"kind": operation.kind, "id": operation.id}
+    if isinstance(operation, Operation):
+        made["thick"] = operation.thick
+    else:
+        made |= {"from": _keys_json(operation.old), "to": _keys_json(operation.to)}
+        if isinstance(operation, Recrypt):
+            return made
+        made["mode"] = operation.mode
+    current = operation.current
+    made["pending"] = list(operation.pending)
+    made["current"] = None if current is None else {"path": current.path, "uuid": current.uuid}
+    return made
+
+
+def _operation(found: object) -> Operation | Recrypt | Deep:
+    kind = found.get("kind") if isinstance(found, dict) else None
+    if kind == "recrypt":
+        values = fields.to_object(found, ("kind", "id", "from", "to"))
+        return Recrypt(
+            fields.to_uuid(values["id"]),
+            fields.to_keys(values["from"], "from"),
+            fields.to_keys(values["to"], "to"),
+        )
+    if kind == "deep":
+        values = fields.to_object(found, ("kind", "id", "from", "to", "mode", "pending", "current"))
+        if values["mode"] not in ("copy", "journal"):
+            raise MalformedError("bad field", "mode")
+        return Deep(
+            fields.to_uuid(values["id"]),
+            values["mode"],
+            fields.to_keys(values["from"], "from"),
+            fields.to_keys(values["to"], "to"),
+            fields.to_paths(values["pending"], "pending"),
+            _current(values["current"]),
+        )
+    if kind not in ("encrypt", "decrypt"):
+        raise MalformedError("bad field", "operation kind")
+    return _conversion(found)
+
+
+def _conversion(found: object) -> Operation:
+    values = fields.to_object(found, ("kind", "id", "thick", "pending", "current"))
+    if values["kind"] not in ("encrypt", "decrypt"):
+        raise MalformedError("bad field", "operation kind")
+    return Operation(
+        values["kind"],
+        fields.to_uuid(values["id"]),
+        fields.to_flag(values["thick"], "thick"),
+        fields.to_paths(values["pending"], "pending"),
+        _current(values["current"]),
+    )
+
+
+def _current(found: object) -> Current | None:
+    if found is None:
+        return None
+    file = fields.to_object(found, ("path", "uuid"))
+    return Current(check_path(file["path"]), fields.to_uuid(file["uuid"]))
+
+
+def _keys_json(keys: tuple[KeyRef, ...]) -> list[dict[str, str]]:
+    return [fields.key_json(key) for key in keys]

@@ -1,0 +1,103 @@
+"""What records say, as frozen objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from ioflt.types import HomeState, KeyRef
+
+#: Most keys of a home that is in no operation: every file has a token for each.
+MAX_KEYS: Final = 4
+
+#: Which way a conversion goes.
+Direction = Literal["encrypt", "decrypt"]
+
+#: How a deep recrypt writes: a new container beside the old one, or in place.
+Mode = Literal["copy", "journal"]
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreRecord:
+    """`.ioflt` at the datastore's root. `default`: what files at the root and homes without a record are.
+
+    `key` is the datastore's KEK: for files at the root, this record and the records of clear homes.
+    """
+
+    datastore_id: str
+    default: HomeState
+    key: KeyRef
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The file that an operation works on, and the UUID of its container: the one made, or dissolved."""
+
+    path: str
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A conversion of the home under way. `pending`: paths in the home that are not converted yet."""
+
+    kind: Direction
+    id: str
+    thick: bool
+    pending: tuple[str, ...]
+    current: Current | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recrypt:
+    """A shallow recrypt under way: the tokens for `old` give way to tokens for `to`."""
+
+    id: str
+    old: tuple[KeyRef, ...]
+    to: tuple[KeyRef, ...]
+
+    @property
+    def kind(self) -> Literal["recrypt"]:
+        return "recrypt"
+
+
+@dataclass(frozen=True, slots=True)
+class Deep:
+    """A deep recrypt under way. `pending`: paths in the home that are not rewritten yet."""
+
+    id: str
+    mode: Mode
+    old: tuple[KeyRef, ...]
+    to: tuple[KeyRef, ...]
+    pending: tuple[str, ...]
+    current: Current | None
+
+    @property
+    def kind(self) -> Literal["deep"]:
+        return "deep"
+
+
+@dataclass(frozen=True, slots=True)
+class HomeRecord:
+    """`.ioflt` in a home. `keys` is empty and `names` has the directory's name exactly when it is clear.
+
+    Each of `keys` opens every file, and new files get a token for each. Two names: a rename is under way.
+    `thick`: new containers are made thick. A home in the middle of an operation is ENCRYPTED, whichever way
+    it goes. `clear_files`: paths of files that an encrypted home keeps clear on purpose. `generation` counts
+    the changes; it is 0 in records of format 1.
+    """
+
+    home_id: str
+    datastore_id: str
+    state: HomeState
+    keys: tuple[KeyRef, ...]
+    names: tuple[str, ...]
+    policy: str
+    thick: bool
+    operation: Operation | Recrypt | Deep | None
+    generation: int = 1
+    clear_files: tuple[str, ...] = ()
+
+
+Record = DatastoreRecord | HomeRecord
