@@ -505,7 +505,9 @@ def luks2() -> Iterator[Case]:
         with_keyslots(keyslot(32768, 4096)),
     )
     yield "keyslot-type", "foreign keyslot", "an unknown type", slot_field("type", "x")
+    yield "keyslot-area-list", "foreign keyslot", "area type in a list", slot_field("area/type", ["raw"])
     yield "keyslot-short-key", "foreign key size", "a 256-bit key", slot_field("key_size", 32)
+    yield "keyslot-float", "foreign key size", "an area key of 64.0 bytes", slot_field("area/key_size", 64.0)
     yield "keyslot-number", "bad object number", "slot 32", field("keyslots", {"32": keyslot()})
     yield "token-number", "bad object number", "01 beside 1", field("tokens/01", token())
     yield "no-token", "no ioflt token", "none at all", field("tokens", {})

@@ -42,7 +42,8 @@ _HARMLESS_FLAGS = {
     "no-write-workqueue",
     "high-priority",
 }
-_REENCRYPT_AREAS = {"none", "journal", "checksum", "datashift", "datashift-journal", "datashift-checksum"}
+# a tuple: what a forged header has there need not be hashable
+_REENCRYPT_AREAS = ("none", "journal", "checksum", "datashift", "datashift-journal", "datashift-checksum")
 _MAX_DIGEST_ROUNDS = 1 << 20  # a DEK needs no stretching; what asks for more only costs time
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,19}")
 
@@ -186,7 +187,8 @@ def _check_keyslots(metadata: Mapping[str, Any]) -> None:
         if keyslot["type"] != "luks2" or area.get("type") != "raw":
             raise UnsupportedError("foreign keyslot", str(number))
         _check_cipher(area.get("encryption"))
-        if keyslot.get("key_size") != KEY_SIZE or area.get("key_size") not in (32, KEY_SIZE):
+        sizes = (keyslot.get("key_size"), area.get("key_size"))
+        if sizes not in ((KEY_SIZE, 32), (KEY_SIZE, KEY_SIZE)) or float in map(type, sizes):  # 64.0 == 64
             raise UnsupportedError("foreign key size", f"keyslot {number}")
         areas.append(keyslot_area(keyslot))
     for place in sorted(areas, key=lambda place: place.offset):
