@@ -144,3 +144,5 @@ def _convert(value: Mapping[str, Any], kind: type[File]) -> File:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise MalformedError("bad field", str(error)) from None
+    except UnicodeEncodeError:  # a lone surrogate
+        raise MalformedError("bad field", "not UTF-8") from None

@@ -65,6 +65,8 @@ WRONG = [
     (("slots",), [], "no slot"),
     (("slots",), {}, "bad field"),
     (("slots",), [1], "bad field"),
+    (("slots",), ["\udc80"], "bad field"),
+    (("name",), "\udc80", "bad field"),
     (("slots", 0, "kind"), "tpm2", "unknown slot"),
     (("slots", 0, "kind"), ..., "unknown slot"),
     (("slots", 1, "kind"), "passphrase", "bad field"),
