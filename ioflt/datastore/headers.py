@@ -40,7 +40,7 @@ def backup(volume: Volume, name: str) -> HeaderBackup:
         with reach.reading(_path(home, path)) as fd:
             area = recovery.read_header_area(fd)
             recovery.check_restore(fd, volume.keys, area)
-        saved.append(SavedHeader(path, area))
+        saved.append(SavedHeader.of(path, area))
     return HeaderBackup(records.read(home.fd), tuple(saved))
 
 

@@ -38,10 +38,28 @@ _ENTRY = struct.Struct(f">H{_BITS // 8}s")
 
 @dataclass(frozen=True, slots=True)
 class SavedHeader:
-    """`area`: the first AREA_SIZE bytes of the container at `path`, relative to the home."""
+    """The first AREA_SIZE bytes of the container at `path`, relative to the home; blocks of zeros left out.
+
+    `present`: which blocks there are, as in the file; `blocks`: they, joined.
+    """
 
     path: str
-    area: bytes = field(repr=False)
+    present: bytes
+    blocks: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, path: str, area: bytes) -> SavedHeader:
+        """That of a whole header area."""
+        blocks = [area[start : start + _BLOCK] for start in range(0, AREA_SIZE, _BLOCK)]
+        bits = sum(1 << (_BITS - 1 - index) for index, block in enumerate(blocks) if block != _ZERO)
+        return cls(path, bits.to_bytes(_BITS // 8), b"".join(block for block in blocks if block != _ZERO))
+
+    @property
+    def area(self) -> bytes:
+        """The whole header area, made when it is asked for: nearly all of it is zeros."""
+        blocks = iter(_split(self.blocks))
+        bits = int.from_bytes(self.present)
+        return b"".join(next(blocks) if bits >> (_BITS - 1 - n) & 1 else _ZERO for n in range(_BITS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +76,8 @@ def write(backup: HeaderBackup) -> bytes:
     size = _HASH_SIZE
     for saved in backup.headers:
         path = saved.path.encode("utf-8", "surrogateescape")
-        blocks = [saved.area[start : start + _BLOCK] for start in range(0, AREA_SIZE, _BLOCK)]
-        bits = sum(1 << (_BITS - 1 - index) for index, block in enumerate(blocks) if block != _ZERO)
-        kept = b"".join(block for block in blocks if block != _ZERO)
-        parts += [_ENTRY.pack(len(path), bits.to_bytes(_BITS // 8)), path, kept]
-        size += _ENTRY.size + len(path) + len(kept)
+        parts += [_ENTRY.pack(len(path), saved.present), path, saved.blocks]
+        size += _ENTRY.size + len(path) + len(saved.blocks)
         if size > MAX_SIZE - form.MAX_SIZE:
             raise UsageError("the header backup would be too large: too many passphrases in one home")
     body = b"".join(parts)
@@ -112,13 +127,15 @@ class _Reader:
 
 def _entries(reader: _Reader, count: int) -> Iterator[SavedHeader]:
     for _ in range(count):
-        path_size, bitmap = _ENTRY.unpack(reader.take(_ENTRY.size))
+        path_size, present = _ENTRY.unpack(reader.take(_ENTRY.size))
         path = check_path(reader.take(path_size).decode("utf-8", "surrogateescape"))
-        bits = int.from_bytes(bitmap)
-        blocks = []
-        for index in range(_BITS):
-            present = bits >> (_BITS - 1 - index) & 1
-            blocks.append(reader.take(_BLOCK) if present else _ZERO)
-            if present and blocks[-1] == _ZERO:
-                raise MalformedError("zero block")
-        yield SavedHeader(path, b"".join(blocks))
+        if not any(present):  # else a few bytes would be a container
+            raise MalformedError("no header")
+        blocks = reader.take(int.from_bytes(present).bit_count() * _BLOCK)
+        if _ZERO in _split(blocks):
+            raise MalformedError("zero block")
+        yield SavedHeader(path, present, blocks)
+
+
+def _split(blocks: bytes) -> list[bytes]:
+    return [blocks[start : start + _BLOCK] for start in range(0, len(blocks), _BLOCK)]
