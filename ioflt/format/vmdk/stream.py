@@ -7,6 +7,7 @@ Both directions work on a stream and do no input or output. A file is at most 2 
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from array import array
 from collections.abc import Generator, Iterator
@@ -36,6 +37,7 @@ _EOS, _TABLE, _DIRECTORY, _FOOTER = range(4)
 _OVERHEAD: Final = 128  # sectors before the first grain
 _ENTRIES: Final = 512
 _MAX_ENTRIES: Final = 4096
+_MAX_TABLES: Final = 1 << 21  # those of the largest disk, with the grains and tables that all writers make
 _MAX_OVERHEAD: Final = (128 << 20) // _SECTOR  # two copies of the tables of a 1 TiB disk
 _FLAGS: Final = 0x30001  # line ends can be checked, compressed, markers
 _MAX_SECTOR: Final = (1 << 32) - 1
@@ -195,6 +197,8 @@ def _checked(header: SparseHeader) -> SparseHeader:
         raise MalformedError("bad grain table size", str(header.entries_per_table))
     if header.capacity > MAX_CAPACITY // _SECTOR:
         raise UnsupportedError("too large", f"a disk of {header.capacity} sectors")
+    if _table_count(header) > _MAX_TABLES:
+        raise MalformedError("bad grain table size", f"{_table_count(header)} tables")
     if not 1 <= header.overhead <= _MAX_OVERHEAD:
         raise MalformedError("tables too large", f"{header.overhead} sectors before the first grain")
     return header
@@ -213,13 +217,20 @@ def _inflate(data: bytes, limit: int) -> bytes:
     return inflated
 
 
+def _table_count(header: SparseHeader) -> int:
+    return -(-header.capacity // (header.grain_size * header.entries_per_table))
+
+
 def _sector_count(size: int) -> int:
     return -(-size // _SECTOR)
 
 
 def _numbers(data: bytes) -> array[int]:
     """Little-endian 32-bit numbers."""
-    return array("I", struct.unpack(f"<{len(data) // 4}I", data))
+    numbers = array("I", data)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
 
 
 class _Tables:
@@ -229,9 +240,8 @@ class _Tables:
         self._entries = header.entries_per_table
         self._open: dict[int, array[int]] = {}
         self._closed: dict[int, int] = {}
-        count = -(-header.capacity // (header.grain_size * self._entries))
         self.table_sectors = self._entries * 4 // _SECTOR
-        self.directory_sectors = _sector_count(count * 4)
+        self.directory_sectors = _sector_count(_table_count(header) * 4)
 
     def add(self, number: int, sector: int) -> None:
         table, entry = divmod(number, self._entries)
@@ -271,10 +281,12 @@ class _Index:
         self._entries = header.entries_per_table
         self._grain_size = header.grain_size
         self._front = front
-        count = -(-header.capacity // (header.grain_size * self._entries))
-        self._directory = _numbers(self._slice(header.gd_offset, count * 4))
+        self._directory = _numbers(self._slice(header.gd_offset, _table_count(header) * 4))
+        tables = [table for table in self._directory if table]
+        if len(tables) * self._entries * 4 > len(front):  # else the same bytes would be read a million times
+            raise MalformedError("grain table wrong", f"no room for {len(tables)} tables")
         self._expected = 0
-        for table in filter(None, self._directory):
+        for table in tables:
             self._expected += sum(entry > 1 for entry in _numbers(self._slice(table, self._entries * 4)))
 
     def _slice(self, sector: int, size: int) -> bytes:

@@ -120,6 +120,7 @@ def test_layout() -> None:
         ("grain too large", patched(20, struct.pack("<Q", 4096))),
         ("bad grain table size", patched(44, struct.pack("<I", 0))),
         ("bad grain table size", patched(44, struct.pack("<I", 1 << 20))),
+        ("bad grain table size", patched(12, struct.pack("<QQQQI", 1 << 37, 128, 1, 20, 128))),
         ("tables too large", patched(64, struct.pack("<Q", 1 << 40))),
         ("tables too large", patched(64, struct.pack("<Q", 0))),
         ("too large", patched(12, struct.pack("<Q", 1 << 50))),
@@ -218,6 +219,14 @@ def test_tables_in_front() -> None:
 )
 def test_tables_in_front_refused(reason: str, entry: int, tail: bytes) -> None:
     assert refusal(indexed(entry, tail)) == reason
+
+
+def test_a_table_in_front_is_not_read_for_ever() -> None:
+    """128 MiB of tables could name one table 33 million times."""
+    data = bytearray(indexed(128, SMALL[FIRST:SECOND]))
+    data[12:20] = struct.pack("<Q", 64 * TABLE_SPAN // SECTOR)
+    data[21 * SECTOR : 21 * SECTOR + 64 * 4] = struct.pack("<I", 22) * 64
+    assert refusal(bytes(data)) == "grain table wrong"
 
 
 def test_no_stream_above_the_largest_disk() -> None:
