@@ -32,6 +32,8 @@ _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_BENEATH = 0x08
 
+#: In place of a directory's descriptor: the current directory.
+AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 
 # Two struct timespec: UTIME_OMIT for the access time, UTIME_NOW for the modification time.
@@ -75,7 +77,9 @@ def utimensat(fd: int, atime_ns: int, mtime_ns: int) -> None:
     _check(_libc.utimensat(fd, b"", times, _AT_EMPTY_PATH))
 
 
-def renameat2(old_dir: int, old: str, new_dir: int, new: str, flags: int) -> None:
+def renameat2(
+    old_dir: int, old: str | os.PathLike[str], new_dir: int, new: str | os.PathLike[str], flags: int
+) -> None:
     """renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE."""
     number = _SYS_RENAMEAT2.get(os.uname().machine)
     if number is None:

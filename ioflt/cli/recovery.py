@@ -163,6 +163,7 @@ def vmx() -> None:
 def export(home: tuple[Path, str], passphrase_file: str | None, output: Path | None) -> None:
     """Write a VM's VMX, sealed under a passphrase, to standard output or OUT."""
     from ioflt.datastore import exchange
+    from ioflt.keys import files
 
     directory, name = _home(home)
     with (
@@ -173,8 +174,7 @@ def export(home: tuple[Path, str], passphrase_file: str | None, output: Path | N
     if output is None:
         sys.stdout.buffer.write(text)
         return
-    with output.open("xb") as file:
-        file.write(text)
+    files.create(output, text)
     say(f"{output}: the VMX of {name} under the passphrase")
 
 

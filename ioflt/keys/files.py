@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ioflt import syscalls
 from ioflt.crypto.rng import random_bytes
 from ioflt.errors import ExistsError, NotFoundError, StorageError
 
@@ -25,7 +27,14 @@ def read(path: Path, limit: int) -> bytes:
 def create(path: Path, data: bytes | memoryview) -> None:
     """A new file of mode 0600, durable. Raises ExistsError, StorageError."""
     with _temporary(path, data) as temporary:
-        os.link(temporary, path)  # unlike rename, never in the place of another
+        try:
+            syscalls.renameat2(
+                syscalls.AT_FDCWD, temporary, syscalls.AT_FDCWD, path, syscalls.RENAME_NOREPLACE
+            )
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            os.link(temporary, path)  # FAT knows no links, file systems in user space no such rename
 
 
 def replace(path: Path, data: bytes | memoryview) -> None:
@@ -42,9 +51,7 @@ def _temporary(path: Path, data: bytes | memoryview) -> Iterator[Path]:
     try:
         descriptor = os.open(temporary, flags, 0o600)
         try:
-            with open(descriptor, "wb", buffering=0) as file:
-                file.write(data)
-                os.fsync(file.fileno())
+            _write_all(descriptor, data)
             yield temporary
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -54,6 +61,15 @@ def _temporary(path: Path, data: bytes | memoryview) -> Iterator[Path]:
         raise ExistsError("it exists already", file=path) from None
     except OSError as error:
         raise StorageError("cannot write", error.errno or 0, file=path) from error
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """All of `data`, durable; a nearly full file system takes part of it. Closes the descriptor."""
+    left = memoryview(data)
+    with open(descriptor, "wb", buffering=0) as file:  # no buffer: it would keep a copy of a key
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(descriptor)
 
 
 def _sync_directory(path: Path) -> None:

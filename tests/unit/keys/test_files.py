@@ -1,0 +1,65 @@
+"""Small secret files: whole or not there, on every file system that a backup may be kept on."""
+
+import errno
+import os
+import resource
+
+import pytest
+
+from ioflt import syscalls
+from ioflt.errors import ExistsError, StorageError
+from ioflt.keys import files
+
+LIMIT = 1000
+
+
+def in_a_child(call):
+    """Whether `call`, in a process whose files may have LIMIT bytes only, raises StorageError."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
+            call()
+        except StorageError:
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_half_a_file_does_not_replace_a_whole_one(tmp_path):
+    path = tmp_path / "local.json"
+    path.write_bytes(b"old")
+    assert in_a_child(lambda: files.replace(path, bytes(2 * LIMIT)))
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"old"]
+
+
+def test_half_a_file_is_not_created(tmp_path):
+    assert in_a_child(lambda: files.create(tmp_path / "local.json", bytes(2 * LIMIT)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def refusing(number):
+    def refuse(*_arguments, **_keywords):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    "without",
+    [
+        (os, "link", errno.EPERM),  # FAT, as on a stick for backups
+        (syscalls, "renameat2", errno.EINVAL),  # file systems in user space
+    ],
+    ids=["link", "renameat2"],
+)
+def test_a_new_file_where_the_file_system_lacks_a_call(tmp_path, monkeypatch, without):
+    module, name, number = without
+    monkeypatch.setattr(module, name, refusing(number))
+    path = tmp_path / "backup"
+    files.create(path, b"new")
+    with pytest.raises(ExistsError):
+        files.create(path, b"other")
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"new"]
