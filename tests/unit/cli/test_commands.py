@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -58,3 +61,27 @@ def test_help_imports_little() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_command_that_takes_secrets_dumps_no_core(tmp_path: Path, ioflt_home: Path) -> None:
+    """Passphrases, data keys and plaintext are in the memory of commands, too."""
+    secret = tmp_path / "secret"
+    os.mkfifo(secret, 0o600)
+    command = [
+        sys.executable,
+        "-m",
+        "ioflt",
+        "provider",
+        "create",
+        "native",
+        "p",
+        "--passphrase-file",
+        secret,
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        with secret.open("wb") as fifo:  # open once the command waits for it
+            assert resource.prlimit(process.pid, resource.RLIMIT_CORE) == (0, 0)
+            # an undumpable process's files in /proc belong to root; with root's own uid this says nothing
+            assert Path(f"/proc/{process.pid}/mem").stat().st_uid == 0
+            fifo.write(b"passphrase")
+        assert process.wait() == 0
