@@ -207,6 +207,8 @@ class Files(Served):
         handle = self.handles.files.pop(fh)
         try:
             await self.opener.release(handle.node, write=handle.writes)
+        except OSError as error:
+            _log.error("closing %s: %s", handle.node.shown, error)
         except Exception:
             _log.exception("closing %s", handle.node.shown)
         self.nodes.drop_unused(handle.node)

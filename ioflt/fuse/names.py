@@ -306,12 +306,12 @@ class Names(Served):
         if self.gate.closed:
             await self.gate.write(node.shown, keyless=node.keyless)
         async with node.ranges.hold(0, END, exclusive=True):
-            source, before = file_of(node), os.stat(node.path_fd)
+            source = file_of(node)
             target = await self._in_thread(namespace.convert, move, source, node.place, node.number)
             node.file = target
             node.treatment = stored_as(move.new)
             node.rebind()
-            self.nodes.identity_changed(node, before)
+            self.nodes.identity_changed(node)
             source.close()
 
     @asynccontextmanager

@@ -34,6 +34,7 @@ _TICK_NS = 20_000_000
 class Node:
     """An inode that the kernel holds. Owns `path_fd`, an O_PATH descriptor of the backing inode.
 
+    `identity` is kept: the file system may not answer any more when the kernel forgets the inode.
     `parent` and `name` say where it was found last; a file with several links has others, too.
     """
 
@@ -45,6 +46,7 @@ class Node:
         "file",
         "format",
         "home",
+        "identity",
         "lookups",
         "name",
         "number",
@@ -62,6 +64,7 @@ class Node:
         self, path_fd: int, info: os.stat_result, home: Home, parent: Node | None, name: str
     ) -> None:
         self.path_fd = path_fd
+        self.identity = identity_of(info)
         self.number = 0
         self.format = stat.S_IFMT(info.st_mode)
         self.home = home
@@ -201,7 +204,7 @@ class Nodes:
         root.number = pyfuse3.ROOT_INODE
         root.lookups = 1
         self._by_number: dict[int, Node] = {root.number: root}
-        self._by_identity: dict[Identity, Node] = {_identity(os.stat(root.path_fd)): root}
+        self._by_identity: dict[Identity, Node] = {root.identity: root}
 
     def __getitem__(self, number: int) -> Node:
         return self._by_number[number]
@@ -212,7 +215,7 @@ class Nodes:
 
     def find(self, info: os.stat_result) -> Node | None:
         """The node of that backing inode."""
-        return self._by_identity.get(_identity(info))
+        return self._by_identity.get(identity_of(info))
 
     def enter(self, parent: Node, name: str, home: Home, path_fd: int, standing: Standing) -> Node:
         """The node for the backing inode `path_fd` (O_PATH, taken over), found as `name` in `parent`.
@@ -230,22 +233,21 @@ class Nodes:
             node.treatment = self._treatment(node, standing)
             twin = self._replaced_twin(node, info)
             if twin is not None:
-                before = os.stat(twin.path_fd)
                 os.close(twin.path_fd)
                 twin.path_fd = path_fd
-                self.identity_changed(twin, before)
+                self.identity_changed(twin)
                 twin.parent, twin.name, twin.home = parent, name, home
                 return twin
         node.number = self._number(node, info)
         self._by_number[node.number] = node
-        self._by_identity[_identity(info)] = node
+        self._by_identity[node.identity] = node
         return node
 
-    def identity_changed(self, node: Node, old: os.stat_result) -> None:
+    def identity_changed(self, node: Node) -> None:
         """`node` has another backing inode now."""
-        if self._by_identity.get(_identity(old)) is node:
-            del self._by_identity[_identity(old)]
-        self._by_identity[_identity(os.stat(node.path_fd))] = node
+        self._drop_identity(node)
+        node.identity = identity_of(os.stat(node.path_fd))
+        self._by_identity[node.identity] = node
 
     def forget(self, number: int, lookups: int) -> None:
         """The kernel dropped that many references."""
@@ -259,10 +261,12 @@ class Nodes:
             return
         if self._by_number.get(node.number) is node:
             del self._by_number[node.number]
-            identity = _identity(os.stat(node.path_fd))
-            if self._by_identity.get(identity) is node:
-                del self._by_identity[identity]
+            self._drop_identity(node)
             node.close()
+
+    def _drop_identity(self, node: Node) -> None:
+        if self._by_identity.get(node.identity) is node:
+            del self._by_identity[node.identity]
 
     @staticmethod
     def _treatment(node: Node, standing: Standing) -> Treatment:
@@ -299,5 +303,6 @@ def _stamp(info: os.stat_result) -> _Stamp:
     return (info.st_ino, info.st_size, info.st_ctime_ns)
 
 
-def _identity(info: os.stat_result) -> Identity:
+def identity_of(info: os.stat_result) -> Identity:
+    """Which backing inode that is."""
     return (info.st_dev, info.st_ino)

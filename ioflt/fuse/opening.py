@@ -153,11 +153,10 @@ class Opener:
 
     async def _follow(self, node: Node, file: VmxFile) -> bool:
         """Another mount's commit put another backing inode in the place of a VMX."""
-        before = os.stat(node.path_fd)
         if not await self._in_thread(file.follow):
             return False
         node.rebind()
-        self._nodes.identity_changed(node, before)
+        self._nodes.identity_changed(node)
         return True
 
     async def _lock(self, node: Node, file: OpenFile) -> None:
@@ -217,9 +216,10 @@ class Opener:
 
     def _close_if_unused(self, node: Node) -> None:
         if node.readers == 0 and node.writers == 0 and node.file is not None:
-            node.file.close()
-            node.file = None
+            # also when closing fails, as network file systems do: the descriptor is gone, and its number free
+            file, node.file = node.file, None
             node.entered.leave()
+            file.close()
 
     async def _ask(self, call: Callable[..., _T], *args: object) -> _T:
         """What may ask keyd, and wait for it."""

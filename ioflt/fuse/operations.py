@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
 
 from ioflt.fuse import kernel
 from ioflt.fuse.files import Files
@@ -31,9 +30,8 @@ class Operations(Names, Files):
                 async with self._steady(node), node.ranges.hold(0, END, exclusive=True):
                     if node.file is not file:  # closed meanwhile
                         continue
-                    before = os.stat(node.path_fd)
                     await self._in_thread(lambda file=file: file.sync(data_only=False))
-                    self._rebind(node, before)
+                    self._rebind(node)
             except Exception as error:
                 _log.error("%s could not be written back: %s", node.shown, error)
                 failed.append(node.shown)
@@ -54,6 +52,9 @@ class Operations(Names, Files):
         """After the loop: drop keys and descriptors."""
         for node in self.nodes.all():
             if node.file is not None:
-                node.file.close()
+                try:
+                    node.file.close()
+                except OSError as error:
+                    _log.error("closing %s: %s", node.shown, error)
                 node.file = None
             node.close()

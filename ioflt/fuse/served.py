@@ -22,7 +22,7 @@ from ioflt.filters.trace import Counters
 from ioflt.fuse.filler import Filler
 from ioflt.fuse.gate import Gate
 from ioflt.fuse.handles import Handles
-from ioflt.fuse.nodes import Node, Nodes
+from ioflt.fuse.nodes import Node, Nodes, identity_of
 from ioflt.fuse.opening import Opener
 
 #: Worker threads: enough for a queue depth of 16 on several disks, few enough for a small machine.
@@ -94,18 +94,17 @@ class Served(pyfuse3.Operations):
         if self.gate.closed:
             await self.gate.write(node.shown, keyless=node.keyless)
         async with self._steady(node):
-            before = os.stat(node.path_fd)
             await action(node)
-            self._rebind(node, before)
+            self._rebind(node)
 
     def _steady(self, node: Node) -> AbstractAsyncContextManager[object]:
         """A commit of a VMX replaces the file of its name: meanwhile no name may change."""
         return self._names if isinstance(node.file, VmxFile) else nullcontext()
 
-    def _rebind(self, node: Node, before: os.stat_result) -> None:
-        if isinstance(node.file, VmxFile) and os.fstat(node.file.fd).st_ino != before.st_ino:
+    def _rebind(self, node: Node) -> None:
+        if isinstance(node.file, VmxFile) and identity_of(os.fstat(node.file.fd)) != node.identity:
             node.rebind()
-            self.nodes.identity_changed(node, before)
+            self.nodes.identity_changed(node)
 
     def _start_filler(self, node: Node) -> None:
         if isinstance(node.file, Container) and node.file.unfilled and node.writers:

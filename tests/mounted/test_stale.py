@@ -6,11 +6,12 @@ import errno
 import os
 import select
 import socket
+from pathlib import Path
 
 import pytest
 
 from ioflt.fuse.starter import is_mounted
-from tests.mounted.place import Place
+from tests.mounted.place import Place, eventually
 
 pytestmark = pytest.mark.fuse
 
@@ -28,6 +29,44 @@ def test_a_dead_mount_is_cleaned_up_while_the_kernel_still_remembers_its_attribu
     homes.ioflt(how, *([homes.datastore] if how == "mount" else []), homes.mountpoint)
     assert os.path.ismount(homes.mountpoint) == (how == "mount")
     assert homes.complaints() == []
+
+
+def answers(fd: int) -> bool:
+    try:
+        os.stat(fd)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.root
+def test_a_mount_outlives_the_file_system_of_its_datastore(clear_place: Place) -> None:
+    """As when a network file system says ESTALE: here a mount below it is killed."""
+    below = clear_place.mount() / "home" / "ds"
+    below.mkdir(parents=True)
+    base = clear_place.base / "upper"
+    base.mkdir()
+    (base / "ds").symlink_to(below)
+    upper = Place(base)
+    try:
+        upper.mount()
+        home = upper.mountpoint / "vm"
+        home.mkdir()
+        for name in ("open", "closed"):
+            (home / name).write_bytes(b"content")
+        backing = os.open(below / "vm" / "closed", os.O_PATH)
+        with (home / "open").open("rb"):
+            clear_place.kill()
+            eventually(lambda: not answers(backing))  # until then the kernel remembers its attributes
+            os.close(backing)
+            for name in ("open", "closed"):
+                with pytest.raises(OSError):  # noqa: PT011  # whatever the file system says
+                    (home / name).read_bytes()
+            Path("/proc/sys/vm/drop_caches").write_text("2")  # the kernel forgets inodes
+        upper.umount()
+        assert "Traceback" not in upper.log
+    finally:
+        upper.end()
 
 
 @pytest.mark.parametrize("where", [".", "home", "home/sub"])

@@ -158,3 +158,28 @@ async def test_wherever_a_session_is_cut_only_errnos_leave_it(client: Client, pl
             await client.close(handle)
     await client.end()
     assert [node.number for node in client.operations.nodes.all()] == [ROOT]
+
+
+async def test_a_file_whose_close_failed_is_opened_anew(
+    client: Client, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """close(2) on a network file system tells of writes that it could not do; the descriptor is gone then,
+    and its number is the next file's."""
+    handle = await made(client, home, "faulty")
+    number = inode(client, handle)
+    file = client.operations.handles.files[handle].node.file
+    assert file is not None
+    really = file.close
+
+    def close() -> None:
+        really()
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(file, "close", close)
+    await client.close(handle)
+    top = (await client.lookup(ROOT, home)).st_ino
+    other, _ = await client.create(top, "other")
+    await client.write(other, b"other" * 1000)
+    assert await client.read(await client.open(number)) == b"a" * SIZE
+    await client.end()
+    assert [node.number for node in client.operations.nodes.all()] == [ROOT]
