@@ -225,7 +225,7 @@ class _Archive:
         self._position = 0
 
     def read(self, size: int) -> bytes:
-        if size > _MAX_TAR_HEADER:
+        if not 0 <= size <= _MAX_TAR_HEADER:
             raise MalformedError("bad archive", f"a header of {size} bytes")
         data = os.pread(self._fd, size, self._position)
         self._position += len(data)

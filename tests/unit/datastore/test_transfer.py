@@ -233,9 +233,9 @@ def with_disk(disk: bytes, **extra: int) -> list[bytes]:
     return [member("web.ovf", envelope(File("file1", "d.vmdk"), **extra)), member("d.vmdk", disk)]
 
 
-def huge_member(size: int) -> bytes:
+def huge_member(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
     info = tarfile.TarInfo("d.vmdk")
-    info.size = size
+    info.size, info.type = size, kind
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
@@ -263,6 +263,8 @@ def huge_member(size: int) -> bytes:
         ("bad XML", [member("web.ovf", b"<"), DISK_MEMBER]),
         ("bad archive", [b"x" * 1024]),
         ("bad archive", [LONG_PAX, DISK_MEMBER]),
+        ("bad archive", [huge_member(-1024, tarfile.XHDTYPE), DISK_MEMBER]),
+        ("bad archive", [huge_member(-1024, tarfile.GNUTYPE_LONGNAME), DISK_MEMBER]),
         ("digest does not verify", [OVF_MEMBER, member("web.mf", manifest(**{"d.vmdk": b""})), DISK_MEMBER]),
         (
             "digest does not verify",
