@@ -25,8 +25,8 @@ from ioflt.format.ovf.model import (
 )
 from ioflt.format.vmdk.descriptor import confine
 
-#: Longest envelope accepted, in bytes.
-MAX_SIZE: Final = 8 << 20
+#: Longest envelope accepted, in bytes. Real ones have tens of KiB; parsed, hostile ones take a hundredfold.
+MAX_SIZE: Final = 2 << 20
 
 OVF: Final = "http://schemas.dmtf.org/ovf/envelope/1"
 RASD: Final = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
