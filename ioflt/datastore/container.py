@@ -184,8 +184,11 @@ class Container:
         # A body shorter than the length: extended before a crash, never written. Holes.
         return data if missing == 0 else bytes(data) + bytes(missing)
 
-    def extension_waits(self, end: int) -> bool:
-        return self._short or (self._state.length is None and end % SECTOR_SIZE != 0) or not self.thin
+    def write_waits(self, end: int) -> bool:
+        if self._short or self._crypt.initialised is not None:
+            return True
+        commits = not self.thin or (self._state.length is None and end % SECTOR_SIZE != 0)
+        return end > self._length and commits
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         self._check_failed()

@@ -43,8 +43,8 @@ class OpenFile(Protocol):
     def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
         """Up to `length` bytes; fewer only at the end. `nowait`: BlockingIOError instead of disk I/O."""
 
-    def extension_waits(self, end: int) -> bool:
-        """Whether a write that extends the file to `end` waits for the medium first."""
+    def write_waits(self, end: int) -> bool:
+        """Whether a write of whole sectors, up to `end`, may wait for the medium or for another thread."""
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """All of `data`; extends the file as pwrite does."""

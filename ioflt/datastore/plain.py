@@ -31,7 +31,7 @@ class PlainFile:
     def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
         return self._chain.read(offset, length, nowait=nowait)
 
-    def extension_waits(self, end: int) -> bool:
+    def write_waits(self, end: int) -> bool:
         return False
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:

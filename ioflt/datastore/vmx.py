@@ -114,7 +114,7 @@ class VmxFile:
         with self._lock:
             return bytes(self._buffer[offset : offset + length])
 
-    def extension_waits(self, end: int) -> bool:
+    def write_waits(self, end: int) -> bool:
         return False
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:

@@ -261,13 +261,13 @@ class Files(Served):
 
 
 def _written_range(file: OpenFile, start: int, end: int) -> tuple[int, int, bool]:
-    """What a write locks, and whether it may have to wait for the medium: for a length to become durable, or
+    """What a write locks, and whether it may have to wait: for a length to become durable, for the filler, or
     for a sector that it covers in part.
 
     One that extends the file also touches its last sector and its length: it excludes all behind that.
     """
-    length = file.length
+    length, waits = file.length, file.write_waits(end)
     if end > length:
-        return min(round_down(length), round_down(start)), END, file.extension_waits(end)
+        return min(round_down(length), round_down(start)), END, waits
     span = cover(start, end - start)
-    return span.start, span.end, not span.aligned
+    return span.start, span.end, waits or not span.aligned

@@ -55,7 +55,7 @@ def _step(choose: random.Random, file: OpenFile, expected: bytearray, offset: in
     action = choose.choice(("write", "write", "truncate", "allocate"))
     if action == "write":
         data = choose.choice((choose.randbytes(length), bytes(length)))
-        assert isinstance(file.extension_waits(offset + length), bool)
+        assert isinstance(file.write_waits(offset + length), bool)
         file.write(offset, choose.choice((data, memoryview(data))))
         _extend(expected, offset)
         expected[offset : offset + length] = data

@@ -13,6 +13,8 @@ import pytest
 import trio
 import trio.testing
 
+from ioflt.datastore import lifecycle
+from ioflt.datastore.container import Container
 from ioflt.datastore.volume import Volume
 from ioflt.fuse.operations import Operations
 from ioflt.fuse.served import THREADS
@@ -386,3 +388,28 @@ async def test_one_bad_file_harms_no_other(client: Client, datastore: Path) -> N
     assert sorted(await client.names(top)) == [".", "..", "bad.vmdk", "bad.vmx", "good"]
     assert await client.read(good) == b"good"
     assert (datastore / "vm" / "bad.vmdk").read_bytes() == b"no container" * 100
+
+
+async def test_nobody_waits_for_a_write_beside_the_filler(volume: Volume, client: Client) -> None:
+    """The filler holds a thick file's lock while it syncs: a write waits for it in a thread."""
+    lifecycle.encrypt(volume, "plain", thick=True)
+    top = (await client.lookup(ROOT, "plain")).st_ino
+    handle, entry = await client.create(top, "disk")
+    other, _ = await client.create(top, "other")
+    await client.write(other, b"other")
+    await client.setattr(entry.st_ino, handle, st_size=1 << 20)
+    file = client.operations.handles.files[handle].node.file
+    assert isinstance(file, Container)
+    assert file.unfilled
+    file._lock.acquire()
+    last_resort = threading.Timer(5, file._lock.release)  # a loop that waits would wait for ever
+    last_resort.start()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.write, handle, b"d" * 4096)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await client.read(other) == b"other"
+        assert file._lock.locked()
+        last_resort.cancel()
+        file._lock.release()
+    assert await client.read(handle, 0, 4096) == b"d" * 4096
+    await client.end()
