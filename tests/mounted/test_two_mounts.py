@@ -16,8 +16,10 @@ import pytest
 
 from ioflt import paths
 from ioflt.cli import mount_helper
+from ioflt.errors import IofltError
 from ioflt.fuse.opening import LOCK_WAIT_S
 from ioflt.fuse.starter import is_mounted
+from ioflt.keys.channel import ConnectionLost
 from ioflt.keys.mounts import MountControl
 from ioflt.transport.unix import NotListening
 from tests.mounted.place import await_end, eventually
@@ -340,11 +342,27 @@ def test_paths_that_leave_the_datastore_are_refused(place, one):
             "vm",
             ".ioflt",
         ):
-            with pytest.raises(Exception, match=r".") as caught:
+            with pytest.raises(IofltError) as caught:
                 asked.remove_keyslot(path, 0)
-            assert not isinstance(caught.value, NotListening)
+            assert not isinstance(caught.value, NotListening | ConnectionLost)
     assert (place.base / "outside").read_bytes() == b"outside"
     assert place.complaints() == []
+
+
+def test_statistics_count_what_reaches_the_datastore(place, one):
+    with control(place.mountpoint) as asked:
+        before = asked.status.statistics
+        with opened(one / "disk") as fd:
+            assert asked.refresh().open_files == 1
+            os.pwrite(fd, bytes(8192), 0)
+            os.fsync(fd)
+        now = asked.refresh()
+    grown = {name: now.statistics[name] - before[name] for name in now.statistics}
+    assert now.open_files == 0
+    assert grown["write_bytes"] == 8192
+    assert grown["writes"] >= 1
+    assert grown["syncs"] >= 1
+    assert grown["write_ns"] > 0
 
 
 def test_writes_wait_while_quiesced(place, one):
