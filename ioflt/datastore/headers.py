@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ioflt.crypto.rng import new_uuid
 from ioflt.datastore import reach, records, recovery
@@ -14,6 +15,7 @@ from ioflt.format.headerbackup import archive
 from ioflt.format.headerbackup.archive import HeaderBackup, SavedHeader
 from ioflt.format.record import record as form
 from ioflt.format.record.record import HomeRecord
+from ioflt.keys import files
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +106,5 @@ def read_file(path: str | os.PathLike[str]) -> HeaderBackup:
 
 
 def write_file(path: str | os.PathLike[str], saved: HeaderBackup) -> None:
-    """Write the backup to a new file, mode 0600, and sync it.
-
-    Raises FileExistsError, OSError; then no half of it is left.
-    """
-    data = archive.write(saved)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-    except OSError:
-        os.unlink(path)
-        raise
+    """Write the backup to a new file, whole or not at all. Raises ExistsError, StorageError."""
+    files.create(Path(path), archive.write(saved))

@@ -1,4 +1,4 @@
-"""Small secret files: read with a limit, written so that a crash leaves the old one or the new one."""
+"""Files that hold keys or stand for them: read with a limit, and written whole, or not at all."""
 
 from __future__ import annotations
 

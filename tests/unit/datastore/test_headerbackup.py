@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ioflt.crypto.mac import sha256
 from ioflt.datastore import headers
 from ioflt.datastore.recovery import HEADER_AREA
-from ioflt.errors import CorruptDataError, IofltError, ReadOnlyError, UsageError
+from ioflt.errors import CorruptDataError, ExistsError, IofltError, ReadOnlyError, UsageError
 from ioflt.format.headerbackup import archive
 from ioflt.format.headerbackup.archive import HeaderBackup, SavedHeader
 from ioflt.format.luks2.layout import HEADERS_SIZE, STATE_OFFSET
@@ -166,7 +166,7 @@ def test_a_backup_holds_headers_and_no_state(stored: Stored, tmp_path: Path) -> 
     assert len(data) < 64 << 10
     assert stored.path("a.vmdk").read_bytes()[STATE_OFFSET : STATE_OFFSET + 96] not in data
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ExistsError):
         headers.write_file(tmp_path / "out", saved)
 
 
