@@ -262,9 +262,7 @@ def _structure(fd: int) -> luks2.Header:
     except MalformedError as error:
         if os.pread(fd, len(_MAGIC), 0) != _MAGIC and state.peek(*read_state_slots(fd)) is None:
             if not any(os.pread(fd, HEADERS_SIZE, 0)):
-                raise MalformedError(
-                    "no container", "never synced before a power cut? delete it then"
-                ) from None
+                raise MalformedError("no container", "empty, or zeros where its header was") from None
             raise _Clear("no container: clear, or its whole header is lost, in an encrypted home") from None
         raise MalformedError("header unusable", str(error)) from None
 

@@ -72,8 +72,8 @@ def create(
 ) -> None:
     """Make an empty container in the new, empty file `fd`, under a new DEK wrapped by each key of `by`.
 
-    Writes 40 KiB, syncs nothing: like any new file it is durable once its writer syncs it. Both state slots
-    are written, so that no later commit needs space.
+    Writes 40 KiB, syncs nothing: the caller does, before the file gets a name. Both state slots are written,
+    so that no later commit needs space.
     """
     uuid = uuid or new_uuid()
     ((dek, blob),) = keys.generate(by[0], [token_aad(uuid, thin, by[0])])

@@ -53,6 +53,7 @@ def create(
 ) -> int:
     """Make an empty regular file as its home says, complete before it has a name; FileExistsError if taken.
 
+    After a power cut it is there, complete, or not there. Its name is durable when the directory is synced.
     Returns a descriptor (read and write) of the backing file. `owner`: (uid, gid).
     """
     known = standing or home.check_writable()
@@ -69,6 +70,8 @@ def create(
         if owner is not None and owner != (os.geteuid(), os.getegid()):
             os.fchown(fd, *owner)
         os.fchmod(fd, mode)
+        if known.state is HomeState.ENCRYPTED:
+            os.fsync(fd)  # else a power cut may leave a name without a header behind it, which never opens
         draft.publish_new(parent_fd, name)
         return draft.take()
 

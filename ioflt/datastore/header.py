@@ -23,7 +23,7 @@ def read_header(fd: int) -> luks2.Header:
     """The newest valid header, of our profile. Raises CorruptDataError."""
     area = os.pread(fd, HEADERS_SIZE, 0)
     if not any(area):
-        raise MalformedError("no header", "nothing or zeros, as in a file never synced before a power cut")
+        raise MalformedError("no header", "nothing or zeros where it was")
     header = luks2.parse(area)
     luks2.check_profile(header)
     return header

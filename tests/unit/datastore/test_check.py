@@ -121,10 +121,10 @@ CASES: dict[str, tuple[str, str, Damage]] = {
         "truncated body",
         lambda s: os.truncate(s.path("vmware.log"), DATA_OFFSET),
     ),
-    "file cut": ("web/vmware.log", "never synced", lambda s: os.truncate(s.path("vmware.log"), 0)),
-    "file lost in a power cut": (
+    "file cut": ("web/vmware.log", "no container (empty", lambda s: os.truncate(s.path("vmware.log"), 0)),
+    "header zeroed": (
         "web/vmware.log",
-        "never synced",
+        "no container (empty",
         lambda s: (
             os.truncate(s.path("vmware.log"), 0),
             os.truncate(s.path("vmware.log"), DATA_OFFSET + 4096),

@@ -67,6 +67,40 @@ def test_new_home_is_as_the_datastore_says(home, default):
     assert home.treatment("sub/a.VMX") is (Treatment.VMX if encrypted else Treatment.CLEAR)
 
 
+class Names:
+    """Remembers which files were synced, and looks at each that gets a name whether it was."""
+
+    def __init__(self, patch):
+        self.synced = set()
+        self.published = []
+        self._sync, self._write, self._link = os.fsync, os.pwrite, os.link
+        patch.setattr(os, "fsync", self.sync)
+        patch.setattr(os, "fdatasync", self.sync)
+        patch.setattr(os, "pwrite", self.write)
+        patch.setattr(os, "link", self.link)
+
+    def sync(self, fd):
+        self._sync(fd)
+        self.synced.add(os.fstat(fd).st_ino)
+
+    def write(self, fd, data, offset):
+        self.synced.discard(os.fstat(fd).st_ino)
+        return self._write(fd, data, offset)
+
+    def link(self, source, name, **named):
+        self.published.append((name, os.stat(source).st_ino in self.synced))
+        return self._link(source, name, **named)
+
+
+def test_a_name_leads_to_what_is_durable(home, default, monkeypatch):
+    """A power cut leaves no encrypted file without its header: there would be nothing to open it by."""
+    names = Names(monkeypatch)
+    for name in ("new", "new.vmx"):
+        os.close(files.create(home, home.fd, name, mode=0o600))
+    encrypted = default is HomeState.ENCRYPTED
+    assert names.published == [("new", encrypted), ("new.vmx", encrypted)]
+
+
 def test_record_removed(home):
     home.standing()
     os.unlink(record_path(home.volume))
