@@ -24,6 +24,7 @@ from ioflt.datastore.container import Progress
 from ioflt.datastore.disks import Disk, naming
 from ioflt.datastore.files import COPY_CHUNK
 from ioflt.datastore.home import Home, is_private
+from ioflt.datastore.newhome import new_home
 from ioflt.datastore.ova import OvaWriter
 from ioflt.datastore.package import Package
 from ioflt.datastore.tree import HomeSide, HostSide
@@ -32,7 +33,6 @@ from ioflt.errors import (
     ExistsError,
     MalformedError,
     NotFoundError,
-    ReadOnlyError,
     StorageError,
     UnsupportedError,
     UsageError,
@@ -45,9 +45,6 @@ from ioflt.format.vmdk import descriptor, sparse
 from ioflt.format.vmdk.compose import compose
 from ioflt.format.vmdk.descriptor import NO_PARENT, confine
 from ioflt.format.vmdk.stream import MAX_GRAIN, StreamReader, StreamWriter
-
-#: Longest name of an imported VM, bytes: `NAME_123-flat.vmdk` must be a file name.
-MAX_NAME: Final = 200
 
 #: Longest name in an export, bytes: that of a member must fit into a tar header.
 _MAX_STEM: Final = 60
@@ -89,7 +86,7 @@ def import_package(
     "digest does not verify"; StorageError. Then the new home is gone again.
     """
     name = name or os.path.splitext(os.path.basename(path))[0]
-    with _storage(path), naming(os.fspath(path)), Package(path) as package, _new_home(volume, name) as home:
+    with _storage(path), naming(os.fspath(path)), Package(path) as package, new_home(volume, name) as home:
         side = HomeSide(home)
         envelope = package.envelope
         made: dict[str, str] = {}
@@ -121,7 +118,7 @@ def import_directory(
                 raise UsageError("holds the datastore", file=path)
             if any(is_private(entry) for entry in os.listdir(fd)):
                 raise UsageError("belongs to a datastore; copy it through a mount", file=path)
-            with _new_home(volume, name) as home:
+            with new_home(volume, name) as home:
                 tree.copy(HostSide(), fd, HomeSide(home), home.fd, progress)
                 tree.dress_directory(fd, home.fd)
                 return _imported(home, [])
@@ -190,43 +187,6 @@ def _adapter(text: bytes | None) -> str:
 def _imported(home: Home, left_out: list[str]) -> Imported:
     files = sorted(entry for entry in os.listdir(home.fd) if not is_private(entry))
     return Imported(home.name, home.standing().state.value, files, left_out)
-
-
-@contextmanager
-def _new_home(volume: Volume, name: str) -> Iterator[Home]:
-    """A new home, locked, which goes again when the block fails."""
-    if volume.read_only:
-        raise ReadOnlyError("the datastore is open for reading only", file=volume.path)
-    place = os.path.join(volume.path, name)
-    try:
-        confine(name, "VM")
-    except MalformedError:
-        raise UsageError("not a name for a VM", file=name) from None
-    if is_private(name) or len(os.fsencode(name)) > MAX_NAME:
-        raise UsageError("not a name for a VM", file=name)
-    try:
-        os.mkdir(name, 0o755, dir_fd=volume.fd)
-    except FileExistsError as error:
-        raise ExistsError("is there already", file=place) from error
-    home = volume.home(name)
-    try:
-        with home.exclusive():
-            volume.write_new_record(home)
-            yield home
-            os.fsync(home.fd)
-    except BaseException:
-        _remove_home(volume, home)
-        raise
-    os.fsync(volume.fd)
-
-
-def _remove_home(volume: Volume, home: Home) -> None:
-    """Remove what was made, unless something else has its name by now."""
-    with suppress(FileNotFoundError):
-        found = os.stat(home.name, dir_fd=volume.fd, follow_symlinks=False)
-        if os.path.samestat(found, os.fstat(home.fd)):
-            volume.forget(home)
-            shutil.rmtree(home.name, dir_fd=volume.fd)
 
 
 def _counted(blocks: Iterator[bytes], progress: Progress | None) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 
 from ioflt import confinement, hygiene, paths
-from ioflt.datastore import atomic, lifecycle
+from ioflt.datastore import atomic, lifecycle, newhome
 from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, PeerError
 from ioflt.fuse import hook
@@ -166,7 +166,8 @@ def _mount(operations: Operations, options: Options) -> int:
 
 
 def _clean_up(volume: Volume) -> None:
-    """Remove what interrupted replacements left behind. A home in which that fails is no obstacle."""
+    """Remove what interrupted replacements and imports left. A home in which that fails is no obstacle."""
+    newhome.remove_unfinished(volume.fd)
     for name in (".", *volume.homes()):
         try:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=volume.fd)

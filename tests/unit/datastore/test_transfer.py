@@ -3,15 +3,18 @@
 import hashlib
 import io
 import os
+import shutil
+import signal
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ioflt.datastore import transfer, tree
+from ioflt.datastore import check, newhome, transfer, tree
 from ioflt.datastore.tree import HomeSide
 from ioflt.datastore.volume import Volume
 from ioflt.errors import (
@@ -115,6 +118,11 @@ def assert_nowhere(needle: bytes, top: Path) -> None:
     for path in top.rglob("*"):
         if path.is_file():
             assert needle not in path.read_bytes(), path
+
+
+def assert_empty(volume: Volume) -> None:
+    """No home is there, nor a part of one."""
+    assert {path.name for path in Path(volume.path).rglob("*")} <= {".ioflt", ".ioflt.d"}
 
 
 # In
@@ -296,7 +304,7 @@ def test_a_hostile_package_leaves_nothing(
     with pytest.raises(CorruptDataError) as caught:
         transfer.import_package(volume, path)
     assert caught.value.reason == reason
-    assert sorted(os.listdir(volume.path)) == [".ioflt"]
+    assert_empty(volume)
     with pytest.raises(NotFoundError):
         volume.home("web")
 
@@ -313,7 +321,7 @@ def test_a_disk_larger_than_any_file_system(volume: Volume, tmp_path: Path) -> N
     members = with_disk(DISK, capacity=(1 << 63) - 512)
     with pytest.raises(StorageError):
         transfer.import_package(volume, archive(tmp_path / "web.ova", *members))
-    assert os.listdir(volume.path) == [".ioflt"]
+    assert_empty(volume)
 
 
 # Directories
@@ -394,6 +402,64 @@ def test_special_files_and_homes_are_refused(volume: Volume, directory: Path, tm
     with pytest.raises(UnsupportedError, match="too deep"):
         transfer.import_directory(volume, directory)
     assert volume.homes() == ["web"]
+
+
+def killed_at(step: int, run: Callable[[], object]) -> bool:
+    """Run it in a process that is killed as it opens its `step`th file or directory; whether it was."""
+    pid = os.fork()
+    if pid == 0:
+        steps = 0
+        really = os.open
+
+        def counted(*arguments: Any, **named: Any) -> int:
+            nonlocal steps
+            steps += 1
+            if steps == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return really(*arguments, **named)
+
+        os.open = counted
+        run()
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("package", [True, False], ids=["package", "directory"])
+def test_killed_on_the_way_in(volume: Volume, directory: Path, tmp_path: Path, package: bool) -> None:
+    """No half VM passes for a whole one, or stands in the way of the next attempt."""
+
+    def bring_in() -> None:
+        if package:
+            transfer.import_package(volume, tmp_path / "guest.ova")
+        else:
+            transfer.import_directory(volume, directory)
+
+    ova(tmp_path).rename(tmp_path / "guest.ova")
+    step = 1
+    while killed_at(step, bring_in):
+        assert volume.homes() in ([], ["guest"])
+        if volume.homes():
+            assert "guest.vmx" in os.listdir(Path(volume.path, "guest"))
+            volume.forget(volume.home("guest"))
+            shutil.rmtree(Path(volume.path, "guest"))
+        step += 1
+    assert step > 12
+    volume.forget(volume.home("guest"))
+    assert os.listdir(Path(volume.path, ".ioflt.d")) == []
+    assert {entry.finding for entry in check.run(volume.path, volume.keys).entries} == {None}
+
+
+def test_a_mount_removes_what_a_killed_import_left(volume: Volume, directory: Path) -> None:
+    assert killed_at(12, lambda: transfer.import_directory(volume, directory))
+    drafts = Path(volume.path, ".ioflt.d")
+    (left,) = os.listdir(drafts)
+    (drafts / "home-link").symlink_to(directory)
+    with newhome.new_home(volume, "now"):  # removes it; itself it is in use
+        assert left not in os.listdir(drafts)
+        newhome.remove_unfinished(volume.fd)
+    assert volume.homes() == ["now"]
+    assert os.listdir(drafts) == ["home-link"]
+    assert os.listdir(directory)
 
 
 # Out
@@ -505,7 +571,7 @@ def test_where_an_export_may_go(volume: Volume, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             write(volume, "web", tmp_path / "none" / "x.ova")
     assert (tmp_path / "there.ova").read_bytes() == b"mine"
-    assert sorted(os.listdir(Path(volume.path))) == [".ioflt", "web"]
+    assert sorted(os.listdir(Path(volume.path))) == [".ioflt", ".ioflt.d", "web"]
 
 
 def test_a_vm_in_use_is_not_exported(volume: Volume, tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""A VM home that appears complete, or not at all.
+
+While it is made it lies in the datastore's `.ioflt.d` as `home-…`, locked, where no mount shows it. What a
+crash leaves there goes at the next mount, and at the next import.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from ioflt import syscalls
+from ioflt.crypto.rng import random_bytes
+from ioflt.datastore.atomic import PRIVATE_DIR, make_private_dir
+from ioflt.datastore.home import Home, is_private
+from ioflt.datastore.volume import Volume
+from ioflt.errors import ExistsError, MalformedError, ReadOnlyError, UsageError
+from ioflt.format.vmdk.descriptor import confine
+
+#: Longest name of an imported VM, bytes: `NAME_123-flat.vmdk` must be a file name.
+MAX_NAME: Final = 200
+
+_DRAFT: Final = "home-"
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def new_home(volume: Volume, name: str) -> Iterator[Home]:
+    """A new home with a record, locked, which gets its name when the block ends well.
+
+    Raises ReadOnlyError, UsageError for the name, ExistsError, OSError.
+    """
+    if volume.read_only:
+        raise ReadOnlyError("the datastore is open for reading only", file=volume.path)
+    _check_name(name)
+    place = os.path.join(volume.path, name)
+    if os.path.lexists(place):
+        raise ExistsError("is there already", file=place)
+    remove_unfinished(volume.fd)
+    make_private_dir(volume.fd)
+    draft = f"{PRIVATE_DIR}/{_DRAFT}{random_bytes(8).hex()}"
+    os.mkdir(draft, 0o755, dir_fd=volume.fd)
+    home = volume.adopt(name, _open_directory(volume.fd, draft))
+    try:
+        with home.exclusive():
+            volume.write_new_record(home)
+            yield home
+            os.fsync(home.fd)
+            _publish(volume.fd, draft, name, place)
+    except BaseException:
+        volume.forget(home)
+        shutil.rmtree(draft, dir_fd=volume.fd)
+        raise
+    os.fsync(volume.fd)
+
+
+def remove_unfinished(top_fd: int) -> None:
+    """Remove the homes in the making that nobody holds the lock of. What cannot be removed is logged."""
+    try:
+        fd = _open_directory(top_fd, PRIVATE_DIR)
+    except OSError:  # none there, or something else: who makes a draft tells
+        return
+    try:
+        for name in os.listdir(fd):
+            if name.startswith(_DRAFT):
+                try:
+                    _remove_unheld(fd, name)
+                except (FileNotFoundError, BlockingIOError):
+                    continue
+                except OSError as error:
+                    _log.warning("left over, and cannot be removed, %s/%s: %s", PRIVATE_DIR, name, error)
+    finally:
+        os.close(fd)
+
+
+def _check_name(name: str) -> None:
+    try:
+        confine(name, "VM")
+    except MalformedError:
+        raise UsageError("not a name for a VM", file=name) from None
+    if is_private(name) or len(os.fsencode(name)) > MAX_NAME:
+        raise UsageError("not a name for a VM", file=name)
+
+
+def _open_directory(dir_fd: int, name: str) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, dir_fd=dir_fd)
+
+
+def _publish(top_fd: int, draft: str, name: str, place: str) -> None:
+    try:
+        try:
+            syscalls.renameat2(top_fd, draft, top_fd, name, syscalls.RENAME_NOREPLACE)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # the file system has no such rename; what appeared meanwhile is replaced only if it is empty
+            os.rename(draft, name, src_dir_fd=top_fd, dst_dir_fd=top_fd)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise ExistsError("is there already", file=place) from error
+        raise
+
+
+def _remove_unheld(dir_fd: int, name: str) -> None:
+    fd = _open_directory(dir_fd, name)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(name, dir_fd=dir_fd)
+    finally:
+        os.close(fd)
