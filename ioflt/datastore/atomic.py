@@ -95,14 +95,19 @@ class Draft:
         os.link(source, name, src_dir_fd=source_dir, dst_dir_fd=parent_fd, follow_symlinks=True)
         self._drop_name()
 
-    def publish_over(self, parent_fd: int, name: str) -> None:
-        """Put the file in place of `name`, and make both file and name durable."""
+    def publish_over(self, parent_fd: int, name: str, *, instead_of: tuple[int, str] | None = None) -> None:
+        """Put the file in place of `name`, and make both file and name durable.
+
+        `instead_of`: a name (and its directory) that goes with it. A power cut leaves one of the two as a
+        rename does where the file system keeps the order of changes: nothing is synced between them.
+        """
         os.fsync(self.fd)
         if self._name is None:
-            link_over(self._top, self.fd, parent_fd, name)
-            return
+            self._name = _link_draft(self._top, self.fd)
         os.rename(self._name, name, src_dir_fd=self._top, dst_dir_fd=parent_fd)
         self._name = None
+        if instead_of is not None:
+            os.unlink(instead_of[1], dir_fd=instead_of[0])
         sync_directory(parent_fd)
 
     def __enter__(self) -> Draft:
@@ -114,9 +119,11 @@ class Draft:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._drop_name()
-        if not self._taken:
-            os.close(self.fd)
+        try:
+            self._drop_name()
+        finally:
+            if not self._taken:
+                os.close(self.fd)
 
     def _drop_name(self) -> None:
         if self._name is not None:
@@ -138,9 +145,7 @@ def replace(
 
 def link_over(top_fd: int, fd: int, parent_fd: int, name: str) -> None:
     """Put one more name of the open file `fd` in place of `name`, durably."""
-    make_private_dir(top_fd)
-    draft = _draft_name()
-    os.link(f"/proc/self/fd/{fd}", draft, dst_dir_fd=top_fd, follow_symlinks=True)
+    draft = _link_draft(top_fd, fd)
     try:
         os.rename(draft, name, src_dir_fd=top_fd, dst_dir_fd=parent_fd)
     except OSError:
@@ -184,6 +189,13 @@ def _remove_unheld(dir_fd: int, name: str) -> None:
         os.unlink(name, dir_fd=dir_fd)
     finally:
         os.close(fd)
+
+
+def _link_draft(top_fd: int, fd: int) -> str:
+    make_private_dir(top_fd)
+    draft = _draft_name()
+    os.link(f"/proc/self/fd/{fd}", draft, dst_dir_fd=top_fd, follow_symlinks=True)
+    return draft
 
 
 def _log_left(dir_fd: int, error: OSError) -> None:

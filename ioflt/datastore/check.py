@@ -243,8 +243,13 @@ class _Check:
 
     def _take_file_id(self, file_id: int, path: str, info: os.stat_result) -> None:
         other, inode = self._file_ids.setdefault(file_id, (path, info.st_ino))
-        if inode != info.st_ino:
-            raise MalformedError("file id used twice", f"a raw copy of {other}, or the other way round")
+        if inode == info.st_ino:
+            return
+        if stored_as(other) is not stored_as(path):  # no copy has another form
+            raise MalformedError(
+                "file id used twice", f"by {other}: a rename was interrupted; keep one of them"
+            )
+        raise MalformedError("file id used twice", f"a raw copy of {other}, or the other way round")
 
     def _read_descriptor(self, home: Home, node: Node, file: OpenFile) -> None:
         if node.name.lower().endswith(".vmdk"):

@@ -72,8 +72,9 @@ def rename(move: Move, renamed_home: Home | None) -> None:
 
 
 def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFile:
-    """Rename to or from *.vmx: the content of `source` under the new name, the old name gone; durable.
+    """Rename to or from *.vmx: the content of `source` under the new name, the old name gone.
 
+    The content is durable, and so is the new name.
     Returns the file, open for writing, locked as `source` is. Keeps owner, mode, mtime and the number.
     """
     _check(move)
@@ -102,8 +103,7 @@ def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFil
                 copy.close()
         atomic.dress(draft.fd, like)
         syscalls.try_write_lock(draft.fd)
-        draft.publish_over(move.new_fd, move.new)
-        os.unlink(move.old, dir_fd=move.old_fd)
+        draft.publish_over(move.new_fd, move.new, instead_of=(move.old_fd, move.old))
         return files.open_file(
             move.home, draft.take(), stored_as(move.new), writable=True, place=place, name=move.new
         )

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from ioflt.datastore import lifecycle
+from ioflt.datastore import atomic, lifecycle
 from ioflt.datastore.container import Container
 from ioflt.datastore.volume import Volume
 from ioflt.fuse.operations import Operations
@@ -137,6 +137,26 @@ async def test_rename_to_and_from_a_vmx_keeps_number_and_contents(client: Client
         await client.rename((top, old), (top, new))
         assert (await client.lookup(top, new)).st_ino == entry.st_ino
         assert await client.read(handle) == b'displayName = "vm"\n'
+
+
+async def test_rename_to_a_vmx_syncs_no_directory_with_both_names(
+    client: Client, datastore: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves the file twice."""
+    top = (await client.lookup(ROOT, "vm")).st_ino
+    handle, _ = await client.create(top, "draft")
+    await client.write(handle, b'displayName = "vm"\n')
+    seen = []
+    sync = atomic.sync_directory
+
+    def look(dir_fd: int) -> None:
+        seen.append(sorted(name for name in os.listdir(datastore / "vm") if not name.startswith(".")))
+        sync(dir_fd)
+
+    monkeypatch.setattr(atomic, "sync_directory", look)
+    await client.rename((top, "draft"), (top, "vm.vmx"))
+    await client.rename((top, "vm.vmx"), (top, "draft"))
+    assert seen == [["vm.vmx"], ["draft"]]
 
 
 async def test_between_homes_of_different_keys_nothing_is_moved(client: Client) -> None:

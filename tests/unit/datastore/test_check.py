@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ioflt.datastore import check
+from ioflt.datastore import check, files
 from ioflt.errors import NotFoundError
 from ioflt.format.luks2.layout import DATA_OFFSET, HEADER_SIZE, HEADERS_SIZE, STATE_OFFSET, STATE_SIZE
 from ioflt.format.record.record import Operation
+from ioflt.format.vmx import sealed
 from ioflt.types import HomeState
 from tests.unit.datastore.stored import DESCRIPTOR, VMX, Stored, patch, snapshot
 
@@ -139,6 +140,19 @@ CASES: dict[str, tuple[str, str, Damage]] = {
         "web/web2.vmx",
         "file id used twice",
         lambda s: shutil.copy(s.path("web.vmx"), s.path("web2.vmx")),
+    ),
+    "half a rename": (
+        "web/log",
+        "file id used twice (by web/web.vmx: a rename was interrupted",
+        lambda s: os.close(
+            files.create(
+                s.home,
+                s.home.fd,
+                "log",
+                mode=0o600,
+                file_id=sealed.peek(s.path("web.vmx").read_bytes()).file_id,
+            )
+        ),
     ),
     "of another home": (
         "web/new.log",
