@@ -106,5 +106,8 @@ def read_file(path: str | os.PathLike[str]) -> HeaderBackup:
 
 
 def write_file(path: str | os.PathLike[str], saved: HeaderBackup) -> None:
-    """Write the backup to a new file, whole or not at all. Raises ExistsError, StorageError."""
+    """Write the backup to a new file, mode 0600, durable, whole or not at all.
+
+    Raises ExistsError, StorageError.
+    """
     files.create(Path(path), archive.write(saved))

@@ -1,16 +1,23 @@
-"""Files that hold keys or stand for them: read with a limit, and written whole, or not at all."""
+"""Small files, most of them secret: read with a limit, written so that a crash leaves the old or the new."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 from ioflt import syscalls
 from ioflt.crypto.rng import random_bytes
 from ioflt.errors import ExistsError, NotFoundError, StorageError
+
+#: What file systems say that have no files without a name.
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
 def read(path: Path, limit: int) -> bytes:
@@ -26,21 +33,44 @@ def read(path: Path, limit: int) -> bytes:
 
 def create(path: Path, data: bytes | memoryview) -> None:
     """A new file of mode 0600, durable. Raises ExistsError, StorageError."""
-    with _temporary(path, data) as temporary:
+    with _telling(path), _directory(path.parent) as directory:
         try:
-            syscalls.renameat2(
-                syscalls.AT_FDCWD, temporary, syscalls.AT_FDCWD, path, syscalls.RENAME_NOREPLACE
-            )
+            descriptor = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=directory)
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in _NO_TMPFILE:
                 raise
-            os.link(temporary, path)  # FAT knows no links, file systems in user space no such rename
+            with _temporary(path, data) as temporary:
+                _give_name(temporary, path)
+            return
+        with open(descriptor, "wb", buffering=0) as file:
+            _put(file, data)
+            source = f"/proc/self/fd/{descriptor}"
+            os.link(source, path.name, dst_dir_fd=directory, follow_symlinks=True)
+        os.fsync(directory)
 
 
 def replace(path: Path, data: bytes | memoryview) -> None:
     """The file with mode 0600 and new content, durable. Raises StorageError."""
-    with _temporary(path, data) as temporary:
+    with _telling(path), _temporary(path, data) as temporary:
         os.rename(temporary, path)
+
+
+def remove_left(directory: Path) -> None:
+    """Remove what interrupted calls of `replace` left there. Nobody else may be writing there now."""
+    for entry in os.scandir(directory):
+        if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(entry.path)
+
+
+def _give_name(temporary: Path, path: Path) -> None:
+    """Unlike os.rename, never in the place of another."""
+    try:
+        syscalls.renameat2(syscalls.AT_FDCWD, temporary, syscalls.AT_FDCWD, path, syscalls.RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        os.link(temporary, path)  # FAT knows no links, file systems in user space no such rename
 
 
 @contextlib.contextmanager
@@ -48,33 +78,39 @@ def _temporary(path: Path, data: bytes | memoryview) -> Iterator[Path]:
     """A synced file beside `path`, to be put in its place; the directory is synced after that."""
     temporary = path.with_name(f".{path.name}.{random_bytes(8).hex()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600)
     try:
-        descriptor = os.open(temporary, flags, 0o600)
-        try:
-            _write_all(descriptor, data)
-            yield temporary
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-        _sync_directory(path.parent)
+        with open(descriptor, "wb", buffering=0) as file:
+            _put(file, data)
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    with _directory(path.parent) as directory:
+        os.fsync(directory)
+
+
+def _put(file: FileIO, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+    os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileExistsError:
         raise ExistsError("it exists already", file=path) from None
     except OSError as error:
         raise StorageError("cannot write", error.errno or 0, file=path) from error
 
 
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """All of `data`, durable; a nearly full file system takes part of it. Closes the descriptor."""
-    left = memoryview(data)
-    with open(descriptor, "wb", buffering=0) as file:  # no buffer: it would keep a copy of a key
-        while left:
-            left = left[file.write(left) :]
-        os.fsync(descriptor)
-
-
-def _sync_directory(path: Path) -> None:
+@contextlib.contextmanager
+def _directory(path: Path) -> Iterator[int]:
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(directory)
+        yield directory
     finally:
         os.close(directory)

@@ -174,6 +174,7 @@ class ProviderStore:
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
+            files.remove_left(self.directory)
             yield
         finally:
             os.close(directory)

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import signal
 import stat
 
 import pytest
@@ -18,7 +19,7 @@ from ioflt.errors import (
     ProviderUnavailable,
     UsageError,
 )
-from ioflt.keys import credentials
+from ioflt.keys import credentials, files
 from ioflt.keys.cache import KeyCache
 from ioflt.keys.native import NativeProvider
 from ioflt.keys.store import ProviderStore
@@ -32,6 +33,57 @@ def here(tmp_path, monkeypatch):
     """A host whose systemd-creds does not work: key files."""
     monkeypatch.setattr(credentials, "works", lambda: False)
     return ProviderStore(tmp_path)
+
+
+def killed_at(step, run):
+    """Run it in a process that is killed at its `step`th change of the file system; whether it was."""
+    pid = os.fork()
+    if pid == 0:
+        steps = 0
+
+        def counted(call):
+            def wrapper(*arguments, **named):
+                nonlocal steps
+                steps += 1
+                if steps == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return call(*arguments, **named)
+
+            return wrapper
+
+        for name in ("open", "link", "rename", "unlink", "fsync"):
+            setattr(os, name, counted(getattr(os, name)))
+        run()
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("tmpfile", [True, False], ids=["tmpfile", "named"])
+def test_killed_anywhere_leaves_nothing_for_long(here, tmp_path, monkeypatch, tmpfile):
+    monkeypatch.setattr(os, "O_TMPFILE", os.O_TMPFILE if tmpfile else os.O_DIRECTORY)
+    step = 1
+    while killed_at(step, lambda: here.create("p")):
+        if "p" not in here.names():
+            here.create("p")
+        here.mark_backed_up("p")
+        assert sorted(os.listdir(tmp_path)) == ["p.json", "p.key"]
+        here.backup("p", BACKUP)
+        for name in ("p.json", "p.key"):
+            os.unlink(tmp_path / name)
+        step += 1
+    assert step > 8
+
+
+def test_a_new_file_is_whole_or_not_there(tmp_path):
+    out = tmp_path / "out"
+    step = 1
+    while killed_at(step, lambda: files.create(out, b"all of it")):
+        assert os.listdir(tmp_path) in ([], ["out"])
+        if out.exists():
+            assert out.read_bytes() == b"all of it"
+            out.unlink()
+        step += 1
+    assert step > 3
 
 
 @pytest.fixture
