@@ -16,6 +16,7 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 _libc.syscall.restype = ctypes.c_long
 _libc.futimens.argtypes = (ctypes.c_int, ctypes.c_char_p)
 _libc.utimensat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int)
+_libc.linkat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
 _libc.fchownat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_int)
 
 FALLOC_FL_KEEP_SIZE = 0x01
@@ -69,6 +70,14 @@ def touch(fd: int) -> None:
 def fchownat(fd: int, uid: int, gid: int) -> None:
     """chown(2) of the inode of an O_PATH descriptor, of a symlink itself; -1 leaves as it is."""
     _check(_libc.fchownat(fd, b"", uid & 0xFFFFFFFF, gid & 0xFFFFFFFF, _AT_EMPTY_PATH))
+
+
+def link(fd: int, new_dir: int, new: str) -> None:
+    """link(2) of the inode of an O_PATH descriptor, of a symlink itself.
+
+    ENOENT: it has no name left, or an unprivileged caller before Linux 6.10.
+    """
+    _check(_libc.linkat(fd, b"", new_dir, os.fsencode(new), _AT_EMPTY_PATH))
 
 
 def utimensat(fd: int, atime_ns: int, mtime_ns: int) -> None:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, asynccontextmanager, nullcontext
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, InodeT, ModeT, RequestContext
 
+from ioflt import syscalls
 from ioflt.datastore import atomic, files, namespace
 from ioflt.datastore.home import Home, is_private, stored_as
 from ioflt.fuse.errnos import translated
@@ -100,8 +101,7 @@ class Names(Served):
             parent.home.check_writable()
             namespace.check_link(node.home, node.treatment, parent.home, text)
             if node.format == stat.S_IFLNK:  # a symlink has no path through /proc that does not follow it
-                old = self._directory_of(node)
-                os.link(node.name, text, src_dir_fd=old, dst_dir_fd=parent.path_fd, follow_symlinks=False)
+                self._link_symlink(node, parent, text)
             else:
                 source = f"/proc/self/fd/{node.path_fd}"
                 os.link(source, text, dst_dir_fd=parent.path_fd, follow_symlinks=True)
@@ -260,6 +260,15 @@ class Names(Served):
         async with self._changing(parent.home):
             await self._in_thread(run)
             return entry(await self._lookup(parent, text))
+
+    def _link_symlink(self, node: Node, parent: Node, name: str) -> None:
+        try:
+            syscalls.link(node.path_fd, parent.path_fd, name)
+        except FileNotFoundError:  # we may not link a descriptor, but a name, if it still is this symlink's
+            if os.geteuid() == 0 or self._known(self._directory_of(node), node.name) is not node:
+                raise
+            old = self._directory_of(node).path_fd
+            os.link(node.name, name, src_dir_fd=old, dst_dir_fd=parent.path_fd, follow_symlinks=False)
 
     def _own(self, parent: Node, name: str, ctx: RequestContext) -> None:
         """Give what was just made to the caller; a directory in a set-group-id directory inherits the bit."""

@@ -84,10 +84,10 @@ class Served(pyfuse3.Operations):
         )
 
     @staticmethod
-    def _directory_of(node: Node) -> int:
+    def _directory_of(node: Node) -> Node:
         if node.parent is None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return node.parent.path_fd
+        return node.parent
 
     async def _settle(self, node: Node, action: Callable[[Node], Awaitable[None]]) -> None:
         """Flush or sync; a VMX may have another backing inode afterwards."""

@@ -624,6 +624,18 @@ def test_symlinks(here: Path) -> None:
     assert os.readlink(os.fsencode(here) + b"/bytes") == b"\xff\xfe"
 
 
+def test_a_symlink_is_linked_by_whatever_name_it_has_left(inside: Path) -> None:
+    (inside / "first").symlink_to("target")
+    os.link(inside / "first", inside / "second", follow_symlinks=False)
+    (inside / "first").unlink()
+    os.link(inside / "second", inside / "third", follow_symlinks=False)  # the name it was found by is gone
+    assert os.readlink(inside / "third") == "target"
+    (inside / "first").symlink_to("another")
+    (inside / "third").unlink()
+    os.link(inside / "second", inside / "third", follow_symlinks=False)
+    assert os.readlink(inside / "third") == "target"
+
+
 def test_special_files(here: Path) -> None:
     os.mkfifo(here / "fifo", 0o640)
     assert stat.S_ISFIFO((here / "fifo").stat().st_mode)
