@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 
 import pyfuse3
@@ -17,3 +18,9 @@ def forget_attributes(number: int) -> None:
     """Ask again for the attributes of an inode before they are used."""
     with suppress(FileNotFoundError):
         pyfuse3.invalidate_inode(pyfuse3.InodeT(number), attr_only=True)
+
+
+def forget_name(directory: int, name: str) -> None:
+    """Let go of a name, and of its inode if nobody uses it."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        pyfuse3.invalidate_entry(pyfuse3.InodeT(directory), pyfuse3.FileNameT(os.fsencode(name)))

@@ -87,6 +87,7 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         await nursery.start(hook.serve, operations.lseek, operations.fallocate)
         await nursery.start(operations.filler.run)
+        await nursery.start(operations.forgetter.run)
         await nursery.start(control.serve, listener)
         nursery.start_soon(_end_by_signal, operations)
         if not operations.volume.read_only:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, nullcontext
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, InodeT, ModeT, RequestContext
 
 from ioflt import syscalls
@@ -19,6 +20,9 @@ from ioflt.fuse.handles import DirHandle, FileHandle
 from ioflt.fuse.nodes import Node
 from ioflt.fuse.ranges import END
 from ioflt.fuse.served import Served, entry, file_of
+
+#: Seconds in which names that the kernel is to let go of come to their turn.
+CROWDED_PAUSE_S = 0.005
 
 
 class Names(Served):
@@ -190,6 +194,9 @@ class Names(Served):
                 return
             if dots is None:  # the kernel takes no reference by way of the two
                 node.lookups += 1
+            if self.nodes.crowded:  # while the kernel waits for an answer it lets go of no name here
+                await trio.sleep(CROWDED_PAUSE_S)
+                return
 
     async def releasedir(self, fh: FileHandleT) -> None:
         self.handles.directories.pop(fh)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import resource
 import stat
 import time
+from collections import OrderedDict
 
 import pyfuse3
 import trio
@@ -23,6 +26,9 @@ CACHE_S = 1.0
 
 #: Set in the number of a file whose own number another file has already: a raw copy of a container.
 _COPY_BIT = 1 << 61
+
+#: Nodes looked at by `Nodes.surplus`: more than one, as some of them are in use.
+_SURPLUS = 2
 
 Identity = tuple[int, int]
 _Stamp = tuple[int, int, int]
@@ -203,7 +209,7 @@ class Nodes:
     def __init__(self, root: Node) -> None:
         root.number = pyfuse3.ROOT_INODE
         root.lookups = 1
-        self._by_number: dict[int, Node] = {root.number: root}
+        self._by_number = OrderedDict({root.number: root})
         self._by_identity: dict[Identity, Node] = {root.identity: root}
 
     def __getitem__(self, number: int) -> Node:
@@ -248,6 +254,24 @@ class Nodes:
         self._drop_identity(node)
         node.identity = identity_of(os.stat(node.path_fd))
         self._by_identity[node.identity] = node
+
+    @property
+    def crowded(self) -> bool:
+        """Whether descriptors run short, though `surplus` was asked for: the kernel is slower than we are."""
+        return len(self._by_number) > _descriptors() * 3 // 4
+
+    def surplus(self) -> list[Node]:
+        """After a new node: some that the kernel should let go of. Each costs a descriptor, and when half of
+        them are in use as many have to go as come.
+
+        Not those in use, and no directories: a process may be in one.
+        """
+        if len(self._by_number) <= _descriptors() // 2:
+            return []
+        oldest = list(itertools.islice(self._by_number.values(), _SURPLUS))
+        for node in oldest:
+            self._by_number.move_to_end(node.number)  # not asked for again before all others were
+        return [node for node in oldest if not node.is_dir and node.file is None]
 
     def forget(self, number: int, lookups: int) -> None:
         """The kernel dropped that many references."""
@@ -297,6 +321,10 @@ class Nodes:
         while number in self._by_number or number == pyfuse3.ROOT_INODE:
             number = (info.st_ino | _COPY_BIT) if not number & _COPY_BIT else number + 1
         return number
+
+
+def _descriptors() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _stamp(info: os.stat_result) -> _Stamp:

@@ -20,6 +20,7 @@ from ioflt.datastore.vmx import VmxFile
 from ioflt.datastore.volume import Volume
 from ioflt.filters.trace import Counters
 from ioflt.fuse.filler import Filler
+from ioflt.fuse.forgetting import Forgetter
 from ioflt.fuse.gate import Gate
 from ioflt.fuse.handles import Handles
 from ioflt.fuse.nodes import Node, Nodes, identity_of
@@ -52,6 +53,7 @@ class Served(pyfuse3.Operations):
         self._asking = trio.CapacityLimiter(THREADS)  # those that may wait for keyd
         self.opener = Opener(self.nodes, self.counters, self._limiter, self._asking, self.gate)
         self.filler = Filler(self.gate, self._limiter)
+        self.forgetter = Forgetter()
         self._names = trio.Lock()  # one change of names at a time
         self._nowait = True  # whether the backing file system knows RWF_NOWAIT
 
@@ -76,7 +78,10 @@ class Served(pyfuse3.Operations):
         except BaseException:
             os.close(fd)
             raise
-        return self.nodes.enter(parent, name, home, fd, standing)
+        node = self.nodes.enter(parent, name, home, fd, standing)
+        for idle in self.nodes.surplus():
+            self.forgetter.ask(idle)
+        return node
 
     def _home(self, name: str, path_fd: int) -> Home:
         return self.volume.adopt(
