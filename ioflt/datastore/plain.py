@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
 from ioflt.datastore import openfile
 from ioflt.filters.base import Link
@@ -35,7 +36,14 @@ class PlainFile:
         return False
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        self._chain.write(offset, data)
+        length = self._chain.size()
+        try:
+            self._chain.write(offset, data)
+        except OSError:  # half written, for lack of space: what came is not part of the file
+            with suppress(OSError):
+                if self._chain.size() > length:
+                    self._chain.resize(length)
+            raise
 
     def truncate(self, length: int) -> None:
         self._chain.resize(length)
