@@ -33,8 +33,7 @@ def inspect(file: Path, as_json: bool) -> None:
 @click.command()
 @directory_argument
 @json_option
-@click.pass_context
-def check(ctx: click.Context, directory: Path, as_json: bool) -> None:
+def check(directory: Path, as_json: bool) -> int:
     """Verify every home and file of the datastore DIR: structure, records, keys, MACs. Names what is clear.
 
     Exits with 0 only if all is sound, with 13 if something was found.
@@ -51,8 +50,7 @@ def check(ctx: click.Context, directory: Path, as_json: bool) -> None:
         )
 
     emit(report, text, as_json)
-    if not report.sound:
-        ctx.exit(Exit.FOUND)
+    return Exit.OK if report.sound else Exit.FOUND
 
 
 _SIZES = ("size", "allocated", "length", "body_size", "capacity", "filled_up_to")

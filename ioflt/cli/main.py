@@ -125,7 +125,30 @@ to do", with --json a failure as one line of JSON.
     ),
 )
 
-cli = LazyGroup(
+
+class _Program(LazyGroup):
+    """The whole program. Each command ends by naming the providers that were never backed up."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            result = super().invoke(ctx)
+        except (click.UsageError, click.exceptions.Exit):  # no command ran: a slip, or help was shown
+            raise
+        except Exception:
+            self._remind(ctx)
+            raise
+        self._remind(ctx)
+        return result
+
+    @staticmethod
+    def _remind(ctx: click.Context) -> None:
+        if ctx.invoked_subcommand != "completion":
+            from ioflt.cli.session import remind
+
+            remind()
+
+
+cli = _Program(
     name="ioflt",
     sections=_SECTIONS,
     manual=_MANUAL,

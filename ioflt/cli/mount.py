@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from ioflt.errors import NotFoundError, UsageError
 @click.option("--read-only", is_flag=True, help="Change not one byte of the datastore.")
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, log to stderr, end by Ctrl-C.")
 @click.option("--allow-other", is_flag=True, help="Let other users in, as far as the file modes admit them.")
-def mount(directory: Path, mountpoint: Path, read_only: bool, foreground: bool, allow_other: bool) -> None:
+def mount(directory: Path, mountpoint: Path, read_only: bool, foreground: bool, allow_other: bool) -> int:
     """Show the decrypted files of the datastore DIR at MOUNTPOINT.
 
     Returns when the mount is served. keyd is started when it is not running, and what a killed mount left at
@@ -31,10 +30,9 @@ def mount(directory: Path, mountpoint: Path, read_only: bool, foreground: bool, 
     with connect_keys():  # warnings, and a clear word if keyd cannot be had
         pass
     with naming_missing(mountpoint):
-        code = starter.start(
+        return starter.start(
             directory, mountpoint, read_only=read_only, allow_other=allow_other, foreground=foreground
         )
-    sys.exit(code)
 
 
 @contextmanager

@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _mount(arguments: Sequence[str]) -> int:
     from ioflt.cli.mount import naming_missing
+    from ioflt.cli.session import connect_keys
     from ioflt.fuse import starter
-    from ioflt.keys.client import KeyClient
 
     names, words, fake = _parse(arguments)
     if len(names) != 2:
@@ -77,7 +77,7 @@ def _mount(arguments: Sequence[str]) -> int:
             raise UsageError(f"unknown mount option {word.partition('=')[0]}")
     if fake:
         return 0
-    with KeyClient.connect():
+    with connect_keys():  # warnings, and a clear word if keyd cannot be had
         pass
     source, target = Path(names[0]), Path(names[1])
     with naming_missing(target):

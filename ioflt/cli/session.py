@@ -41,8 +41,29 @@ def connect_keys() -> Iterator[KeyClient]:
 
 
 def _show_warnings(keys: KeyClient) -> None:
-    for warning in keys.warnings():
-        warn(with_advice(warning))
+    _warn_once(keys.warnings())
+
+
+def remind() -> None:
+    """Name the providers that were never backed up, unless the command has done so; keyd is not asked.
+
+    Nothing is made where there is no state yet, and nothing that goes wrong here fails the command.
+    """
+    from ioflt import paths
+    from ioflt.keys.store import ProviderStore
+
+    with suppress(IofltError, OSError):
+        _warn_once(ProviderStore(paths.find().providers).reminders())
+
+
+def _warn_once(warnings: list[str]) -> None:
+    """Show each warning once in a command, however often it asks keyd."""
+    context = click.get_current_context(silent=True)
+    shown: set[str] = set() if context is None else context.meta.setdefault("ioflt.warned", set())
+    for warning in warnings:
+        if warning not in shown:
+            shown.add(warning)
+            warn(with_advice(warning))
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from ioflt.format.vmx import sealed
 from ioflt.keyd.lockdown import Lockdown, unlock_all
 from ioflt.keyd.registry import Registry
 from ioflt.keys.cache import KeyCache
-from ioflt.keys.store import ProviderStore
+from ioflt.keys.store import ProviderStore, reminder
 from ioflt.paths import Paths
 from ioflt.types import KeyRef
 from ioflt.wire.keyd.messages import Locked, LockMode, MacLabel, Status
@@ -151,7 +151,7 @@ class Service:
 
     def warnings(self) -> list[str]:
         lines = [
-            f"the provider {provider.name} was never backed up: without this host its keys are lost"
+            reminder(provider.name)
             for provider in self._registry.status()
             if not provider.backed_up and provider.state != "unavailable"
         ]

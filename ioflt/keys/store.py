@@ -20,6 +20,7 @@ from ioflt.crypto.wrap import unwrap, wrap
 from ioflt.errors import (
     AuthenticationError,
     ExistsError,
+    IofltError,
     KeyNotUsable,
     KeyUnavailableError,
     NotFoundError,
@@ -45,6 +46,11 @@ from ioflt.keys.provider_file import (
 LOCAL = "local"
 
 
+def reminder(name: str) -> str:
+    """What the user must hear of a provider that was never backed up."""
+    return f"the provider {name} was never backed up: without this host its keys are lost"
+
+
 class ProviderStore:
     """Provider files in one directory of mode 0700, which is there."""
 
@@ -68,6 +74,15 @@ class ProviderStore:
         if file.name != name:
             raise NotFoundError(f"the file is that of the provider {file.name}", file=path)
         return file
+
+    def reminders(self) -> list[str]:
+        """Of each provider that was never backed up. The directory need not be there."""
+        found = []
+        for name in self.names():
+            with contextlib.suppress(IofltError, OSError):  # a broken one is told of where it is used
+                if not self.load(name).backed_up:
+                    found.append(reminder(name))
+        return found
 
     def opens_by_passphrase_only(self, name: str) -> bool:
         """Whether `backup` needs the provider's own passphrase."""
