@@ -180,9 +180,16 @@ def _clean_up(volume: Volume) -> None:
             _log.warning("its leftovers are not removed: %s", error)
 
 
+class _AnyName(str):
+    """An option with any byte in it: pyfuse3 encodes options as ASCII, and so refuses most names."""
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:
+        return os.fsencode(str(self))
+
+
 def _fuse_options(options: Options, volume: Volume) -> set[str]:
     name = volume.path.replace("\\", "\\\\").replace(",", "\\,")
-    found = {*pyfuse3.default_options, f"fsname={name}", "subtype=ioflt"}
+    found = {*pyfuse3.default_options, _AnyName(f"fsname={name}"), "subtype=ioflt"}
     if options.read_only:
         found.add("ro")
     if options.allow_other:

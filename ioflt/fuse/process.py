@@ -59,7 +59,7 @@ def main() -> int:
         logging.getLogger("ioflt.mount").error("%s", error)
         tell(msgspec.json.encode(failure.of(error)))
         return 1
-    except OSError as error:
+    except Exception as error:  # whoever started this must hear of it, and the log of where
         logging.getLogger("ioflt.mount").exception("cannot mount")
         tell(msgspec.json.encode(failure.of(PeerError(f"cannot mount: {error}"))))
         return 1

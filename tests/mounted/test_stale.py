@@ -97,6 +97,24 @@ def test_a_mount_point_of_any_name_is_found(place: Place, name: str) -> None:
     assert not is_mounted(str(place.mountpoint))
 
 
+@pytest.mark.parametrize("name", ["with é, and  blanks", "two\nlines", "tab\tand \\040", "ünï\udcff"])
+def test_a_datastore_of_any_name_is_mounted(place: Place, name: str) -> None:
+    place.datastore = place.datastore.rename(place.base / name)
+    (place.mount() / "vm").mkdir()
+    (place.mountpoint / "vm" / "vm.vmdk").write_bytes(b"text")
+    place.ioflt("recovery", "add", place.datastore / "vm", "--passphrase-file", a_passphrase(place.base))
+    place.umount()
+    assert (place.mount("--read-only") / "vm" / "vm.vmdk").read_bytes() == b"text"
+    place.umount()
+
+
+def a_passphrase(directory: Path) -> Path:
+    path = directory / "passphrase"
+    path.touch(0o600)
+    path.write_text("correct horse battery")
+    return path
+
+
 def test_a_mount_is_ended_by_another_spelling_of_its_path(place: Place) -> None:
     link = place.base / "link"
     link.symlink_to(place.base)
