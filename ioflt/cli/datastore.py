@@ -31,11 +31,18 @@ def init(directory: Path, encrypt: bool, provider: str | None, adopt_clear: bool
     VMs that are in DIR already stay as they are. They are listed; with --adopt-clear they get a record that
     says that they are clear, without it they are read-only through a mount until `ioflt vm register`.
     """
+    from ioflt.cli import places
     from ioflt.datastore import lifecycle, summary
     from ioflt.datastore.volume import Volume
-    from ioflt.errors import IofltError
+    from ioflt.errors import IofltError, UsageError
     from ioflt.types import HomeState
 
+    for found, what in (
+        (places.behind_mount(directory), "a mount"),
+        (places.datastore_above(directory), "a datastore"),
+    ):
+        if found is not None:
+            raise UsageError(f"no datastore is made inside {what}, here {found}", file=directory)
     default = HomeState.ENCRYPTED if encrypt else HomeState.CLEAR
     with connect_keys() as keys:
         Volume.init(directory, default, keys, provider=provider)

@@ -57,11 +57,16 @@ _BY_ERROR: dict[type[BaseException], int] = {
     BaseException: Exit.BUG,
 }
 
-_BY_ERRNO = {errno.EROFS: Exit.READ_ONLY, errno.EBUSY: Exit.BUSY}
+_BY_ERRNO = {
+    errno.EROFS: Exit.READ_ONLY,
+    errno.EBUSY: Exit.BUSY,
+    errno.EACCES: Exit.DENIED,
+    errno.EPERM: Exit.DENIED,
+}
 
 
 def exit_code(error: BaseException) -> int:
     """The exit code for any exception: that of the nearest class in the table."""
-    if isinstance(error, OSError) and error.errno in _BY_ERRNO:
+    if isinstance(error, OSError | errors.StorageError) and error.errno in _BY_ERRNO:
         return _BY_ERRNO[error.errno]
     return next(_BY_ERROR[kind] for kind in type(error).__mro__ if kind in _BY_ERROR)

@@ -35,6 +35,34 @@ def _header(error: errors.IofltError) -> str:
     return "nothing was changed; a header backup may help: ioflt header restore BACKUP DIR/VM"
 
 
+def _no_datastore(error: errors.IofltError) -> str:
+    from ioflt.cli import places
+
+    if not error.file:
+        return "make it one: ioflt datastore init DIR"
+    behind = places.behind_mount(error.file)
+    if behind is not None:
+        return f"this is a mount; name what it shows: {shlex.quote(behind)}"
+    above = places.datastore_above(error.file)
+    if above is not None:
+        return f"it lies in a datastore: {shlex.quote(above)}"
+    return f"make it one: ioflt datastore init {shlex.quote(error.file)}"
+
+
+def for_no_vm(directory: str | os.PathLike[str], name: str) -> str:
+    """Advice to who named `directory/name` for a VM, where `directory` is no datastore."""
+    from ioflt.cli import places
+
+    path = os.path.join(directory, name)
+    behind = places.behind_mount(path)
+    if behind is not None:
+        return f"this is in a mount; name what it shows: {shlex.quote(behind)}"
+    if places.is_datastore(path):
+        quoted = shlex.quote(os.path.normpath(path))
+        return f"this is the datastore; name a VM in it, as {quoted}/VM: ioflt vm list {quoted}"
+    return "name a VM as DIR/VM; DIR is the datastore"
+
+
 # The first row whose class and pattern fit is taken: special rows stand before general ones.
 _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     (errors.ProviderLocked, "waits for its passphrase", _unlock),
@@ -74,7 +102,7 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     (
         errors.NotFoundError,
         r"no datastore|not a datastore",
-        lambda error: f"make it one: ioflt datastore init {_file(error, 'DIR')}",
+        _no_datastore,
     ),
     (errors.NotFoundError, "no such VM home", lambda error: f"ioflt vm list {_above(error, 'DIR')}"),
     (

@@ -7,6 +7,7 @@ import sys
 import click
 
 from ioflt import __version__, hygiene
+from ioflt.cli import streams
 from ioflt.cli.lazy import Entry, LazyGroup, Section
 
 _SECTIONS = (
@@ -161,6 +162,7 @@ click.version_option(__version__, prog_name="ioflt", message="%(prog)s %(version
 
 def main() -> int:
     """Run the command that `sys.argv` names. Returns the exit code."""
+    streams.fill_closed()
     try:
         hygiene.forbid_dumps()  # commands have passphrases, data keys and plaintext in memory
         result = cli.main(prog_name="ioflt", standalone_mode=False)

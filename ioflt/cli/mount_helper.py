@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ioflt.cli import failures
+from ioflt.cli import failures, streams
 from ioflt.errors import UsageError
 
 _IGNORED = frozenset(
@@ -51,6 +51,7 @@ _IGNORED_PREFIXES = ("x-", "X-", "comment=", "user=")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Mount; the exit code is that of `ioflt mount`."""
+    streams.fill_closed()
     try:
         return _mount(sys.argv[1:] if arguments is None else arguments)
     except Exception as error:

@@ -11,6 +11,7 @@ import click
 
 from ioflt.cli import passphrase
 from ioflt.cli.passphrase import passphrase_option
+from ioflt.cli.places import is_datastore
 from ioflt.cli.render import emit, json_option, progress, say, warn
 from ioflt.cli.session import connect_keys, file_argument, home_argument, open_volume
 from ioflt.errors import NotFoundError, UsageError
@@ -99,6 +100,10 @@ def fill(file: Path) -> None:
     from ioflt.datastore import reach
 
     path = reach.backing_path(file)
+    if os.path.isdir(path):
+        raise UsageError("is a directory; name a disk in it", file=file)
+    if file.suffix.lower() == ".vmx":
+        raise UsageError("a VMX has no holes", file=file)
     with connect_keys() as keys, progress(f"filling {file.name}", os.stat(path).st_size) as bar:
         size = reach.fill(path, keys, bar.advance)
     say(f"{file}: no holes left in {size} bytes")
@@ -207,6 +212,8 @@ def _containers(target: Path) -> list[str]:
         raise UsageError("a VMX has no recovery slots", file=target)
     if os.path.isdir(path):
         directory, name = os.path.split(path)
+        if is_datastore(path):
+            raise UsageError("is a datastore; name a VM in it, or a file", file=target)
         with open_volume(Path(directory), read_only=True) as volume:
             found = [os.path.join(path, one) for one in reach.containers(volume.home(name))]
     else:

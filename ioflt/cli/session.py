@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import click
 
-from ioflt.cli.hints import advising, with_advice
+from ioflt.cli.hints import for_no_vm, with_advice
 from ioflt.cli.render import warn
 from ioflt.errors import IofltError, NotFoundError, UsageError
 
@@ -80,8 +80,12 @@ def home_argument(command: _Command) -> _Command:
 
     @functools.wraps(command)
     def advised(*args: object, **kwargs: object) -> object:
-        with advising(NotFoundError, "no datastore here", "name a VM as DIR/VM; DIR is the datastore"):
+        try:
             return command(*args, **kwargs)
+        except NotFoundError as error:
+            if "no datastore here" in error.message:
+                error.add_note(for_no_vm(*cast("tuple[Path, str]", kwargs["home"])))
+            raise
 
     argument = click.argument("home", metavar="DIR/VM", type=click.Path(), callback=_split)
     return cast("_Command", argument(advised))

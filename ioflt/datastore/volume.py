@@ -101,7 +101,7 @@ class Volume:
         except IofltError as error:
             os.close(fd)
             if error.file is None or error.file == atomic.RECORD:
-                error.file = os.path.join(name, error.file or "")
+                error.file = os.path.join(name, error.file) if error.file else name
             raise
         except BaseException:
             os.close(fd)

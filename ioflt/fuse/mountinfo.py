@@ -15,14 +15,26 @@ def mount_id(target: str) -> int | None:
 
     Asks nothing of the mount itself.
     """
+    found = _topmost(target)
+    return None if found is None else found[0]
+
+
+def source(target: str) -> str | None:
+    """The datastore that this mount shows; None when there is none."""
+    found = _topmost(target)
+    return None if found is None else found[1]
+
+
+def _topmost(target: str) -> tuple[int, str] | None:
     real = os.fsencode(target)
     found = None
     with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
             left, _, right = line.partition(b" - ")
             fields = left.split(b" ")
-            if right.split(b" ")[0] == _TYPE and _unescape(fields[4]) == real:
-                found = int(fields[0])
+            kind, shown, *_ = right.split(b" ")
+            if kind == _TYPE and _unescape(fields[4]) == real:
+                found = int(fields[0]), os.fsdecode(_unescape(shown))
     return found
 
 

@@ -108,6 +108,23 @@ def test_a_datastore_of_any_name_is_mounted(place: Place, name: str) -> None:
     place.umount()
 
 
+def test_a_mount_named_for_its_datastore_is_told_of(place: Place) -> None:
+    (place.mount() / "vm").mkdir()
+    for arguments, shown in (
+        (("vm", "list", place.mountpoint), place.datastore),
+        (("check", place.mountpoint), place.datastore),
+        (("vm", "show", place.mountpoint / "vm"), place.datastore / "vm"),
+    ):
+        result = place.ioflt(*arguments, check=False)
+        assert result.returncode == 10
+        assert result.stderr.splitlines()[-1].endswith(f"name what it shows: {shown}")
+    for inside in (place.mountpoint, place.mountpoint / "vm", place.mountpoint / "new"):
+        result = place.ioflt("datastore", "init", inside, check=False)
+        assert (result.returncode, "inside a mount" in result.stderr) == (2, True)
+    assert [path.name for path in place.mountpoint.iterdir()] == ["vm"]
+    place.umount()
+
+
 def a_passphrase(directory: Path) -> Path:
     path = directory / "passphrase"
     path.touch(0o600)

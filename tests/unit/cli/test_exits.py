@@ -48,6 +48,9 @@ def test_branches_do_not_share_codes() -> None:
         (OSError(errno.EROFS, "x"), Exit.READ_ONLY),
         (OSError(errno.EBUSY, "x"), Exit.BUSY),
         (OSError(errno.EIO, "x"), Exit.STORAGE),
+        (errors.StorageError("write", errno.EROFS), Exit.READ_ONLY),
+        (errors.StorageError("open", errno.EACCES), Exit.DENIED),
+        (errors.StorageError("write", errno.ENOSPC), Exit.STORAGE),
     ],
 )
 def test_other_exceptions(error: BaseException, code: int) -> None:
