@@ -36,6 +36,9 @@ from ioflt.types import HomeState, KeyRef
 
 _PRIVATE = frozenset((RECORD, PRIVATE_DIR))
 
+#: What fsck keeps at the top of a file system, often the datastore's own: no VM, and given no record.
+LOST_FOUND = "lost+found"
+
 #: Seconds for which a key that could not be had is not asked for again by `unverified`.
 _UNAVAILABLE_S = 1.0
 
@@ -335,7 +338,7 @@ class Home:
     def _without_record(self) -> Standing:
         if any(not is_private(name) for name in os.listdir(self.fd)):
             return self._fallback("it has no record; `ioflt vm register` makes one")
-        if self.volume.read_only:
+        if self.volume.read_only or self.name == LOST_FOUND:
             return self._fallback("it has no record")
         self.volume.write_new_record(self)
         return self._judge()

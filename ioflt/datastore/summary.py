@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ioflt.datastore import files, regular
-from ioflt.datastore.home import Home, Standing, Treatment
+from ioflt.datastore.home import LOST_FOUND, Home, Standing, Treatment
 from ioflt.datastore.regular import Entry
 from ioflt.datastore.volume import Volume
 from ioflt.errors import IofltError
@@ -39,8 +39,16 @@ class HomeSummary:
 
 
 def homes(volume: Volume) -> list[HomeSummary]:
-    """All homes, sorted by name."""
-    return [home(volume, name) for name in volume.homes()]
+    """All homes, sorted by name; without an empty lost+found."""
+    found = [_readable(volume, name) for name in volume.homes()]
+    return [home for home in found if home.name != LOST_FOUND or home.files or home.keys]
+
+
+def _readable(volume: Volume, name: str) -> HomeSummary:
+    try:
+        return home(volume, name)
+    except IofltError as error:
+        return _unknown(name, error)
 
 
 def home(volume: Volume, name: str) -> HomeSummary:
@@ -51,7 +59,7 @@ def home(volume: Volume, name: str) -> HomeSummary:
             standing = found.unverified()
             entries = regular.regular_files(found)
     except IofltError as error:
-        return HomeSummary(name, "unknown", [], None, False, error.message, [])
+        return _unknown(name, error)
     record = standing.record
     return HomeSummary(
         name,
@@ -62,6 +70,10 @@ def home(volume: Volume, name: str) -> HomeSummary:
         standing.problem,
         [_file(found, standing, entry) for entry in entries],
     )
+
+
+def _unknown(name: str, error: IofltError) -> HomeSummary:
+    return HomeSummary(name, "unknown", [], None, False, error.message, [])
 
 
 def _file(found: Home, standing: Standing, entry: Entry) -> FileSummary:
