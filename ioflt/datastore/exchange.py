@@ -41,8 +41,8 @@ def import_(
 ) -> str:
     """Put the VMX in `source`, sealed under the passphrase, into the home, under its own name; that name.
 
-    With `force` it replaces the one of that name. Raises ExistsError, ReadOnlyError, BusyError,
-    CorruptDataError with the file's name, KeyUnavailableError, OSError.
+    With `force` it replaces the one of that name, or stands beside others. Raises ExistsError, ReadOnlyError,
+    BusyError, CorruptDataError with the file's name, KeyUnavailableError, OSError.
     """
     file_name = os.path.basename(os.fspath(source))
     if stored_as(file_name) is not Treatment.VMX:
@@ -52,8 +52,10 @@ def import_(
     standing = home.check_writable()
     with home.exclusive():
         old = _present(home, file_name)
-        if old is not None and not force:
-            raise ExistsError("is there already", file=os.path.join(volume.path, name, file_name))
+        others = [other for other in _vmx_files(home) if other != file_name]
+        if not force and (old is not None or others):
+            there = file_name if old is not None else others[0]
+            raise ExistsError("is there already", file=os.path.join(volume.path, name, there))
         data = plaintext
         if standing.state is HomeState.ENCRYPTED:
             data = seal_new(volume.keys, standing.keys, plaintext, _file_id(home, file_name))
@@ -68,13 +70,17 @@ def import_(
 
 
 def _only_vmx(home: Home) -> str:
-    found = sorted(name for name in os.listdir(home.fd) if stored_as(name) is Treatment.VMX)
+    found = _vmx_files(home)
     where = os.path.join(home.volume.path, home.name)
     if not found:
         raise NotFoundError("it has no VMX", file=where)
     if len(found) > 1:
         raise UsageError(f"it has several VMX files: {', '.join(found[:5])}", file=where)
     return found[0]
+
+
+def _vmx_files(home: Home) -> list[str]:
+    return sorted(name for name in os.listdir(home.fd) if stored_as(name) is Treatment.VMX)
 
 
 def _unsealed(source: str | os.PathLike[str], passphrase: Secret) -> bytes:

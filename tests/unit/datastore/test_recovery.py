@@ -406,6 +406,16 @@ def test_a_vmx_goes_out_and_comes_back(stored: Stored, tmp_path: Path) -> None:
     assert stored.read("web.vmx") == VMX + b'new = "1"\n'
 
 
+def test_a_second_vmx_is_put_beside_the_first_by_force_only(stored: Stored, tmp_path: Path) -> None:
+    stored.put("web.vmx", VMX)
+    out = tmp_path / "copy.vmx"
+    out.write_bytes(exchange.export(stored.volume, "web", secret("one")))
+    with pytest.raises(ExistsError, match=r"web\.vmx: is there already"):
+        exchange.import_(stored.volume, "web", out, secret("one"), force=False)
+    assert not stored.path("copy.vmx").exists()
+    assert exchange.import_(stored.volume, "web", out, secret("one"), force=True) == "copy.vmx"
+
+
 def test_export_needs_the_one_vmx(stored: Stored) -> None:
     with pytest.raises(NotFoundError, match="no VMX"):
         exchange.export(stored.volume, "web", secret("one"))
