@@ -81,10 +81,16 @@ def find() -> Paths:
         return Paths(base / "state", base / "run", system)
     if system:
         return Paths(Path("/var/lib/ioflt"), Path("/run/ioflt"), True)
-    user = Path.home()
-    state = Path(os.environ.get("XDG_STATE_HOME") or user / ".local" / "state")
+    state = Path(os.environ.get("XDG_STATE_HOME") or _home() / ".local" / "state")
     run = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
     if not run.is_dir():
         run = state / "ioflt"
         return Paths(state / "ioflt", run / "run", False)
     return Paths(state / "ioflt", run / "ioflt", False)
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise UsageError("this user has no home directory") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -63,6 +64,9 @@ def for_no_vm(directory: str | os.PathLike[str], name: str) -> str:
     return "name a VM as DIR/VM; DIR is the datastore"
 
 
+_NO_SPACE = "make room, then run the command again"
+_NO_HOME = "name a directory for state and sockets: export IOFLT_HOME=DIR"
+
 # The first row whose class and pattern fit is taken: special rows stand before general ones.
 _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     (errors.ProviderLocked, "waits for its passphrase", _unlock),
@@ -81,6 +85,7 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         "backup was changed",
         lambda _: "nothing was changed; try again, or another backup",
     ),
+    (errors.KeyNotUsable, "wrong passphrase", lambda _: "nothing was changed; try again"),
     (errors.KeyNotUsable, "", lambda _: "see the providers and their keys: ioflt provider list"),
     (
         errors.ReadOnlyError,
@@ -110,7 +115,32 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         "is a datastore already",
         lambda error: f"ioflt datastore show {_file(error, 'DIR')}",
     ),
+    (
+        errors.ExistsError,
+        r"^(it exists|is there) already",
+        lambda _: "nothing is overwritten; give another name",
+    ),
+    (errors.NotFoundError, "no provider .* is configured", lambda _: "ioflt provider list"),
+    (errors.StorageError, os.strerror(errno.ENOSPC), lambda _: _NO_SPACE),
+    (errors.UsageError, "cannot make the directory|has no home directory", lambda _: _NO_HOME),
+    (
+        errors.PeerError,
+        "user_allow_other",
+        lambda _: "leave --allow-other out, or have root write user_allow_other into /etc/fuse.conf",
+    ),
     (errors.BusyError, "mounted there already", lambda error: f"ioflt umount {_file(error, 'MOUNTPOINT')}"),
+    (
+        errors.BusyError,
+        "files are open",
+        lambda _: (
+            "close them, or lock nevertheless: ioflt keyd lock --suspend (their I/O waits), --force (fails)"
+        ),
+    ),
+    (
+        errors.BusyError,
+        "a shell stands in it",
+        lambda error: f"see who it is, and end it: fuser -vm {_file(error, 'MOUNTPOINT')}",
+    ),
     (errors.BusyError, "", lambda _: "power the VM off and close its disks, then try again"),
     (
         errors.UsageError,
@@ -197,6 +227,8 @@ def hint_for(error: BaseException) -> str | None:
         return str(advice_of_command[0])
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{error.ctx.command_path} --help"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return _NO_SPACE
     for kind, pattern, advice in _ADVICE:
         if isinstance(error, kind) and re.search(pattern, error.message):
             return advice(error)

@@ -54,6 +54,9 @@ def _read(file: str) -> Secret:
         if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
             warn(f"{file}: others can read this passphrase; chmod 600 it")
         return _from_descriptor(descriptor)
+    except OSError as error:
+        error.filename = file
+        raise
     finally:
         os.close(descriptor)
 

@@ -70,7 +70,11 @@ class ProviderStore:
     def load(self, name: str) -> ProviderFile:
         """A provider's file. Raises NotFoundError, CorruptDataError, StorageError."""
         path = self.path(name)
-        file = parse_provider(files.read(path, MAX_FILE))
+        try:
+            data = files.read(path, MAX_FILE)
+        except NotFoundError as error:
+            raise NotFoundError(f"no provider {name} is configured here") from error
+        file = parse_provider(data)
         if file.name != name:
             raise NotFoundError(f"the file is that of the provider {file.name}", file=path)
         return file

@@ -78,5 +78,5 @@ def test_there_is_advice(error: errors.IofltError) -> None:
 
 
 def test_no_advice_is_made_up() -> None:
-    assert hint_for(errors.StorageError("write", 28)) is None
+    assert hint_for(errors.StorageError("write", 5)) is None
     assert hint_for(ValueError("x")) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import click
@@ -35,6 +36,22 @@ HEADER = f"{PLAIN}; a header backup may help: ioflt header restore BACKUP DIR/VM
         (
             errors.UsageError("is a directory, not a stored file", file="ds/web01"),
             "a VM: ioflt vm show ds/web01, a datastore: ioflt datastore show DIR",
+        ),
+        (errors.ExistsError("it exists already", file="out"), "nothing is overwritten; give another name"),
+        (errors.NotFoundError("no provider corp is configured here"), "ioflt provider list"),
+        (errors.KeyNotUsable("wrong passphrase for the provider corp"), f"{PLAIN}; try again"),
+        (
+            errors.BusyError("files are open: web01/web01.vmdk", file="/mnt"),
+            "close them, or lock nevertheless: ioflt keyd lock --suspend (their I/O waits), --force (fails)",
+        ),
+        (
+            errors.BusyError("in use: a file is open or a shell stands in it", file="/mnt"),
+            "see who it is, and end it: fuser -vm /mnt",
+        ),
+        (errors.StorageError("write", errno.ENOSPC), "make room, then run the command again"),
+        (
+            errors.UsageError("cannot make the directory: Permission denied", file="/nonexistent"),
+            "name a directory for state and sockets: export IOFLT_HOME=DIR",
         ),
         (errors.NotFoundError("the mount point does not exist", file="mnt"), "mkdir mnt"),
         (errors.MalformedError("truncated header", "8 bytes", file="a-flat.vmdk"), HEADER),

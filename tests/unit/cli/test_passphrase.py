@@ -64,3 +64,9 @@ def test_without_terminal_or_file(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sys.stdin", nothing)
         with pytest.raises(UsageError, match="no terminal"):
             ask(None, "Passphrase")
+
+
+def test_a_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError) as caught:
+        ask(str(tmp_path), "Passphrase")
+    assert caught.value.filename == str(tmp_path)
