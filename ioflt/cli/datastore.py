@@ -16,7 +16,7 @@ def datastore() -> None:
 
 
 @datastore.command()
-@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, readable=False, path_type=Path))
 @click.option(
     "--encrypt/--clear",
     "encrypt",

@@ -15,7 +15,7 @@ from ioflt.errors import NotFoundError, UsageError
 
 @click.command()
 @directory_argument
-@click.argument("mountpoint", metavar="MOUNTPOINT", type=click.Path(path_type=Path))
+@click.argument("mountpoint", metavar="MOUNTPOINT", type=click.Path(readable=False, path_type=Path))
 @click.option("--read-only", is_flag=True, help="Change not one byte of the datastore.")
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, log to stderr, end by Ctrl-C.")
 @click.option("--allow-other", is_flag=True, help="Let other users in, as far as the file modes admit them.")
@@ -50,7 +50,7 @@ def naming_missing(mountpoint: Path) -> Iterator[None]:
 
 
 @click.command()
-@click.argument("mountpoint", metavar="MOUNTPOINT", type=click.Path(path_type=Path))
+@click.argument("mountpoint", metavar="MOUNTPOINT", type=click.Path(readable=False, path_type=Path))
 def umount(mountpoint: Path) -> None:
     """Unmount MOUNTPOINT; back when everything is written and the mount's process has ended."""
     from ioflt.fuse import starter

@@ -46,6 +46,7 @@ _IGNORED = frozenset(
         "nolazytime",
     )
 )
+_USAGE = "usage: mount.ioflt SOURCE TARGET [-sfnv] [-o OPTIONS]"
 _IGNORED_PREFIXES = ("x-", "X-", "comment=", "user=")
 
 
@@ -63,9 +64,12 @@ def _mount(arguments: Sequence[str]) -> int:
     from ioflt.cli.session import connect_keys
     from ioflt.fuse import starter
 
+    if set(arguments) & {"-h", "--help"}:
+        print(f"{_USAGE}\n\nWhat `mount -t ioflt` calls. Options: ro, rw, allow_other, exec, noexec.")
+        return 0
     names, words, fake = _parse(arguments)
     if len(names) != 2:
-        raise UsageError("usage: mount.ioflt SOURCE TARGET [-sfnv] [-o OPTIONS]")
+        raise UsageError(_USAGE)
     read_only = allow_other = no_exec = False
     for word in words:
         if word in ("ro", "rw"):
@@ -74,6 +78,8 @@ def _mount(arguments: Sequence[str]) -> int:
             no_exec = word == "noexec"
         elif word == "allow_other":
             allow_other = True
+        elif word == "remount":
+            raise UsageError("a mount is not changed while it is mounted; umount it, and mount it again")
         elif word not in _IGNORED and not word.startswith(_IGNORED_PREFIXES):
             raise UsageError(f"unknown mount option {word.partition('=')[0]}")
     if fake:

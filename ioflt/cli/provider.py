@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import click
 from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask, passphrase_option
 from ioflt.cli.render import emit, json_option, say
-from ioflt.errors import CorruptDataError
+from ioflt.errors import CorruptDataError, ExistsError
 
 if TYPE_CHECKING:
     from ioflt.crypto.secret import Secret
@@ -57,12 +58,14 @@ def list_(as_json: bool) -> None:
 
     with KeyClient.connect() as keys:
         now = keys.status()
+    if not now.providers:
+        say("no key provider yet; `local` is made when a key is first needed")
     emit(now.providers, lambda: show_providers(now), as_json)
 
 
 @provider.command(short_help="Write its key to a file, under a passphrase.")
 @click.argument("name")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(readable=False, path_type=Path))
 @passphrase_option
 @click.option(
     "--provider-passphrase-file",
@@ -77,6 +80,8 @@ def backup(name: str, out: Path, passphrase_file: str | None, provider_passphras
     from ioflt.keys import files
 
     store = _store()
+    if os.path.lexists(out):  # before anything is asked
+        raise ExistsError("it exists already", file=out)
     with contextlib.ExitStack() as stack:
         own: Secret | None = None
         if provider_passphrase_file is not None or store.opens_by_passphrase_only(name):
@@ -90,7 +95,7 @@ def backup(name: str, out: Path, passphrase_file: str | None, provider_passphras
 
 
 @provider.command(short_help="Bring a provider back from its backup.")
-@click.argument("backup_file", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("backup_file", metavar="OUT", type=click.Path(readable=False, path_type=Path))
 @passphrase_option
 def restore(backup_file: Path, passphrase_file: str | None) -> None:
     """Bring back the provider that `ioflt provider backup` wrote to OUT."""

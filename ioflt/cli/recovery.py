@@ -10,13 +10,14 @@ from pathlib import Path
 import click
 
 from ioflt.cli import passphrase
+from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import passphrase_option
 from ioflt.cli.places import is_datastore
 from ioflt.cli.render import emit, json_option, progress, say, warn
 from ioflt.cli.session import connect_keys, file_argument, home_argument, open_volume
-from ioflt.errors import NotFoundError, UsageError
+from ioflt.errors import ExistsError, NotFoundError, UsageError
 
-_target = click.argument("target", metavar="FILE|DIR/VM", type=click.Path(path_type=Path))
+_target = click.argument("target", metavar="FILE|DIR/VM", type=click.Path(readable=False, path_type=Path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,16 @@ def recovery() -> None:
     """
 
 
-@recovery.command()
+@recovery.command(short_help="Add a passphrase to a file, or to all files of a VM.")
 @_target
 @passphrase_option
 @json_option
 def add(target: Path, passphrase_file: str | None, as_json: bool) -> None:
-    """Add a passphrase to a file, or to all files of a VM. Where it is already, nothing changes."""
+    """Add a passphrase to a file, or to all files of a VM. Where it is already, nothing changes.
+
+    To open with cryptsetup by the same F, write `cryptsetup open … < F`: to its --key-file a last newline is
+    part of the passphrase.
+    """
     from ioflt.datastore import reach
 
     paths = _containers(target)
@@ -116,7 +121,7 @@ def header() -> None:
 
 @header.command(short_help="Write a VM's headers to a new file.")
 @home_argument
-@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(readable=False, path_type=Path))
 def backup(home: tuple[Path, str], out: Path) -> None:
     """Write the headers of all files of a VM, and its record, to the new file OUT.
 
@@ -132,7 +137,7 @@ def backup(home: tuple[Path, str], out: Path) -> None:
 
 
 @header.command()
-@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(readable=False, path_type=Path))
 @home_argument
 def restore(out: Path, home: tuple[Path, str]) -> None:
     """Put the headers in OUT back into the files of a VM. Refused for other files and for new keys.
@@ -163,7 +168,11 @@ def vmx() -> None:
 @home_argument
 @passphrase_option
 @click.option(
-    "--output", "-o", metavar="OUT", type=click.Path(path_type=Path), help="A new file to write to."
+    "--output",
+    "-o",
+    metavar="OUT",
+    type=click.Path(readable=False, path_type=Path),
+    help="A new file to write to.",
 )
 def export(home: tuple[Path, str], passphrase_file: str | None, output: Path | None) -> None:
     """Write a VM's VMX, sealed under a passphrase, to standard output or OUT."""
@@ -187,7 +196,9 @@ def export(home: tuple[Path, str], passphrase_file: str | None, output: Path | N
 @file_argument
 @home_argument
 @passphrase_option
-@click.option("--force", is_flag=True, help="Replace the VM's VMX of that name.")
+@click.option(
+    "--force", is_flag=True, help="Replace the VM's VMX of that name; without one, put it beside its others."
+)
 def import_(file: Path, home: tuple[Path, str], passphrase_file: str | None, force: bool) -> None:
     """Open a VMX that is sealed under a passphrase, and put it into a VM, stored as that stores its files."""
     from ioflt.datastore import exchange
@@ -196,6 +207,9 @@ def import_(file: Path, home: tuple[Path, str], passphrase_file: str | None, for
     with (
         passphrase.ask(passphrase_file, f"passphrase of {file}") as secret,
         open_volume(directory) as volume,
+        advising(
+            ExistsError, "is there already", "give FILE the name of the VMX that it replaces, and --force"
+        ),
     ):
         stored = exchange.import_(volume, name, file, secret, force=force)
     say(f"{directory / name / stored}: imported")

@@ -59,6 +59,8 @@ def facts(pairs: Sequence[tuple[str, object]]) -> None:
     """Print name and value lines, the values aligned."""
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
         print(f"{name:<{width}}  {printable(str(value))}".rstrip())
 
 
@@ -145,11 +147,15 @@ def progress(title: str, total_bytes: int | None) -> Iterator[Progress]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(printable(title), total=total_bytes)
+    bars = Bars(*columns, console=Console(stderr=True), transient=True)
+    task = bars.add_task(printable(title), total=total_bytes)
 
-        class Bar:
-            def advance(self, count: int) -> None:
-                bars.advance(task, count)
+    class Bar:
+        def advance(self, count: int) -> None:
+            bars.start()  # not before: often there is nothing to do
+            bars.advance(task, count)
 
+    try:
         yield Bar()
+    finally:
+        bars.stop()

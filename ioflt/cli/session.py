@@ -87,7 +87,7 @@ def home_argument(command: _Command) -> _Command:
                 error.add_note(for_no_vm(*cast("tuple[Path, str]", kwargs["home"])))
             raise
 
-    argument = click.argument("home", metavar="DIR/VM", type=click.Path(), callback=_split)
+    argument = click.argument("home", metavar="DIR/VM", type=click.Path(readable=False), callback=_split)
     return cast("_Command", argument(advised))
 
 
@@ -113,4 +113,6 @@ def _existing(name: str, metavar: str) -> Callable[[_Command], _Command]:
         value.lstat()
         return value
 
-    return click.argument(name, metavar=metavar, type=click.Path(path_type=Path), callback=check)
+    return click.argument(
+        name, metavar=metavar, type=click.Path(readable=False, path_type=Path), callback=check
+    )

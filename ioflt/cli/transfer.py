@@ -17,7 +17,7 @@ _BAD_PACKAGE = "nothing was changed; compare it with the original, or have it ex
 
 @click.command(name="import")
 @file_argument
-@click.argument("directory", metavar="DATASTORE", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DATASTORE", type=click.Path(readable=False, path_type=Path))
 @click.option("--as", "name", metavar="NAME", help="The new VM's name; else that of the file or directory.")
 @json_option
 def import_(file: Path, directory: Path, name: str | None, as_json: bool) -> None:
@@ -47,7 +47,7 @@ def import_(file: Path, directory: Path, name: str | None, as_json: bool) -> Non
 
 @click.command()
 @home_argument
-@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(readable=False, path_type=Path))
 @json_option
 def export(home: tuple[Path, str], out: Path, as_json: bool) -> None:
     """Write the powered-off VM to OUT, decrypted: an OVA if OUT ends in .ova, else a new directory.

@@ -73,9 +73,15 @@ def list_(directory: Path, as_json: bool) -> None:
 
     def text() -> None:
         table(
-            ("VM", "STATE", "FILES", "KEYS", "PROBLEM"),
+            ("VM", "STATE", "FILES", "KEYS FROM", "PROBLEM"),
             [
-                (home.name, home.state, len(home.files), ", ".join(home.keys), home.problem or "")
+                (
+                    home.name,
+                    home.state,
+                    len(home.files),
+                    ", ".join(dict.fromkeys(key.partition(":")[0] for key in home.keys)),
+                    home.problem or "",
+                )
                 for home in homes
             ],
         )

@@ -52,6 +52,7 @@ _MAX_STEM: Final = 60
 _ZEROS: Final = bytes(MAX_GRAIN)
 _ADAPTERS: Final = frozenset({"ide", "lsilogic", "buslogic", "legacyESX", "pvscsi"})
 _COPIED: Final = frozenset({".vmdk", ".vhd", ".vhdx", ".vdi", ".qcow2", ".raw", ".img"})
+_DRAFT: Final = ".part"
 _DRIVE: Final = re.compile(r"(ide|scsi|sata|nvme)[0-9]{1,2}:[0-9]{1,2}\.filename", re.ASCII)
 
 
@@ -339,7 +340,7 @@ def _new_place(volume: Volume, out: str | os.PathLike[str]) -> Iterator[_Place]:
             raise UsageError("lies in the datastore, and an export is plaintext", file=out)
         if os.path.lexists(out):
             raise ExistsError("is there already", file=out)
-        place = _Place(fd, f".{random_bytes(8).hex()}.part", name)
+        place = _Place(fd, f".{random_bytes(8).hex()}{_DRAFT}", name)
         try:
             yield place
             _publish(place)
@@ -390,4 +391,7 @@ def _storage(path: str | os.PathLike[str]) -> Iterator[None]:
     except (FileNotFoundError, PermissionError):
         raise
     except OSError as error:
-        raise StorageError("cannot transfer", error.errno or 0, file=error.filename or path) from error
+        where = error.filename
+        if where is None or str(where).endswith(_DRAFT):
+            where = path
+        raise StorageError("cannot transfer", error.errno or 0, file=where) from error
