@@ -46,7 +46,8 @@ def native(name: str, prompt: bool, passphrase_file: str | None) -> None:
             secret = stack.enter_context(asked)
         made = _store().create(name, secret)
     _tell_keyd()
-    say(f"made the provider {made.name}")
+    opens = f"; it opens by: ioflt keyd unlock {made.name}" if secret is not None else ""
+    say(f"made the provider {made.name}{opens}")
 
 
 @provider.command(name="list")
