@@ -1,4 +1,4 @@
-"""Linux calls that Python's `os` lacks: fallocate with modes, openat2, renameat2, OFD locks.
+"""Linux calls that Python's `os` lacks: fallocate with modes, openat2, renameat2, FICLONE, OFD locks.
 
 Every function raises OSError as `os` would. Flag values are those of the kernel's uapi headers.
 """
@@ -36,6 +36,7 @@ _RESOLVE_BENEATH = 0x08
 #: In place of a directory's descriptor: the current directory.
 AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
+_FICLONE = 0x40049409  # linux/fs.h
 
 # Two struct timespec: UTIME_OMIT for the access time, UTIME_NOW for the modification time.
 _OMIT_AND_NOW = struct.pack("qqqq", 0, (1 << 30) - 2, 0, (1 << 30) - 1)
@@ -98,6 +99,17 @@ def renameat2(
         raise OSError(errno.EINVAL, "renameat2 is not known for this machine")
     arguments = (old_dir, os.fsencode(old), new_dir, os.fsencode(new), flags)
     _check(_libc.syscall(number, *arguments))
+
+
+def reflink(target: int, source: int) -> bool:
+    """Give `target` the blocks of `source`, shared until one is written; False where that cannot be."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS):
+            return False
+        raise
+    return True
 
 
 def open_beneath(dir_fd: int, name: str, flags: int) -> int:

@@ -77,18 +77,28 @@ def open_volume(path: Path, *, read_only: bool = False) -> Iterator[Volume]:
 
 def home_argument(command: _Command) -> _Command:
     """Add the argument `DIR/VM` (parameter `home`: the datastore and the name). The home need not exist."""
+    return vm_argument("home", "DIR/VM")(command)
 
-    @functools.wraps(command)
-    def advised(*args: object, **kwargs: object) -> object:
-        try:
-            return command(*args, **kwargs)
-        except NotFoundError as error:
-            if "no datastore here" in error.message:
-                error.add_note(for_no_vm(*cast("tuple[Path, str]", kwargs["home"])))
-            raise
 
-    argument = click.argument("home", metavar="DIR/VM", type=click.Path(readable=False), callback=_split)
-    return cast("_Command", argument(advised))
+def vm_argument(parameter: str, metavar: str) -> Callable[[_Command], _Command]:
+    """The same under other names, for a command that takes two."""
+
+    def add(command: _Command) -> _Command:
+        @functools.wraps(command)
+        def advised(*args: object, **kwargs: object) -> object:
+            try:
+                return command(*args, **kwargs)
+            except NotFoundError as error:
+                directory, name = cast("tuple[Path, str]", kwargs[parameter])
+                if "no datastore here" in error.message and error.file == str(directory.absolute()):
+                    error.add_note(for_no_vm(directory, name))
+                raise
+
+        path = click.Path(readable=False)
+        argument = click.argument(parameter, metavar=metavar, type=path, callback=_split)
+        return cast("_Command", argument(advised))
+
+    return add
 
 
 def directory_argument(command: _Command) -> _Command:

@@ -1,16 +1,22 @@
-"""`ioflt vm import` and `ioflt vm export`."""
+"""`ioflt vm import`, `export`, `clone` and `move`."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ioflt.cli.hints import advising
 from ioflt.cli.render import describe, emit, json_option, progress, say
-from ioflt.cli.session import file_argument, home_argument, open_volume
+from ioflt.cli.session import file_argument, home_argument, open_volume, vm_argument
 from ioflt.errors import CorruptDataError, ExistsError, UnsupportedError
+
+if TYPE_CHECKING:
+    from ioflt.datastore.volume import Volume
 
 _BAD_PACKAGE = "nothing was changed; compare it with the original, or have it exported again"
 
@@ -68,3 +74,58 @@ def export(home: tuple[Path, str], out: Path, as_json: bool) -> None:
         made = write(volume, name, out, bar.advance)
     say(f"{out}: written; the export is not encrypted")
     emit(made, lambda: describe(made), as_json)
+
+
+@click.command()
+@vm_argument("source", "SRC")
+@vm_argument("target", "DST")
+@click.option("--provider", metavar="NAME", help="Whose key the clone gets; else that of DST's datastore.")
+@click.option("--same-key", is_flag=True, help="Share all keys with SRC; quick where files can share blocks.")
+@json_option
+def clone(
+    source: tuple[Path, str], target: tuple[Path, str], provider: str | None, same_key: bool, as_json: bool
+) -> None:
+    """Copy the powered-off VM SRC to DST, both DIR/VM, with data keys of its own.
+
+    A clone of an encrypted VM is encrypted, and so is one in a datastore that encrypts. With --same-key the
+    stored files are copied as they are: whoever sees both VMs sees which of their blocks are equal.
+    """
+    from ioflt.datastore import clone as clones
+
+    if same_key and provider is not None:
+        raise click.UsageError("--same-key and --provider exclude each other")
+    with _two_volumes(source[0], target[0]) as (old, new), progress(f"cloning {source[1]}", None) as bar:
+        made = clones.clone(
+            old, source[1], new, target[1], provider=provider, same_key=same_key, progress=bar.advance
+        )
+    say(f"{target[0] / target[1]}: cloned")
+    emit(made, lambda: describe(made), as_json)
+
+
+@click.command()
+@vm_argument("source", "SRC")
+@vm_argument("target", "DST")
+def move(source: tuple[Path, str], target: tuple[Path, str]) -> None:
+    """Rename the powered-off VM SRC to DST, both DIR/VM, or move it into another datastore.
+
+    On one file system an encrypted VM is renamed and keeps its keys. Otherwise it is copied with new keys of
+    DST's datastore, and then removed; if that is interrupted at its end, both are there.
+    """
+    from ioflt.datastore import clone as clones
+
+    with _two_volumes(source[0], target[0]) as (old, new), progress(f"moving {source[1]}", None) as bar:
+        clones.move(old, source[1], new, target[1], progress=bar.advance)
+    say(f"{target[0] / target[1]}: moved")
+
+
+@contextmanager
+def _two_volumes(source: Path, target: Path) -> Iterator[tuple[Volume, Volume]]:
+    """Both datastores; twice the same object when they are one."""
+    from ioflt.cli.vm import open_vms
+
+    with open_vms(source) as old:
+        if source.samefile(target):
+            yield old, old
+            return
+        with open_vms(target) as new:
+            yield old, new

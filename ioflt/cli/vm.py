@@ -38,6 +38,8 @@ vm = LazyGroup(
         Section(
             "Exchange",
             (
+                Entry("clone", "ioflt.cli.transfer", "clone", "Copy a VM, with keys of its own."),
+                Entry("move", "ioflt.cli.transfer", "move", "Rename a VM, or move it to another datastore."),
                 Entry("import", "ioflt.cli.transfer", "import_", "Bring in an OVA, an OVF or a directory."),
                 Entry("export", "ioflt.cli.transfer", "export", "Write a VM out, decrypted."),
             ),

@@ -10,6 +10,7 @@ import os
 import stat
 from dataclasses import dataclass
 
+from ioflt import syscalls
 from ioflt.datastore import atomic, container
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container
@@ -131,8 +132,13 @@ def open_regular(dir_fd: int | None, name: str, flags: int) -> int:
 
 
 def copy_contents(source: OpenFile, target: OpenFile, progress: container.Progress | None = None) -> None:
-    """Copy all bytes; holes of `source` stay holes where `target` can have them."""
+    """Copy all bytes; holes of `source` stay holes where `target`, which is empty, can have them."""
     length = source.length
+    plain = isinstance(source, PlainFile) and isinstance(target, PlainFile)
+    if plain and syscalls.reflink(target.fd, source.fd):
+        if progress is not None:
+            progress(length)
+        return
     offset = 0
     while offset < length:
         try:

@@ -1,7 +1,7 @@
-"""A VM home that appears complete, or not at all.
+"""A VM home that appears complete, or not at all, and one that goes the same way.
 
-While it is made it lies in the datastore's `.ioflt.d` as `home-…`, locked, where no mount shows it. What a
-crash leaves there goes at the next mount, and at the next import.
+While it is made, or removed, it lies in the datastore's `.ioflt.d` as `home-…`, locked, where no mount shows
+it. What a crash leaves there goes at the next mount, and at the next import.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ioflt.datastore.atomic import PRIVATE_DIR, make_private_dir
 from ioflt.datastore.home import Home, is_private
 from ioflt.datastore.volume import Volume
 from ioflt.errors import ExistsError, MalformedError, ReadOnlyError, UsageError
+from ioflt.format.record.record import HomeRecord
 from ioflt.format.vmdk.descriptor import confine
 
 #: Longest name of an imported VM, bytes: `NAME_123-flat.vmdk` must be a file name.
@@ -32,17 +33,14 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def new_home(volume: Volume, name: str) -> Iterator[Home]:
-    """A new home with a record, locked, which gets its name when the block ends well.
+def new_home(volume: Volume, name: str, record: HomeRecord | None = None) -> Iterator[Home]:
+    """A new home, locked, which gets its name when the block ends well.
+
+    It has that first record, or one as the datastore's default says.
 
     Raises ReadOnlyError, UsageError for the name, ExistsError, OSError.
     """
-    if volume.read_only:
-        raise ReadOnlyError("the datastore is open for reading only", file=volume.path)
-    _check_name(name)
-    place = os.path.join(volume.path, name)
-    if os.path.lexists(place):
-        raise ExistsError("is there already", file=place)
+    place = check_name(volume, name)
     remove_unfinished(volume.fd)
     make_private_dir(volume.fd)
     draft = f"{PRIVATE_DIR}/{_DRAFT}{random_bytes(8).hex()}"
@@ -50,7 +48,10 @@ def new_home(volume: Volume, name: str) -> Iterator[Home]:
     home = volume.adopt(name, _open_directory(volume.fd, draft))
     try:
         with home.exclusive():
-            volume.write_new_record(home)
+            if record is None:
+                volume.write_new_record(home)
+            else:
+                home.store(record, new=True)
             yield home
             os.fsync(home.fd)
             _publish(volume.fd, draft, name, place)
@@ -59,6 +60,19 @@ def new_home(volume: Volume, name: str) -> Iterator[Home]:
         shutil.rmtree(draft, dir_fd=volume.fd)
         raise
     os.fsync(volume.fd)
+
+
+def dispose(volume: Volume, home: Home) -> None:
+    """Remove a home with all its content: its name goes at once, and all else with it or at the next mount.
+
+    The caller has exclusive use of it. Raises OSError.
+    """
+    make_private_dir(volume.fd)
+    draft = f"{PRIVATE_DIR}/{_DRAFT}{random_bytes(8).hex()}"
+    os.rename(home.name, draft, src_dir_fd=volume.fd, dst_dir_fd=volume.fd)
+    os.fsync(volume.fd)
+    volume.forget(home)
+    shutil.rmtree(draft, dir_fd=volume.fd)
 
 
 def remove_unfinished(top_fd: int) -> None:
@@ -80,13 +94,20 @@ def remove_unfinished(top_fd: int) -> None:
         os.close(fd)
 
 
-def _check_name(name: str) -> None:
+def check_name(volume: Volume, name: str) -> str:
+    """The path of a home that can be made there. Raises ReadOnlyError, UsageError, ExistsError."""
+    if volume.read_only:
+        raise ReadOnlyError("the datastore is open for reading only", file=volume.path)
     try:
         confine(name, "VM")
     except MalformedError:
         raise UsageError("not a name for a VM", file=name) from None
     if is_private(name) or len(os.fsencode(name)) > MAX_NAME:
         raise UsageError("not a name for a VM", file=name)
+    place = os.path.join(volume.path, name)
+    if os.path.lexists(place):
+        raise ExistsError("is there already", file=place)
+    return place
 
 
 def _open_directory(dir_fd: int, name: str) -> int:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
-from ioflt.datastore import files
+from ioflt.datastore import files, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home, is_private
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
-from ioflt.errors import UnsupportedError
+from ioflt.errors import IofltError, UnsupportedError
 from ioflt.filters.backing import Backing
 
 _MAX_DEPTH: Final = 32
@@ -47,9 +47,14 @@ class HomeSide:
         self._home = home
 
     def open(self, parent_fd: int, path: str) -> OpenFile:
+        home = self._home
         fd = files.open_regular(parent_fd, os.path.basename(path), os.O_RDONLY)
-        treatment = self._home.treatment(path, fd)
-        return files.open_file(self._home, fd, treatment, writable=False, place=lambda: None, name=path)
+        try:
+            treatment = home.treatment(path, fd)
+            return files.open_file(home, fd, treatment, writable=False, place=lambda: None, name=path)
+        except IofltError as error:
+            error.file = regular.full_path(home, path)
+            raise
 
     def create(self, parent_fd: int, path: str, mode: int) -> OpenFile:
         home, name = self._home, os.path.basename(path)

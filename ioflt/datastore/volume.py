@@ -198,14 +198,14 @@ class Volume:
         with suppress(FileExistsError):  # another mount was faster
             home.store(self.fresh_record(home.name, self.record.default), new=True)
 
-    def fresh_record(self, name: str, state: HomeState) -> HomeRecord:
-        """A record with a new home id and, if encrypted, a new KEK from the datastore's provider."""
+    def fresh_record(self, name: str, state: HomeState, provider: str | None = None) -> HomeRecord:
+        """A record with a new home id and, if encrypted, a new KEK of that provider, else the datastore's."""
         encrypted = state is HomeState.ENCRYPTED
         return HomeRecord(
             new_uuid(),
             self.record.datastore_id,
             state,
-            (self.keys.new_key(self.record.key.provider),) if encrypted else (),
+            (self.keys.new_key(provider or self.record.key.provider),) if encrypted else (),
             () if encrypted else (name,),
             POLICY[state],
             thick=False,

@@ -1,0 +1,172 @@
+"""Copies of whole homes, in the same datastore or another one of this host, and their moves.
+
+Nothing is decrypted onto a datastore: what was encrypted stays so, and what comes to an encrypting datastore
+becomes so.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from ioflt import syscalls
+from ioflt.datastore import container, files, regular, tree
+from ioflt.datastore.container import Progress
+from ioflt.datastore.home import Home, Treatment
+from ioflt.datastore.newhome import check_name, dispose, new_home
+from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.plain import PlainFile
+from ioflt.datastore.tree import HomeSide
+from ioflt.datastore.volume import Volume
+from ioflt.errors import ReadOnlyError, UsageError
+from ioflt.filters.backing import Backing
+from ioflt.format.record.record import HomeRecord
+from ioflt.types import HomeState
+
+
+@dataclass(frozen=True, slots=True)
+class Cloned:
+    """The home that was made, and its keys."""
+
+    home: str
+    state: str
+    keys: list[str]
+    files: list[str]
+
+
+def clone(
+    source: Volume,
+    name: str,
+    target: Volume,
+    new_name: str,
+    *,
+    provider: str | None = None,
+    same_key: bool = False,
+    progress: Progress | None = None,
+) -> Cloned:
+    """Copy a powered-off VM, with new data keys under a new KEK of `provider`, else of the target's.
+
+    `same_key`: the containers are copied as they are, by reflink where the file system has that: both VMs
+    have the same data keys, and who sees both sees which blocks are equal. `source` and `target` may be the
+    same object. Raises BusyError, ReadOnlyError, ExistsError, UsageError, KeyUnavailableError,
+    CorruptDataError, StorageError; then there is no new home.
+    """
+    old = source.home(name)
+    with regular.named(old), old.exclusive():
+        record = _sound(old)
+        if same_key and record.state is HomeState.CLEAR:
+            raise UsageError("is clear: it has no key that a clone could share")
+        first = _first_record(record, target, new_name, provider, same_key=same_key)
+        with new_home(target, new_name, first) as new:
+            side = _Stored if same_key else HomeSide
+            copied = tree.copy(side(old), old.fd, side(new), new.fd, progress)
+            if same_key:
+                _renumber(new, copied)
+            tree.dress_directory(old.fd, new.fd)
+        return Cloned(new_name, first.state.value, [str(key) for key in first.keys], copied)
+
+
+def move(
+    source: Volume,
+    name: str,
+    target: Volume,
+    new_name: str,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Bring a powered-off VM under another name, or into another datastore.
+
+    Where a rename does it, keys stay as they are; else it is cloned, with new keys, and the old one removed:
+    a crash between the two leaves both. Raises as `clone`.
+    """
+    if source is target:
+        _rename_here(source, name, new_name)
+    elif not _rename_across(source, name, target, new_name):
+        clone(source, name, target, new_name, progress=progress)
+        old = source.home(name)
+        with regular.named(old), old.exclusive():
+            dispose(source, old)
+
+
+def _sound(home: Home) -> HomeRecord:
+    standing = home.standing()
+    if standing.record is None or standing.problem is not None:
+        raise ReadOnlyError(standing.problem or "it has no record")
+    return standing.record
+
+
+def _first_record(
+    old: HomeRecord, target: Volume, name: str, provider: str | None, *, same_key: bool
+) -> HomeRecord:
+    encrypted = HomeState.ENCRYPTED in (old.state, target.record.default)
+    state = HomeState.ENCRYPTED if encrypted else HomeState.CLEAR
+    if old.state is HomeState.CLEAR:
+        return target.fresh_record(name, state, provider)
+    made = target.fresh_record(name, HomeState.CLEAR if same_key else state, provider)  # clear: no new key
+    keys = old.keys if same_key else made.keys
+    made = replace(made, state=state, keys=keys, names=())
+    return replace(made, policy=old.policy, thick=old.thick, clear_files=old.clear_files)
+
+
+class _Stored(HomeSide):
+    """Containers as they are stored; a VMX, which carries its number in clear, is sealed anew."""
+
+    def open(self, parent_fd: int, path: str) -> OpenFile:
+        fd = files.open_regular(parent_fd, os.path.basename(path), os.O_RDONLY)
+        if self._home.treatment(path, fd) is Treatment.VMX:
+            os.close(fd)
+            return super().open(parent_fd, path)
+        return PlainFile(fd, Backing(fd, 0))
+
+    def create(self, parent_fd: int, path: str, mode: int) -> OpenFile:
+        if self._home.treatment(path) is Treatment.VMX:
+            return super().create(parent_fd, path, mode)
+        return tree.HostSide().create(parent_fd, path, mode)
+
+
+def _renumber(home: Home, paths: list[str]) -> None:
+    """A container brought its file id along: no two files of a mount have one."""
+    for path in paths:
+        with regular.named(home, path), regular.parent(home, path) as (parent_fd, name):
+            fd = files.open_regular(parent_fd, name, os.O_RDWR)
+            try:
+                if home.treatment(path, fd) is Treatment.CONTAINER:
+                    before = os.fstat(fd)
+                    container.renumber(fd, home.volume.keys)
+                    os.fsync(fd)
+                    os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+            finally:
+                os.close(fd)
+
+
+def _rename_here(volume: Volume, name: str, new_name: str) -> None:
+    home = volume.home(name)
+    with regular.named(home), home.exclusive():
+        record = _sound(home)
+        check_name(volume, new_name)
+        if record.state is HomeState.CLEAR:
+            home.before_rename(new_name)
+        syscalls.renameat2(volume.fd, name, volume.fd, new_name, syscalls.RENAME_NOREPLACE)
+        os.fsync(volume.fd)
+        if record.state is HomeState.CLEAR:
+            home.after_rename(new_name)
+
+
+def _rename_across(source: Volume, name: str, target: Volume, new_name: str) -> bool:
+    """Whether the home was renamed into the other datastore: on one file system, an encrypted one.
+
+    A clear one's record is MACed by its datastore's key, and no record is good for both.
+    """
+    home = source.home(name)
+    with regular.named(home), home.exclusive():
+        record = _sound(home)
+        if record.state is HomeState.CLEAR or os.fstat(source.fd).st_dev != os.fstat(target.fd).st_dev:
+            return False
+        check_name(target, new_name)
+        syscalls.renameat2(source.fd, name, target.fd, new_name, syscalls.RENAME_NOREPLACE)
+        os.fsync(target.fd)
+        os.fsync(source.fd)
+        source.forget(home)
+        moved = target.home(new_name)
+        moved.store(replace(record, datastore_id=target.record.datastore_id))
+    return True
