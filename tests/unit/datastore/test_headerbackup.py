@@ -6,6 +6,7 @@ import os
 import re
 import struct
 import tracemalloc
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from ioflt.datastore.recovery import HEADER_AREA
 from ioflt.errors import CorruptDataError, ExistsError, IofltError, ReadOnlyError, UsageError
 from ioflt.format.headerbackup import archive
 from ioflt.format.headerbackup.archive import HeaderBackup, SavedHeader
+from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2.layout import HEADERS_SIZE, STATE_OFFSET
 from ioflt.types import HomeState
 from tests.unit.datastore.stored import VMX, Stored, patch, snapshot
@@ -253,6 +255,17 @@ def test_a_backup_of_something_else_is_refused(
     stored: Stored, make: Callable[[Stored], HeaderBackup], reason: str
 ) -> None:
     refused(stored, make(stored), reason)
+
+
+def test_a_header_that_stock_tools_would_not_open_is_refused(stored: Stored) -> None:
+    saved = headers.backup(stored.volume, "web")
+    one = saved.headers[0]
+    found = luks2.parse(one.area)
+    digest, other = found.metadata["digests"]["0"]["digest"].encode(), b64encode(bytes(32))
+    forged = replace(found, text=found.text.replace(digest, other))
+    area = b"".join(luks2.serialize(forged)) + one.area[HEADERS_SIZE:]
+    changed = (SavedHeader.of(one.path, area), *saved.headers[1:])
+    refused(stored, replace(saved, headers=changed), "wrong volume key")
 
 
 def test_a_truncated_header_area_is_refused(stored: Stored) -> None:
