@@ -47,6 +47,17 @@ def refusing(number):
     return refuse
 
 
+def without_tmpfile(original):
+    """Neither of these file systems has files without a name."""
+
+    def call(path, flags, *arguments, **keywords):
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return original(path, flags, *arguments, **keywords)
+
+    return call
+
+
 @pytest.mark.parametrize(
     "without",
     [
@@ -58,6 +69,7 @@ def refusing(number):
 def test_a_new_file_where_the_file_system_lacks_a_call(tmp_path, monkeypatch, without):
     module, name, number = without
     monkeypatch.setattr(module, name, refusing(number))
+    monkeypatch.setattr(os, "open", without_tmpfile(os.open))
     path = tmp_path / "backup"
     files.create(path, b"new")
     with pytest.raises(ExistsError):
