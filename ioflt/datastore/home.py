@@ -96,6 +96,9 @@ class Datastore(Protocol):
     def write_new_record(self, home: Home) -> None:
         """A first record for a home without content."""
 
+    def remove_home(self, name: str) -> None:
+        """rmdir of a home that has nothing but our own files."""
+
     def authorise(self, operation_id: str) -> None:
         """Remember a decryption of this host."""
 

@@ -65,6 +65,9 @@ def rename(move: Move, renamed_home: Home | None) -> None:
     if renamed_home is None:
         _rename(move)
         return
+    if not move.flags and _is_directory(move.new_fd, move.new):
+        # An empty directory gives way to another; what is ours in it does not count, ENOTEMPTY for the rest.
+        renamed_home.volume.remove_home(move.new)
     renamed_home.before_rename(move.new)
     _rename(move)
     os.fsync(renamed_home.volume.fd)
@@ -149,6 +152,13 @@ def _rename(move: Move) -> None:
         syscalls.renameat2(move.old_fd, move.old, move.new_fd, move.new, move.flags)
     else:
         os.rename(move.old, move.new, src_dir_fd=move.old_fd, dst_dir_fd=move.new_fd)
+
+
+def _is_directory(dir_fd: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _exists(dir_fd: int, name: str) -> bool:

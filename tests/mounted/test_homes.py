@@ -75,6 +75,23 @@ def test_homes_are_made_renamed_and_removed(shared: Place) -> None:
     assert not (shared.datastore / "second").exists()
 
 
+def test_an_empty_home_gives_way_to_another(shared: Place) -> None:
+    moved, empty, full = (shared.mountpoint / name for name in ("moved", "empty", "full"))
+    for home in (moved, empty, full):
+        home.mkdir()
+    (full / "file").write_bytes(b"content")
+    with pytest.raises(OSError, match="not empty"):
+        moved.rename(full)
+    (moved / "file").write_bytes(b"moved")
+    moved.rename(empty)
+    assert not moved.exists()
+    assert (empty / "file").read_bytes() == b"moved"
+    assert (full / "file").read_bytes() == b"content"
+    for home in (empty, full):
+        (home / "file").unlink()
+        home.rmdir()
+
+
 @pytest.mark.parametrize(
     ("old", "new"), [("thin", "thick"), ("thin", "clear"), ("clear", "thin"), ("thin", "")]
 )
