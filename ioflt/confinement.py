@@ -12,7 +12,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -25,6 +25,7 @@ _RULE_PATH_BENEATH = 1
 #: All rights over files by version: the bits up to REFER (13), with 3 up to TRUNCATE (14). Version 1 lets
 #: nobody rename between directories. Calls to devices (15) are left alone: /dev/fuse is open already.
 _RIGHTS = {2: (1 << 14) - 1, 3: (1 << 15) - 1}
+_EXECUTE = 1
 _READ = 1 << 2 | 1 << 3  # READ_FILE, READ_DIR
 #: From these versions on also: binding and connecting TCP ports; abstract unix sockets, and signals.
 _WITH_PORTS, _WITH_SCOPES = 4, 6
@@ -34,23 +35,20 @@ _ALL_PORTS = _ALL_SCOPES = 3
 _ALLOW = 0x7FFF0000
 _ERRNO_EPERM = 0x00050000 | errno.EPERM
 
-#: System calls by which a process reaches what it was not handed: sockets, programs, other processes, mounts
-#: and namespaces, the kernel. A list of what is allowed would be stronger, but Python, glibc and OpenSSL of
-#: each distribution need another one, and what it lacks shows in the middle of somebody's write.
-DOORS = (
-    *("socket", "socketpair", "bind", "connect", "listen"),
-    *("io_uring_setup", "io_uring_enter", "io_uring_register"),  # a second way to all of these
-    *("execve", "execveat", "uselib"),
-    *(
-        "ptrace",
-        "process_vm_readv",
-        "process_vm_writev",
-        "process_madvise",
-        "pidfd_open",
-        "pidfd_getfd",
-        "kcmp",
-    ),
-    *("kill", "tkill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
+# System calls by which a process reaches what it was not handed. A list of what is allowed would be stronger,
+# but Python, glibc and OpenSSL of each distribution need another one, and what it lacks shows in the middle
+# of somebody's write.
+
+#: To sockets, programs, and processes that get signals.
+OUTWARDS = (
+    *("socket", "socketpair", "bind", "connect", "listen", "execve", "execveat", "uselib"),
+    *("pidfd_open", "kill", "tkill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
+)
+
+#: Into other processes, mounts and namespaces, the kernel.
+DEEPER = (
+    *("io_uring_setup", "io_uring_enter", "io_uring_register"),  # a second way to most system calls
+    *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "kcmp"),
     *("mount", "umount2", "pivot_root", "chroot", "fsopen", "fsconfig", "fsmount", "fspick"),
     *("move_mount", "open_tree", "mount_setattr", "unshare", "setns"),
     *("open_by_handle_at", "fanotify_init", "quotactl", "quotactl_fd", "acct", "swapon", "swapoff"),
@@ -65,11 +63,14 @@ class _NotConfined(Exception):
     """The text says why."""
 
 
-def confine(writable: Iterable[Path | int], readable: Iterable[Path | int] = ()) -> list[str]:
-    """From now on files are opened, made and renamed only below these directories (paths or descriptors), no
-    TCP port is used, and the system calls in `DOORS` fail with EPERM. Open descriptors stay good.
+def confine(
+    writable: Iterable[Path | int], readable: Iterable[Path | int] | None, *, outwards: bool
+) -> list[str]:
+    """From now on files are written, made and renamed only below these directories (paths or descriptors),
+    and read only below them and those of `readable` (None: anywhere). Open descriptors stay good.
 
-    Needs `no_new_privs`. Returns what of it cannot be done here, and why.
+    System calls in `DEEPER` fail with EPERM; unless `outwards`, those in `OUTWARDS` too. Needs
+    `no_new_privs`. Returns what of it cannot be done here, and why.
     """
     lacking = []
     seccomp = None
@@ -78,31 +79,35 @@ def confine(writable: Iterable[Path | int], readable: Iterable[Path | int] = ())
     except OSError as error:
         lacking.append(f"no seccomp filter: {error}")
     try:
-        _restrict_files(writable, readable)
+        _restrict_files(writable, readable, outwards=outwards)
     except _NotConfined as error:
         lacking.append(f"no Landlock: {error}")
     try:
         if seccomp is not None:
-            _shut_doors(seccomp)
+            _shut_doors(seccomp, DEEPER if outwards else OUTWARDS + DEEPER)
     except _NotConfined as error:
         lacking.append(f"no seccomp filter: {error}")
     return lacking
 
 
-def _restrict_files(writable: Iterable[Path | int], readable: Iterable[Path | int]) -> None:
+def _restrict_files(
+    writable: Iterable[Path | int], readable: Iterable[Path | int] | None, *, outwards: bool
+) -> None:
     version = int(_libc.syscall(_SYS_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION))
     if version < min(_RIGHTS):
         raise _NotConfined("this kernel has none, or too old a one")
     rights = _RIGHTS[min(version, max(_RIGHTS))]
+    if readable is None:
+        rights &= ~(_READ | _EXECUTE)
     # A kernel takes fields that it does not know, if they are zero.
-    ports = _ALL_PORTS if version >= _WITH_PORTS else 0
-    scopes = _ALL_SCOPES if version >= _WITH_SCOPES else 0
+    ports = _ALL_PORTS if version >= _WITH_PORTS and not outwards else 0
+    scopes = _ALL_SCOPES if version >= _WITH_SCOPES and not outwards else 0
     attributes = struct.pack("=QQQ", rights, ports, scopes)
     ruleset = _landlock(_SYS_CREATE_RULESET, attributes, len(attributes), 0)
     try:
         for place in writable:
             _allow(ruleset, place, rights)
-        for place in readable:
+        for place in readable or ():
             _allow(ruleset, place, _READ & rights)
         _landlock(_SYS_RESTRICT_SELF, ruleset, 0)
     finally:
@@ -135,12 +140,12 @@ def _load_seccomp() -> ctypes.CDLL:
     return seccomp
 
 
-def _shut_doors(seccomp: ctypes.CDLL) -> None:
+def _shut_doors(seccomp: ctypes.CDLL, doors: Sequence[str]) -> None:
     context = seccomp.seccomp_init(_ALLOW)
     if context is None:
         raise _NotConfined("libseccomp makes no filter")
     try:
-        for name in DOORS:
+        for name in doors:
             number = seccomp.seccomp_syscall_resolve_name(name.encode())
             if number < 0:  # not on this machine, or younger than this libseccomp
                 continue

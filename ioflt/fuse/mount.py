@@ -107,7 +107,7 @@ def _confine(volume: Volume, where: paths.Paths) -> None:
     own = (where.logs, where.operations, where.outdated, where.mounts)  # not: providers, keyd's socket
     datastore = (volume.fd,)
     writable, readable = (own, datastore) if volume.read_only else ((*own, *datastore), ())
-    for lack in confinement.confine(writable, readable):
+    for lack in confinement.confine(writable, readable, outwards=False):
         _log.warning("the mount is less confined than it could be: %s", lack)
 
 

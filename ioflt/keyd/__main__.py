@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from ioflt import hygiene, paths
+from ioflt import confinement, hygiene, paths
 from ioflt.errors import IofltError
 from ioflt.keyd.access import Access
 from ioflt.keyd.server import Server
@@ -48,6 +48,7 @@ def main() -> int:
         with Listener(where.keyd_socket, mode, access.group, inherited=_handed_over()) as listener:
             if options.detach:
                 _detach()
+            _confine(where)
             return _serve(where, access, listener, options.ready_fd)
     except (IofltError, OSError) as error:
         _tell(options.ready_fd, str(error).encode(errors="backslashreplace"))
@@ -67,6 +68,16 @@ def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int
     finally:
         service.wipe()
     return 0
+
+
+def _confine(where: paths.Paths) -> None:
+    """keyd hears strangers on its socket and key servers. It writes nothing but what is its own, and what
+    systemd-creds and other programs that open providers need.
+    """
+    others = (Path("/dev"), Path("/tmp"), Path("/var/lib/systemd"))  # noqa: S108  # no file of ours
+    writable = (where.state, where.run, *(place for place in others if place.is_dir()))
+    for lack in confinement.confine(writable, None, outwards=True):
+        _log.warning("keyd is less confined than it could be: %s", lack)
 
 
 def _handed_over() -> int | None:
