@@ -38,7 +38,7 @@ def init(directory: Path, encrypt: bool, provider: str | None, adopt_clear: bool
     from ioflt.types import HomeState
 
     for found, what in (
-        (places.behind_mount(directory), "a mount"),
+        (places.home_behind_mount(directory), "a mount"),
         (places.datastore_above(directory), "a datastore"),
     ):
         if found is not None:

@@ -29,6 +29,14 @@ def datastore_above(path: str | os.PathLike[str]) -> str | None:
     return next((str(above) for above in Path(os.path.realpath(path)).parents if is_datastore(above)), None)
 
 
+def home_behind_mount(path: str | os.PathLike[str]) -> str | None:
+    """As `behind_mount`, for the top of a mount and of its homes, where the names of records are ours."""
+    behind = behind_mount(path)
+    if behind is not None and (is_datastore(behind) or is_datastore(os.path.dirname(behind))):
+        return behind
+    return None
+
+
 def behind_mount(path: str | os.PathLike[str]) -> str | None:
     """What lies on the datastore for a path at or below a mount of ioflt; None for other paths."""
     from ioflt.fuse import mountinfo
