@@ -90,7 +90,8 @@ def vm_argument(parameter: str, metavar: str) -> Callable[[_Command], _Command]:
                 return command(*args, **kwargs)
             except NotFoundError as error:
                 directory, name = cast("tuple[Path, str]", kwargs[parameter])
-                if "no datastore here" in error.message and error.file == str(directory.absolute()):
+                named = os.path.abspath(error.file or "/") == os.path.abspath(directory)
+                if named and "no datastore here" in error.message:
                     error.add_note(for_no_vm(directory, name))
                 raise
 
