@@ -1,10 +1,11 @@
 """Key derivation: a key from a key (HKDF) and a key from a passphrase (Argon2id, PBKDF2).
 
-Sources: RFC 5869 (only its Expand step: our input keys are uniform), RFC 9106, RFC 8018.
+Sources: RFC 5869 (only its Expand step: our input keys are uniform), RFC 9106, RFC 8018, RFC 7292.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 from cryptography.hazmat.primitives import hashes
@@ -24,6 +25,7 @@ _HASHES: dict[str, type[hashes.HashAlgorithm]] = {
 }
 
 _DOMAIN = b"ioflt/1\0"
+_SHA256_BLOCK = 64
 
 
 def hkdf(key: Secret, label: str, context: bytes = b"", length: int = 32) -> Secret:
@@ -75,3 +77,29 @@ def pbkdf2(hash_name: HashName, passphrase: Secret, salt: bytes, rounds: int, le
     out = Secret.allocate(length)
     PBKDF2HMAC(algorithm(), length, salt, rounds).derive_into(passphrase.view(), out.buffer())
     return out
+
+
+def pkcs12_mac_key(passphrase: Secret, salt: bytes, rounds: int) -> Secret:
+    """The 32-byte MAC key of a PKCS#12 file: RFC 7292 appendix B.2 with SHA-256 and ID 3.
+
+    `passphrase` is a BMPString: UTF-16, big endian, with its end, two zero bytes. The caller bounds `rounds`.
+    """
+    if rounds < 1 or not salt:
+        raise UsageError(f"PKCS#12 key derivation with {rounds} rounds, {len(salt)} bytes of salt")
+    hashed = hashlib.sha256(b"\x03" * _SHA256_BLOCK + _fill(salt))
+    with Secret(_fill(passphrase.view())) as repeated:
+        hashed.update(repeated.view())
+    made = hashed.digest()
+    for _ in range(rounds - 1):
+        made = hashlib.sha256(made).digest()
+    return Secret(made)
+
+
+def _fill(data: bytes | memoryview) -> bytearray:
+    """Repeated up to a multiple of the hash's block; nothing stays nothing."""
+    length = -(-len(data) // _SHA256_BLOCK) * _SHA256_BLOCK
+    filled = bytearray(length)
+    for start in range(0, length, max(1, len(data))):
+        part = data[: length - start]
+        filled[start : start + len(part)] = part
+    return filled
