@@ -25,9 +25,10 @@ def _above(error: errors.IofltError, otherwise: str) -> str:
     return shlex.quote(os.path.dirname((error.file or "").rstrip("/")) or otherwise)
 
 
-def _unlock(error: errors.IofltError) -> str:
-    name = re.search(r"provider (\S+)", error.message)
-    return f"ioflt keyd unlock {name[1] if name else 'NAME'}"
+def _provider(error: errors.IofltError) -> str:
+    """The provider that the message names."""
+    name = re.search(r"provider ([A-Za-z0-9][A-Za-z0-9._-]*)", error.message)
+    return name[1] if name else "NAME"
 
 
 def _header(error: errors.IofltError) -> str:
@@ -69,7 +70,11 @@ _NO_HOME = "name a directory for state and sockets: export IOFLT_HOME=DIR"
 
 # The first row whose class and pattern fit is taken: special rows stand before general ones.
 _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
-    (errors.ProviderLocked, "waits for its passphrase", _unlock),
+    (
+        errors.ProviderLocked,
+        "waits for its passphrase",
+        lambda error: f"ioflt keyd unlock {_provider(error)}",
+    ),
     (errors.ProviderLocked, "", lambda _: "unlock the keys: ioflt keyd unlock"),
     (
         errors.KeyNotFound,
@@ -82,10 +87,15 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     (errors.ProviderUnavailable, "", lambda _: "see what the key daemon knows: ioflt keyd status"),
     (
         errors.KeyNotUsable,
+        "until it was backed up",
+        lambda error: f"keep its key elsewhere first: ioflt provider backup {_provider(error)} FILE",
+    ),
+    (
+        errors.KeyNotUsable,
         "backup was changed",
         lambda _: "nothing was changed; try again, or another backup",
     ),
-    (errors.KeyNotUsable, "wrong passphrase", lambda _: "nothing was changed; try again"),
+    (errors.KeyNotUsable, "wrong (passphrase|PIN)", lambda _: "nothing was changed; try again"),
     (errors.KeyNotUsable, "", lambda _: "see the providers and their keys: ioflt provider list"),
     (
         errors.ReadOnlyError,
@@ -142,6 +152,21 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         lambda error: f"see who it is, and end it: fuser -vm {_file(error, 'MOUNTPOINT')}",
     ),
     (errors.BusyError, "", lambda _: "power the VM off and close its disks, then try again"),
+    (
+        errors.UsageError,
+        "last slot of the provider",
+        lambda error: f"add another one first: ioflt provider slot add {_provider(error)} KIND",
+    ),
+    (
+        errors.NotFoundError,
+        "has no passphrase",
+        lambda error: f"give it one: ioflt provider slot add {_provider(error)} passphrase",
+    ),
+    (
+        errors.UsageError,
+        "needs --url and --thumbprint",
+        lambda _: "on the server, tang-show-keys prints the thumbprint",
+    ),
     (
         errors.UsageError,
         "no recovery slots",

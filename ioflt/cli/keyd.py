@@ -10,6 +10,7 @@ from ioflt.cli.passphrase import ask, passphrase_option
 from ioflt.cli.render import emit, facts, json_option, say, table, warn
 
 if TYPE_CHECKING:
+    from ioflt.keys.client import KeyClient
     from ioflt.wire.keyd.messages import Status
 
 
@@ -97,16 +98,28 @@ def unlock(provider: str | None, passphrase_file: str | None) -> None:
     with KeyClient.connect() as keys:
         if provider is None:
             keys.unlock()
-        elif passphrase_file is None and not _wants_passphrase(keys.status(), provider):
-            keys.unlock(provider)
-        else:
+        elif passphrase_file is not None or not _opens_by_itself(keys, provider):
             with ask(passphrase_file, f"Passphrase of the provider {provider}") as passphrase:
                 keys.unlock(provider, passphrase)
     say("unlocked")
 
 
-def _wants_passphrase(now: Status, name: str) -> bool:
-    return any(provider.name == name and provider.slots == ("passphrase",) for provider in now.providers)
+def _opens_by_itself(keys: KeyClient, name: str) -> bool:
+    """Open the provider by what this host has. Raises KeyUnavailableError when no passphrase would help."""
+    from ioflt.errors import KeyUnavailableError
+    from ioflt.keys.provider_file import SECRET_LABELS
+
+    slots = next((provider.slots for provider in keys.status().providers if provider.name == name), ())
+    waiting = [slot for slot in slots if slot in SECRET_LABELS]
+    if slots and len(waiting) == len(slots):
+        return False
+    try:
+        keys.unlock(name)
+    except KeyUnavailableError:
+        if not waiting:
+            raise
+        return False
+    return True
 
 
 def _show(now: Status) -> None:

@@ -31,7 +31,10 @@ _SECTIONS = (
         "Keys",
         (
             Entry(
-                "provider", "ioflt.cli.provider", "provider", "Key providers: create, list, backup, restore."
+                "provider",
+                "ioflt.cli.provider",
+                "provider",
+                "Key providers: create, open, list, backup, restore.",
             ),
             Entry(
                 "keyd", "ioflt.cli.keyd", "keyd", "The key-cache daemon: start, stop, status, lock, unlock."

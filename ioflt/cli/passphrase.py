@@ -17,6 +17,9 @@ from ioflt.errors import UsageError
 #: The longest passphrase taken, in bytes: what a message to keyd holds.
 MAX_PASSPHRASE = 4096
 
+#: Names the file of a provider's own passphrase.
+OWN_OPTION = "--provider-passphrase-file"
+
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
 
@@ -29,12 +32,21 @@ def passphrase_option(command: _Command) -> _Command:
     )(command)
 
 
-def ask(file: str | None, prompt: str, confirm: bool = False) -> Secret:
-    """The passphrase from `file`, or typed at the terminal (twice with `confirm`).
+def own_passphrase_option(command: _Command) -> _Command:
+    """Add `--provider-passphrase-file F` (parameter `provider_passphrase_file`)."""
+    return click.option(
+        OWN_OPTION,
+        metavar="F",
+        help="Read the provider's own passphrase from F, where it has one.",
+    )(command)
+
+
+def ask(file: str | None, prompt: str, confirm: bool = False, option: str = "--passphrase-file") -> Secret:
+    """The passphrase from `file`, which `option` names, or typed at the terminal (twice with `confirm`).
 
     Raises UsageError when it is empty, too long, typed differently, or there is no terminal; OSError.
     """
-    secret = _typed(prompt, confirm) if file is None else _read(file)
+    secret = _typed(prompt, confirm, option) if file is None else _read(file)
     if not 0 < len(secret) <= MAX_PASSPHRASE:
         length = len(secret)
         secret.wipe()
@@ -75,11 +87,11 @@ def _from_descriptor(descriptor: int) -> Secret:
         buffer[:] = bytes(limit)
 
 
-def _typed(prompt: str, confirm: bool) -> Secret:
+def _typed(prompt: str, confirm: bool, option: str) -> Secret:
     import getpass
 
     if not sys.stdin.isatty():
-        raise UsageError("a passphrase is needed and there is no terminal; name a file by --passphrase-file")
+        raise UsageError(f"a passphrase is needed and there is no terminal; name a file by {option}")
     secret = Secret(os.fsencode(getpass.getpass(f"{prompt}: ")))
     if confirm and secret != Secret(os.fsencode(getpass.getpass(f"{prompt} again: "))):
         raise UsageError("the two passphrases differ")

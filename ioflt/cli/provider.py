@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING
 import click
 
 from ioflt.cli.hints import advising
-from ioflt.cli.passphrase import ask, passphrase_option
+from ioflt.cli.passphrase import ask, own_passphrase_option, passphrase_option
+from ioflt.cli.provider_common import open_store, own_passphrase, tell_keyd
+from ioflt.cli.provider_slot import slot
 from ioflt.cli.render import emit, json_option, say
 from ioflt.errors import CorruptDataError, ExistsError
 
 if TYPE_CHECKING:
     from ioflt.crypto.secret import Secret
-    from ioflt.keys.store import ProviderStore
 
 
 @click.group()
 def provider() -> None:
     """Key providers: where keys come from."""
+
+
+provider.add_command(slot)
 
 
 @provider.group()
@@ -44,8 +48,8 @@ def native(name: str, prompt: bool, passphrase_file: str | None) -> None:
         if prompt or passphrase_file is not None:
             asked = ask(passphrase_file, f"Passphrase of the provider {name}", confirm=True)
             secret = stack.enter_context(asked)
-        made = _store().create(name, secret)
-    _tell_keyd()
+        made = open_store().create(name, secret)
+    tell_keyd()
     opens = f"; it opens by: ioflt keyd unlock {made.name}" if secret is not None else ""
     say(f"made the provider {made.name}{opens}")
 
@@ -68,11 +72,7 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @click.argument("out", type=click.Path(readable=False, path_type=Path))
 @passphrase_option
-@click.option(
-    "--provider-passphrase-file",
-    metavar="F",
-    help="Read the provider's own passphrase from F, where it has one.",
-)
+@own_passphrase_option
 def backup(name: str, out: Path, passphrase_file: str | None, provider_passphrase_file: str | None) -> None:
     """Write the key of the provider NAME to the new file OUT, protected by a passphrase for it.
 
@@ -80,18 +80,16 @@ def backup(name: str, out: Path, passphrase_file: str | None, provider_passphras
     """
     from ioflt.keys import files
 
-    store = _store()
+    store = open_store()
     if os.path.lexists(out):  # before anything is asked
         raise ExistsError("it exists already", file=out)
     with contextlib.ExitStack() as stack:
-        own: Secret | None = None
-        if provider_passphrase_file is not None or store.opens_by_passphrase_only(name):
-            own = stack.enter_context(ask(provider_passphrase_file, f"Passphrase of the provider {name}"))
+        own = own_passphrase(stack, store, name, provider_passphrase_file)
         new = stack.enter_context(ask(passphrase_file, "Passphrase for the backup", confirm=True))
         data = store.backup(name, new, own)
     files.create(out, data)
     store.mark_backed_up(name)
-    _tell_keyd()
+    tell_keyd()
     say(f"{out}: backup of the provider {name}; test it and keep it elsewhere")
 
 
@@ -101,34 +99,40 @@ def backup(name: str, out: Path, passphrase_file: str | None, provider_passphras
 def restore(backup_file: Path, passphrase_file: str | None) -> None:
     """Bring back the provider that `ioflt provider backup` wrote to OUT."""
     from ioflt.keys import files
-    from ioflt.keys.provider_file import MAX_FILE
+    from ioflt.keys.backup import MAX_SIZE
 
-    data = files.read(backup_file, MAX_FILE)
+    data = files.read(backup_file, MAX_SIZE)
     advice = "nothing was changed; give a file that `ioflt provider backup` wrote, or another copy of it"
     with (
         ask(passphrase_file, "Passphrase of the backup") as passphrase,
         advising(CorruptDataError, "", advice),
     ):
         try:
-            restored = _store().restore(data, passphrase)
+            restored = open_store().restore(data, passphrase)
         except CorruptDataError as error:
             error.file = error.file or str(backup_file)
             raise
-    _tell_keyd()
+    tell_keyd()
     say(f"the provider {restored.name} is here")
 
 
-def _store() -> ProviderStore:
-    from ioflt import paths
-    from ioflt.keys.store import ProviderStore
+@provider.command(short_help="Change a provider's passphrase.")
+@click.argument("name")
+@passphrase_option
+@own_passphrase_option
+def passwd(name: str, passphrase_file: str | None, provider_passphrase_file: str | None) -> None:
+    """Change the passphrase of the provider NAME. The old one opens it no more.
 
-    return ProviderStore(paths.find().ensure().providers)
+    A backup of it keeps the passphrase that it was written under.
+    """
+    from ioflt.keys import slot_admin
 
-
-def _tell_keyd() -> None:
-    """A keyd that runs reads the files again."""
-    from ioflt.keys.client import KeyClient
-    from ioflt.transport.unix import NotListening
-
-    with contextlib.suppress(NotListening), KeyClient(start=False) as keys:
-        keys.reload()
+    store = open_store()
+    with contextlib.ExitStack() as stack:
+        own = own_passphrase(stack, store, name, provider_passphrase_file)
+        new = stack.enter_context(
+            ask(passphrase_file, f"New passphrase of the provider {name}", confirm=True)
+        )
+        slot_admin.change_passphrase(store, name, new, own)
+    tell_keyd()
+    say(f"the provider {name} has a new passphrase")

@@ -63,6 +63,18 @@ def remove_left(directory: Path) -> None:
                 os.unlink(entry.path)
 
 
+def destroy(path: Path) -> None:
+    """Overwrite and remove a file, durably; it may be gone. Raises StorageError.
+
+    File systems and flash that write elsewhere may keep an old copy of it all the same.
+    """
+    with _telling(path), contextlib.suppress(FileNotFoundError), _directory(path.parent) as directory:
+        with open(os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "wb", buffering=0) as file:
+            _put(file, bytes(os.fstat(file.fileno()).st_size))
+        path.unlink()
+        os.fsync(directory)
+
+
 def _give_name(temporary: Path, path: Path) -> None:
     """Unlike os.rename, never in the place of another."""
     try:

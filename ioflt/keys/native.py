@@ -14,10 +14,11 @@ from typing import Literal
 
 from ioflt.crypto.kdf import hkdf
 from ioflt.crypto.secret import Secret
-from ioflt.errors import IofltError, KeyNotFound, KeyUnavailableError, ProviderLocked
+from ioflt.errors import IofltError, KeyNotFound, KeyNotUsable, KeyUnavailableError, ProviderLocked
 from ioflt.keys import slots
 from ioflt.keys.cache import KeyCache
-from ioflt.keys.provider_file import ProviderFile, kind_of
+from ioflt.keys.provider_file import ProviderFile, label_of
+from ioflt.keys.store import LOCAL
 from ioflt.wire.keyd.messages import ProviderStatus
 
 
@@ -36,8 +37,14 @@ class NativeProvider:
         return self.file.name
 
     def create(self) -> str:
-        """A new key id. Nothing is stored for it."""
+        """A new key id. Nothing is stored for it.
+
+        The provider that is made at first use serves at once, with a warning; one that was made on purpose
+        makes no key that could be lost with this host.
+        """
         self._kdk().wipe()  # no key is named that could not be had
+        if not self.file.backed_up and self.name != LOCAL:
+            raise KeyNotUsable(f"the provider {self.name} makes no keys until it was backed up")
         return f"{self.file.kdk_id}.{uuid.uuid4()}"
 
     def get(self, ids: Sequence[str]) -> list[Secret | KeyUnavailableError]:
@@ -55,7 +62,7 @@ class NativeProvider:
             self._locked = False
             self._kdk().wipe()
             return
-        with slots.open_by_passphrase(self.file, passphrase) as kdk, self._lock:
+        with slots.open_by_passphrase(self.file, passphrase, self._path) as kdk, self._lock:
             self._kdks.put(self.file.uuid, kdk)
             self._locked = False
 
@@ -75,7 +82,7 @@ class NativeProvider:
             state, reason = "locked", error.message
         except IofltError as error:
             state, reason = "unavailable", error.message
-        kinds = tuple(kind_of(slot) for slot in self.file.slots)
+        kinds = tuple(label_of(slot) for slot in self.file.slots)
         return ProviderStatus(self.name, "native", state, kinds, self.file.backed_up, reason)
 
     def _kdk(self) -> Secret:

@@ -1,7 +1,7 @@
 """The native provider's file and its backup: bytes ↔ frozen objects. Layout, limits and reasons in SPEC.md.
 
 Reasons: those of `format.strict_json`, and "too large", "wrong format", "unknown version", "unknown slot",
-"bad field", "no slot", "twice the same slot".
+"bad field", "no slot", "twice the same slot", "twice the same PCR".
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ Meta = msgspec.Meta
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 Uuid = Annotated[str, Meta(pattern=_UUID)]
 WrappedKey = Annotated[bytes, Meta(min_length=60, max_length=60)]  # nonce 12, key 32, tag 16
+
+
+#: How to reach a TPM. The name before the colon is that of a library, so only known ones are taken.
+Tcti = Annotated[str, Meta(pattern=r"^(device|swtpm|mssim|tabrmd):[!-~]{0,250}\Z")]
+Pcrs = Annotated[tuple[Annotated[int, Meta(ge=0, le=23)], ...], Meta(min_length=1, max_length=24)]
+
+#: A tang server, and the thumbprint (RFC 7638, SHA-256 or longer) of a key by which it signs.
+TangUrl = Annotated[str, Meta(pattern=r"^https?://[!#-&(-~]{1,240}\Z")]
+Thumbprint = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43,86}\Z")]
 
 
 class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,8 +73,30 @@ class CredentialSlot(_Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     blob: WrappedKey
 
 
-Slot = PassphraseSlot | KeyfileSlot | CredentialSlot
-SLOT_KINDS = ("passphrase", "keyfile", "systemd-creds")
+class Tpm2Slot(_Struct, frozen=True, kw_only=True, tag_field="kind", tag="tpm2"):
+    """Wrapped under 32 bytes that a TPM 2.0 releases in one state of its PCRs, with `pin` for a PIN only."""
+
+    tcti: Tcti
+    pcrs: Pcrs
+    pin: bool
+    public: Annotated[bytes, Meta(min_length=1, max_length=1024)]
+    private: Annotated[bytes, Meta(min_length=1, max_length=1024)]
+    blob: WrappedKey
+
+
+class TangSlot(_Struct, frozen=True, kw_only=True, tag_field="kind", tag="tang"):
+    """Wrapped under 32 bytes that open with the help of a tang server only; `sealed` is clevis's JWE."""
+
+    url: TangUrl
+    sealed: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,16384}\Z")]
+    blob: WrappedKey
+
+
+Slot = PassphraseSlot | KeyfileSlot | CredentialSlot | Tpm2Slot | TangSlot
+SLOT_KINDS = ("passphrase", "keyfile", "systemd-creds", "tpm2", "tang")
+
+#: What `label_of` says of slots that wait for a passphrase or PIN.
+SECRET_LABELS = ("passphrase", "tpm2+pin")
 
 
 class ProviderFile(_Struct, frozen=True, kw_only=True):
@@ -101,6 +132,11 @@ def kind_of(slot: Slot) -> str:
     return str(slot.__struct_config__.tag)
 
 
+def label_of(slot: Slot) -> str:
+    """The slot's kind, and whether a PIN is needed too."""
+    return "tpm2+pin" if isinstance(slot, Tpm2Slot) and slot.pin else kind_of(slot)
+
+
 def write(file: ProviderFile | BackupFile) -> bytes:
     """The file's bytes: JSON, one field a line, byte strings in base64."""
     return msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
@@ -119,6 +155,8 @@ def parse_provider(data: bytes) -> ProviderFile:
     kinds = [kind_of(slot) for slot in file.slots]
     if len(set(kinds)) != len(kinds):
         raise MalformedError("twice the same slot")
+    if any(isinstance(slot, Tpm2Slot) and len(set(slot.pcrs)) != len(slot.pcrs) for slot in file.slots):
+        raise MalformedError("twice the same PCR")
     return file
 
 

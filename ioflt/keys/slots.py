@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+from typing import assert_never
 
 from ioflt.crypto.kdf import argon2id
 from ioflt.crypto.rng import random_bytes
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.wrap import unwrap, wrap
-from ioflt.errors import AuthenticationError, KeyNotUsable, ProviderUnavailable
-from ioflt.keys import credentials
+from ioflt.errors import AuthenticationError, BugError, KeyNotUsable, ProviderLocked, ProviderUnavailable
+from ioflt.keys import credentials, tang, tpm
 from ioflt.keys.files import replace
 from ioflt.keys.provider_file import (
     PROVIDER_FORMAT,
+    SECRET_LABELS,
     VERSION,
     Argon2,
     CredentialSlot,
@@ -22,7 +25,10 @@ from ioflt.keys.provider_file import (
     PassphraseSlot,
     ProviderFile,
     Slot,
+    TangSlot,
+    Tpm2Slot,
     kind_of,
+    label_of,
 )
 
 _KEY = 32
@@ -86,46 +92,107 @@ def seal_keyfile(uuid: str, kdk_id: str, kdk: Secret, path: Path) -> KeyfileSlot
         return KeyfileSlot(blob=wrap(key, kdk, aad(uuid, kdk_id, "keyfile")))
 
 
+def seal_tpm2(
+    uuid: str, kdk_id: str, kdk: Secret, *, tcti: str, pcrs: Sequence[int], pin: Secret | None
+) -> Tpm2Slot:
+    """A slot under a random key that this machine's TPM releases in the state that its PCRs have now."""
+    with Secret.random(_KEY) as key:
+        public, private = tpm.seal(tcti, pcrs, pin, key)
+        return Tpm2Slot(
+            tcti=tcti,
+            pcrs=tuple(pcrs),
+            pin=pin is not None,
+            public=public,
+            private=private,
+            blob=wrap(key, kdk, aad(uuid, kdk_id, "tpm2")),
+        )
+
+
+def seal_tang(uuid: str, kdk_id: str, kdk: Secret, *, url: str, thumbprint: str) -> TangSlot:
+    """A slot under a random key that opens where the tang server is reached."""
+    with Secret.random(_KEY) as key:
+        sealed = tang.seal(url, thumbprint, key)
+        return TangSlot(url=url, sealed=sealed, blob=wrap(key, kdk, aad(uuid, kdk_id, "tang")))
+
+
+def waits_for_secret(slot: Slot) -> bool:
+    """Whether a person must open the slot, by a passphrase or PIN."""
+    return label_of(slot) in SECRET_LABELS
+
+
+def open_slot(file: ProviderFile, slot: Slot, path: Path, secret: Secret | None = None) -> Secret:
+    """The KDK by one slot, with its passphrase or PIN if it waits for one.
+
+    Raises ProviderUnavailable, KeyNotUsable; ProviderLocked when the secret is missing.
+    """
+    if secret is None and waits_for_secret(slot):
+        raise ProviderLocked(f"the provider {file.name} waits for its passphrase")
+    try:
+        with _slot_key(file, slot, path, secret) as key:
+            if len(key) != _KEY:
+                raise AuthenticationError("not a slot key", f"{len(key)} bytes")
+            return unwrap(key, slot.blob, aad(file.uuid, file.kdk_id, kind_of(slot)))
+    except AuthenticationError as error:
+        if isinstance(slot, PassphraseSlot):
+            raise KeyNotUsable(f"wrong passphrase for the provider {file.name}") from None
+        if error.reason == tpm.WRONG_PIN:
+            raise KeyNotUsable(f"wrong PIN for the provider {file.name}") from None
+        raise KeyNotUsable(f"its key does not open here: {error.message}", file=path) from error
+
+
 def open_by_host(file: ProviderFile, path: Path) -> Secret | None:
     """The KDK by the slots that need no passphrase; None when there are none.
 
     Raises ProviderUnavailable or KeyNotUsable when there are some and none opens.
     """
+    own = [slot for slot in file.slots if not waits_for_secret(slot)]
+    return _open_first(file, sorted(own, key=lambda slot: isinstance(slot, TangSlot)), path, None)
+
+
+def open_by_passphrase(file: ProviderFile, passphrase: Secret, path: Path) -> Secret:
+    """The KDK by the passphrase slot, or the TPM's when that is its PIN.
+
+    Raises ProviderUnavailable, KeyNotUsable: there is no such slot, or the passphrase is wrong.
+    """
+    # A PIN last: a TPM counts wrong ones.
+    waiting = sorted(filter(waits_for_secret, file.slots), key=lambda slot: isinstance(slot, Tpm2Slot))
+    kdk = _open_first(file, waiting, path, passphrase)
+    if kdk is None:
+        raise KeyNotUsable(f"the provider {file.name} has no passphrase")
+    return kdk
+
+
+def _open_first(
+    file: ProviderFile, candidates: Sequence[Slot], path: Path, secret: Secret | None
+) -> Secret | None:
+    """The KDK by the first slot that opens. When none does, what the first one says counts."""
     refusal: ProviderUnavailable | KeyNotUsable | None = None
-    for slot in file.slots:
+    for slot in candidates:
         try:
-            match slot:
-                case KeyfileSlot():
-                    key = _read_keyfile(keyfile_of(path))
-                case CredentialSlot():
-                    key = credentials.unseal(_credential_name(file.uuid), slot.credential)
-                case PassphraseSlot():
-                    continue
-            with key:
-                return _open(file, slot, key)
+            return open_slot(file, slot, path, secret)
         except (ProviderUnavailable, KeyNotUsable) as error:
-            refusal = error
-        except AuthenticationError as error:
-            refusal = KeyNotUsable(f"its key does not open here: {error.message}", file=path)
+            refusal = refusal or error
     if refusal is not None:
         raise refusal
     return None
 
 
-def open_by_passphrase(file: ProviderFile, passphrase: Secret) -> Secret:
-    """The KDK by the passphrase slot. Raises KeyNotUsable: there is none, or the passphrase is wrong."""
-    slot = next((slot for slot in file.slots if isinstance(slot, PassphraseSlot)), None)
-    if slot is None:
-        raise KeyNotUsable(f"the provider {file.name} has no passphrase")
-    with stretch(passphrase, slot.argon2) as key:
-        try:
-            return _open(file, slot, key)
-        except AuthenticationError:
-            raise KeyNotUsable(f"wrong passphrase for the provider {file.name}") from None
-
-
-def _open(file: ProviderFile, slot: Slot, key: Secret) -> Secret:
-    return unwrap(key, slot.blob, aad(file.uuid, file.kdk_id, kind_of(slot)))
+def _slot_key(file: ProviderFile, slot: Slot, path: Path, secret: Secret | None) -> Secret:
+    match slot:
+        case PassphraseSlot():
+            if secret is None:
+                raise BugError("a passphrase slot without a passphrase")
+            return stretch(secret, slot.argon2)
+        case KeyfileSlot():
+            return _read_keyfile(keyfile_of(path))
+        case CredentialSlot():
+            return credentials.unseal(_credential_name(file.uuid), slot.credential)
+        case Tpm2Slot():
+            pin = secret if slot.pin else None
+            return tpm.unseal(slot.tcti, slot.pcrs, pin, slot.public, slot.private)
+        case TangSlot():
+            return tang.unseal(slot.url, slot.sealed)
+    assert_never(slot)
 
 
 def _credential_name(uuid: str) -> str:

@@ -11,36 +11,21 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from ioflt.crypto.secret import Secret
-from ioflt.crypto.wrap import unwrap, wrap
 from ioflt.errors import (
-    AuthenticationError,
     ExistsError,
     IofltError,
-    KeyNotUsable,
     KeyUnavailableError,
     NotFoundError,
     ProviderLocked,
     UsageError,
 )
-from ioflt.keys import files, slots
-from ioflt.keys.provider_file import (
-    BACKUP_FORMAT,
-    MAX_FILE,
-    VERSION,
-    BackupFile,
-    Name,
-    PassphraseSlot,
-    ProviderFile,
-    Slot,
-    parse_backup,
-    parse_provider,
-    write,
-)
+from ioflt.keys import backup, files, slots
+from ioflt.keys.backup import Identity
+from ioflt.keys.provider_file import MAX_FILE, Name, ProviderFile, Slot, parse_provider, write
 
 #: The provider that is made at first use.
 LOCAL = "local"
@@ -89,8 +74,8 @@ class ProviderStore:
         return found
 
     def opens_by_passphrase_only(self, name: str) -> bool:
-        """Whether `backup` needs the provider's own passphrase."""
-        return all(isinstance(slot, PassphraseSlot) for slot in self.load(name).slots)
+        """Whether its KDK is had by a passphrase or PIN only."""
+        return all(map(slots.waits_for_secret, self.load(name).slots))
 
     def create(self, name: str, passphrase: Secret | None = None) -> ProviderFile:
         """A new provider with a new KDK, opened by the passphrase, or by this host when there is none.
@@ -98,7 +83,7 @@ class ProviderStore:
         Raises ExistsError, UsageError, StorageError.
         """
         path = self.path(name)
-        with self._writing(), Secret.random(32) as kdk:
+        with self.writing(), Secret.random(32) as kdk:
             if path.exists():
                 raise ExistsError(f"the provider {name} exists already")
             ids = (str(uuid.uuid4()), str(uuid.uuid4()))
@@ -107,89 +92,82 @@ class ProviderStore:
             files.create(path, write(file))
             return file
 
+    def save(self, file: ProviderFile) -> None:
+        """Put a changed file in place of the old one; under `writing`."""
+        files.replace(self.path(file.name), write(file))
+
+    def open(self, file: ProviderFile, own: Secret | None) -> Secret:
+        """The KDK, by this host, or by the provider's own passphrase or PIN. Raises KeyUnavailableError."""
+        path = self.path(file.name)
+        if own is not None:
+            return slots.open_by_passphrase(file, own, path)
+        kdk = slots.open_by_host(file, path)
+        if kdk is None:
+            raise ProviderLocked(f"the provider {file.name} opens by its passphrase only")
+        return kdk
+
     def backup(self, name: str, passphrase: Secret, own: Secret | None = None) -> bytes:
         """The KDK under `passphrase`, as a file to keep elsewhere. `own` opens a provider with a passphrase.
 
         Raises KeyUnavailableError; UsageError when empty. Call `mark_backed_up` once the file is kept.
         """
-        _refuse_empty(passphrase)
+        refuse_empty(passphrase)
         file = self.load(name)
-        argon2 = slots.new_argon2()
-        with self._open(file, own) as kdk, slots.stretch(passphrase, argon2) as key:
-            blob = wrap(key, kdk, _backup_aad(file.name, file.uuid, file.kdk_id))
-        protection: Literal["host", "passphrase"] = (
-            "passphrase" if isinstance(file.slots[0], PassphraseSlot) else "host"
-        )
-        return write(
-            BackupFile(
-                name=file.name,
-                uuid=file.uuid,
-                kdk_id=file.kdk_id,
-                protection=protection,
-                argon2=argon2,
-                blob=blob,
-            )
-        )
+        with self.open(file, own) as kdk:
+            return backup.seal(Identity.of(file), kdk, passphrase)
 
     def mark_backed_up(self, name: str) -> None:
         """Remember that a backup was kept: the warning ends."""
-        with self._writing():
-            file = self.load(name)
-            files.replace(self.path(name), write(msgspec.structs.replace(file, backed_up=True)))
+        with self.writing():
+            self.save(msgspec.structs.replace(self.load(name), backed_up=True))
 
     def restore(self, data: bytes, passphrase: Secret) -> ProviderFile:
         """The provider of a backup, on this host; the same one again changes nothing.
 
-        It opens as it did: by this host, or by a passphrase, which now is the backup's. A provider that is
-        here and does not open any more gets a slot that does. Raises ExistsError when another one has its
-        name, KeyNotUsable for a wrong passphrase, CorruptDataError.
+        It opens as it did: by this host, or by a passphrase, which now is the backup's.
+        Raises what `install` does, KeyNotUsable for a wrong passphrase, CorruptDataError.
         """
-        backup = parse_backup(data)
-        path = self.path(backup.name)
-        with self._writing(), _open_backup(backup, passphrase) as kdk:
-            old = self.load(backup.name) if path.exists() else None
+        identity, kdk = backup.open_(data, passphrase)
+        with kdk:
+            return self.install(identity, kdk, passphrase)
+
+    def install(self, identity: Identity, kdk: Secret, passphrase: Secret | None) -> ProviderFile:
+        """The provider of that KDK, on this host. `passphrase` opens one that is protected by a passphrase.
+
+        A provider that is here and does not open any more gets a slot that does. Raises ExistsError when
+        another one has its name.
+        """
+        path = self.path(identity.name)
+        with self.writing():
+            old = self.load(identity.name) if path.exists() else None
             if old is not None:
-                if (old.uuid, old.kdk_id) != (backup.uuid, backup.kdk_id):
-                    raise ExistsError(f"another provider {backup.name} exists here")
+                if (old.uuid, old.kdk_id) != (identity.uuid, identity.kdk_id):
+                    raise ExistsError(f"another provider {identity.name} exists here")
                 if self._opens(old, passphrase, kdk):
                     return old
-            slot = self._seal(
-                path,
-                backup.uuid,
-                backup.kdk_id,
-                kdk,
-                passphrase if backup.protection == "passphrase" else None,
-            )
-            file = ProviderFile(
-                name=backup.name, uuid=backup.uuid, kdk_id=backup.kdk_id, backed_up=True, slots=(slot,)
-            )
-            files.replace(path, write(file))
+            by_passphrase = identity.protection == "passphrase"
+            ids = identity.uuid, identity.kdk_id
+            slot = self._seal(path, *ids, kdk, passphrase if by_passphrase else None)
+            file = ProviderFile(name=identity.name, uuid=ids[0], kdk_id=ids[1], backed_up=True, slots=(slot,))
+            self.save(file)
             return file
 
     def _seal(self, path: Path, ident: str, kdk_id: str, kdk: Secret, passphrase: Secret | None) -> Slot:
         if passphrase is None:
             return slots.seal_host(ident, kdk_id, kdk, path)
-        _refuse_empty(passphrase)
+        refuse_empty(passphrase)
         return slots.seal_passphrase(ident, kdk_id, kdk, passphrase)
 
-    def _open(self, file: ProviderFile, own: Secret | None) -> Secret:
-        if own is not None:
-            return slots.open_by_passphrase(file, own)
-        kdk = slots.open_by_host(file, self.path(file.name))
-        if kdk is None:
-            raise ProviderLocked(f"the provider {file.name} opens by its passphrase only")
-        return kdk
-
-    def _opens(self, file: ProviderFile, passphrase: Secret, kdk: Secret) -> bool:
+    def _opens(self, file: ProviderFile, passphrase: Secret | None, kdk: Secret) -> bool:
         """Whether a file that is here still gives the KDK, by this host or by that passphrase."""
         for own in (None, passphrase):
-            with contextlib.suppress(KeyUnavailableError), self._open(file, own) as found:
+            with contextlib.suppress(KeyUnavailableError), self.open(file, own) as found:
                 if found == kdk:
                     return True
         return False
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
@@ -207,18 +185,7 @@ def _is_name(text: str) -> bool:
     return True
 
 
-def _open_backup(backup: BackupFile, passphrase: Secret) -> Secret:
-    with slots.stretch(passphrase, backup.argon2) as key:
-        try:
-            return unwrap(key, backup.blob, _backup_aad(backup.name, backup.uuid, backup.kdk_id))
-        except AuthenticationError:
-            raise KeyNotUsable("wrong passphrase, or the backup was changed") from None
-
-
-def _backup_aad(name: str, ident: str, kdk_id: str) -> bytes:
-    return "\0".join((f"{BACKUP_FORMAT} {VERSION}", name, ident, kdk_id)).encode()
-
-
-def _refuse_empty(passphrase: Secret) -> None:
+def refuse_empty(passphrase: Secret) -> None:
+    """Raises UsageError for a passphrase without content."""
     if len(passphrase) == 0:
         raise UsageError("an empty passphrase protects nothing")

@@ -170,6 +170,10 @@ class TestRequests:
         with pytest.raises(UsageError):
             keys.unlock(None, Secret(b"passphrase"))
         keys.unlock("corp", Secret(b"passphrase"))
+        with pytest.raises(KeyNotUsable, match="until it was backed up"):
+            keys.new_key("corp")
+        ProviderStore(where.providers).mark_backed_up("corp")
+        keys.reload()
         key = keys.new_key("corp")
         mac = keys.mac(key, "home-record", b"")
         keys.lock("refuse")
@@ -433,7 +437,9 @@ class TestSecrecy:
                 assert path.is_dir() or mode & 0o070 == 0, path
 
     def test_no_secret_in_the_log(self, keys, where):
-        ProviderStore(where.providers).create("corp", Secret(b"correct horse"))
+        store = ProviderStore(where.providers)
+        store.create("corp", Secret(b"correct horse"))
+        store.mark_backed_up("corp")
         keys.unlock("corp", Secret(b"correct horse"))
         key = keys.new_key("corp")
         with pytest.raises(PeerError):

@@ -143,7 +143,9 @@ def test_a_clone_keeps_thick_and_times(stored: Stored) -> None:
 
 
 def test_a_clone_by_another_provider(stored: Stored, tmp_path: Path) -> None:
-    ProviderStore(tmp_path / "a" / "state" / "providers").create("second", Secret(b"passphrase"))
+    store = ProviderStore(tmp_path / "a" / "state" / "providers")
+    store.create("second", Secret(b"passphrase"))
+    store.mark_backed_up("second")
     stored.keys.unlock("second", Secret(b"passphrase"))
     made = clone.clone(stored.volume, "web", stored.volume, "copy", provider="second")
     assert [key.partition(":")[0] for key in made.keys] == ["second"]

@@ -67,7 +67,7 @@ WRONG = [
     (("slots",), [1], "bad field"),
     (("slots",), ["\udc80"], "bad field"),
     (("name",), "\udc80", "bad field"),
-    (("slots", 0, "kind"), "tpm2", "unknown slot"),
+    (("slots", 0, "kind"), "fido2", "unknown slot"),
     (("slots", 0, "kind"), ..., "unknown slot"),
     (("slots", 1, "kind"), "passphrase", "bad field"),
     (("slots", 0, "blob"), "AAAA", "bad field"),

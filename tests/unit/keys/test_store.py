@@ -4,6 +4,7 @@ import base64
 import os
 import signal
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -19,19 +20,23 @@ from ioflt.errors import (
     ProviderUnavailable,
     UsageError,
 )
+from ioflt.format.pkcs12 import keystore
+from ioflt.format.pkcs12.keystore import Entry, Rounds
 from ioflt.keys import credentials, files
 from ioflt.keys.cache import KeyCache
 from ioflt.keys.native import NativeProvider
 from ioflt.keys.store import ProviderStore
 
+GOLDEN = Path(__file__).parents[3] / "images" / "golden"
 SECRET = Secret(b"correct horse")
 BACKUP = Secret(b"battery staple")
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A host whose systemd-creds does not work: key files."""
+    """A host whose systemd-creds does not work: key files. Its backups cost little."""
     monkeypatch.setattr(credentials, "works", lambda: False)
+    monkeypatch.setattr(keystore, "ROUNDS", Rounds(10, 10))
     return ProviderStore(tmp_path)
 
 
@@ -179,6 +184,7 @@ def test_the_warning_ends_when_the_backup_is_kept(here):
 
 def test_a_provider_with_a_passphrase_stays_one(here, elsewhere):
     here.create("corp", SECRET)
+    here.mark_backed_up("corp")
     with pytest.raises(ProviderLocked):
         here.backup("corp", BACKUP)
     with pytest.raises(KeyNotUsable):
@@ -227,11 +233,34 @@ def test_restore_with_a_wrong_passphrase_or_a_changed_name(here, elsewhere):
     data = here.backup("local", BACKUP)
     with pytest.raises(KeyNotUsable, match="wrong passphrase"):
         elsewhere.restore(data, SECRET)
+    assert b" host local" in data
     with pytest.raises(KeyNotUsable):
-        elsewhere.restore(data.replace(b'"local"', b'"other"'), BACKUP)
+        elsewhere.restore(data.replace(b" host local", b" host other"), BACKUP)
     with pytest.raises(MalformedError):
         elsewhere.restore(data[:-10], BACKUP)
     assert elsewhere.names() == []
+
+
+@pytest.mark.parametrize(
+    "note", [None, "", "ioflt-provider/1", "ioflt-provider/1 x y host local", "a b c d e"]
+)
+def test_a_key_store_that_is_no_backup(here, note):
+    data = keystore.seal(Entry("local", note, Secret(bytes(32))), BACKUP)
+    with pytest.raises(MalformedError):
+        here.restore(data, BACKUP)
+    assert here.names() == []
+
+
+def test_a_backup_of_the_first_version(here):
+    """JSON, as images/golden/1 has it; a changed one is refused."""
+    data = (GOLDEN / "1" / "provider.backup").read_bytes()
+    passphrase = Secret(b"golden provider")
+    with pytest.raises(KeyNotUsable, match="wrong passphrase"):
+        here.restore(data, BACKUP)
+    with pytest.raises(KeyNotUsable, match="was changed"):
+        here.restore(data.replace(b'"local"', b'"other"'), passphrase)
+    assert here.restore(data, passphrase).backed_up
+    assert here.names() == ["local"]
 
 
 def test_a_key_of_another_provider_is_not_found(here, elsewhere):

@@ -1,0 +1,38 @@
+"""What the commands about key providers share."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from ioflt.cli.passphrase import OWN_OPTION, ask
+
+if TYPE_CHECKING:
+    from ioflt.crypto.secret import Secret
+    from ioflt.keys.store import ProviderStore
+
+
+def open_store() -> ProviderStore:
+    """The directory of this machine's, or user's, providers."""
+    from ioflt import paths
+    from ioflt.keys.store import ProviderStore
+
+    return ProviderStore(paths.find().ensure().providers)
+
+
+def own_passphrase(
+    stack: contextlib.ExitStack, store: ProviderStore, name: str, file: str | None
+) -> Secret | None:
+    """The provider's own passphrase, where one was named or nothing else opens it; wiped with `stack`."""
+    if file is None and not store.opens_by_passphrase_only(name):
+        return None
+    return stack.enter_context(ask(file, f"Passphrase of the provider {name}", option=OWN_OPTION))
+
+
+def tell_keyd() -> None:
+    """A keyd that runs reads the files again."""
+    from ioflt.keys.client import KeyClient
+    from ioflt.transport.unix import NotListening
+
+    with contextlib.suppress(NotListening), KeyClient(start=False) as keys:
+        keys.reload()
