@@ -57,10 +57,15 @@ class Paths:
         """One empty file per home that was encrypted, named by the home id that it had while clear."""
         return self.state / "outdated"
 
+    @property
+    def datastores(self) -> Path:
+        """One small file per datastore that was opened here, named by its id: where it was last."""
+        return self.state / "datastores"
+
     def ensure(self) -> Paths:
         """Make the directories that are missing. Raises UsageError when that cannot be done."""
         run_mode = 0o750 if self.system else 0o700
-        private = (self.state, self.providers, self.logs, self.operations, self.outdated)
+        private = (self.state, self.providers, self.logs, self.operations, self.outdated, self.datastores)
         wanted = [(path, 0o700) for path in private]
         try:
             for path, mode in (*wanted, (self.run, run_mode), (self.mounts, run_mode)):

@@ -138,6 +138,22 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         "user_allow_other",
         lambda _: "leave --allow-other out, or have root write user_allow_other into /etc/fuse.conf",
     ),
+    (
+        errors.BusyError,
+        "nobody knows whether keys",
+        lambda error: (
+            "show each where it is now: ioflt datastore show DIR; if they are gone for good:"
+            f" ioflt provider remove --force {_provider(error)}"
+        ),
+    ),
+    (
+        errors.BusyError,
+        "keys of the provider .* are in use",
+        lambda error: (
+            "see what needs them: ioflt vm list DIR; remove it all the same, with what it encrypted:"
+            f" ioflt provider remove --force {_provider(error)}"
+        ),
+    ),
     (errors.BusyError, "mounted there already", lambda error: f"ioflt umount {_file(error, 'MOUNTPOINT')}"),
     (
         errors.BusyError,
@@ -152,6 +168,11 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         lambda error: f"see who it is, and end it: fuser -vm {_file(error, 'MOUNTPOINT')}",
     ),
     (errors.BusyError, "", lambda _: "power the VM off and close its disks, then try again"),
+    (
+        errors.UsageError,
+        "several providers and none is|the default for new keys, is not here",
+        lambda _: "choose one of ioflt provider list: ioflt provider default NAME",
+    ),
     (
         errors.UsageError,
         "last slot of the provider",

@@ -13,8 +13,8 @@ from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask, own_passphrase_option, passphrase_option
 from ioflt.cli.provider_common import open_store, own_passphrase, tell_keyd
 from ioflt.cli.provider_slot import slot
-from ioflt.cli.render import emit, json_option, say
-from ioflt.errors import CorruptDataError, ExistsError
+from ioflt.cli.render import emit, json_option, say, warn
+from ioflt.errors import CorruptDataError, ExistsError, NotFoundError
 
 if TYPE_CHECKING:
     from ioflt.crypto.secret import Secret
@@ -136,3 +136,54 @@ def passwd(name: str, passphrase_file: str | None, provider_passphrase_file: str
         slot_admin.change_passphrase(store, name, new, own)
     tell_keyd()
     say(f"the provider {name} has a new passphrase")
+
+
+@provider.command(short_help="Show or choose the provider of new keys.")
+@click.argument("name", required=False)
+@json_option
+def default(name: str | None, as_json: bool) -> None:
+    """Make NAME the provider of new keys; without NAME, show which one that is.
+
+    Where none was chosen it is the only one, else `local`, which is made at first use.
+    """
+    from ioflt.keys.store import LOCAL
+
+    store = open_store()
+    if name is not None:
+        store.choose(name)
+    chosen = store.chosen()
+    now = store.default() or LOCAL
+    emit({"provider": now, "chosen": chosen is not None}, lambda: print(now), as_json)
+
+
+@provider.command(short_help="Remove a provider whose keys nobody needs.")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Remove it although something needs it, or may; says what.")
+def remove(name: str, force: bool) -> None:
+    """Remove the provider NAME, and what opens it, for good. Only a backup brings its keys back.
+
+    Refused while a VM or datastore has keys of it, as far as this machine opened them before; and while one
+    of these datastores cannot be read, so that nobody knows. Copies of its files elsewhere stay.
+    """
+    from ioflt.datastore import seen
+    from ioflt.errors import BusyError
+
+    store = open_store()
+    store.path(name)
+    if name not in store.names():
+        raise NotFoundError(f"no provider {name} is configured here")
+    found = seen.survey(name)
+    for use in found.uses:
+        if use.locks:
+            warn(f"{use.path}: {'locked from now on' if force else 'has keys of it'}")
+        else:
+            warn(f"{use.path}: {'loses' if force else 'has'} a key of it, another provider opens it too")
+    for path, reason in found.unknown:
+        warn(f"{path}: unknown whether it has keys of it: {reason}")
+    if not force and found.uses:
+        raise BusyError(f"keys of the provider {name} are in use")
+    if not force and found.unknown:
+        raise BusyError(f"nobody knows whether keys of the provider {name} are in use")
+    store.remove(name)
+    tell_keyd()
+    say(f"the provider {name} is removed")

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from ioflt import paths
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import atomic, records
+from ioflt.datastore import atomic, records, seen
 from ioflt.datastore.home import Home, Root, is_private
 from ioflt.errors import CorruptDataError, ExistsError, IofltError, NotFoundError, StorageError, UsageError
 from ioflt.format.record import record as form
@@ -70,6 +70,7 @@ class Volume:
             key = keys.new_key(provider)
             record = DatastoreRecord(new_uuid(), default, key, POLICY[default])
             records.store(fd, record, (key,), keys, new=True)
+            seen.note(record.datastore_id, os.path.abspath(directory))
         except FileExistsError as error:
             raise ExistsError("is a datastore already", file=directory) from error
         except OSError as error:
@@ -106,6 +107,7 @@ class Volume:
         except BaseException:
             os.close(fd)
             raise
+        seen.note(unverified.record.datastore_id, name)
         return cls(name, fd, unverified.record, keys, read_only=read_only)
 
     def close(self) -> None:

@@ -35,15 +35,13 @@ class Registry:
         self._locked = False
 
     def default(self) -> str:
-        """The only provider, else `local`, made when there is none. UsageError: it is not clear."""
-        names = self._store.names()
-        if not names:
+        """The chosen or only provider, else `local`, made when there is none. UsageError: it is not clear."""
+        name = self._store.default()
+        if name is None:
             with contextlib.suppress(ExistsError):  # another process was first
                 self._store.create(LOCAL)
             return LOCAL
-        if len(names) > 1 and LOCAL not in names:
-            raise UsageError(f"several providers and none is {LOCAL}: name one of {', '.join(names)}")
-        return names[0] if len(names) == 1 else LOCAL
+        return name
 
     def get(self, name: str) -> KeyProvider:
         """A provider. Raises KeyNotFound when none has that name, ProviderUnavailable for a bad file."""

@@ -1,4 +1,4 @@
-"""The directory of native providers: make, list, back up, restore.
+"""The directory of native providers: make, list, back up, restore, remove, choose the default.
 
 One writer at a time: who creates or changes a file holds `flock` on the directory.
 """
@@ -51,6 +51,52 @@ class ProviderStore:
         if not _is_name(name):
             raise UsageError(f"not a provider name: {name[:80]!r}")
         return self.directory / f"{name}.json"
+
+    def default(self) -> str | None:
+        """The provider of new keys: the one that was chosen, else the only one, else `local`.
+
+        None: there is no provider yet. Raises UsageError when it is not clear, StorageError.
+        """
+        names, chosen = self.names(), self.chosen()
+        if chosen is not None:
+            if chosen not in names:
+                raise UsageError(f"the provider {chosen}, the default for new keys, is not here")
+            return chosen
+        if len(names) > 1 and LOCAL not in names:
+            raise UsageError(f"several providers and none is {LOCAL}: name one of {', '.join(names)}")
+        return names[0] if len(names) == 1 else LOCAL if names else None
+
+    def chosen(self) -> str | None:
+        """The default that `choose` set."""
+        try:
+            return files.read(self._default_file, 256).decode(errors="replace").strip()
+        except NotFoundError:
+            return None
+
+    def choose(self, name: str) -> None:
+        """Make a provider the default for new keys. Raises NotFoundError."""
+        with self.writing():
+            if not self.path(name).exists():
+                raise NotFoundError(f"no provider {name} is configured here")
+            files.replace(self._default_file, f"{name}\n".encode())
+
+    def remove(self, name: str) -> None:
+        """Remove a provider and overwrite what opened it: its keys are gone but for backups.
+
+        Raises NotFoundError, StorageError.
+        """
+        path = self.path(name)
+        with self.writing():
+            if not path.exists():
+                raise NotFoundError(f"no provider {name} is configured here")
+            if self.chosen() == name:
+                self._default_file.unlink(missing_ok=True)
+            files.destroy(slots.keyfile_of(path))
+            files.destroy(path)
+
+    @property
+    def _default_file(self) -> Path:
+        return self.directory / "default"
 
     def load(self, name: str) -> ProviderFile:
         """A provider's file. Raises NotFoundError, CorruptDataError, StorageError."""

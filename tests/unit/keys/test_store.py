@@ -311,3 +311,42 @@ def test_a_slot_does_not_serve_another_provider(here):
     whole = here.path("b").read_bytes()
     here.path("b").write_bytes(whole.replace(base64.b64encode(slot_b), base64.b64encode(slot_a)))
     assert opened(here, "b").status().state == "unavailable"
+
+
+def test_the_default_provider(here):
+    assert here.default() is None
+    here.create("a")
+    assert here.default() == "a"
+    here.create("b")
+    with pytest.raises(UsageError, match="name one of a, b"):
+        here.default()
+    here.choose("b")
+    assert here.default() == here.chosen() == "b"
+    here.create("local")
+    assert here.default() == "b"
+    with pytest.raises(NotFoundError):
+        here.choose("none")
+    assert here.names() == ["a", "b", "local"]
+
+
+def test_a_default_that_is_gone_is_said(here):
+    here.create("a")
+    here.choose("a")
+    here.path("a").unlink()
+    with pytest.raises(UsageError, match="the provider a, the default for new keys, is not here"):
+        here.default()
+
+
+def test_a_removed_provider_leaves_nothing(here):
+    here.create("local")
+    here.create("other")
+    here.choose("local")
+    whole = here.path("local").read_bytes()
+    with open(here.path("local"), "rb") as still_open, open(here.directory / "local.key", "rb") as key:
+        here.remove("local")
+        assert still_open.read() == bytes(len(whole))
+        assert key.read() == bytes(32)
+    assert sorted(os.listdir(here.directory)) == ["other.json", "other.key"]
+    assert here.default() == "other"
+    with pytest.raises(NotFoundError):
+        here.remove("local")

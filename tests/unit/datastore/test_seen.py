@@ -1,0 +1,94 @@
+"""Which VMs need a provider: from the records of datastores that were opened here."""
+
+import shutil
+
+import pytest
+
+from ioflt import paths
+from ioflt.datastore import lifecycle, seen
+from ioflt.datastore.seen import Survey, Use
+from ioflt.datastore.volume import Volume
+from ioflt.types import HomeState
+
+
+@pytest.fixture
+def directory(tmp_path, keys):
+    """A datastore with one encrypted VM and one clear one."""
+    path = tmp_path / "datastore"
+    Volume.init(path, HomeState.ENCRYPTED, keys)
+    with Volume.open(path, keys) as volume:
+        volume.make_home("web01", 0o755)
+        volume.make_home("plain01", 0o755)
+        lifecycle.decrypt(volume, "plain01")
+    return path
+
+
+def notes():
+    return {path.name: path.read_text() for path in paths.find().datastores.iterdir()}
+
+
+def test_a_datastore_is_noted_when_it_is_made_and_where_it_is_opened(tmp_path, keys):
+    path, moved = tmp_path / "one", tmp_path / "two"
+    Volume.init(path, HomeState.CLEAR, keys)
+    assert list(notes().values()) == [f"{path}\n"]
+    path.rename(moved)
+    with Volume.open(moved, keys) as volume:
+        assert notes() == {volume.record.datastore_id: f"{moved}\n"}
+
+
+def test_the_uses_of_a_provider(directory):
+    used = [Use(str(directory), locks=True), Use(str(directory / "web01"), locks=True)]
+    assert seen.survey("local") == Survey(used, [])
+    assert seen.survey("another") == Survey([], [])
+
+
+def test_a_home_with_keys_of_two_providers_is_not_locked(directory, keys, monkeypatch):
+    with Volume.open(directory, keys) as volume:
+        home = volume.home("web01")
+        record = home.standing().record
+    other = type(record.keys[0])("another", "id")
+    monkeypatch.setattr(seen, "_named", lambda _record: [*record.keys, other])
+    assert Use(str(directory / "web01"), locks=False) in seen.survey("another").uses
+    assert Use(str(directory / "web01"), locks=False) in seen.survey("local").uses
+
+
+@pytest.mark.parametrize("gone", ["removed", "replaced", "record changed", "record removed"])
+def test_a_datastore_that_cannot_be_read_is_unknown(directory, keys, gone, tmp_path):
+    if gone == "removed":
+        shutil.rmtree(directory)
+    elif gone == "replaced":
+        shutil.rmtree(directory)
+        other = tmp_path / "other"
+        Volume.init(other, HomeState.CLEAR, keys)
+        other.rename(directory)
+    elif gone == "record changed":
+        (directory / ".ioflt").write_bytes(b"no record")
+    else:
+        (directory / ".ioflt").unlink()
+    found = seen.survey("local")
+    assert str(directory) in [path for path, _ in found.unknown]
+    assert str(directory) not in [use.path for use in found.uses]
+
+
+def test_a_home_that_cannot_be_read_is_unknown(directory):
+    (directory / "web01" / ".ioflt").write_bytes(b"no record")
+    (directory / "stray").mkdir()
+    (directory / "stray" / "disk.img").write_bytes(b"x")
+    (directory / "empty").mkdir()
+    found = seen.survey("local")
+    assert found.unknown == [
+        (str(directory / "stray"), "it has no record (.ioflt)"),
+        (str(directory / "web01"), "its record: not two lines"),
+    ]
+
+
+@pytest.mark.allow_log("cannot remember where the datastore is")
+def test_a_note_that_cannot_be_written_is_no_obstacle(directory, keys, tmp_path):
+    moved = tmp_path / "moved"
+    directory.rename(moved)
+    where = paths.find().datastores
+    (note,) = where.iterdir()
+    note.unlink()
+    note.mkdir()
+    with Volume.open(moved, keys):
+        pass
