@@ -175,6 +175,13 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     ),
     (
         errors.UsageError,
+        "too few shares|mixed shares|share number .* is given twice",
+        lambda _: (
+            "nothing was changed; name different files of one set: ioflt provider restore FILE FILE ..."
+        ),
+    ),
+    (
+        errors.UsageError,
         "last slot of the provider",
         lambda error: f"add another one first: ioflt provider slot add {_provider(error)} KIND",
     ),

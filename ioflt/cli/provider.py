@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from ioflt.cli.passphrase import ask, own_passphrase_option, passphrase_option
 from ioflt.cli.provider_common import open_store, own_passphrase, tell_keyd
 from ioflt.cli.provider_slot import slot
 from ioflt.cli.render import emit, json_option, say, warn
-from ioflt.errors import CorruptDataError, ExistsError, NotFoundError
+from ioflt.errors import CorruptDataError, ExistsError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from ioflt.crypto.secret import Secret
@@ -94,26 +95,102 @@ def backup(name: str, out: Path, passphrase_file: str | None, provider_passphras
 
 
 @provider.command(short_help="Bring a provider back from its backup.")
-@click.argument("backup_file", metavar="OUT", type=click.Path(readable=False, path_type=Path))
+@click.argument(
+    "paths", metavar="FILE...", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path)
+)
 @passphrase_option
-def restore(backup_file: Path, passphrase_file: str | None) -> None:
-    """Bring back the provider that `ioflt provider backup` wrote to OUT."""
+def restore(paths: tuple[Path, ...], passphrase_file: str | None) -> None:
+    """Bring back a provider from a FILE of `ioflt provider backup`, or from enough FILEs of `split`.
+
+    The passphrase is that of the backup. With shares it is a new one, for a provider that had one.
+    """
+    from ioflt.format.share import text
     from ioflt.keys import files
     from ioflt.keys.backup import MAX_SIZE
 
-    data = files.read(backup_file, MAX_SIZE)
-    advice = "nothing was changed; give a file that `ioflt provider backup` wrote, or another copy of it"
-    with (
-        ask(passphrase_file, "Passphrase of the backup") as passphrase,
-        advising(CorruptDataError, "", advice),
-    ):
-        try:
-            restored = open_store().restore(data, passphrase)
-        except CorruptDataError as error:
-            error.file = error.file or str(backup_file)
-            raise
+    read = [(path, files.read(path, MAX_SIZE)) for path in paths]
+    advice = "nothing was changed; give a file that `ioflt provider backup` or `split` wrote"
+    with advising(CorruptDataError, "", advice):
+        if any(text.is_share(data) for _, data in read):
+            restored = _restore_shares(read, passphrase_file)
+        elif len(read) > 1:
+            raise UsageError("several files, and none of them is a share: name one backup")
+        else:
+            restored = _restore_backup(*read[0], passphrase_file)
     tell_keyd()
-    say(f"the provider {restored.name} is here")
+    say(f"the provider {restored} is here")
+
+
+def _restore_backup(path: Path, data: bytes, passphrase_file: str | None) -> str:
+    with ask(passphrase_file, "Passphrase of the backup") as passphrase, _naming(path):
+        return open_store().restore(data, passphrase).name
+
+
+def _restore_shares(read: list[tuple[Path, bytes]], passphrase_file: str | None) -> str:
+    from ioflt.format.share import text
+    from ioflt.keys import shares
+
+    given = []
+    advice = "nothing was changed; compare that line with the sheet"
+    for path, data in read:
+        with _naming(path), advising(CorruptDataError, "line|bad field", advice):
+            given.append(text.parse(data))
+    with advising(CorruptDataError, "wrong share", "nothing was changed; try other shares of the same set"):
+        identity, kdk = shares.combine(given)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(kdk)
+        secret: Secret | None = None
+        if identity.protection == "passphrase":
+            prompt = f"New passphrase of the provider {identity.name}"
+            secret = stack.enter_context(ask(passphrase_file, prompt, confirm=True))
+        return open_store().install(identity, kdk, secret).name
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors about the content of a file name it."""
+    try:
+        yield
+    except CorruptDataError as error:
+        error.file = error.file or str(path)
+        raise
+
+
+@provider.command(short_help="Write its key to several files, some of which bring it back.")
+@click.argument("name")
+@click.option("--shares", "count", metavar="N", type=int, required=True, help="How many files to write.")
+@click.option("--threshold", metavar="K", type=int, required=True, help="How many of them are needed.")
+@click.argument(
+    "directory", metavar="OUTDIR", type=click.Path(readable=False, path_type=Path, file_okay=False)
+)
+@own_passphrase_option
+def split(
+    name: str, count: int, threshold: int, directory: Path, provider_passphrase_file: str | None
+) -> None:
+    """Write the key of the provider NAME to N text files in OUTDIR, any K of which bring it back.
+
+    They are made to be printed, and to be typed in again. Fewer than K say nothing of the key; K need no
+    passphrase. Give them to different people, and delete the files.
+    """
+    from ioflt.format.share import text
+    from ioflt.keys import files, shares
+    from ioflt.keys.backup import Identity
+
+    store = open_store()
+    with contextlib.ExitStack() as stack:
+        file = store.load(name)
+        own = own_passphrase(stack, store, name, provider_passphrase_file)
+        kdk = stack.enter_context(store.open(file, own))
+        made = shares.split(Identity.of(file), kdk, threshold, count)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        for share in made:
+            stack.enter_context(share.data)
+            path = directory / f"{name}-share-{share.index}-of-{count}.txt"
+            files.create(path, text.write(share))
+            say(f"{path}: share {share.index}")
+    store.mark_backed_up(name)
+    tell_keyd()
+    say(f"any {threshold} of the {count} bring the provider {name} back; print them, and keep them apart")
 
 
 @provider.command(short_help="Change a provider's passphrase.")

@@ -127,7 +127,7 @@ def remove(name: str, kind: str, provider_passphrase_file: str | None) -> None:
     say(f"the provider {name} opens by {kind} no more")
 
 
-@slot.command(name="list")
+@slot.command(name="list", short_help="List the ways to open a provider.")
 @click.argument("name")
 @json_option
 def list_(name: str, as_json: bool) -> None:

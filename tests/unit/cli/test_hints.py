@@ -111,6 +111,7 @@ def test_help_of_groups_is_whole() -> None:
         keyd.keyd,
         provider.provider,
         provider.create,
+        provider.slot,
         recovery.recovery,
         recovery.header,
         recovery.vmx,
