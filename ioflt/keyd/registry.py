@@ -71,6 +71,10 @@ class Registry:
         """All providers, those with a bad file too."""
         return tuple(self._status(name) for name in self._store.names())
 
+    def reminders(self) -> list[str]:
+        """Of providers that were never backed up. Opens none: this comes with every command."""
+        return self._store.reminders()
+
     def lock(self) -> None:
         """Make all forget their secrets; those that are read later are locked too."""
         with self._lock:

@@ -29,7 +29,7 @@ from ioflt.format.vmx import sealed
 from ioflt.keyd.lockdown import Lockdown, unlock_all
 from ioflt.keyd.registry import Registry
 from ioflt.keys.cache import KeyCache
-from ioflt.keys.store import ProviderStore, reminder
+from ioflt.keys.store import ProviderStore
 from ioflt.paths import Paths
 from ioflt.types import KeyRef
 from ioflt.wire.keyd.messages import Locked, LockMode, MacLabel, Status
@@ -150,11 +150,7 @@ class Service:
         self._keks.drop_if(lambda key: key.provider in changed)
 
     def warnings(self) -> list[str]:
-        lines = [
-            reminder(provider.name)
-            for provider in self._registry.status()
-            if not provider.backed_up and provider.state != "unavailable"
-        ]
+        lines = self._registry.reminders()
         if self._keks.kind == "plain":
             lines.append("keyd may not lock memory: keys can reach the swap space")
         return lines

@@ -7,6 +7,7 @@ from ours: without that, any id would derive some key.
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ class NativeProvider:
         self._kdks = kdks
         self._locked = False
         self._lock = threading.Lock()  # no KDK enters the cache after `lock`
+        self._opening = threading.Lock()
+        self._failure: tuple[float, KeyUnavailableError] | None = None  # the last one, and when
 
     @property
     def name(self) -> str:
@@ -89,10 +92,24 @@ class NativeProvider:
         """A copy of the KDK, for the caller to wipe. Raises KeyUnavailableError."""
         if self._locked:
             raise ProviderLocked(f"the provider {self.name} is locked")
+        asked = time.monotonic()
         cached = self._kdks.get(self.file.uuid)
         if cached is not None:
             return cached
-        kdk = slots.open_by_host(self.file, self._path)
+        with self._opening:  # it may start a program or wait for a server: once for all who want it
+            cached = self._kdks.get(self.file.uuid)
+            if cached is not None:
+                return cached
+            if self._failure is not None and self._failure[0] >= asked:
+                raise type(self._failure[1])(self._failure[1].message, file=self._failure[1].file)
+            return self._open()
+
+    def _open(self) -> Secret:
+        try:
+            kdk = slots.open_by_host(self.file, self._path)
+        except KeyUnavailableError as error:
+            self._failure = time.monotonic(), error
+            raise
         if kdk is None:
             raise ProviderLocked(f"the provider {self.name} waits for its passphrase")
         with self._lock:
