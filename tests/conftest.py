@@ -225,10 +225,10 @@ def ioflt_home(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _fuse_mounts() -> Iterator[str]:
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         fields, _, tail = line.partition(" - ")
         if tail.split(" ", 1)[0].startswith("fuse") and not tail.startswith("fusectl"):
-            yield fields.split(" ")[4].encode().decode("unicode_escape")
+            yield fields.split(" ")[4].encode(errors="surrogateescape").decode("unicode_escape")
 
 
 def _leftover_processes() -> Iterator[tuple[int, str]]:
