@@ -12,6 +12,7 @@ IofltError
 │   ├── ProviderUnavailable  the provider does not answer
 │   ├── KeyNotFound          the provider answers: no such key
 │   ├── KeyNotUsable         the provider answers: not with this key
+│   ├── KeyCorrupt           the provider answers: something that is no key
 │   └── ProviderLocked       the provider waits for its passphrase, or keyd was locked
 ├── CorruptDataError         bytes from the datastore are not what they must be
 │   ├── MalformedError       they do not parse
@@ -84,6 +85,10 @@ class KeyNotFound(KeyUnavailableError):
 
 class KeyNotUsable(KeyUnavailableError):
     """The provider answered: the key may not be used for this."""
+
+
+class KeyCorrupt(KeyUnavailableError):
+    """The provider answered: what it gave as the key cannot be that key."""
 
 
 class ProviderLocked(KeyUnavailableError):

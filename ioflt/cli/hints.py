@@ -27,8 +27,11 @@ def _above(error: errors.IofltError, otherwise: str) -> str:
 
 def _provider(error: errors.IofltError) -> str:
     """The provider that the message names."""
-    name = re.search(r"provider ([A-Za-z0-9][A-Za-z0-9._-]*)", error.message)
-    return name[1] if name else "NAME"
+    for pattern in (r"\bprovider ([\w.-]+)", r"\bservers? of ([\w.-]+)", r"\bkey \S+ of ([\w.-]+)"):
+        name = re.search(pattern, error.message)
+        if name:
+            return shlex.quote(name[1])
+    return "NAME"
 
 
 def _header(error: errors.IofltError) -> str:
@@ -84,6 +87,32 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
             " bring one back from its backup: ioflt provider restore FILE"
         ),
     ),
+    (
+        errors.ProviderUnavailable,
+        "are not trusted yet",
+        lambda error: f"ioflt provider trust {_provider(error)}",
+    ),
+    (
+        errors.ProviderUnavailable,
+        "no client certificate yet",
+        lambda error: f"ioflt provider trust {_provider(error)} --certificate FILE",
+    ),
+    (
+        errors.ProviderUnavailable,
+        "does not show its certificate",
+        lambda _: "give the certificate of who issued it: ioflt provider trust NAME --ca FILE",
+    ),
+    (errors.ProviderUnavailable, "did not pass", lambda _: "the lines above say which step failed, and why"),
+    (
+        errors.ProviderUnavailable,
+        "is not known$",
+        lambda error: f"look for a new key: ioflt key locate {_provider(error)}",
+    ),
+    (
+        errors.ProviderUnavailable,
+        "key server",
+        lambda error: f"try each step: ioflt provider test {_provider(error)}",
+    ),
     (errors.ProviderUnavailable, "", lambda _: "see what the key daemon knows: ioflt keyd status"),
     (
         errors.KeyNotUsable,
@@ -96,6 +125,7 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         lambda _: "nothing was changed; try again, or another backup",
     ),
     (errors.KeyNotUsable, "wrong (passphrase|PIN)", lambda _: "nothing was changed; try again"),
+    (errors.KeyCorrupt, "", lambda error: f"see what its servers hold: ioflt key locate {_provider(error)}"),
     (errors.KeyNotUsable, "", lambda _: "see the providers and their keys: ioflt provider list"),
     (
         errors.ReadOnlyError,
@@ -119,6 +149,7 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         r"no datastore|not a datastore",
         _no_datastore,
     ),
+    (errors.NotFoundError, "there is no provider", lambda _: "see which there are: ioflt provider list"),
     (errors.NotFoundError, "no such VM home", lambda error: f"ioflt vm list {_above(error, 'DIR')}"),
     (
         errors.ExistsError,
@@ -270,8 +301,15 @@ def advising(kind: type[errors.IofltError], pattern: str, advice: str) -> Iterat
 
 def with_advice(warning: str) -> str:
     """A warning of keyd's, ended by the command that ends it, if there is one."""
-    name = re.match(r"the provider (\S+) was never backed up", warning)
-    return f"{warning}; ioflt provider backup {shlex.quote(name[1])} FILE" if name else warning
+    for pattern, command in (
+        (r"the provider (\S+) was never backed up", "ioflt provider backup {} FILE"),
+        (r"the client certificate of the provider (\S+) expire", "ioflt provider renew {} FILE"),
+        (r"the trusted certificate .* of the provider (\S+) expire", "ioflt provider trust {}"),
+    ):
+        name = re.match(pattern, warning)
+        if name:
+            return f"{warning}; {command.format(shlex.quote(name[1]))}"
+    return warning
 
 
 def hint_for(error: BaseException) -> str | None:

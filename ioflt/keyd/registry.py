@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from typing import TypeAlias
 
 from ioflt.errors import (
     ExistsError,
@@ -14,14 +15,21 @@ from ioflt.errors import (
     ProviderUnavailable,
     UsageError,
 )
+from ioflt.keys import files
 from ioflt.keys.cache import KeyCache
+from ioflt.keys.kmip import KmipProvider
+from ioflt.keys.kmip_file import is_kmip
+from ioflt.keys.kmip_store import KmipStore
 from ioflt.keys.native import NativeProvider
-from ioflt.keys.provider import KeyProvider
+from ioflt.keys.provider_file import MAX_FILE
 from ioflt.keys.store import LOCAL, ProviderStore
 from ioflt.wire.keyd.messages import ProviderStatus
 
 #: KDKs kept: one for each native provider.
 _MAX_PROVIDERS = 128
+
+#: The kinds of providers.
+_Provider: TypeAlias = NativeProvider | KmipProvider
 
 
 class Registry:
@@ -31,7 +39,8 @@ class Registry:
         self._store = store
         self._kdks: KeyCache[str] = KeyCache(_MAX_PROVIDERS)
         self._lock = threading.Lock()
-        self._native: dict[str, NativeProvider] = {}
+        self._kmip = KmipStore(store.directory)
+        self._providers: dict[str, _Provider] = {}
         self._locked = False
 
     def default(self) -> str:
@@ -43,27 +52,26 @@ class Registry:
             return LOCAL
         return name
 
-    def get(self, name: str) -> KeyProvider:
+    def get(self, name: str) -> _Provider:
         """A provider. Raises KeyNotFound when none has that name, ProviderUnavailable for a bad file."""
         with self._lock:
-            known = self._native.get(name)
+            known = self._providers.get(name)
             return known if known is not None else self._load(name)
 
     def reload(self) -> set[str]:
         """Read all files again. Returns the names of providers that are gone or are others now."""
         changed = set()
         with self._lock:
-            for name, provider in list(self._native.items()):
+            for name, old in list(self._providers.items()):
                 try:
-                    file = self._store.load(name)
+                    new = self._read(name)
                 except IofltError:
                     same = False
                 else:
-                    same = (file.uuid, file.kdk_id) == (provider.file.uuid, provider.file.kdk_id)
-                    provider.file = file if same else provider.file
+                    same = _take_over(old, new)
                 if not same:
-                    provider.lock()
-                    del self._native[name]
+                    old.lock()
+                    del self._providers[name]
                     changed.add(name)
         return changed
 
@@ -71,15 +79,24 @@ class Registry:
         """All providers, those with a bad file too."""
         return tuple(self._status(name) for name in self._store.names())
 
-    def reminders(self) -> list[str]:
-        """Of providers that were never backed up. Opens none: this comes with every command."""
-        return self._store.reminders()
+    def warnings(self) -> list[str]:
+        """What users of the providers must hear: none was backed up, certificates expire.
+
+        Opens none and asks no server: this comes with every command.
+        """
+        lines = self._store.reminders()
+        for name in self._store.names():
+            with contextlib.suppress(IofltError):  # its status says it
+                provider = self.get(name)
+                if isinstance(provider, KmipProvider):
+                    lines += provider.warnings()
+        return lines
 
     def lock(self) -> None:
         """Make all forget their secrets; those that are read later are locked too."""
         with self._lock:
             self._locked = True
-            for provider in self._native.values():
+            for provider in self._providers.values():
                 provider.lock()
             self._kdks.wipe()
 
@@ -87,25 +104,45 @@ class Registry:
         """Open those again that need no passphrase; `status` tells of the others."""
         with self._lock:
             self._locked = False
-            known = list(self._native.values())
+            known = list(self._providers.values())
         for provider in known:
             with contextlib.suppress(KeyUnavailableError):
                 provider.unlock(None)
 
-    def _load(self, name: str) -> NativeProvider:
+    def _load(self, name: str) -> _Provider:
         try:
-            file = self._store.load(name)
+            provider = self._read(name)
         except (NotFoundError, UsageError):
             raise KeyNotFound(f"no provider {name[:80]} is configured here") from None
         except IofltError as error:
             raise ProviderUnavailable(f"the file of the provider {name}: {error.message}") from error
-        provider = self._native[name] = NativeProvider(file, self._store.path(name), self._kdks)
+        self._providers[name] = provider
         if self._locked:
             provider.lock()
         return provider
+
+    def _read(self, name: str) -> _Provider:
+        """The provider of a file, whichever kind it is of."""
+        path = self._store.path(name)
+        if is_kmip(files.read(path, MAX_FILE)):
+            return KmipProvider(self._kmip.load(name), self._kmip)
+        return NativeProvider(self._store.load(name), path, self._kdks)
 
     def _status(self, name: str) -> ProviderStatus:
         try:
             return self.get(name).status()
         except IofltError as error:
             return ProviderStatus(name, "native", "unavailable", (), False, error.message)
+
+
+def _take_over(old: _Provider, new: _Provider) -> bool:
+    """Give a provider in use what its file says now; False when the file is another provider's."""
+    if isinstance(old, NativeProvider) and isinstance(new, NativeProvider):
+        if (old.file.uuid, old.file.kdk_id) != (new.file.uuid, new.file.kdk_id):
+            return False
+        old.file = new.file  # it stays open
+        return True
+    if isinstance(old, KmipProvider) and isinstance(new, KmipProvider) and old.file.uuid == new.file.uuid:
+        old.change(new.file)
+        return True
+    return False

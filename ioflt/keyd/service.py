@@ -150,7 +150,7 @@ class Service:
         self._keks.drop_if(lambda key: key.provider in changed)
 
     def warnings(self) -> list[str]:
-        lines = self._registry.reminders()
+        lines = self._registry.warnings()
         if self._keks.kind == "plain":
             lines.append("keyd may not lock memory: keys can reach the swap space")
         return lines

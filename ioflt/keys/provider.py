@@ -16,8 +16,8 @@ KEK_SIZE = 32
 class KeyProvider(Protocol):
     """Makes and gives KEKs. Blocking; safe for calls from several threads.
 
-    Its four ways to have no key are kept apart, as in `errors`: ProviderUnavailable (nobody answers: what is
-    cached stays good), KeyNotFound, KeyNotUsable, ProviderLocked (a passphrase is needed).
+    Its ways to have no key are kept apart, as in `errors`: ProviderUnavailable (nobody answers: what is
+    cached stays good), KeyNotFound, KeyNotUsable, KeyCorrupt, ProviderLocked (a passphrase is needed).
     """
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import KeyNotFound, KeyNotUsable, ProviderLocked
@@ -19,6 +20,7 @@ def check_provider(open_again: Callable[[], KeyProvider], passphrase: Secret | N
     first, second = provider.create(), provider.create()
     _check_ids(first, second)
     _check_keys(provider, first, second)
+    _check_many(provider, first, second)
     _check_after_restart(_ready(open_again, passphrase), first, provider)
     _check_lock(provider, first, passphrase)
     if passphrase is not None:
@@ -53,6 +55,24 @@ def _check_keys(provider: KeyProvider, first: str, second: str) -> None:
     assert not isinstance(unknown, Secret) or unknown not in (one, two)
     (foreign,) = provider.get(["not-made-here"])
     assert isinstance(foreign, KeyNotFound)
+
+
+def _check_many(provider: KeyProvider, first: str, second: str) -> None:
+    """Hundreds at once, some unknown, from several threads: each its own answer, at its place."""
+    unknown = "not-made-here"
+    ids = [first, second, unknown, first] * 60
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(provider.get, [ids, ids[::-1], ids[:3], [second] * 5]))
+    (one, two) = provider.get([first, second])
+    expected = {first: one, second: two}
+    for asked, found in zip([ids, ids[::-1], ids[:3], [second] * 5], answers, strict=True):
+        assert len(found) == len(asked)
+        for key_id, key in zip(asked, found, strict=True):
+            if key_id == unknown:
+                assert isinstance(key, KeyNotFound)
+            else:
+                assert isinstance(key, Secret)
+                assert key == expected[key_id]
 
 
 def _check_after_restart(restarted: KeyProvider, key_id: str, before: KeyProvider) -> None:

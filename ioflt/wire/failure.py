@@ -32,6 +32,7 @@ _PLAIN: dict[str, type[IofltError]] = {
         errors.ProviderUnavailable,
         errors.KeyNotFound,
         errors.KeyNotUsable,
+        errors.KeyCorrupt,
         errors.ProviderLocked,
         errors.PeerError,
     )

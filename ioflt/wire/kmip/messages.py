@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast, get_args, ge
 import msgspec
 
 from ioflt.wire.frame import LocalProtocolError
-from ioflt.wire.kmip.enumerations import Operation, name_of
+from ioflt.wire.kmip.enumerations import BatchErrorContinuationOption, Operation, name_of
 from ioflt.wire.kmip.tags import Tag
 from ioflt.wire.kmip.ttlv import Item, ProtocolError, Type, Value, tag_name
 
@@ -490,9 +490,12 @@ def read(item: Item) -> Message:
 def request(
     version: Version, payloads: Sequence[tuple[Operation, Structure]], max_response_size: int | None = None
 ) -> RequestMessage:
-    """A batch of typed payloads, with an id on each item when they are several."""
-    header = RequestHeader(version=version, max_response_size=max_response_size, count=len(payloads))
+    """A batch of typed payloads. Of several each has an id, and none ends with another's failure."""
     several = len(payloads) > 1
+    on_error = BatchErrorContinuationOption.CONTINUE if several else None
+    header = RequestHeader(
+        version=version, max_response_size=max_response_size, on_error=on_error, count=len(payloads)
+    )
     return RequestMessage(
         header,
         tuple(

@@ -27,6 +27,7 @@ ERRNOS: dict[type[errors.IofltError], int] = {
     errors.ProviderUnavailable: errno.ENOKEY,
     errors.KeyNotFound: errno.ENOKEY,
     errors.KeyNotUsable: errno.ENOKEY,
+    errors.KeyCorrupt: errno.ENOKEY,
     errors.ProviderLocked: errno.ENOKEY,
     errors.CorruptDataError: errno.EUCLEAN,
     errors.MalformedError: errno.EUCLEAN,

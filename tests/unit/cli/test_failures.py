@@ -59,6 +59,7 @@ def test_hints_quote_names_for_the_shell() -> None:
         errors.KeyNotFound("no such key"),
         errors.ProviderUnavailable("no answer"),
         errors.KeyNotUsable("disabled"),
+        errors.KeyCorrupt("64 bytes"),
         errors.CrossHomeError("different keys"),
         errors.BusyError("open"),
         errors.UnsupportedError("null cipher"),

@@ -1,0 +1,247 @@
+"""The kmip provider: keys of a cluster of KMIP servers, for callers that block.
+
+Threads: the network is the business of one trio loop in a thread of its own, which starts with the first call
+and ends with `lock` or `close`. Calls from any number of threads go there and wait. `_lock` guards which loop
+there is; nobody waits for a server while holding it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal, ParamSpec, TypeVar
+
+import trio
+
+import ioflt
+from ioflt.crypto import certificates
+from ioflt.crypto.secret import Secret
+from ioflt.errors import (
+    IofltError,
+    KeyUnavailableError,
+    ProviderLocked,
+    ProviderUnavailable,
+    UsageError,
+)
+from ioflt.keys.kmip_cluster import Cluster
+from ioflt.keys.kmip_file import KmipFile
+from ioflt.keys.kmip_keys import Closed, KmipKeys
+from ioflt.keys.kmip_store import KmipStore
+from ioflt.transport.tls import Trust
+from ioflt.wire.keyd.messages import ProviderStatus
+
+#: How long before a certificate expires the user hears of it.
+WARNING: Final = timedelta(days=30)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_log = logging.getLogger(__name__)
+
+
+class KmipProvider:
+    """One provider file's keys. A `keys.provider.KeyProvider`."""
+
+    def __init__(self, file: KmipFile, store: KmipStore) -> None:
+        self.file = file
+        self._store = store
+        self._lock = threading.Lock()
+        self._loop: _Loop | None = None
+        self._locked = False
+        self._trouble = ""
+        self._stamp = self._stamp_of_identity()
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    def create(self) -> str:
+        """A new active key on the servers, tagged as vSphere tags its keys."""
+        return self.call(lambda keys: keys.create(self.tags()))
+
+    def get(self, ids: Sequence[str]) -> list[Secret | KeyUnavailableError]:
+        """The keys, fetched again at each call."""
+        if not ids:
+            return []
+        found = self._fetch(ids)
+        if any(isinstance(one, Closed) for one in found):  # by `change`: the servers may be others now
+            found = self._fetch(ids)
+        return [ProviderUnavailable(one.message) if isinstance(one, Closed) else one for one in found]
+
+    def unlock(self, passphrase: Secret | None) -> None:
+        """End a lock. There is no passphrase: the client certificate opens the servers."""
+        if passphrase is not None:
+            raise UsageError(f"the provider {self.name} has no passphrase")
+        self._locked = False
+
+    def lock(self) -> None:
+        """Close the connections, and make no others until `unlock`."""
+        with self._lock:
+            self._locked = True
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. The next call opens others."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.stop()
+
+    def change(self, file: KmipFile) -> None:
+        """Go on with what the files say now; connections are made again if they say something else."""
+        stamp = self._stamp_of_identity()
+        if (file, stamp) != (self.file, self._stamp):
+            self.file, self._stamp = file, stamp
+            self._trouble = ""
+            self.close()
+
+    def status(self) -> ProviderStatus:
+        """Whether it could be used when it was last used; asks no server."""
+        state: Literal["ready", "locked", "unavailable"] = "ready"
+        reason = self.missing() or self._trouble
+        if self._locked:
+            state, reason = "locked", f"the provider {self.name} is locked"
+        elif reason:
+            state = "unavailable"
+        return ProviderStatus(self.name, "kmip", state, ("client certificate",), True, reason)
+
+    def warnings(self) -> list[str]:
+        """Certificates that expire soon, or did."""
+        lines = []
+        soon = datetime.now(UTC) + WARNING
+        ours = self._store.certificate(self.name)
+        if ours is not None and ours.not_after < soon:
+            lines.append(f"the client certificate of the provider {self.name} {_expires(ours.not_after)}")
+        anchors = certificates.read(self.file.anchors) if self.file.anchors else []
+        return lines + [
+            f"the trusted certificate {anchor.subject} of the provider {self.name}"
+            f" {_expires(anchor.not_after)}"
+            for anchor in anchors
+            if anchor.not_after < soon
+        ]
+
+    def call(self, ask: Callable[[KmipKeys], Awaitable[_R]]) -> _R:
+        """Ask the servers something, from any thread. Raises KeyUnavailableError."""
+        missing = self.missing()
+        if missing:
+            raise ProviderUnavailable(missing)
+        try:
+            with self._lock:
+                if self._locked:
+                    raise ProviderLocked(f"the provider {self.name} is locked")
+                if self._loop is None or not self._loop.alive:
+                    self._loop = _Loop(self.file, self._store.trust(self.file))
+                loop = self._loop
+            result = loop.call(ask)
+        except ProviderUnavailable as error:
+            self._trouble = error.message
+            raise
+        except KeyUnavailableError:
+            self._trouble = ""
+            raise
+        except IofltError as error:
+            self._trouble = f"the key provider {self.name}: {error}"
+            raise ProviderUnavailable(self._trouble) from error
+        failed = (
+            [one for one in result if isinstance(one, ProviderUnavailable)]
+            if isinstance(result, list)
+            else []
+        )
+        self._trouble = failed[0].message if failed else ""
+        return result
+
+    def _fetch(self, ids: Sequence[str]) -> list[Secret | KeyUnavailableError]:
+        try:
+            return self.call(lambda keys: keys.fetch(ids))
+        except KeyUnavailableError as error:
+            return [error] * len(ids)
+
+    def _stamp_of_identity(self) -> tuple[int, int] | None:
+        """Changes whenever the file with our certificate does."""
+        try:
+            found = self._store.identity(self.name).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    def missing(self) -> str:
+        """What the provider still needs before any server can be asked."""
+        if not self.file.anchors:
+            return f"the servers of the provider {self.name} are not trusted yet"
+        if not self._store.identity(self.name).exists():
+            return f"the provider {self.name} has no client certificate yet"
+        return ""
+
+    def tags(self) -> list[tuple[str, str]]:
+        """What a key that we make says of where it comes from."""
+        return [
+            ("x-Vendor", "ioflt"),
+            ("x-Product", "ioflt"),
+            ("x-Product_Version", ioflt.__version__),
+            ("x-Component", "Key provider"),
+            ("x-Name", self.name),
+            ("x-Identifier", self.file.uuid),
+        ]
+
+
+class _Loop:
+    """A trio loop in a thread, with the connections of one cluster."""
+
+    def __init__(self, file: KmipFile, trust: Trust) -> None:
+        self._file = file
+        self._trust = trust
+        self._ready = threading.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._keys: KmipKeys | None = None
+        self._end = trio.Event()
+        self._thread = threading.Thread(target=self._run, name=f"kmip {file.name}", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def call(self, ask: Callable[[KmipKeys], Awaitable[_R]]) -> _R:
+        keys, token = self._keys, self._token
+        if keys is None or token is None:
+            raise ProviderUnavailable(f"the provider {self._file.name} does not run; the log says why")
+        try:
+            return trio.from_thread.run(ask, keys, trio_token=token)
+        except (trio.RunFinishedError, trio.Cancelled):
+            raise Closed(f"the provider {self._file.name} was closed") from None
+
+    def stop(self) -> None:
+        if self._token is not None:
+            try:
+                self._token.run_sync_soon(self._end.set)
+            except trio.RunFinishedError:
+                return
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._main)
+        except Exception:
+            _log.exception("a bug, met by the provider %s", self._file.name)
+        finally:
+            self._ready.set()
+
+    async def _main(self) -> None:
+        cluster = Cluster(self._file, self._trust)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._keys = KmipKeys(self._file.name, cluster, nursery)
+                self._token = trio.lowlevel.current_trio_token()
+                self._ready.set()
+                await self._end.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            cluster.close()
+
+
+def _expires(moment: datetime) -> str:
+    word = "expired" if moment < datetime.now(UTC) else "expires"
+    return f"{word} on {moment:%Y-%m-%d}"

@@ -1,0 +1,187 @@
+"""A cluster of KMIP servers that have the same keys, and the connections to it.
+
+Tasks: any number may call `exchange`. A connection is used by one at a time; at most `MAX_CONNECTIONS` exist,
+and who finds none waits. The server that answered last is asked first. A kept connection that turns out to
+be dead says nothing about its server: the request is sent again on a fresh one. A server that fails on a
+fresh connection is passed over for this request, and the next one is asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import trio
+
+from ioflt.errors import IofltError, PeerError, ProviderUnavailable
+from ioflt.keys.kmip_file import KmipFile, KmipServer
+from ioflt.transport import tls
+from ioflt.transport.tls import Stream, TlsFailed, Trust
+from ioflt.wire.frame import Pause, wipe
+from ioflt.wire.kmip.connection import Answer, ClientConnection, agreed
+from ioflt.wire.kmip.messages import RequestMessage, Version
+
+MAX_CONNECTIONS: Final = 4
+
+#: Seconds after which an unused connection is not used any more: servers close them, some without a word.
+MAX_IDLE_S: Final = 60.0
+
+_CHUNK: Final = 64 << 10
+
+#: A request in the version that a server speaks.
+Make: TypeAlias = Callable[[Version], RequestMessage]
+
+_log = logging.getLogger(__name__)
+
+
+class Connection:
+    """A greeted connection to one server. Of no more use after an error."""
+
+    def __init__(self, server: KmipServer, stream: Stream) -> None:
+        self.server = server
+        self.version = Version(major=1, minor=0)
+        self.used = 0
+        self.last = trio.current_time()
+        self._stream = stream
+        self._machine = ClientConnection()
+
+    @property
+    def certificate(self) -> bytes:
+        """The server's certificate, DER."""
+        return tls.certificate_of(self._stream)
+
+    @property
+    def tls_version(self) -> str:
+        """TLSv1.3 or TLSv1.2."""
+        return str(self._stream.version())
+
+    async def greet(self) -> None:
+        """Ask for the server's versions and take the highest of both. Raises PeerError."""
+        self.version = agreed(await self._converse(self._machine.discover()))
+
+    async def exchange(self, request: RequestMessage) -> Answer:
+        """The answer to a request. Raises PeerError."""
+        answer = await self._converse(self._machine.send(request))
+        self.used += 1
+        self.last = trio.current_time()
+        return answer
+
+    def close(self) -> None:
+        """End it at once; what the server would still say does not matter."""
+        self._stream.transport_stream.socket.close()
+
+    async def _converse(self, data: bytearray) -> Answer:
+        try:
+            await self._stream.send_all(data)
+            while True:
+                event = self._machine.next_event()
+                if event is Pause.CLOSED:
+                    raise TlsFailed("the server ended the connection")
+                if not isinstance(event, Pause):
+                    return event
+                received = await self._stream.receive_some(_CHUNK)
+                self._machine.receive_data(received)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise TlsFailed(tls.reason_of(error)) from error
+        finally:
+            wipe(data)
+
+
+class Cluster:
+    """The servers of a provider's file."""
+
+    def __init__(self, file: KmipFile, trust: Trust) -> None:
+        self._file = file
+        self._trust = trust
+        self._context: ssl.SSLContext | None = None
+        self._idle: list[Connection] = []
+        self._places = trio.Semaphore(MAX_CONNECTIONS)
+        self._good = file.servers[0]
+
+    async def exchange(self, make: Make, *, idempotent: bool = True) -> Answer:
+        """The answer of the first server that gives one to the request that `make` makes.
+
+        A request that is not `idempotent` is never sent a second time. Raises ProviderUnavailable with the
+        reason of every server.
+        """
+        reasons: dict[KmipServer, str] = {}
+        async with self._places:
+            while True:
+                connection = await self._take(reasons)
+                fresh, sent = connection.used == 0, False
+                try:
+                    with trio.fail_after(self._file.timeout):
+                        if not idempotent and not fresh:
+                            await connection.greet()  # so that it is not sent into a dead connection
+                        sent = True
+                        answer = await connection.exchange(make(connection.version))
+                except BaseException as error:
+                    connection.close()
+                    if not isinstance(error, trio.TooSlowError | PeerError):
+                        raise
+                    if fresh or isinstance(error, trio.TooSlowError):
+                        reasons[connection.server] = self._told(error)
+                    if sent and not idempotent:
+                        raise ProviderUnavailable(
+                            f"{self._what}: {connection.server} did not answer ({self._told(error)});"
+                            " whether it did what was asked is not known"
+                        ) from error
+                else:
+                    self._good = connection.server
+                    self._idle.append(connection)
+                    return answer
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    async def open(self, server: KmipServer) -> Connection:
+        """A greeted connection to that server. Raises TlsFailed, PeerError."""
+        if self._context is None:
+            self._context = self._trust.context()
+        try:
+            with trio.fail_after(self._file.timeout):
+                stream = await tls.connect(server.host, server.port, self._context, server.fingerprint)
+                connection = Connection(server, stream)
+                try:
+                    await connection.greet()
+                except BaseException:
+                    connection.close()
+                    raise
+                return connection
+        except trio.TooSlowError as error:
+            raise TlsFailed(self._told(error)) from None
+
+    @property
+    def _what(self) -> str:
+        return f"the key servers of {self._file.name}"
+
+    async def _take(self, reasons: dict[KmipServer, str]) -> Connection:
+        """A kept connection or a new one, of a server that is not passed over."""
+        while self._idle:
+            connection = self._idle.pop()
+            old = trio.current_time() - connection.last > MAX_IDLE_S
+            if not old and connection.server not in reasons:
+                return connection
+            connection.close()
+        first = self._good
+        for server in sorted(self._file.servers, key=lambda server: server != first):
+            if server not in reasons:
+                try:
+                    return await self.open(server)
+                except PeerError as error:
+                    reasons[server] = self._told(error)
+                    _log.warning("key server %s of %s: %s", server, self._file.name, reasons[server])
+                except IofltError as error:
+                    raise ProviderUnavailable(f"{self._what}: {error}") from error
+        told = "; ".join(f"{server}: {reasons[server]}" for server in self._file.servers if server in reasons)
+        raise ProviderUnavailable(f"{self._what} do not answer: {told}")
+
+    def _told(self, error: BaseException) -> str:
+        if isinstance(error, trio.TooSlowError):
+            return f"no answer within {self._file.timeout:g} seconds"
+        return error.message if isinstance(error, IofltError) else str(error)

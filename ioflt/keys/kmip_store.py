@@ -1,0 +1,165 @@
+"""The files of a kmip provider: what it is, who this host is to its servers, and whom it trusts.
+
+`<name>.json` says which servers (`kmip_file`), `<name>.pem` has the private key and the client certificate in
+use, `<name>~pending.pem` a new private key whose certificate is not in use yet.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ioflt.crypto import certificates
+from ioflt.crypto.certificates import Certificate
+from ioflt.crypto.secret import Secret
+from ioflt.errors import ExistsError, MalformedError, NotFoundError, UsageError
+from ioflt.keys import files, kmip_file
+from ioflt.keys.kmip_file import KmipFile, KmipServer
+from ioflt.keys.provider_file import MAX_FILE
+from ioflt.keys.store import ProviderStore
+from ioflt.transport.tls import Trust, fingerprint
+
+#: Days that a self-signed certificate is valid.
+DAYS: Final = 730
+
+_KEY: Final = re.compile(rb"-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n", re.DOTALL)
+
+
+class KmipStore:
+    """The kmip providers in a directory, which is there and has mode 0700."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._names = ProviderStore(directory)
+
+    def load(self, name: str) -> KmipFile:
+        """A provider's file. Raises NotFoundError, UsageError for another kind, CorruptDataError."""
+        path = self._names.path(name)
+        try:
+            data = files.read(path, MAX_FILE)
+        except NotFoundError:
+            raise NotFoundError(f"there is no provider {name}") from None
+        if not kmip_file.is_kmip(data):
+            raise UsageError(f"the provider {name} has no key servers")
+        file = kmip_file.parse(data)
+        if file.name != name:
+            raise NotFoundError(f"the file is that of the provider {file.name}", file=path)
+        return file
+
+    def has(self, name: str) -> bool:
+        """Whether the provider is there, and of this kind."""
+        try:
+            return kmip_file.is_kmip(files.read(self._names.path(name), MAX_FILE))
+        except NotFoundError:
+            return False
+
+    def trust(self, file: KmipFile) -> Trust:
+        """Whom the provider believes, and who it is."""
+        identity = self.identity(file.name)
+        return Trust(file.anchors, identity if identity.exists() else None)
+
+    def identity(self, name: str) -> Path:
+        """Where the private key and the certificate in use are."""
+        return self._directory / f"{name}.pem"
+
+    def certificate(self, name: str) -> Certificate | None:
+        """The client certificate in use, None when there is none yet."""
+        try:
+            pem = files.read(self.identity(name), MAX_FILE).decode(errors="replace")
+        except NotFoundError:
+            return None
+        return certificates.read(pem)[0]
+
+    def create(self, name: str, servers: Sequence[KmipServer], timeout: float, *, csr: bool) -> str:
+        """A new provider with a private key. Returns its certificate, or with `csr` a request for one.
+
+        Raises ExistsError, UsageError, StorageError.
+        """
+        path = self._names.path(name)
+        file = KmipFile(name=name, uuid=str(uuid.uuid4()), servers=tuple(servers), timeout=timeout)
+        data = kmip_file.write(file)
+        try:
+            kmip_file.parse(data)
+        except MalformedError as error:
+            raise UsageError(error.detail or error.reason) from error
+        with files.locked(self._directory):
+            if path.exists():
+                raise ExistsError(f"the provider {name} exists already")
+            text = self._new_identity(self._pending(name) if csr else self.identity(name), name, csr=csr)
+            files.create(path, data)
+            return text
+
+    def renew(self, name: str, *, csr: bool) -> str:
+        """A new private key, which waits for `install`. Returns its certificate or a request for one."""
+        self.load(name)
+        with files.locked(self._directory):
+            return self._new_identity(self._pending(name), name, csr=csr)
+
+    def install(self, name: str, pem: str) -> Certificate:
+        """Use this client certificate from now on; its private key is the pending one or the one in use.
+
+        Raises UsageError when it belongs to neither, MalformedError.
+        """
+        self.load(name)
+        chain = certificates.without_comments(pem)
+        with files.locked(self._directory):
+            for path in (self._pending(name), self.identity(name)):
+                if not path.exists():
+                    continue
+                with _private_key(path) as key:
+                    if not certificates.belongs(key, chain):
+                        continue
+                    with Secret(bytes(key.view()) + chain.encode()) as whole:
+                        files.replace(self.identity(name), whole.view())
+                if path != self.identity(name):
+                    path.unlink()
+                return certificates.read(chain)[0]
+        raise UsageError(f"the certificate belongs to no private key of the provider {name}")
+
+    def trust_authority(self, name: str, pem: str) -> list[Certificate]:
+        """Believe servers whose certificates these issued, and no other. Pins are dropped."""
+        anchors = certificates.without_comments(pem)
+        self._change(name, anchors, {})
+        return certificates.read(anchors)
+
+    def trust_servers(self, name: str, found: dict[KmipServer, bytes]) -> None:
+        """Believe exactly these certificates (DER), each of its server."""
+        anchors = "".join(certificates.to_pem(der) for der in dict.fromkeys(found.values()))
+        pins = {(server.host, server.port): fingerprint(der) for server, der in found.items()}
+        self._change(name, anchors, pins)
+
+    def _change(self, name: str, anchors: str, pins: dict[tuple[str, int], str]) -> None:
+        with files.locked(self._directory):
+            file = self.load(name)
+            servers = tuple(
+                KmipServer(
+                    host=server.host, port=server.port, fingerprint=pins.get((server.host, server.port))
+                )
+                for server in file.servers
+            )
+            changed = msgspec.structs.replace(file, servers=servers, anchors=anchors)
+            data = kmip_file.write(changed)
+            kmip_file.parse(data)  # a file that is too large is not written
+            files.replace(self._names.path(name), data)
+
+    def _pending(self, name: str) -> Path:
+        return self._directory / f"{name}~pending.pem"  # no provider's name has a tilde
+
+    def _new_identity(self, path: Path, name: str, *, csr: bool) -> str:
+        with certificates.new_key() as key:
+            text = certificates.request(key, name) if csr else certificates.self_signed(key, name, DAYS)
+            with Secret(bytes(key.view()) + (b"" if csr else text.encode())) as whole:
+                files.replace(path, whole.view())
+        return text
+
+
+def _private_key(path: Path) -> Secret:
+    found = _KEY.search(files.read(path, MAX_FILE))
+    if found is None:
+        raise UsageError("no private key in it", file=path)
+    return Secret(found[0])

@@ -1,0 +1,355 @@
+"""The kmip provider with a server that can be told to misbehave."""
+
+import threading
+import time
+
+import msgspec
+import pytest
+import trio
+
+from ioflt.crypto.secret import Secret
+from ioflt.errors import KeyCorrupt, KeyNotFound, ProviderLocked, ProviderUnavailable
+from ioflt.keys.kmip_file import KmipServer as Server
+from ioflt.testing.kmip_server import KmipServer
+from ioflt.testing.pykmip import HOST, Authority
+from ioflt.transport import tls
+from ioflt.wire.kmip import messages as m
+from ioflt.wire.kmip.enumerations import Operation, ResultReason, ResultStatus
+from ioflt.wire.kmip.tags import Tag
+from ioflt.wire.kmip.ttlv import Item, Type
+from tests import kmip_peers
+
+pytestmark = pytest.mark.allow_log("key server .* of ")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def certificate(authority):
+    return authority.issue("server", hosts=(HOST,))
+
+
+@pytest.fixture
+def server(authority, certificate):
+    with KmipServer(certificate, authority.path) as running:
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path):
+    return kmip_peers.store_in(tmp_path / "providers")
+
+
+@pytest.fixture
+def provider(server, store, authority):
+    made = kmip_peers.make(store, authority, server.port)
+    yield made
+    made.close()
+
+
+def operations(server):
+    return [[Operation(item.operation) for item in message.items] for message in server.seen]
+
+
+def keys_of(server, ids):
+    return [Secret(server.keys[key_id].material) for key_id in ids]
+
+
+def test_a_key_is_made_as_vsphere_makes_it(server, provider):
+    key_id = provider.create()
+    assert operations(server) == [
+        [Operation.DISCOVER_VERSIONS],
+        [Operation.CREATE],
+        [Operation.GET_ATTRIBUTES],
+        [Operation.ACTIVATE],
+        [Operation.ADD_ATTRIBUTE] * 6,
+    ]
+    create = server.seen[1].items[0].payload
+    names = [attribute.name for attribute in create.template.attributes]
+    assert names == ["Cryptographic Algorithm", "Cryptographic Length", "Cryptographic Usage Mask"]
+    tags = {name: value.value for name, value in server.keys[key_id].attributes.items()}
+    assert tags["x-Vendor"] == "ioflt"
+    assert tags["x-Name"] == "corp"
+    assert tags["x-Identifier"] == provider.file.uuid
+    assert provider.call(lambda keys: keys.locate([("x-Name", "corp")])) == [key_id]
+    assert provider.call(lambda keys: keys.locate([("x-Name", "other")])) == []
+
+
+def test_a_server_without_tags_still_makes_keys(server, provider):
+    server.behaviour.takes_attributes = False
+    key_id = provider.create()
+    assert provider.get([key_id]) == keys_of(server, [key_id])
+
+
+def test_many_keys_come_in_batches_over_few_connections(server, provider):
+    ids = server.add(1000)
+    assert provider.get(ids) == keys_of(server, ids)
+    gets = [message for message in server.seen if len(message.items) > 1]
+    assert len(gets) <= 1000 // 64 + 4
+    assert server.most_connections <= 4
+
+
+@pytest.mark.parametrize("threads", [16])
+def test_never_more_than_four_connections(server, provider, threads):
+    ids = server.add(threads)
+    found = {}
+
+    def fetch(key_id):
+        found[key_id] = provider.get([key_id])
+
+    running = [threading.Thread(target=fetch, args=(key_id,)) for key_id in ids]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert [found[key_id][0] for key_id in ids] == keys_of(server, ids)
+    assert server.most_connections <= 4
+
+
+def test_one_key_does_not_wait_behind_thousands(server, provider):
+    ids = server.add(3000)
+    (wanted,) = server.add(1)
+    server.behaviour.hold_batches = threading.Event()
+    large = threading.Thread(target=provider.get, args=(ids,))
+    large.start()
+    assert provider.get([wanted]) == keys_of(server, [wanted])
+    assert provider.get([ids[-1]]) == keys_of(server, [ids[-1]])  # one of them, before its turn
+    assert large.is_alive()
+    server.behaviour.hold_batches.set()
+    large.join()
+
+
+def test_a_key_that_many_ask_for_is_fetched_once(server, provider):
+    ids = server.add(2)
+    server.behaviour.hold_batches = threading.Event()
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(provider.get(ids))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while provider.call(_waiting) < 16:
+        pass
+    server.behaviour.hold_batches.set()
+    for thread in threads:
+        thread.join()
+    assert found == [keys_of(server, ids)] * 8
+    assert server.asked(Operation.GET) == 2
+
+
+async def _waiting(keys):
+    return sum(flight.waiting for flight in keys._flights.values())
+
+
+@pytest.mark.parametrize("reason", [ResultReason.RESPONSE_TOO_LARGE, ResultReason.INVALID_MESSAGE])
+def test_a_server_that_takes_no_batches(server, provider, reason):
+    server.behaviour.max_batch, server.behaviour.too_large = 1, reason
+    ids = server.add(10)
+    assert provider.get(ids) == keys_of(server, ids)
+    refused = sum(len(message.items) > 1 for message in server.seen)
+    assert provider.get(ids) == keys_of(server, ids)
+    assert refused == sum(len(message.items) > 1 for message in server.seen) == 1
+
+
+def test_a_server_that_stops_at_the_first_failure(server, provider):
+    def stop(answer):
+        failed = [place for place, item in enumerate(answer.items) if item.status != ResultStatus.SUCCESS]
+        items = answer.items[: failed[0] + 1] if failed else answer.items
+        return m.ResponseMessage(msgspec.structs.replace(answer.header, count=len(items)), items)
+
+    server.behaviour.edit = stop
+    first, last = server.add(2)
+    one, unknown, two = provider.get([first, "unknown", last])
+    assert [one, two] == keys_of(server, [first, last])
+    assert isinstance(unknown, KeyNotFound)
+
+
+def changed(payload):
+    """An edit that changes the payload of each Get's answer."""
+
+    def edit(answer):
+        items = tuple(
+            msgspec.structs.replace(item, payload=payload(item.payload))
+            if item.operation == Operation.GET and item.status == ResultStatus.SUCCESS
+            else item
+            for item in answer.items
+        )
+        return m.ResponseMessage(answer.header, items)
+
+    return edit
+
+
+def _with_block(got, **changes):
+    block = msgspec.structs.replace(got.key.block, **changes)
+    return msgspec.structs.replace(got, key=m.SymmetricKey(block=block))
+
+
+def _material(length):
+    inner = Item(Tag.KEY_MATERIAL, Type.BYTE_STRING, Secret(bytes(length)))
+    return Item(Tag.KEY_VALUE, Type.STRUCTURE, (inner,))
+
+
+NONSENSE = {
+    "another id": lambda got: msgspec.structs.replace(got, id="another"),
+    "another object": lambda got: msgspec.structs.replace(got, object_type=7),
+    "no object": lambda got: msgspec.structs.replace(got, key=None),
+    "no value": lambda got: _with_block(got, value=None),
+    "wrapped": lambda got: _with_block(got, wrapping=m.KeyWrappingData(method=1)),
+    "16 bytes": lambda got: _with_block(got, value=_material(16)),
+    "no bytes": lambda got: _with_block(got, value=_material(0)),
+    "64 bytes": lambda got: _with_block(got, value=_material(64)),
+    "DES": lambda got: _with_block(got, algorithm=2),
+    "unknown form": lambda got: _with_block(got, format=4),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_nonsense_in_the_place_of_a_key(server, provider, what):
+    server.behaviour.edit = changed(NONSENSE[what])
+    (found,) = provider.get(server.add(1))
+    assert isinstance(found, KeyCorrupt)
+    assert provider.status().state == "ready"
+
+
+def test_a_transparent_key_is_a_key(server, provider):
+    def transparent(got):
+        key = Item(Tag.KEY, Type.BYTE_STRING, Secret(bytes(32)))
+        inner = Item(Tag.KEY_MATERIAL, Type.STRUCTURE, (key,))
+        return _with_block(got, format=7, value=Item(Tag.KEY_VALUE, Type.STRUCTURE, (inner,)))
+
+    server.behaviour.edit = changed(transparent)
+    assert provider.get(server.add(1)) == [Secret(bytes(32))]
+
+
+def test_a_server_of_the_first_version(server, provider):
+    server.behaviour.versions = ()
+    ids = server.add(3)
+    assert provider.get(ids) == keys_of(server, ids)
+    assert {str(message.header.version) for message in server.seen[1:]} == {"1.0"}
+
+
+def test_a_server_with_no_version_of_ours(server, provider):
+    server.behaviour.versions = (m.Version(major=3, minor=0),)
+    (found,) = provider.get(server.add(1))
+    assert isinstance(found, ProviderUnavailable)
+    assert "no common version" in found.message
+
+
+def test_servers_that_hang_are_given_up_in_time(authority, certificate, store):
+    with (
+        KmipServer(certificate, authority.path) as one,
+        KmipServer(certificate, authority.path) as two,
+    ):
+        one.behaviour.hangs = two.behaviour.hangs = True
+        provider = kmip_peers.make(store, authority, one.port, two.port, seconds=0.3)
+        start = time.monotonic()
+        found = provider.get([f"id-{number}" for number in range(500)])
+        took = time.monotonic() - start
+        assert all(isinstance(each, ProviderUnavailable) for each in found)
+        for server in (one, two):
+            assert f"{HOST}:{server.port}: no answer within 0.3 seconds" in found[0].message
+        assert took < 10 * 0.3 + 5  # the second part is for a busy machine
+        two.behaviour.hangs = False
+        two.keys = one.keys
+        ids = two.add(1)
+        assert provider.get(ids) == keys_of(two, ids)
+        asked = len(one.seen)
+        assert provider.get(ids) == keys_of(two, ids)
+        assert len(one.seen) == asked, "the server that answered is asked first"
+        provider.close()
+
+
+def test_kept_connections_that_the_server_cuts_lose_nothing(server, provider):
+    server.behaviour.cut_after = 3
+    ids = server.add(200)
+    for key_id in ids[:20]:
+        assert provider.get([key_id]) == keys_of(server, [key_id])
+    assert provider.get(ids) == keys_of(server, ids)
+
+
+def test_a_key_is_never_made_twice(server, provider):
+    provider.get(server.add(1))
+    requests = len(server.seen)
+    server.behaviour.cut_after = requests  # a kept connection is dead: it shows before anything is asked
+    key_id = provider.create()
+    assert server.asked(Operation.CREATE) == 1
+    assert key_id in server.keys
+    provider.close()
+    server.behaviour.cut_after = 1  # after the greeting: the request is read, and never answered
+    with pytest.raises(ProviderUnavailable, match="not known"):
+        provider.create()
+    assert server.asked(Operation.CREATE) == 2
+
+
+def test_lock_closes_and_unlock_opens(server, provider):
+    ids = server.add(1)
+    provider.get(ids)
+    provider.lock()
+    (found,) = provider.get(ids)
+    assert isinstance(found, ProviderLocked)
+    provider.unlock(None)
+    assert provider.get(ids) == keys_of(server, ids)
+
+
+def test_a_renewed_certificate_is_used_at_once(server, provider, store, authority):
+    ids = server.add(1)
+    provider.get(ids)
+    before = store.certificate("corp")
+    request = store.renew("corp", csr=True)
+    provider.change(store.load("corp"))
+    assert store.certificate("corp") == before, "the old one is in use until the new one is installed"
+    store.install("corp", authority.sign(request, days=900))
+    provider.change(store.load("corp"))
+    assert provider.get(ids) == keys_of(server, ids)
+    assert store.certificate("corp") != before
+    assert provider.warnings() == []
+
+
+def test_files_that_change_during_a_fetch_do_not_fail_it(server, provider, store, authority):
+    ids = server.add(10)
+    server.behaviour.hold_batches = threading.Event()
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(provider.get(ids)))
+    thread.start()
+    while server.asked(Operation.GET) < 10:
+        time.sleep(0)
+    store.install("corp", authority.sign(store.renew("corp", csr=True)))
+    provider.change(store.load("corp"))
+    server.behaviour.hold_batches.set()
+    thread.join()
+    assert found == keys_of(server, ids)
+
+
+def test_warned_of_certificates_that_expire(server, provider, store, authority):
+    assert "the client certificate of the provider corp expires on" in provider.warnings()[0]
+    store.install("corp", authority.sign(store.renew("corp", csr=True), days=-1))
+    assert "expired on" in provider.warnings()[0]
+
+
+def test_pinned_servers(server, provider, store, authority, certificate):
+    host = Server(host=HOST, port=server.port)
+
+    async def look():
+        return await tls.peek(host.host, host.port, store.identity("corp"))
+
+    der = trio.run(look)
+    store.trust_servers("corp", {host: der})
+    provider.change(store.load("corp"))
+    ids = server.add(1)
+    assert provider.get(ids) == keys_of(server, ids), "the server's own certificate is the anchor"
+    other = msgspec.structs.replace(store.load("corp").servers[0], fingerprint=":".join(["AA"] * 32))
+    provider.change(msgspec.structs.replace(store.load("corp"), servers=(other,)))
+    (found,) = provider.get(ids)
+    assert isinstance(found, ProviderUnavailable)
+    assert "not the pinned one" in found.message
+
+
+def test_not_trusted_yet(store):
+    store.create("corp", [Server(host=HOST)], 5.0, csr=True)
+    from ioflt.keys.kmip import KmipProvider
+
+    provider = KmipProvider(store.load("corp"), store)
+    with pytest.raises(ProviderUnavailable, match="not trusted yet"):
+        provider.create()
+    assert provider.status().state == "unavailable"
