@@ -34,8 +34,9 @@ _SECTIONS = (
                 "provider",
                 "ioflt.cli.provider",
                 "provider",
-                "Key providers: create, open, list, backup, restore.",
+                "Key providers: create, open, list, test, backup, restore.",
             ),
+            Entry("key", "ioflt.cli.key", "key", "Keys on key servers: locate, revoke, destroy."),
             Entry(
                 "keyd", "ioflt.cli.keyd", "keyd", "The key-cache daemon: start, stop, status, lock, unlock."
             ),

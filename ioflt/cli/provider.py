@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioflt.cli import kmip
 from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask, own_passphrase_option, passphrase_option
 from ioflt.cli.provider_common import open_store, own_passphrase, tell_keyd
@@ -55,6 +56,12 @@ def native(name: str, prompt: bool, passphrase_file: str | None) -> None:
     say(f"made the provider {made.name}{opens}")
 
 
+create.add_command(kmip.kmip)
+provider.add_command(kmip.trust)
+provider.add_command(kmip.renew)
+provider.add_command(kmip.test)
+
+
 @provider.command(name="list")
 @json_option
 def list_(as_json: bool) -> None:
@@ -80,8 +87,11 @@ def backup(name: str, out: Path, passphrase_file: str | None, provider_passphras
     Who has OUT and its passphrase can read everything that NAME encrypted. Keep it off this machine.
     """
     from ioflt.keys import files
+    from ioflt.keys.kmip_store import KmipStore
 
     store = open_store()
+    if KmipStore(store.directory).has(name):
+        raise UsageError(f"the keys of the provider {name} are on its servers; they are backed up there")
     if os.path.lexists(out):  # before anything is asked
         raise ExistsError("it exists already", file=out)
     with contextlib.ExitStack() as stack:

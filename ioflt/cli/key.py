@@ -1,0 +1,122 @@
+"""`ioflt key`: keys on key servers, for those who operate them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from ioflt.cli.render import emit, json_option, printable, say
+from ioflt.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from ioflt.keys.kmip import KmipProvider
+
+_REASONS = (
+    "unspecified",
+    "key-compromise",
+    "affiliation-changed",
+    "superseded",
+    "cessation-of-operation",
+    "privilege-withdrawn",
+)
+_STATES = ("pre-active", "active", "deactivated", "compromised", "destroyed", "destroyed-compromised")
+
+
+@click.group()
+def key() -> None:
+    """Keys on key servers."""
+
+
+@key.command(short_help="Find keys on the servers.")
+@click.argument("provider")
+@click.option("--name", metavar="NAME", help="Only those with this Name.")
+@click.option("--state", type=click.Choice(_STATES), help="Only those in this state.")
+@click.option(
+    "--attribute",
+    "attributes",
+    metavar="NAME=TEXT",
+    multiple=True,
+    help="Only those with this attribute, such as x-Name=web01; again for each further one.",
+)
+@json_option
+def locate(
+    provider: str, name: str | None, state: str | None, attributes: tuple[str, ...], as_json: bool
+) -> None:
+    """List the ids of symmetric keys that the servers of PROVIDER show us."""
+    wanted = [("Name", name)] if name is not None else []
+    wanted += [("State", state)] if state is not None else []
+    for text in attributes:
+        attribute, equals, value = text.partition("=")
+        if not equals or not attribute:
+            raise UsageError(f"no attribute: {text!r}; write NAME=TEXT")
+        wanted.append((attribute, value))
+    with _open(provider) as servers:
+        ids = servers.call(lambda keys: keys.locate(wanted))
+
+    def show() -> None:
+        for key_id in ids:
+            print(printable(key_id))
+
+    emit(ids, show, as_json)
+
+
+@key.command(short_help="End the use of a key for new data.")
+@click.argument("provider")
+@click.argument("key_id", metavar="KEY-ID")
+@click.option("--reason", type=click.Choice(_REASONS), default="unspecified", show_default=True)
+def revoke(provider: str, key_id: str, reason: str) -> None:
+    """Revoke KEY-ID on the servers of PROVIDER.
+
+    VMs that it protects still open as long as the servers hand it out, or keyd has it.
+    """
+    from ioflt.wire.kmip.enumerations import RevocationReasonCode
+
+    code = RevocationReasonCode[reason.upper().replace("-", "_")]
+    since = int(time.time()) if code == RevocationReasonCode.KEY_COMPROMISE else None
+    with _open(provider) as servers:
+        servers.call(lambda keys: keys.revoke(key_id, code, since))
+    say(f"{key_id} is revoked")
+
+
+@key.command(short_help="Destroy a key: what it protects is gone.")
+@click.argument("provider")
+@click.argument("key_id", metavar="KEY-ID")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def destroy(provider: str, key_id: str, yes: bool) -> None:
+    """Destroy KEY-ID on the servers of PROVIDER, for good. They refuse while it is active: revoke it first.
+
+    What nothing but this key opens is lost once keyd forgets it.
+    """
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("a destroyed key never comes back; if that is meant, say --yes")
+        click.confirm(f"Destroy {printable(key_id)} and all that only it opens?", abort=True, err=True)
+    with _open(provider) as servers:
+        servers.call(lambda keys: keys.destroy(key_id))
+    say(f"{key_id} is destroyed")
+
+
+def _open(name: str) -> AbstractContextManager[KmipProvider]:
+    from contextlib import contextmanager
+
+    from ioflt import paths
+    from ioflt.keys.kmip import KmipProvider
+    from ioflt.keys.kmip_store import KmipStore
+
+    store = KmipStore(paths.find().ensure().providers)
+
+    @contextmanager
+    def opened() -> Iterator[KmipProvider]:
+        provider = KmipProvider(store.load(name), store)
+        try:
+            yield provider
+        finally:
+            provider.close()
+
+    return opened()

@@ -1,0 +1,262 @@
+"""`ioflt provider create kmip | trust | renew | test`: key servers, and the trust between them and us."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ioflt.cli.provider_common import tell_keyd
+from ioflt.cli.render import emit, json_option, printable, say
+from ioflt.errors import CorruptDataError, DeniedError, IofltError, ProviderUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from ioflt.keys.kmip_file import KmipFile, KmipServer
+    from ioflt.keys.kmip_store import KmipStore
+    from ioflt.keys.kmip_test import Tell
+
+
+def _servers(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[KmipServer]:
+    return [_server(value) for value in values]
+
+
+def _server(text: str) -> KmipServer:
+    """HOST, HOST:PORT, [IPv6] or [IPv6]:PORT."""
+    from ioflt.keys.kmip_file import PORT, KmipServer
+
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        colon, port = rest[:1], rest[1:]
+        wrong = not bracket or (rest and colon != ":")
+    else:
+        host, colon, port = text.partition(":")
+        wrong = ":" in port
+    if wrong or not host or (colon and not port.isascii()) or (colon and not port.isdigit()):
+        raise UsageError(f"no server: {text!r}; write HOST, HOST:PORT or [IPV6]:PORT")
+    return KmipServer(host=host, port=int(port) if colon else PORT)
+
+
+@click.command(short_help="Make a provider whose keys are on KMIP key servers.")
+@click.argument("name")
+@click.option(
+    "--server",
+    "servers",
+    metavar="HOST[:PORT]",
+    multiple=True,
+    required=True,
+    callback=_servers,
+    help="A server of the cluster; again for each further one, in the order to ask them.",
+)
+@click.option(
+    "--timeout",
+    type=float,
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For each server's answer.",
+)
+@click.option("--csr", is_flag=True, help="OUT is a signing request; else a self-signed certificate.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Write what the servers need to the new file OUT.",
+)
+def kmip(name: str, servers: list[KmipServer], timeout: float, csr: bool, out: Path | None) -> None:
+    """Make the provider NAME: a cluster of KMIP servers that have the same keys.
+
+    Makes a private key and a client certificate. Upload OUT to the key servers, or have it signed and
+    give the result to `ioflt provider trust NAME --certificate FILE`. Then trust the servers:
+    `ioflt provider trust NAME`, and try it: `ioflt provider test NAME`.
+    """
+    from ioflt.keys import files
+
+    if out is None and csr:
+        raise UsageError("a signing request has to be written somewhere: --out OUT")
+    if out is not None and out.exists():
+        raise click.BadParameter(f"{out} exists already", param_hint="--out")
+    text = _store().create(name, servers, timeout, csr=csr)
+    if out is not None:
+        files.create(out, text.encode())
+    tell_keyd()
+    say(f"made the provider {name}; it is of use once servers and provider trust each other")
+
+
+@click.command(short_help="Make servers and provider trust each other.")
+@click.argument("name")
+@click.option(
+    "--ca",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Trust servers whose certificates are issued by those in FILE (PEM).",
+)
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Use the client certificate in FILE (PEM), which the servers' side signed or took.",
+)
+@click.option(
+    "--fingerprint",
+    "fingerprints",
+    multiple=True,
+    metavar="AA:BB:…",
+    help="Trust the server with this SHA-256 fingerprint, without asking.",
+)
+def trust(name: str, ca: Path | None, certificate: Path | None, fingerprints: tuple[str, ...]) -> None:
+    """Say whom the provider NAME trusts, and who it is to them.
+
+    Without options: shows the certificate of every server and, once you agree, accepts exactly these.
+    Compare the fingerprints with what the servers' own consoles show.
+    """
+    store = _store()
+    if certificate is not None:
+        with _naming(certificate):
+            ours = store.install(name, _read(certificate))
+        say(f"the provider {name} is {ours.subject}, until {ours.not_after:%Y-%m-%d}")
+    if ca is not None:
+        with _naming(ca):
+            anchors = store.trust_authority(name, _read(ca))
+        for anchor in anchors:
+            say(f"the provider {name} trusts {anchor.subject}, until {anchor.not_after:%Y-%m-%d}")
+    if ca is None and certificate is None:
+        _pin(store, store.load(name), {text.upper() for text in fingerprints})
+    tell_keyd()
+
+
+@click.command(short_help="Make a new client certificate.")
+@click.argument("name")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--csr", is_flag=True, help="OUT is a signing request; else a self-signed certificate.")
+def renew(name: str, out: Path, csr: bool) -> None:
+    """Make a new private key for the provider NAME, and write its certificate or request to the new file OUT.
+
+    The old one stays in use until `ioflt provider trust NAME --certificate FILE` installs the new one.
+    """
+    from ioflt.keys import files
+
+    if out.exists():
+        raise click.BadParameter(f"{out} exists already", param_hint="OUT")
+    files.create(out, _store().renew(name, csr=csr).encode())
+    say(f"{out}: upload it to the servers, then: ioflt provider trust {name} --certificate FILE")
+
+
+@click.command(short_help="Try a provider out, step by step.")
+@click.argument("name")
+@json_option
+def test(name: str, as_json: bool) -> None:
+    """Try the provider NAME: make a key and get it back; with key servers, on each of them.
+
+    The exit code is 4 when a step failed. The key is destroyed again.
+    """
+    from ioflt.keys.kmip_test import Step
+
+    steps: list[Step] = []
+
+    def tell(step: Step) -> None:
+        steps.append(step)
+        if not as_json:
+            where = f"{step.server}  " if step.server else ""
+            print(printable(f"{where}{step.step}: {step.error or step.result}"), flush=True)
+
+    store = _store()
+    well = _try_servers(store, name, tell) if store.has(name) else _try_keyd(name, tell)
+    emit(steps, lambda: None, as_json)
+    if not well:
+        failed = sum(bool(step.error) for step in steps)
+        raise ProviderUnavailable(f"the provider {name} did not pass: {failed} of {len(steps)} steps failed")
+
+
+def _try_servers(store: KmipStore, name: str, tell: Tell) -> bool:
+    from ioflt import hygiene
+    from ioflt.keys.kmip import KmipProvider
+    from ioflt.keys.kmip_test import try_out
+
+    hygiene.forbid_dumps()  # a key comes into this process, though one that nothing will use
+    provider = KmipProvider(store.load(name), store)
+    missing = provider.missing()
+    if missing:
+        raise ProviderUnavailable(missing)
+    return try_out(provider.file, store.trust(provider.file), provider.tags(), tell)
+
+
+def _try_keyd(name: str, tell: Tell) -> bool:
+    from ioflt.keys.client import KeyClient
+    from ioflt.keys.kmip_test import Step
+
+    with KeyClient.connect() as keys:
+        made = keys.new_key(name)
+        tell(Step("", "make a key", made.key_id))
+        ((dek, blob),) = keys.generate(made, [b"test"])
+        (again,) = keys.unwrap([(made, blob, b"test")])
+        if isinstance(again, IofltError):
+            raise again
+        with dek, again:
+            well = dek == again
+        tell(Step("", "get it back", "done" if well else "failed", "" if well else "another key came back"))
+    return well
+
+
+def _pin(store: KmipStore, file: KmipFile, wanted: set[str]) -> None:
+    import trio
+
+    from ioflt.crypto import certificates
+    from ioflt.transport import tls
+
+    identity = store.identity(file.name)
+    found: dict[KmipServer, bytes] = {}
+    for server in file.servers:
+
+        async def look(server: KmipServer = server) -> bytes:
+            with trio.fail_after(file.timeout):
+                return await tls.peek(server.host, server.port, identity if identity.exists() else None)
+
+        try:
+            found[server] = trio.run(look)
+        except trio.TooSlowError:
+            raise ProviderUnavailable(f"{server}: no answer within {file.timeout:g} seconds") from None
+        except tls.TlsFailed as error:
+            raise ProviderUnavailable(f"{server} does not show its certificate: {error}") from error
+        told = certificates.read(certificates.to_pem(found[server]))[0]
+        print(f"server       {server}")
+        print(printable(f"subject      {told.subject}"))
+        print(printable(f"issuer       {told.issuer}"))
+        print(f"valid until  {told.not_after:%Y-%m-%d}")
+        print(f"SHA-256      {tls.fingerprint(told.der)}")
+    strangers = [str(server) for server, der in found.items() if tls.fingerprint(der) not in wanted]
+    if wanted and strangers:
+        raise DeniedError(f"another fingerprint than yours: {', '.join(strangers)}")
+    if not wanted:
+        if not sys.stdin.isatty():
+            raise UsageError("nobody is there to compare the fingerprints; give them with --fingerprint")
+        click.confirm("Trust exactly these certificates?", abort=True, err=True)
+    store.trust_servers(file.name, found)
+    say(f"the provider {file.name} trusts {len(found)} servers")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors in what a file holds name the file."""
+    try:
+        yield
+    except CorruptDataError as error:
+        error.file = error.file or str(path)
+        raise
+
+
+def _read(path: Path) -> str:
+    from ioflt.keys import files
+    from ioflt.keys.provider_file import MAX_FILE
+
+    return files.read(path, MAX_FILE).decode(errors="replace")
+
+
+def _store() -> KmipStore:
+    from ioflt import paths
+    from ioflt.keys.kmip_store import KmipStore
+
+    return KmipStore(paths.find().ensure().providers)

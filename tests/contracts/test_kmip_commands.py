@@ -1,0 +1,136 @@
+"""The commands of the kmip provider and keyd's use of it, against PyKMIP's server."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ioflt.keys.client import KeyClient
+from ioflt.testing.pykmip import HOST, Authority, PyKmip
+from tests.operations.keyd.conftest import end
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def server(authority, tmp_path_factory):
+    certificate = authority.issue("server", hosts=(HOST,))
+    running = PyKmip.start(tmp_path_factory.mktemp("kmip"), authority, certificate)
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def ioflt(ioflt_home, tmp_path):
+    from ioflt import paths
+
+    where = paths.find().ensure()
+
+    def run(*arguments, code=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "ioflt", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env=os.environ | {"IOFLT_HOME": str(ioflt_home)},
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    yield run
+    end(where)
+
+
+def set_up(ioflt, authority, tmp_path, port):
+    """From nothing to a provider that works, as README says it."""
+    request, signed = tmp_path / "corp.csr", tmp_path / "corp.crt"
+    ioflt("provider", "create", "kmip", "corp", "--server", f"{HOST}:{port}", "--csr", "--out", request)
+    signed.write_text(authority.sign(request.read_text(), days=365))
+    ioflt("provider", "trust", "corp", "--certificate", signed, "--ca", authority.path)
+
+
+def test_from_nothing_to_keys(ioflt, server, authority, tmp_path):
+    set_up(ioflt, authority, tmp_path, server.port)
+    tried = ioflt("provider", "test", "corp").stdout.splitlines()
+    assert [line.split("  ")[1].partition(":")[0] for line in tried] == [
+        "connect",
+        "certificate",
+        "version",
+        "make a key",
+        "get it back",
+        "destroy it",
+    ]
+    with KeyClient.connect() as keys:
+        made = keys.new_key()
+        assert made.provider == "corp"
+        ((dek, blob),) = keys.generate(made, [b"aad"])
+        assert keys.unwrap([(made, blob, b"aad")]) == [dek]
+        keys.lock("refuse")
+        keys.unlock()
+        assert keys.unwrap([(made, blob, b"aad")]) == [dek]
+        assert keys.warnings() == []
+        (status,) = keys.status().providers
+        assert (status.kind, status.state) == ("kmip", "ready")
+    assert made.key_id in json.loads(ioflt("key", "locate", "corp", "--json").stdout)
+    assert ioflt("key", "locate", "corp", "--state", "active").stdout.split() == [made.key_id]
+    refused = ioflt("key", "destroy", "corp", made.key_id, "--yes", code=4)
+    assert "may not be used" in refused.stderr
+    assert "--yes" in ioflt("key", "destroy", "corp", made.key_id, code=2).stderr
+    ioflt("key", "revoke", "corp", made.key_id, "--reason", "superseded")
+    ioflt("key", "destroy", "corp", made.key_id, "--yes")
+    assert ioflt("key", "locate", "corp").stdout == ""
+
+
+def test_pinned_by_fingerprint(ioflt, server, authority, tmp_path):
+    set_up(ioflt, authority, tmp_path, server.port)
+    wrong = ":".join(["00"] * 32)
+    shown = ioflt("provider", "trust", "corp", "--fingerprint", wrong, code=3)
+    found = next(line.split()[1] for line in shown.stdout.splitlines() if line.startswith("SHA-256"))
+    assert "nobody is there" in ioflt("provider", "trust", "corp", code=2).stderr
+    ioflt("provider", "trust", "corp", "--fingerprint", found.lower())
+    ioflt("provider", "test", "corp")
+
+
+def test_a_certificate_that_expires_is_warned_of_and_renewed(ioflt, server, authority, tmp_path):
+    set_up(ioflt, authority, tmp_path, server.port)
+    request, signed = tmp_path / "new.csr", tmp_path / "new.crt"
+
+    def renew(days):
+        request.unlink(missing_ok=True)
+        ioflt("provider", "renew", "corp", request, "--csr")
+        signed.write_text(authority.sign(request.read_text(), days=days))
+        ioflt("provider", "trust", "corp", "--certificate", signed)
+
+    renew(10)
+    warned = ioflt("datastore", "init", tmp_path / "one").stderr
+    assert "warning: the client certificate of the provider corp expires on" in warned
+    assert "ioflt provider renew corp FILE" in warned
+    renew(60)
+    assert "warning" not in ioflt("datastore", "init", tmp_path / "two").stderr
+
+
+def test_a_server_that_hangs(ioflt, authority, tmp_path):
+    with socket.create_server((HOST, 0)) as silent:
+        set_up(ioflt, authority, tmp_path, silent.getsockname()[1])
+        start = time.monotonic()
+        done = ioflt("provider", "test", "corp", code=4)
+        assert time.monotonic() - start < 5 + 20  # the second part is for a busy machine
+        assert "connect: no answer within 5 seconds" in done.stdout
+        assert "hint: the lines above" in done.stderr
+
+
+def test_the_native_provider_is_tried_too(ioflt):
+    ioflt("provider", "create", "native", "local")
+    steps = json.loads(ioflt("provider", "test", "local", "--json").stdout)
+    assert [step["step"] for step in steps] == ["make a key", "get it back"]
+    refused = ioflt("key", "locate", "local", code=2)
+    assert "has no key servers" in refused.stderr
