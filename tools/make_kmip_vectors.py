@@ -50,6 +50,15 @@ def request(*parts: bytes) -> bytes:
     return item(0x420078, STRUCTURE, b"".join(parts))
 
 
+def response(payload: bytes) -> bytes:
+    """The answer to a GetAttributes."""
+    now = item(0x420092, DATE, bytes(8))
+    header = item(0x42007A, STRUCTURE, version() + now + integer(0x42000D, 1))
+    named = item(0x42005C, ENUMERATION, struct.pack(">I", 11)) + item(0x42007F, ENUMERATION, bytes(4))
+    one = item(0x42000F, STRUCTURE, named + item(0x42007C, STRUCTURE, payload))
+    return item(0x42007B, STRUCTURE, header + one)
+
+
 GET = batch_item(10, item(0x420094, TEXT, b"id-1"))
 
 
@@ -144,13 +153,9 @@ def message() -> Iterator[tuple[str, bytes, str, str]]:
     )
     many = request(request_header(1025), GET * 1025)
     yield "batch-1025", many, "too many items", "1,025 items"
-    numbered = batch_item(10, integer(0x420094, 1))
-    yield (
-        "id-integer",
-        request(request_header(), numbered),
-        "wrong type",
-        "a unique identifier that is a number",
-    )
+    numbered = integer(0x420094, 1)
+    yield "id-integer", response(numbered), "wrong type", "a unique identifier that is a number"
+    yield "no-id", response(b""), "missing field", "attributes of nobody"
     header = item(0x420077, INTEGER, bytes(4))
     yield "header-integer", request(header, GET), "wrong type", "a header that is a number"
 

@@ -1,7 +1,8 @@
 """Messages as frozen objects: `Item` ↔ object, with the fields in the order of the specification.
 
 Typed are the headers, the batch items, and the payloads of what ioflt uses. Any other payload, and every one
-of KMIP 2, stays an `Item`. What a typed object has no field for is kept in `more`, and written last.
+of KMIP 2, stays an `Item`. What a typed object has no field for is kept in `more`, and written last; fields
+in another order than the specification's are taken, and written as they came.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Structure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     more: tuple[Item, ...] = ()
+    #: The tags as they came, where that was in another order.
+    layout: tuple[int, ...] = ()
 
     @classmethod
     def read(cls: type[_Self], item: Item) -> _Self:
@@ -47,8 +50,11 @@ class Structure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         plan = _plan_of(cls)
         values: dict[str, Any] = {}
         more: list[Item] = []
+        last, ordered = 0, True
         for child in item.value:
             field = plan.by_tag.get(child.tag)
+            place = len(plan.fields) if field is None else field.place
+            ordered, last = ordered and place >= last, place
             if field is None:
                 more.append(child)
                 continue
@@ -64,7 +70,8 @@ class Structure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 values[field.name] = tuple(values.get(field.name, ()))
             elif field.needed and field.name not in values:
                 raise ProtocolError("missing field", tag_name(field.tag))
-        return cls(more=tuple(more), **values)
+        layout = () if ordered else tuple(child.tag for child in item.value)
+        return cls(more=tuple(more), layout=layout, **values)
 
     def write(self, tag: int) -> Item:
         """The structure of this object under a tag."""
@@ -75,7 +82,17 @@ class Structure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
                 children.extend(map(field.give, value))
             elif value is not None:
                 children.append(field.give(value))
-        return Item(tag, Type.STRUCTURE, (*children, *self.more))
+        children += self.more
+        return Item(tag, Type.STRUCTURE, tuple(self._laid_out(children) if self.layout else children))
+
+    def _laid_out(self, children: list[Item]) -> list[Item]:
+        """The children in the order of `layout`; those of the same tag stay in theirs."""
+        places: dict[int, list[int]] = {}
+        for place, tag in enumerate(self.layout):
+            places.setdefault(tag, []).append(place)
+        end = len(self.layout)
+        keys = [(places[child.tag].pop(0) if places.get(child.tag) else end) for child in children]
+        return [child for _, child in sorted(zip(keys, children, strict=True), key=lambda pair: pair[0])]
 
 
 class _Field(msgspec.Struct, frozen=True):
@@ -85,6 +102,7 @@ class _Field(msgspec.Struct, frozen=True):
     structure: type[Structure] | None
     many: bool
     needed: bool
+    place: int
 
     def take(self, item: Item) -> object:
         if self.kind is None:
@@ -118,18 +136,19 @@ def _plan_of(cls: type[Structure]) -> _Plan:
 
 def _make_plan(cls: type[Structure]) -> _Plan:
     hints = get_type_hints(cls, include_extras=True)
-    fields = tuple(_field(name, hints[name]) for name in cls.__struct_fields__ if name != "more")
+    names = [name for name in cls.__struct_fields__ if name not in Structure.__struct_fields__]
+    fields = tuple(_field(name, hints[name], place) for place, name in enumerate(names))
     plan = _plans[cls] = _Plan(fields, {field.tag: field for field in fields})
     return plan
 
 
-def _field(name: str, hint: object) -> _Field:
+def _field(name: str, hint: object, place: int) -> _Field:
     inner, where = get_args(hint)
     parts = get_args(inner)
     many = get_origin(inner) is tuple
     kind = parts[0] if parts else inner
     structure = kind if isinstance(kind, type) and issubclass(kind, Structure) else None
-    return _Field(name, where.tag, where.type, structure, many, not many and type(None) not in parts)
+    return _Field(name, where.tag, where.type, structure, many, not many and type(None) not in parts, place)
 
 
 # Parts of messages
@@ -449,7 +468,7 @@ class RequestMessage(msgspec.Struct, frozen=True):
         items = tuple(map(RequestItem.read, rest))
         _check_count(header.count, items)
         if header.version.major == 1:
-            items = tuple(_typed(one, one.operation, 0) for one in items)
+            items = tuple(map(_typed_or_not, items))
         return cls(header, items)
 
     def write(self) -> Item:
@@ -519,6 +538,14 @@ def _typed(item: _Batch, operation: int | None, side: int) -> _Batch:
     if kinds is None or not isinstance(item.payload, Item):
         return item
     return msgspec.structs.replace(item, payload=kinds[side].read(item.payload))
+
+
+def _typed_or_not(item: RequestItem) -> RequestItem:
+    """What a payload lacks is for the server to refuse in its answer; it does not break the protocol."""
+    try:
+        return _typed(item, item.operation, 0)
+    except ProtocolError:
+        return item
 
 
 def _parts(item: Item, tag: Tag, header: Tag) -> tuple[Item, tuple[Item, ...]]:

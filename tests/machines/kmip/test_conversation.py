@@ -301,6 +301,33 @@ def test_no_common_version(item):
         discovered(item)
 
 
+def test_fields_in_another_order_are_taken_and_written_as_they_came():
+    told = m.Attributes(id="id-1", attributes=(TAG, TAG), more=(Item(0x540001, Type.INTEGER, 1),))
+    item = m.RequestItem(operation=Operation.GET_ATTRIBUTES, payload=m.GetAttributes(id="id-1"))
+    header, batch = response(done(item, told)).write().value
+
+    def turned(part):
+        """With its children in reverse; the header stays first of the message."""
+        if not isinstance(part.value, tuple):
+            return part
+        return msgspec.structs.replace(part, value=tuple(map(turned, part.value[::-1])))
+
+    message = Item(Tag.RESPONSE_MESSAGE, Type.STRUCTURE, (turned(header), turned(batch)))
+    found = m.read(message)
+    assert found.write() == message
+    payload = found.items[0].payload
+    assert payload.id == "id-1"
+    assert [attribute.name for attribute in payload.attributes] == ["x-Vendor"] * 2
+
+
+def test_a_request_that_lacks_something_is_for_the_server_to_refuse():
+    payload = Item(Tag.REQUEST_PAYLOAD, Type.STRUCTURE, ())
+    data = ClientConnection().send(m.request(V14, [(Operation.REVOKE, payload)]))
+    server = ServerConnection()
+    server.receive_data(data)
+    assert server.next_event().items[0].payload == payload
+
+
 def test_a_key_is_shown_nowhere():
     material = b"\xc0\xffee: this is a key material..."[:32]
     told = m.Got(object_type=2, id="id-1", key=key(material))
