@@ -99,6 +99,7 @@ class Cluster:
         self._idle: list[Connection] = []
         self._places = trio.Semaphore(MAX_CONNECTIONS)
         self._good = file.servers[0]
+        self._logged: dict[KmipServer, str] = {}
 
     async def exchange(self, make: Make, *, idempotent: bool = True) -> Answer:
         """The answer of the first server that gives one to the request that `make` makes.
@@ -122,7 +123,7 @@ class Cluster:
                     if not isinstance(error, trio.TooSlowError | PeerError):
                         raise
                     if fresh or isinstance(error, trio.TooSlowError):
-                        reasons[connection.server] = self._told(error)
+                        self._blame(connection.server, error, reasons)
                     if sent and not idempotent:
                         raise ProviderUnavailable(
                             f"{self._what}: {connection.server} did not answer ({self._told(error)});"
@@ -130,6 +131,8 @@ class Cluster:
                         ) from error
                 else:
                     self._good = connection.server
+                    if self._logged.pop(connection.server, None):
+                        _log.info("key server %s of %s answers again", connection.server, self._file.name)
                     self._idle.append(connection)
                     return answer
 
@@ -174,12 +177,18 @@ class Cluster:
                 try:
                     return await self.open(server)
                 except PeerError as error:
-                    reasons[server] = self._told(error)
-                    _log.warning("key server %s of %s: %s", server, self._file.name, reasons[server])
+                    self._blame(server, error, reasons)
                 except IofltError as error:
                     raise ProviderUnavailable(f"{self._what}: {error}") from error
         told = "; ".join(f"{server}: {reasons[server]}" for server in self._file.servers if server in reasons)
         raise ProviderUnavailable(f"{self._what} do not answer: {told}")
+
+    def _blame(self, server: KmipServer, error: BaseException, reasons: dict[KmipServer, str]) -> None:
+        """Pass a server over for this request. The log has it once, until the server answers again."""
+        reasons[server] = self._told(error)
+        if self._logged.get(server) != reasons[server]:
+            self._logged[server] = reasons[server]
+            _log.warning("key server %s of %s: %s", server, self._file.name, reasons[server])
 
     def _told(self, error: BaseException) -> str:
         if isinstance(error, trio.TooSlowError):

@@ -50,10 +50,11 @@ def ioflt(ioflt_home, tmp_path):
     end(where)
 
 
-def set_up(ioflt, authority, tmp_path, port):
+def set_up(ioflt, authority, tmp_path, *ports):
     """From nothing to a provider that works, as README says it."""
     request, signed = tmp_path / "corp.csr", tmp_path / "corp.crt"
-    ioflt("provider", "create", "kmip", "corp", "--server", f"{HOST}:{port}", "--csr", "--out", request)
+    servers = [option for port in ports for option in ("--server", f"{HOST}:{port}")]
+    ioflt("provider", "create", "kmip", "corp", *servers, "--csr", "--out", request)
     signed.write_text(authority.sign(request.read_text(), days=365))
     ioflt("provider", "trust", "corp", "--certificate", signed, "--ca", authority.path)
 
@@ -88,6 +89,32 @@ def test_from_nothing_to_keys(ioflt, server, authority, tmp_path):
     ioflt("key", "revoke", "corp", made.key_id, "--reason", "superseded")
     ioflt("key", "destroy", "corp", made.key_id, "--yes")
     assert ioflt("key", "locate", "corp").stdout == ""
+
+
+def test_a_vm_opens_after_a_restart_with_one_server_of_two(ioflt, authority, tmp_path):
+    (tmp_path / "kmip").mkdir()
+    certificate = authority.issue("pair", hosts=(HOST,))
+    servers = [PyKmip.start(tmp_path / "kmip", authority, certificate, name) for name in ("one", "two")]
+    try:
+        set_up(ioflt, authority, tmp_path, *(server.port for server in servers))
+        vm = tmp_path / "ds" / "web01"
+        vm.mkdir(parents=True)
+        (vm / "web01.img").write_bytes(b"plaintext" * 10_000)
+        ioflt("datastore", "init", tmp_path / "ds")
+        ioflt("vm", "register", "--clear", vm)
+        ioflt("vm", "encrypt", vm)
+        ioflt("keyd", "stop")
+        servers[0].kill()
+        ioflt("check", tmp_path / "ds")
+        ioflt("keyd", "stop")
+        servers[1].kill()
+        gone = ioflt("vm", "decrypt", vm, code=4)
+        for server in servers:
+            assert f"{HOST}:{server.port}: Connection refused" in gone.stderr
+        assert "hint: try each step: ioflt provider test corp" in gone.stderr
+    finally:
+        for server in servers:
+            server.kill()
 
 
 def test_pinned_by_fingerprint(ioflt, server, authority, tmp_path):
