@@ -62,11 +62,16 @@ class Paths:
         """One small file per datastore that was opened here, named by its id: where it was last."""
         return self.state / "datastores"
 
+    @property
+    def removed_keys(self) -> Path:
+        """One small file per key that this host is to do without."""
+        return self.state / "removed-keys"
+
     def ensure(self) -> Paths:
         """Make the directories that are missing. Raises UsageError when that cannot be done."""
         run_mode = 0o750 if self.system else 0o700
-        private = (self.state, self.providers, self.logs, self.operations, self.outdated, self.datastores)
-        wanted = [(path, 0o700) for path in private]
+        notes = (self.operations, self.outdated, self.datastores, self.removed_keys)
+        wanted = [(path, 0o700) for path in (self.state, self.providers, self.logs, *notes)]
         try:
             for path, mode in (*wanted, (self.run, run_mode), (self.mounts, run_mode)):
                 if not path.is_dir():

@@ -185,6 +185,16 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
             f" ioflt provider remove --force {_provider(error)}"
         ),
     ),
+    (
+        errors.BusyError,
+        "the key .* is in use",
+        lambda _: "to do without it all the same, and lock what it alone opens: ioflt key remove --force ID",
+    ),
+    (
+        errors.KeyNotUsable,
+        "removed from this host",
+        lambda _: "see the keys of a datastore: ioflt key list DIR; take it back: ioflt key add ID",
+    ),
     (errors.BusyError, "mounted there already", lambda error: f"ioflt umount {_file(error, 'MOUNTPOINT')}"),
     (
         errors.BusyError,

@@ -1,4 +1,4 @@
-"""`ioflt key`: keys on key servers, for those who operate them."""
+"""`ioflt key`: what keys protect (`key_use`), and keys on key servers, for those who operate them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioflt.cli import key_use
 from ioflt.cli.render import emit, json_option, printable, say
 from ioflt.errors import UsageError
 
@@ -30,7 +31,11 @@ _STATES = ("pre-active", "active", "deactivated", "compromised", "destroyed", "d
 
 @click.group()
 def key() -> None:
-    """Keys on key servers."""
+    """Keys: what they protect, and their life on key servers."""
+
+
+for command in (key_use.list_, key_use.status, key_use.remove, key_use.add, key_use.drill_):
+    key.add_command(command)
 
 
 @key.command(short_help="Find keys on the servers.")

@@ -36,7 +36,7 @@ _SECTIONS = (
                 "provider",
                 "Key providers: create, open, list, test, backup, restore.",
             ),
-            Entry("key", "ioflt.cli.key", "key", "Keys on key servers: locate, revoke, destroy."),
+            Entry("key", "ioflt.cli.key", "key", "Keys: what they protect, drill, locate, revoke."),
             Entry(
                 "keyd", "ioflt.cli.keyd", "keyd", "The key-cache daemon: start, stop, status, lock, unlock."
             ),

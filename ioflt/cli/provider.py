@@ -259,15 +259,16 @@ def remove(name: str, force: bool) -> None:
     store.path(name)
     if name not in store.names():
         raise NotFoundError(f"no provider {name} is configured here")
-    found = seen.survey(name)
-    for use in found.uses:
+    found = seen.survey()
+    uses = seen.uses(found, name)
+    for use in uses:
         if use.locks:
             warn(f"{use.path}: {'locked from now on' if force else 'has keys of it'}")
         else:
             warn(f"{use.path}: {'loses' if force else 'has'} a key of it, another provider opens it too")
     for path, reason in found.unknown:
         warn(f"{path}: unknown whether it has keys of it: {reason}")
-    if not force and found.uses:
+    if not force and uses:
         raise BusyError(f"keys of the provider {name} are in use")
     if not force and found.unknown:
         raise BusyError(f"nobody knows whether keys of the provider {name} are in use")

@@ -153,8 +153,8 @@ class Home:
         seen = self._see()
         try:
             return self.standing()
-        except (KeyUnavailableError, PeerError, DeniedError):  # whatever keeps keyd from it
-            standing = self._claim()
+        except (KeyUnavailableError, PeerError, DeniedError) as error:  # whatever keeps keyd from it
+            standing = self._claim(error.message)
             self._claimed = (seen, time.monotonic() + _UNAVAILABLE_S, standing)
             return standing
 
@@ -281,12 +281,12 @@ class Home:
         """The keys of the record's MACs."""
         return record.keys or (self.volume.record.key,)
 
-    def _claim(self) -> Standing:
+    def _claim(self, why: str) -> Standing:
         try:
             record = form.parse_home(records.read(self.fd)).record
         except (FileNotFoundError, CorruptDataError):
             return self._fallback("its record cannot be verified")
-        problem = "its key cannot be had"
+        problem = f"its key cannot be had: {why}"
         return Standing(record.state, self._macing(record), record.thick, problem, record)
 
     def _judge(self) -> Standing:

@@ -1,4 +1,4 @@
-"""The datastores that this host has opened, and which of their VMs a key provider would take along.
+"""The datastores that this host has opened, and which keys open what is in them.
 
 A note named by the datastore's id holds the path where that datastore was last. A datastore that moved or is
 not there now cannot be asked: then nobody knows what it needs.
@@ -28,19 +28,28 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """A VM or datastore with keys of the provider. `locks`: no other provider has a key for it."""
+class Protected:
+    """A VM or datastore, and the keys of which any one opens it; `also`: others that it has for now."""
 
     path: str
-    locks: bool
+    keys: tuple[KeyRef, ...]
+    also: tuple[KeyRef, ...] = ()
 
 
 @dataclass(slots=True)
 class Survey:
-    """What is known of the uses of a provider, and what could not be read: path, and why."""
+    """What is protected by keys, and what could not be read: path, and why."""
 
-    uses: list[Use] = field(default_factory=list)
+    protected: list[Protected] = field(default_factory=list)
     unknown: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A VM or datastore with keys of a provider. `locks`: no other provider has a key for it."""
+
+    path: str
+    locks: bool
 
 
 def note(datastore_id: str, path: str) -> None:
@@ -55,37 +64,50 @@ def note(datastore_id: str, path: str) -> None:
         _log.warning("cannot remember where the datastore is: %s", error)
 
 
-def survey(provider: str) -> Survey:
-    """Who needs the keys of that provider, as the records of all datastores say that were opened here."""
+def survey() -> Survey:
+    """All that the records of datastores say that were opened here."""
     found = Survey()
     for place in sorted(paths.find().ensure().datastores.iterdir()):
         if place.name.startswith("."):
             continue  # a note that was being written
         path = os.fsdecode(files.read(place, _MAX_NOTE).removesuffix(b"\n"))
         try:
-            _look(path, place.name, provider, found)
+            look(path, found, datastore_id=place.name)
         except (IofltError, OSError) as error:
             found.unknown.append((path, _reason(error)))
     return found
 
 
-def _look(path: str, datastore_id: str, provider: str, found: Survey) -> None:
+def uses(found: Survey, provider: str) -> list[Use]:
+    """Who needs the keys of that provider."""
+    return [
+        Use(one.path, locks=all(key.provider == provider for key in named))
+        for one in found.protected
+        for named in [(*one.keys, *one.also)]
+        if any(key.provider == provider for key in named)
+    ]
+
+
+def look(path: str, found: Survey, *, datastore_id: str | None = None) -> None:
+    """Add what a datastore's records say, unverified. Raises NotFoundError, CorruptDataError, OSError."""
     top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        record = form.parse_datastore(records.read(top)).record
-        if record.datastore_id != datastore_id:
+        try:
+            record = form.parse_datastore(records.read(top)).record
+        except FileNotFoundError:
+            raise NotFoundError("no datastore here", file=path) from None
+        if datastore_id not in (None, record.datastore_id):
             raise NotFoundError("another datastore is there now")
-        if record.key.provider == provider:
-            found.uses.append(Use(path, locks=True))
+        found.protected.append(Protected(path, (record.key,)))
         for name in _directories(top):
             where = os.path.join(path, name)
             try:
-                keys = _keys(top, name)
+                home = _read(top, name)
             except (IofltError, OSError) as error:
                 found.unknown.append((where, _reason(error)))
                 continue
-            if any(key.provider == provider for key in keys):
-                found.uses.append(Use(where, locks=all(key.provider == provider for key in keys)))
+            if home is not None and home.state is HomeState.ENCRYPTED:
+                found.protected.append(Protected(where, home.keys, tuple(_also(home))))
     finally:
         os.close(top)
 
@@ -99,28 +121,25 @@ def _directories(top: int) -> Iterator[str]:
         )
 
 
-def _keys(top: int, name: str) -> set[KeyRef]:
-    """The keys that a home's record names. Raises NotFoundError for content without a record."""
+def _read(top: int, name: str) -> HomeRecord | None:
+    """A home's record; None for an empty home without one. Raises NotFoundError for content without one."""
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
     try:
         try:
-            record = form.parse_home(records.read(fd)).record
+            return form.parse_home(records.read(fd)).record
         except FileNotFoundError:
             if not os.listdir(fd):
-                return set()
+                return None
             raise NotFoundError(f"it has no record ({RECORD})") from None
-        return set(_named(record))
     finally:
         os.close(fd)
 
 
-def _named(record: HomeRecord) -> Iterator[KeyRef]:
-    if record.state is HomeState.CLEAR:
-        return
-    yield from record.keys
+def _also(record: HomeRecord) -> Iterator[KeyRef]:
     if isinstance(record.operation, Recrypt | Deep):
-        yield from record.operation.old
-        yield from record.operation.to
+        for key in (*record.operation.old, *record.operation.to):
+            if key not in record.keys:
+                yield key
 
 
 def _reason(error: IofltError | OSError) -> str:

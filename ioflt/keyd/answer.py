@@ -61,6 +61,20 @@ def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBo
             return messages.Data(service.rewrap_vmx(text, [key.ref for key in keys]))
         case messages.OpenVmx(text):
             return messages.Data(service.open_vmx(text))
+        case messages.GetKeyStates(keys, ask):
+            states = service.key_states([key.ref for key in keys], ask=ask)
+            return messages.KeyStates(
+                tuple(
+                    messages.KeyState(cached, None if missing is None else failure.of(missing))
+                    for cached, missing in states
+                )
+            )
+        case messages.RemoveKey(key):
+            service.remove_key(key.ref)
+            return messages.Done()
+        case messages.AddKey(key):
+            service.add_key(key.ref)
+            return messages.Done()
         case messages.GetStatus():
             return service.status()
         case messages.GetWarnings():

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import Enum, auto
 from typing import Literal
@@ -24,11 +24,19 @@ from ioflt.crypto.kdf import hkdf
 from ioflt.crypto.mac import tag
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.wrap import unwrap, wrap
-from ioflt.errors import IofltError, KeyUnavailableError, MalformedError, ProviderLocked, UsageError
+from ioflt.errors import (
+    IofltError,
+    KeyNotUsable,
+    KeyUnavailableError,
+    MalformedError,
+    ProviderLocked,
+    UsageError,
+)
 from ioflt.format.vmx import sealed
 from ioflt.keyd.lockdown import Lockdown, unlock_all
 from ioflt.keyd.registry import Registry
 from ioflt.keys.cache import KeyCache
+from ioflt.keys.removed import RemovedKeys
 from ioflt.keys.store import ProviderStore
 from ioflt.paths import Paths
 from ioflt.types import KeyRef
@@ -51,6 +59,7 @@ class Service:
         self._paths = where
         self._registry = Registry(ProviderStore(where.providers))
         self._keks: KeyCache[KeyRef] = KeyCache()
+        self._removed = RemovedKeys(where.removed_keys)
         self._state = State.OPEN
         self._lock = threading.Lock()
         self._administration = threading.Lock()
@@ -102,6 +111,20 @@ class Service:
         self._refuse_unless(State.OPEN)
         with self._safe_opener(text) as (opener, wrapping):
             return sealed.open_(text, wrapping, opener)
+
+    def key_states(
+        self, keys: Sequence[KeyRef], *, ask: bool = True
+    ) -> list[tuple[bool, KeyUnavailableError | None]]:
+        missing = self._ask_all(set(keys), lambda _key, _kek: None) if ask else {}
+        return [(key in self._keks, missing.get(key)) for key in keys]
+
+    def remove_key(self, key: KeyRef) -> None:
+        with self._lock:
+            self._removed.add(key)
+            self._keks.drop_if(lambda one: one == key)
+
+    def add_key(self, key: KeyRef) -> None:
+        self._removed.discard(key)
 
     def status(self) -> Status:
         state: Literal["open", "locked"] = "open" if self._state is State.OPEN else "locked"
@@ -200,38 +223,48 @@ class Service:
         cached = self._keks.get(key)
         if cached is not None:
             return cached
-        (found,) = self._registry.get(key.provider).get([key.key_id])
+        (found,) = self._ask(key.provider, [key.key_id])
         if isinstance(found, KeyUnavailableError):
             raise found
         self._keep(key, found)
         return found
 
     def _fetch(self, keys: set[KeyRef]) -> dict[KeyRef, KeyUnavailableError]:
-        """Put a batch's KEKs into the cache, each provider asked once. Returns why some cannot be had."""
+        """Put KEKs into the cache. Returns why some cannot be had."""
+        return self._ask_all([key for key in keys if key not in self._keks], self._keep)
+
+    def _ask_all(
+        self, keys: Iterable[KeyRef], take: Callable[[KeyRef, Secret], None]
+    ) -> dict[KeyRef, KeyUnavailableError]:
+        """Ask each provider once. `take` gets the KEKs, wiped after it. Returns why others are missing."""
         wanted: dict[str, list[str]] = {}
         missing: dict[KeyRef, KeyUnavailableError] = {}
         for key in keys:
-            if key not in self._keks:
-                wanted.setdefault(key.provider, []).append(key.key_id)
+            wanted.setdefault(key.provider, []).append(key.key_id)
         for name, ids in wanted.items():
             for key_id, kek in zip(ids, self._ask(name, ids), strict=True):
                 key = KeyRef(name, key_id)
                 if isinstance(kek, Secret):
                     with kek:
-                        self._keep(key, kek)
+                        take(key, kek)
                 else:
                     missing[key] = kek
         return missing
 
-    def _ask(self, provider: str, ids: list[str]) -> Sequence[Secret | KeyUnavailableError]:
+    def _ask(self, provider: str, ids: list[str]) -> list[Secret | KeyUnavailableError]:
+        """A provider's answers; it is not asked for keys that were removed."""
+        allowed = [key_id for key_id in ids if KeyRef(provider, key_id) not in self._removed]
+        found: dict[str, Secret | KeyUnavailableError]
         try:
-            return self._registry.get(provider).get(ids)
+            found = dict(zip(allowed, self._registry.get(provider).get(allowed), strict=True))
         except KeyUnavailableError as error:
-            return [error] * len(ids)
+            found = dict.fromkeys(allowed, error)
+        removed = KeyNotUsable("the key was removed from this host")
+        return [found.get(key_id, removed) for key_id in ids]
 
     def _keep(self, key: KeyRef, kek: Secret) -> None:
         with self._lock:
-            if self._state is not State.LOCKED:
+            if self._state is not State.LOCKED and key not in self._removed:
                 self._keks.put(key, kek)
 
     def _unwrap_one(self, key: KeyRef, blob: bytes, aad: bytes) -> Secret | IofltError:

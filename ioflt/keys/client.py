@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeVar
 
 from ioflt import paths
 from ioflt.crypto.secret import Secret
-from ioflt.errors import IofltError, PeerError
+from ioflt.errors import IofltError, KeyUnavailableError, PeerError, ProviderUnavailable
 from ioflt.keys import starter
 from ioflt.keys.channel import ConnectionLost
 from ioflt.keys.link import Link
@@ -83,6 +83,23 @@ class KeyService(Protocol):
 
     def open_vmx(self, text: bytes) -> bytes:
         """The plaintext of a sealed VMX. Raises CorruptDataError too."""
+        ...
+
+    def key_states(
+        self, keys: Sequence[KeyRef], *, ask: bool = True
+    ) -> list[tuple[bool, KeyUnavailableError | None]]:
+        """For each key whether keyd has it cached, and why its provider does not give it, if it does not.
+
+        `ask=False` asks no provider.
+        """
+        ...
+
+    def remove_key(self, key: KeyRef) -> None:
+        """Forget a KEK and do without it on this host, until `add_key`."""
+        ...
+
+    def add_key(self, key: KeyRef) -> None:
+        """Take back `remove_key`."""
         ...
 
     def status(self) -> messages.Status:
@@ -178,6 +195,23 @@ class KeyClient:
 
     def open_vmx(self, text: bytes) -> bytes:
         return self._ask(messages.OpenVmx(text), messages.Data).value
+
+    def key_states(
+        self, keys: Sequence[KeyRef], *, ask: bool = True
+    ) -> list[tuple[bool, KeyUnavailableError | None]]:
+        found: list[tuple[bool, KeyUnavailableError | None]] = []
+        for start in range(0, len(keys), messages.MAX_BATCH):
+            batch = tuple(map(messages.Key.of, keys[start : start + messages.MAX_BATCH]))
+            answer = self._ask(messages.GetKeyStates(batch, ask), messages.KeyStates)
+            _expect_length(answer.states, batch)
+            found += [(state.cached, _missing(state.missing)) for state in answer.states]
+        return found
+
+    def remove_key(self, key: KeyRef) -> None:
+        self._ask(messages.RemoveKey(messages.Key.of(key)), messages.Done)
+
+    def add_key(self, key: KeyRef) -> None:
+        self._ask(messages.AddKey(messages.Key.of(key)), messages.Done)
 
     def status(self) -> messages.Status:
         return self._ask(messages.GetStatus(), messages.Status)
@@ -275,6 +309,13 @@ class KeyClient:
             if not start:
                 raise
         return Link.over(self._reach(True))
+
+
+def _missing(told: Failure | None) -> KeyUnavailableError | None:
+    error = None if told is None else failure.rebuild(told)
+    return (
+        error if error is None or isinstance(error, KeyUnavailableError) else ProviderUnavailable(str(error))
+    )
 
 
 def _take(key: bytearray) -> Secret:

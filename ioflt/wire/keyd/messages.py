@@ -149,6 +149,25 @@ class OpenVmx(_Message, frozen=True):
     text: Vmx
 
 
+class GetKeyStates(_Message, frozen=True):
+    """→ KeyStates, one for each key. `ask`: providers are asked, whatever is cached."""
+
+    keys: Annotated[tuple[Key, ...], Batch]
+    ask: bool
+
+
+class RemoveKey(_Message, frozen=True):
+    """→ Done: the key is forgotten, and not asked for again on this host until `AddKey`."""
+
+    key: Key
+
+
+class AddKey(_Message, frozen=True):
+    """→ Done: takes back a `RemoveKey`."""
+
+    key: Key
+
+
 class GetStatus(_Message, frozen=True):
     """→ Status."""
 
@@ -189,6 +208,9 @@ RequestBody = (
     | SealVmx
     | RewrapVmx
     | OpenVmx
+    | GetKeyStates
+    | RemoveKey
+    | AddKey
     | GetStatus
     | GetWarnings
     | Lock
@@ -235,6 +257,17 @@ class Data(_Message, frozen=True):
     value: Annotated[bytes, Meta(max_length=max(MAX_VMX, MAX_RECORD))]
 
 
+class KeyState(_Struct, frozen=True):
+    """`cached`: keyd has it. `missing`: why its provider does not give it, if it was asked and does not."""
+
+    cached: bool
+    missing: Failure | None
+
+
+class KeyStates(_Message, frozen=True):
+    states: Annotated[tuple[KeyState, ...], Batch]
+
+
 class ProviderStatus(_Struct, frozen=True):
     """`state` is "ready", "locked" or "unavailable"; `reason` says why it is not ready."""
 
@@ -273,7 +306,20 @@ class Done(_Message, frozen=True):
     """It was done, and there is nothing to say about it."""
 
 
-ReplyBody = Welcome | Text | Made | Generated | Unwrapped | Data | Status | Warnings | Locked | Done | Failure
+ReplyBody = (
+    Welcome
+    | Text
+    | Made
+    | Generated
+    | Unwrapped
+    | Data
+    | KeyStates
+    | Status
+    | Warnings
+    | Locked
+    | Done
+    | Failure
+)
 
 
 # What lies in a frame

@@ -27,6 +27,12 @@ EXCHANGES = [
     (m.SealVmx(KEY, b"text", 2**62 + 1, None), m.Data(b"sealed")),
     (m.RewrapVmx(b"sealed", (KEY, KEY)), m.Data(b"sealed")),
     (m.OpenVmx(b"sealed"), m.Data(b"text")),
+    (
+        m.GetKeyStates((KEY, KEY), True),
+        m.KeyStates((m.KeyState(True, None), m.KeyState(False, Failure("KeyNotFound", "no such key")))),
+    ),
+    (m.RemoveKey(KEY), m.Done()),
+    (m.AddKey(KEY), m.Done()),
     (m.GetStatus(), m.Status(1, "0.1", "open", "memfd_secret", 0, 1, ())),
     (m.GetWarnings(), m.Warnings(("never backed up",))),
     (m.Lock("suspend"), m.Locked(("/m/a",), ())),

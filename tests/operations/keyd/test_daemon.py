@@ -97,6 +97,35 @@ class TestRequests:
         assert found == [dek for dek, _ in made]
         assert service.generate(key, []) == service.unwrap([]) == []
 
+    def test_key_states(self, service):
+        key, removed = service.new_key(), service.new_key()
+        service.generate(key, [b"a"])
+        service.generate(removed, [b"a"])
+        service.remove_key(removed)
+        asked = [key, removed, KeyRef("gone", "id"), KeyRef(key.provider, "made elsewhere")]
+        states = service.key_states(asked)
+        assert [cached for cached, _ in states] == [True, False, False, False]
+        assert [type(missing) for _, missing in states] == [
+            type(None),
+            KeyNotUsable,
+            KeyNotFound,
+            KeyNotFound,
+        ]
+        assert service.key_states(asked, ask=False) == [(cached, None) for cached, _ in states]
+
+    def test_a_removed_key_is_not_used_until_it_is_added(self, service):
+        key = service.new_key()
+        [(dek, blob)] = service.generate(key, [b"a"])
+        for _ in range(2):  # twice is no error
+            service.remove_key(key)
+        with pytest.raises(KeyNotUsable, match="removed from this host"):
+            service.generate(key, [b"a"])
+        (found,) = service.unwrap([(key, blob, b"a")])
+        assert isinstance(found, KeyNotUsable)
+        for _ in range(2):
+            service.add_key(key)
+        assert service.unwrap([(key, blob, b"a")]) == [dek]
+
     def test_rewrap(self, service):
         old, new = service.new_key(), service.new_key()
         [(dek, blob)] = service.generate(old, [b"a"])

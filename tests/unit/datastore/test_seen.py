@@ -6,7 +6,7 @@ import pytest
 
 from ioflt import paths
 from ioflt.datastore import lifecycle, seen
-from ioflt.datastore.seen import Survey, Use
+from ioflt.datastore.seen import Use
 from ioflt.datastore.volume import Volume
 from ioflt.types import HomeState
 
@@ -38,8 +38,10 @@ def test_a_datastore_is_noted_when_it_is_made_and_where_it_is_opened(tmp_path, k
 
 def test_the_uses_of_a_provider(directory):
     used = [Use(str(directory), locks=True), Use(str(directory / "web01"), locks=True)]
-    assert seen.survey("local") == Survey(used, [])
-    assert seen.survey("another") == Survey([], [])
+    found = seen.survey()
+    assert found.unknown == []
+    assert seen.uses(found, "local") == used
+    assert seen.uses(found, "another") == []
 
 
 def test_a_home_with_keys_of_two_providers_is_not_locked(directory, keys, monkeypatch):
@@ -47,9 +49,9 @@ def test_a_home_with_keys_of_two_providers_is_not_locked(directory, keys, monkey
         home = volume.home("web01")
         record = home.standing().record
     other = type(record.keys[0])("another", "id")
-    monkeypatch.setattr(seen, "_named", lambda _record: [*record.keys, other])
-    assert Use(str(directory / "web01"), locks=False) in seen.survey("another").uses
-    assert Use(str(directory / "web01"), locks=False) in seen.survey("local").uses
+    monkeypatch.setattr(seen, "_also", lambda _record: [other])
+    for provider in ("another", record.keys[0].provider):
+        assert Use(str(directory / "web01"), locks=False) in seen.uses(seen.survey(), provider)
 
 
 @pytest.mark.parametrize("gone", ["removed", "replaced", "record changed", "record removed"])
@@ -65,9 +67,9 @@ def test_a_datastore_that_cannot_be_read_is_unknown(directory, keys, gone, tmp_p
         (directory / ".ioflt").write_bytes(b"no record")
     else:
         (directory / ".ioflt").unlink()
-    found = seen.survey("local")
+    found = seen.survey()
     assert str(directory) in [path for path, _ in found.unknown]
-    assert str(directory) not in [use.path for use in found.uses]
+    assert str(directory) not in [one.path for one in found.protected]
 
 
 def test_a_home_that_cannot_be_read_is_unknown(directory):
@@ -75,7 +77,7 @@ def test_a_home_that_cannot_be_read_is_unknown(directory):
     (directory / "stray").mkdir()
     (directory / "stray" / "disk.img").write_bytes(b"x")
     (directory / "empty").mkdir()
-    found = seen.survey("local")
+    found = seen.survey()
     assert found.unknown == [
         (str(directory / "stray"), "it has no record (.ioflt)"),
         (str(directory / "web01"), "its record: not two lines"),

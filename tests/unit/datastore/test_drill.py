@@ -1,0 +1,41 @@
+"""What would be locked: any one key opens, cached keys go on."""
+
+import pytest
+
+from ioflt.datastore import drill
+from ioflt.datastore.seen import Protected, Survey
+from ioflt.types import KeyRef
+
+A1, A2, B1 = KeyRef("a", "1"), KeyRef("a", "2"), KeyRef("b", "1")
+FOUND = Survey(
+    [
+        Protected("ds", (A1,)),
+        Protected("ds/one", (A1,)),
+        Protected("ds/two", (A2,)),
+        Protected("ds/both", (A1, B1)),
+        Protected("ds/same", (A1, A2)),
+        Protected("ds/other", (B1,), also=(A1,)),
+    ],
+    [("gone", "why")],
+)
+
+
+@pytest.mark.parametrize(
+    ("lost", "cached", "locked"),
+    [
+        (set(), set(), []),
+        ({"a"}, set(), ["ds", "ds/one", "ds/two", "ds/same"]),
+        ({"b"}, set(), ["ds/other"]),
+        ({"a", "b"}, set(), ["ds", "ds/one", "ds/two", "ds/both", "ds/same", "ds/other"]),
+        ({"a"}, {A1}, ["ds/two"]),
+        ({"a"}, {A2, B1}, ["ds", "ds/one"]),
+    ],
+)
+def test_what_is_locked(lost, cached, locked):
+    found = drill.locked(FOUND, lambda key: key.provider in lost, cached)
+    assert [one.path for one in found] == locked
+
+
+def test_what_locks_most_by_itself():
+    assert drill.sole_keys(FOUND) == [(A1, 2), (A2, 1), (B1, 1)]
+    assert drill.sole_providers(FOUND) == [("a", 4), ("b", 1)]
