@@ -149,7 +149,6 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         r"no datastore|not a datastore",
         _no_datastore,
     ),
-    (errors.NotFoundError, "there is no provider", lambda _: "see which there are: ioflt provider list"),
     (errors.NotFoundError, "no such VM home", lambda error: f"ioflt vm list {_above(error, 'DIR')}"),
     (
         errors.ExistsError,

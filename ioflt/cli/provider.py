@@ -254,6 +254,7 @@ def remove(name: str, force: bool) -> None:
     """
     from ioflt.datastore import seen
     from ioflt.errors import BusyError
+    from ioflt.keys.kmip_store import KmipStore
 
     store = open_store()
     store.path(name)
@@ -272,6 +273,7 @@ def remove(name: str, force: bool) -> None:
         raise BusyError(f"keys of the provider {name} are in use")
     if not force and found.unknown:
         raise BusyError(f"nobody knows whether keys of the provider {name} are in use")
+    KmipStore(store.directory).forget(name)
     store.remove(name)
     tell_keyd()
     say(f"the provider {name} is removed")

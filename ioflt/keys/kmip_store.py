@@ -43,7 +43,7 @@ class KmipStore:
         try:
             data = files.read(path, MAX_FILE)
         except NotFoundError:
-            raise NotFoundError(f"there is no provider {name}") from None
+            raise NotFoundError(f"no provider {name} is configured here") from None
         if not kmip_file.is_kmip(data):
             raise UsageError(f"the provider {name} has no key servers")
         file = kmip_file.parse(data)
@@ -120,6 +120,12 @@ class KmipStore:
                     path.unlink()
                 return certificates.read(chain)[0]
         raise UsageError(f"the certificate belongs to no private key of the provider {name}")
+
+    def forget(self, name: str) -> None:
+        """Destroy our private keys and certificates, before the provider is removed."""
+        with files.locked(self._directory):
+            for path in (self.identity(name), self._pending(name)):
+                files.destroy(path)
 
     def trust_authority(self, name: str, pem: str) -> list[Certificate]:
         """Believe servers whose certificates these issued, and no other. Pins are dropped."""

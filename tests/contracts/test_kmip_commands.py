@@ -155,8 +155,8 @@ def test_a_server_that_hangs(ioflt, authority, tmp_path):
         assert "hint: the lines above" in done.stderr
 
 
-def test_the_native_provider_is_tried_too(ioflt):
-    ioflt("provider", "create", "native", "local")
+def test_the_native_provider_is_tried_too(ioflt, tmp_path):
+    ioflt("datastore", "init", tmp_path / "ds")  # makes the provider local
     steps = json.loads(ioflt("provider", "test", "local", "--json").stdout)
     assert [step["step"] for step in steps] == ["make a key", "get it back"]
     refused = ioflt("key", "locate", "local", code=2)
