@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import struct
+import time
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -43,7 +44,11 @@ _OMIT_AND_NOW = struct.pack("qqqq", 0, (1 << 30) - 2, 0, (1 << 30) - 1)
 
 # struct flock of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid (0 for OFD locks).
 _FLOCK = struct.Struct("hhqqi4x")
+_F_OFD_GETLK = 36
 _F_OFD_SETLK = 37
+
+# flock(2) knows no time-out but a signal's: seconds between two tries.
+_FLOCK_PAUSE_S = 0.002
 
 
 def _check(result: int) -> int:
@@ -126,6 +131,20 @@ def open_beneath(dir_fd: int, name: str, flags: int) -> int:
     return _check(_libc.syscall(_SYS_OPENAT2, dir_fd, os.fsencode(name), how, len(how)))
 
 
+def try_flock(fd: int, how: int, *, wait: float = 0) -> bool:
+    """flock(2), `how` LOCK_SH or LOCK_EX; False when it is not to be had within `wait` seconds."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_FLOCK_PAUSE_S)
+        else:
+            return True
+
+
 def try_write_lock(fd: int) -> bool:
     """Take a whole-file OFD write lock on `fd` (opened for writing); False when somebody else has one."""
     try:
@@ -135,6 +154,13 @@ def try_write_lock(fd: int) -> bool:
             return False
         raise
     return True
+
+
+def is_write_locked(fd: int) -> bool:
+    """Whether somebody else has an OFD write lock on the file."""
+    found = fcntl.fcntl(fd, _F_OFD_GETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+    kind: int = _FLOCK.unpack(found)[0]
+    return kind != fcntl.F_UNLCK
 
 
 def unlock(fd: int) -> None:

@@ -143,6 +143,11 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
             f" ioflt vm decrypt {_file(error, 'DIR/VM')}, ioflt vm encrypt {_file(error, 'DIR/VM')}"
         ),
     ),
+    (
+        errors.UsageError,
+        "recrypt was interrupted",
+        lambda error: f"ioflt vm recrypt {_file(error, 'DIR/VM')}",
+    ),
     (errors.CrossHomeError, "", lambda _: "copy instead: cp --sparse=always, then remove the source"),
     (
         errors.NotFoundError,

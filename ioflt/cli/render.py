@@ -119,7 +119,7 @@ class Progress(Protocol):
     """Takes note of work done."""
 
     def advance(self, count: int) -> None:
-        """`count` more bytes are done."""
+        """`count` more bytes, or files, are done."""
 
 
 class _Silent:
@@ -128,27 +128,27 @@ class _Silent:
 
 
 @contextmanager
-def progress(title: str, total_bytes: int | None) -> Iterator[Progress]:
+def progress(title: str, total: int | None, *, files: bool = False) -> Iterator[Progress]:
     """A progress bar on standard error while the block runs; nothing where that is not a terminal.
 
-    `total_bytes` is None where it is not known beforehand.
+    `total` of bytes, or of files; None where it is not known beforehand.
     """
     if not sys.stderr.isatty():
         yield _Silent()
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
 
+    bytes_done = (rich.DownloadColumn(binary_units=True), rich.TransferSpeedColumn())
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        rich.TextColumn("{task.description}", markup=False),
+        rich.BarColumn(),
+        *((rich.MofNCompleteColumn(), rich.TextColumn("files")) if files else bytes_done),
+        rich.TimeRemainingColumn(),
     )
     bars = Bars(*columns, console=Console(stderr=True), transient=True)
-    task = bars.add_task(printable(title), total=total_bytes)
+    task = bars.add_task(printable(title), total=total)
 
     class Bar:
         def advance(self, count: int) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 vm = LazyGroup(
     name="vm",
-    help="The VMs of a datastore. They must be powered off to be converted.",
+    help="The VMs of a datastore. They must be powered off to be encrypted or decrypted.",
     sections=(
         Section(
             "Look",
@@ -32,6 +32,7 @@ vm = LazyGroup(
             (
                 Entry("encrypt", __name__, "encrypt", "Encrypt a VM in place, file by file."),
                 Entry("decrypt", __name__, "decrypt", "Decrypt a VM in place, file by file."),
+                Entry("recrypt", __name__, "recrypt", "Change the keys of a VM; it may run meanwhile."),
                 Entry("register", __name__, "register", "Vouch for a VM whose record is missing or foreign."),
             ),
         ),
@@ -50,15 +51,19 @@ vm = LazyGroup(
 
 @contextmanager
 def open_vms(directory: Path, *, read_only: bool = False, but: str | None = None) -> Iterator[Volume]:
-    """The datastore at `directory`, interrupted encryptions finished first, except that of `but`."""
+    """The datastore at `directory`; what was interrupted is finished first, except that of `but`."""
     from ioflt.datastore import lifecycle
+    from ioflt.datastore import recrypt as shallow
     from ioflt.datastore.volume import Volume
 
     with connect_keys() as keys:
         with Volume.open(directory, keys) as volume, progress("finishing an encryption", None) as bar:
             finished = lifecycle.resume_encryptions(volume, progress=bar.advance, but=but)
+            recrypted = shallow.resume(volume, but=but)
         for name in finished:
             say(f"{directory / name}: its interrupted encryption is finished now")
+        for name in recrypted:
+            say(f"{directory / name}: its interrupted recrypt is finished now")
         with Volume.open(directory, keys, read_only=read_only) as volume:
             yield volume
 
@@ -139,6 +144,35 @@ def decrypt(home: tuple[Path, str]) -> None:
     ):
         lifecycle.decrypt(volume, name, progress=bar.advance)
     say(f"{directory / name}: decrypted; whoever reads the datastore reads this VM")
+
+
+@click.command()
+@home_argument
+@click.option("--key", "key_id", metavar="ID", help="This key, not a new one.")
+@click.option("--provider", metavar="NAME", help="A new key of this provider, or its key ID.")
+@click.option("--add-provider", "add", metavar="NAME", help="A key of this provider besides those it has.")
+@json_option
+def recrypt(
+    home: tuple[Path, str], key_id: str | None, provider: str | None, add: str | None, as_json: bool
+) -> None:
+    """Put other keys around the data keys of the encrypted VM; its data stays as it is (shallow recrypt).
+
+    Without options each of its keys gives way to a new one of the same provider. The VM may run meanwhile.
+    Run again after an interruption it goes on; until then the VM opens by the old keys or the new ones.
+    """
+    from ioflt.datastore import recrypt as shallow
+    from ioflt.datastore import summary
+
+    if add is not None and (key_id is not None or provider is not None):
+        raise click.UsageError("--add-provider goes with neither --key nor --provider")
+    directory, name = home
+    with open_vms(directory, but=name) as volume:
+        total = shallow.files(volume, name)
+        with progress(f"recrypting {name}", total, files=True) as bar:
+            shallow.recrypt(volume, name, key_id=key_id, provider=provider, add=add, progress=bar.advance)
+        done = summary.home(volume, name)
+    emit(done, lambda: say(f"{directory / name}: recrypted, opens by {' or '.join(done.keys)}"), as_json)
+    say("header backups of before are of no use any more: ioflt header backup DIR/VM OUT")
 
 
 @click.command()

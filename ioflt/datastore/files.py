@@ -15,7 +15,7 @@ from ioflt.datastore import atomic, container
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container
 from ioflt.datastore.header import read_state_slots
-from ioflt.datastore.home import Home, Standing, Treatment, stored_as
+from ioflt.datastore.home import Home, Treatment, stored_as
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.vmx import Place, VmxFile, seal_new
@@ -48,7 +48,6 @@ def create(
     *,
     mode: int,
     owner: tuple[int, int] | None = None,
-    standing: Standing | None = None,
     file_id: int | None = None,
     thin: bool | None = None,
 ) -> int:
@@ -57,9 +56,8 @@ def create(
     After a power cut it is there, complete, or not there. Its name is durable when the directory is synced.
     Returns a descriptor (read and write) of the backing file. `owner`: (uid, gid).
     """
-    known = standing or home.check_writable()
     keys = home.volume.keys
-    with Draft(home.fd) as draft:
+    with home.acting() as known, Draft(home.fd) as draft:
         fd = draft.fd
         if known.state is HomeState.ENCRYPTED:
             if stored_as(name) is Treatment.VMX:

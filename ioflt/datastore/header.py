@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ioflt import syscalls
 from ioflt.errors import BusyError, MalformedError, StorageError
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2.layout import HEADER_SIZE, HEADERS_SIZE, STATE_SLOT_OFFSETS, STATE_SLOT_SIZE
@@ -36,12 +37,13 @@ def read_state_slots(fd: int) -> tuple[bytes, bytes]:
 
 
 @contextmanager
-def locked(fd: int) -> Iterator[None]:
-    """Hold the flock that stock cryptsetup takes too. Raises BusyError when somebody holds it now."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise BusyError("another program is changing the header now") from error
+def locked(fd: int, *, wait: float = 0) -> Iterator[None]:
+    """Hold the flock that stock cryptsetup takes too.
+
+    Raises BusyError when somebody holds it, after waiting that many seconds.
+    """
+    if not syscalls.try_flock(fd, fcntl.LOCK_EX, wait=wait):
+        raise BusyError("another program is changing the header now")
     try:
         yield
     finally:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 from uuid import UUID
 
+from ioflt import syscalls
 from ioflt.crypto.rng import random_bytes
-from ioflt.datastore import records
+from ioflt.datastore import atomic, records
 from ioflt.datastore.atomic import PRIVATE_DIR, RECORD
 from ioflt.datastore.header import read_header
 from ioflt.errors import (
@@ -41,6 +42,10 @@ LOST_FOUND = "lost+found"
 
 #: Seconds for which a key that could not be had is not asked for again by `unverified`.
 _UNAVAILABLE_S = 1.0
+
+#: Seconds for which a change of files waits for a change of the record, and the other way round.
+_RECORD_WAIT_S = 30.0
+_RECORD_PAUSE_S = 0.002
 
 #: What a judgement holds for: the record as it was, and the home's name.
 _Seen = tuple[records.Stamp | None, str]
@@ -240,6 +245,54 @@ class Home:
         finally:
             os.close(fd)
 
+    @contextmanager
+    def acting(self) -> Iterator[Standing]:
+        """The standing, for who makes or moves files by it: the record stays as it is until he is done.
+
+        Raises what `check_writable` raises, and BusyError.
+        """
+        self.check_writable()  # makes a missing first record
+        with self._record_held(os.O_RDONLY, _hold_shared):
+            yield self.check_writable()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Nobody makes or moves a file of the home: who acted by the record is done. Raises BusyError."""
+        with self._record_held(os.O_RDWR, _hold_alone):
+            yield
+
+    @contextmanager
+    def _record_held(self, flags: int, hold: Callable[[int], bool]) -> Iterator[None]:
+        """Lock the file of the record. It is replaced with each change: who waited looks again."""
+        while True:
+            fd = os.open(RECORD, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
+            try:
+                if not hold(fd):
+                    raise BusyError("its keys are being changed, or files made and moved", file=self.name)
+                if records.is_current(self.fd, fd):
+                    yield
+                    return
+            finally:
+                os.close(fd)
+
+    @contextmanager
+    def recrypting(self) -> Iterator[None]:
+        """The one command that changes the home's keys, while mounts may use it. Raises BusyError."""
+        atomic.make_private_dir(self.fd)
+        fd = os.open(PRIVATE_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            if not syscalls.try_flock(fd, fcntl.LOCK_EX):
+                raise BusyError("another command changes its keys", file=self.name)
+            top = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+            try:
+                if not syscalls.try_flock(top, fcntl.LOCK_SH):
+                    raise BusyError("is being converted, or a command works on it", file=self.name)
+                yield
+            finally:
+                os.close(top)
+        finally:
+            os.close(fd)
+
     def store(self, record: HomeRecord, *, new: bool = False, counts: bool = True) -> HomeRecord:
         """Write the record, MACed by the home's KEKs or, if clear, by the datastore's; what was written.
 
@@ -359,12 +412,30 @@ class Root(Home):
     def is_root(self) -> bool:
         return True
 
+    @contextmanager
+    def acting(self) -> Iterator[Standing]:
+        yield self.check_writable()  # the datastore's record never changes
+
     def standing(self) -> Standing:
         record = self.volume.record
         return Standing(record.default, (record.key,), False, None, None)
 
     def known(self) -> Standing | None:
         return self.standing()
+
+
+def _hold_shared(fd: int) -> bool:
+    """The flock of a record, for reading. Who wants it alone has the OFD lock, too: he is let pass first."""
+    deadline = time.monotonic() + _RECORD_WAIT_S
+    while syscalls.is_write_locked(fd):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_RECORD_PAUSE_S)
+    return syscalls.try_flock(fd, fcntl.LOCK_SH, wait=_RECORD_WAIT_S)
+
+
+def _hold_alone(fd: int) -> bool:
+    return syscalls.try_write_lock(fd) and syscalls.try_flock(fd, fcntl.LOCK_EX, wait=_RECORD_WAIT_S)
 
 
 def carries(fd: int, path: str, uuid: str) -> bool:

@@ -142,7 +142,7 @@ def _seems_interrupted(volume: Volume, name: str) -> bool:
 def _refuse_recrypt(record: HomeRecord) -> None:
     """Raises UsageError while a recrypt is under way."""
     if record.operation is not None:
-        raise UsageError("its recrypt was interrupted; `ioflt vm recrypt` finishes it")
+        raise UsageError("its recrypt was interrupted, and comes first")
 
 
 def _check_authorised(volume: Volume, operation: Operation) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from ioflt import syscalls
@@ -61,10 +63,12 @@ def check_link(home: Home, treatment: Treatment, new_home: Home, new: str) -> No
 
 def rename(move: Move, renamed_home: Home | None) -> None:
     """Do it, where nothing has to be converted. Raises CrossHomeError, ReadOnlyError, OSError."""
-    _check(move)
     if renamed_home is None:
-        _rename(move)
+        with _acting(move):
+            _check(move)
+            _rename(move)
         return
+    _check(move)
     if not move.flags and _is_directory(move.new_fd, move.new):
         # An empty directory gives way to another; what is ours in it does not count, ENOTEMPTY for the rest.
         renamed_home.volume.remove_home(move.new)
@@ -80,7 +84,12 @@ def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFil
     The content is durable, and so is the new name.
     Returns the file, open for writing, locked as `source` is. Keeps owner, mode, mtime and the number.
     """
-    _check(move)
+    with _acting(move):
+        _check(move)
+        return _convert(move, source, place, file_id)
+
+
+def _convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFile:
     if move.flags & syscalls.RENAME_NOREPLACE and _exists(move.new_fd, move.new):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     standing = move.home.check_writable()
@@ -110,6 +119,13 @@ def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFil
         return files.open_file(
             move.home, draft.take(), stored_as(move.new), writable=True, place=place, name=move.new
         )
+
+
+@contextmanager
+def _acting(move: Move) -> Iterator[None]:
+    """No change of keys meets the move half done: what is moved opens by the keys of where it comes to."""
+    with move.home.acting(), nullcontext() if move.new_home is move.home else move.new_home.acting():
+        yield
 
 
 def _check(move: Move) -> None:

@@ -29,6 +29,14 @@ def stamp(top_fd: int) -> Stamp | None:
     return (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
+def is_current(top_fd: int, fd: int) -> bool:
+    """Whether `fd` is the record file as it is now."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(RECORD, dir_fd=top_fd, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
 def read(top_fd: int) -> bytes:
     """The record's bytes. Raises OSError, MalformedError for what is no small regular file."""
     try:

@@ -170,23 +170,38 @@ class VmxFile:
             place = self._place()
             if not self._dirty or place is None:
                 return
-            top_fd, parent_fd, name = place
-            if not self._is_at(parent_fd, name):
+            if not self._is_at(place[1], place[2]):
                 return
             text = self._keys.seal_vmx(self.key, bytes(self._buffer), self.file_id, self._text)
-            with atomic.Draft(top_fd) as draft:
-                atomic.write_all(draft.fd, text)
-                info = os.fstat(self._fd)
-                atomic.dress(draft.fd, info)
-                os.utime(draft.fd, ns=(info.st_atime_ns, self._mtime))
-                syscalls.try_write_lock(draft.fd)  # the writer's lock moves with the file
-                try:
-                    draft.publish_over(parent_fd, name)
-                finally:
-                    if _has_name(draft.fd, parent_fd, name):  # also when only its durability failed
-                        old, self._fd, self._text = self._fd, draft.take(), text
-                        os.close(old)
+            self._put(place, text, self._mtime)
             self._dirty = False
+
+    def reseal(self, change: Callable[[bytes], bytes | None]) -> None:
+        """Put what `change` makes of the sealed text in its place, durably; None: nothing. It is as it was
+        last committed, with all its times, and later commits keep its new key safe."""
+        with self._lock:
+            place = self._place()
+            if place is None or not self._is_at(place[1], place[2]):
+                return
+            text = change(self._text)
+            if text is not None:
+                self._put(place, text, os.fstat(self._fd).st_mtime_ns)
+
+    def _put(self, place: tuple[int, int, str], text: bytes, mtime_ns: int) -> None:
+        """Replace the file, which is at `place`; `self._lock` is held."""
+        top_fd, parent_fd, name = place
+        with atomic.Draft(top_fd) as draft:
+            atomic.write_all(draft.fd, text)
+            info = os.fstat(self._fd)
+            atomic.dress(draft.fd, info)
+            os.utime(draft.fd, ns=(info.st_atime_ns, mtime_ns))
+            syscalls.try_write_lock(draft.fd)  # the writer's lock moves with the file
+            try:
+                draft.publish_over(parent_fd, name)
+            finally:
+                if _has_name(draft.fd, parent_fd, name):  # also when only its durability failed
+                    old, self._fd, self._text = self._fd, draft.take(), text
+                    os.close(old)
 
     def _is_at(self, parent_fd: int, name: str) -> bool:
         """Whether the name is still ours. Unlinked by another mount: there is nothing to commit to.

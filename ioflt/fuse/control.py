@@ -17,8 +17,9 @@ from ioflt import syscalls
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import files, recovery
 from ioflt.datastore.container import Container
-from ioflt.datastore.home import Treatment
+from ioflt.datastore.home import Treatment, stored_as
 from ioflt.datastore.vmx import VmxFile
+from ioflt.datastore.wrapping import Change, change_container, changed_vmx
 from ioflt.errors import (
     BusyError,
     IofltError,
@@ -112,6 +113,8 @@ class Control:
             await self._on_container(
                 request.path, lambda fd: recovery.restore_header(fd, keys, request.backup)
             )
+        elif isinstance(request, messages.Rewrap):
+            await self._rewrap(request)
         elif isinstance(request, messages.Quiesce):
             if not client.quiesces:
                 client.quiesces = True
@@ -226,6 +229,21 @@ class Control:
                 os.close(fd)
 
         return await _in_thread(on_closed)
+
+    async def _rewrap(self, request: messages.Rewrap) -> None:
+        operations = self._operations
+        keys = operations.volume.keys
+        change = Change(tuple(key.ref for key in request.ensure), tuple(key.ref for key in request.drop))
+        if operations.gate.locked:
+            raise BusyError("the mount is locked", file=request.path)
+        node = self._find(request.path)
+        if node is not None and node.writers and isinstance(node.file, VmxFile):
+            await operations.reseal(node, lambda text: changed_vmx(text, keys, change))
+        elif stored_as(request.path) is Treatment.VMX:
+            raise BusyError("open for writing in another mount", file=request.path)
+        else:
+            await self._on_container(request.path, lambda fd: change_container(fd, keys, change))
+        _log.info("%s: opens by %s now", request.path, ", ".join(map(str, change.ensure)))
 
     def _find(self, path: str) -> Node | None:
         try:

@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 
 from ioflt import confinement, hygiene, paths
-from ioflt.datastore import atomic, lifecycle, newhome
+from ioflt.datastore import atomic, lifecycle, newhome, recrypt
 from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, PeerError
 from ioflt.fuse import hook
@@ -123,7 +123,8 @@ async def _end_by_signal(operations: Operations) -> None:
 
 
 async def _resume(volume: Volume, ending: threading.Event) -> None:
-    """Interrupted encryptions go on beside the mount; their homes answer EBUSY until then.
+    """Interrupted encryptions go on beside the mount; their homes answer EBUSY until then. So do recrypts,
+    during which homes can be used.
 
     When the mount ends they stop where they are, to be resumed again.
     """
@@ -136,11 +137,14 @@ async def _resume(volume: Volume, ending: threading.Event) -> None:
         resumed = await trio.to_thread.run_sync(
             lambda: lifecycle.resume_encryptions(volume, progress=progress)
         )
+        recrypted = await trio.to_thread.run_sync(lambda: recrypt.resume(volume, progress=progress))
     except Exception:
-        _log.exception("an interrupted encryption could not be resumed")
+        _log.exception("what was interrupted could not be resumed")
         return
     for name in resumed:
         _log.info("%s: its interrupted encryption is complete", name)
+    for name in recrypted:
+        _log.info("%s: its interrupted recrypt is complete", name)
 
 
 def _mount(operations: Operations, options: Options) -> int:

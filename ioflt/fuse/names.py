@@ -102,7 +102,10 @@ class Names(Served):
         parent, text = self._target(new_parent_inode, new_name)
 
         def make() -> None:
-            parent.home.check_writable()
+            with parent.home.acting():
+                link()
+
+        def link() -> None:
             namespace.check_link(node.home, node.treatment, parent.home, text)
             if node.format == stat.S_IFLNK:  # a symlink has no path through /proc that does not follow it
                 self._link_symlink(node, parent, text)

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
+from ioflt.datastore.vmx import VmxFile
 from ioflt.fuse import kernel
 from ioflt.fuse.files import Files
 from ioflt.fuse.names import Names
@@ -36,6 +38,17 @@ class Operations(Names, Files):
                 _log.error("%s could not be written back: %s", node.shown, error)
                 failed.append(node.shown)
         return failed
+
+    async def reseal(self, node: Node, change: Callable[[bytes], bytes | None]) -> None:
+        """Change the sealed text of a VMX that is open for writing, whatever of it is not committed yet."""
+
+        async def action(node: Node) -> None:
+            file = node.file
+            if isinstance(file, VmxFile):
+                async with node.ranges.hold(0, END, exclusive=True):
+                    await self._ask(file.reseal, change)
+
+        await self._settle(node, action)
 
     def resume_filling(self) -> None:
         """After an unlock: the filler ended when it was refused."""

@@ -59,8 +59,8 @@ def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBo
             return messages.Data(service.seal_vmx(key.ref, plaintext, file_id, keep))
         case messages.RewrapVmx(text, keys):
             return messages.Data(service.rewrap_vmx(text, [key.ref for key in keys]))
-        case messages.OpenVmx(text):
-            return messages.Data(service.open_vmx(text))
+        case messages.OpenVmx(text, by):
+            return messages.Data(service.open_vmx(text, None if by is None else by.ref))
         case messages.GetKeyStates(keys, ask):
             states = service.key_states([key.ref for key in keys], ask=ask)
             return messages.KeyStates(

@@ -104,11 +104,21 @@ class Service:
     def rewrap_vmx(self, text: bytes, keys: Sequence[KeyRef]) -> bytes:
         with ExitStack() as derived:
             opener, wrapping = derived.enter_context(self._safe_opener(text))
-            to = [(key, derived.enter_context(self._derived(key, "vmx-keysafe"))) for key in keys]
+            to: list[tuple[KeyRef, Secret | None]] = []
+            for key in keys:
+                try:
+                    to.append((key, derived.enter_context(self._derived(key, "vmx-keysafe"))))
+                except KeyUnavailableError:
+                    if key not in sealed.peek(text).keys:
+                        raise
+                    to.append((key, None))
             return sealed.rewrap(text, wrapping, opener, to)
 
-    def open_vmx(self, text: bytes) -> bytes:
+    def open_vmx(self, text: bytes, key: KeyRef | None = None) -> bytes:
         self._refuse_unless(State.OPEN)
+        if key is not None:
+            with self._derived(key, "vmx-keysafe") as wrapping:
+                return sealed.open_(text, wrapping, key)
         with self._safe_opener(text) as (opener, wrapping):
             return sealed.open_(text, wrapping, opener)
 

@@ -81,8 +81,8 @@ class KeyService(Protocol):
         """The same sealed VMX with a key-safe pair for each of these keys. Raises CorruptDataError too."""
         ...
 
-    def open_vmx(self, text: bytes) -> bytes:
-        """The plaintext of a sealed VMX. Raises CorruptDataError too."""
+    def open_vmx(self, text: bytes, key: KeyRef | None = None) -> bytes:
+        """The plaintext of a sealed VMX, by that key or any that can be had. Raises CorruptDataError too."""
         ...
 
     def key_states(
@@ -193,8 +193,9 @@ class KeyClient:
         request = messages.RewrapVmx(text, tuple(map(messages.Key.of, keys)))
         return self._ask(request, messages.Data).value
 
-    def open_vmx(self, text: bytes) -> bytes:
-        return self._ask(messages.OpenVmx(text), messages.Data).value
+    def open_vmx(self, text: bytes, key: KeyRef | None = None) -> bytes:
+        request = messages.OpenVmx(text, None if key is None else messages.Key.of(key))
+        return self._ask(request, messages.Data).value
 
     def key_states(
         self, keys: Sequence[KeyRef], *, ask: bool = True

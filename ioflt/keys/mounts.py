@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -12,12 +13,14 @@ from ioflt.errors import BusyError, DeniedError, PeerError
 from ioflt.keys.channel import Channel, Receiver
 from ioflt.paths import Paths
 from ioflt.transport import unix
+from ioflt.types import KeyRef
 from ioflt.wire import failure
 from ioflt.wire.control import messages
 from ioflt.wire.control.connection import replies, write
 from ioflt.wire.control.messages import LockMode
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import wipe
+from ioflt.wire.keyd.messages import Key
 
 #: Seconds that a mount may take to answer; to lock and to quiesce it writes back all it has.
 TIMEOUT = 600.0
@@ -74,6 +77,11 @@ class MountControl:
     def restore_header(self, path: str, backup: bytes) -> None:
         """Put a header backup in place."""
         self._ask(messages.RestoreHeader(path, backup), messages.Done)
+
+    def rewrap(self, path: str, ensure: Sequence[KeyRef], drop: Sequence[KeyRef]) -> None:
+        """Change the KEKs that open a file."""
+        keys = [tuple(map(Key.of, some)) for some in (ensure, drop)]
+        self._ask(messages.Rewrap(path, *keys), messages.Done)
 
     def quiesce(self) -> None:
         """Write everything back; writes wait until `resume`, or until this connection is closed."""

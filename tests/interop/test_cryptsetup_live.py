@@ -134,3 +134,61 @@ def test_recovery_through_the_mount_of_a_file_that_is_open_for_reading(place, ho
         assert opens(backing, OURS)
         assert file.read() == b"content"
     assert place.complaints() == []
+
+
+#: Races of a shallow recrypt with stock luksAddKey; `--long` runs all that the issue of lost slots asks for.
+RACES, LONG_RACES = 15, 100
+
+
+def test_a_shallow_recrypt_races_with_stock_luks_add_key(place, home, tmp_path, request):
+    """Stock may give up with its own error; a slot that it reported is never lost, nor is a token."""
+    backing = place.datastore / "vm" / "disk"
+    (home / "disk").write_bytes(b"content")
+    key_file, new = tmp_path / "key", tmp_path / "new"
+    with backing.open("rb") as file, KeyClient.connect() as keys:
+        with unwrap(read_header(file.fileno()), keys) as dek:
+            key_file.write_bytes(dek.view())
+        digest = read_header(file.fileno()).metadata["digests"]["0"]["digest"]
+    add = [
+        *("cryptsetup", "--batch-mode", "luksAddKey", "--key-size", "512", "--volume-key-file", key_file),
+        *("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", backing, new),
+    ]
+    races = LONG_RACES if request.config.getoption("--long") else RACES
+    added = refused = 0
+    with (home / "disk").open("r+b", buffering=0):  # so the mount writes the header
+        for number in range(races):
+            new.write_text(f"passphrase {number}")
+            stop, results = threading.Event(), []
+
+            def keep_adding(stop=stop, results=results, number=number):
+                while not stop.is_set() and not results:
+                    done = subprocess.run(add, capture_output=True, text=True, check=False)
+                    if done.returncode == 0:
+                        results.append(number)
+                    else:
+                        assert "concurrent" in done.stderr or "busy" in done.stderr.lower(), done.stderr
+                        results.append(None)
+
+            thread = threading.Thread(target=keep_adding)
+            thread.start()
+            place.ioflt("vm", "recrypt", place.datastore / "vm")
+            stop.set()
+            thread.join()
+            with backing.open("rb") as file, KeyClient.connect() as keys:
+                found = read_header(file.fileno())
+                assert len(found.tokens) == 1
+                with unwrap(found, keys) as dek:
+                    assert dek.view() == key_file.read_bytes()
+                assert found.metadata["digests"]["0"]["digest"] == digest
+            if results == [number]:
+                added += 1
+                assert opens(backing, f"passphrase {number}")
+                assert cryptsetup("luksKillSlot", backing, found.keyslots[0]).returncode == 0
+            else:
+                refused += 1
+                assert found.keyslots == ()
+    assert added > 0
+    assert added + refused == races
+    key_file.unlink()
+    assert (home / "disk").read_bytes() == b"content"
+    assert place.complaints() == []

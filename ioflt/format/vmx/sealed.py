@@ -87,15 +87,21 @@ def seal(plaintext: bytes, wrapping: Secret, key: KeyRef, file_id: int, keep_saf
     return vmx_text.write(clear, safe_text, box.seal(config_key, plaintext, _MAC))
 
 
-def rewrap(text: bytes, wrapping: Secret, key: KeyRef, to: Sequence[tuple[KeyRef, Secret]]) -> bytes:
-    """The same sealed VMX, its config key in a new key safe with a pair for each of `to`.
+def rewrap(text: bytes, wrapping: Secret, key: KeyRef, to: Sequence[tuple[KeyRef, Secret | None]]) -> bytes:
+    """The same sealed VMX, its config key in a key safe with a pair for each of `to`, in that order.
 
-    `wrapping` is derived from the KEK `key` that opens it now. Raises as `open_`.
+    `wrapping` is derived from the KEK `key` that opens it now. Where a key comes without what is derived from
+    its KEK, the pair that it has stays. Raises as `open_`.
     """
     open_(text, wrapping, key)
     vmx, info = vmx_text.parse(text), peek(text)
-    config_key = _config_key(safe.parse(info.safe), _safe_key(wrapping, info.file_id), key)
-    pairs = tuple(_pair(_safe_key(secret, info.file_id), config_key, one) for one, secret in to)
+    present = safe.parse(info.safe)
+    config_key = _config_key(present, _safe_key(wrapping, info.file_id), key)
+    there = dict(zip(present.keys, present.pairs, strict=True))
+    pairs = tuple(
+        there[one] if secret is None else _pair(_safe_key(secret, info.file_id), config_key, one)
+        for one, secret in to
+    )
     return bytes(vmx.lines.set(vmx_text.KEY_SAFE, safe.write(KeySafe(pairs))))
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from ioflt.wire.failure import Failure
+from ioflt.wire.keyd.messages import Key
 
 #: The version of this protocol. A mount answers a Hello with another one by UnsupportedError.
 VERSION = 1
@@ -17,6 +18,9 @@ VERSION = 1
 #: Longest path, in characters, and longest header backup, in bytes (the part before a container's data).
 MAX_PATH = 4096
 MAX_HEADER = 1 << 20
+
+#: Most keys of one list.
+MAX_KEYS = 16
 
 #: Most paths of one list; longer lists are cut.
 MAX_PATHS = 1024
@@ -77,6 +81,14 @@ class RestoreHeader(_Message, frozen=True):
     backup: Annotated[bytes, Meta(min_length=1, max_length=MAX_HEADER)]
 
 
+class Rewrap(_Message, frozen=True):
+    """→ Done. Each key of `ensure` opens the file from now on, no key of `drop`, others as before."""
+
+    path: Path
+    ensure: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=MAX_KEYS)]
+    drop: Annotated[tuple[Key, ...], Meta(max_length=MAX_KEYS)]
+
+
 class Quiesce(_Message, frozen=True):
     """→ Done, when all data is on disk. Writes wait until Resume, or until the connection ends."""
 
@@ -92,7 +104,16 @@ class Invalidate(_Message, frozen=True):
 
 
 RequestBody = (
-    Hello | Lock | Unlock | AddKeyslot | RemoveKeyslot | RestoreHeader | Quiesce | Resume | Invalidate
+    Hello
+    | Lock
+    | Unlock
+    | AddKeyslot
+    | RemoveKeyslot
+    | RestoreHeader
+    | Rewrap
+    | Quiesce
+    | Resume
+    | Invalidate
 )
 
 

@@ -144,9 +144,10 @@ class RewrapVmx(_Message, frozen=True):
 
 
 class OpenVmx(_Message, frozen=True):
-    """→ Data: the plaintext."""
+    """→ Data: the plaintext, opened by that key of its key safe, or by any that can be had."""
 
     text: Vmx
+    key: Key | None = None
 
 
 class GetKeyStates(_Message, frozen=True):

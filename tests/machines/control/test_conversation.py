@@ -8,6 +8,7 @@ from ioflt.wire.control import messages as m
 from ioflt.wire.control.connection import replies, requests, write
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import NEED_DATA, CutShort, RemoteProtocolError
+from ioflt.wire.keyd.messages import Key
 
 REQUESTS = [
     m.Hello(1),
@@ -16,6 +17,7 @@ REQUESTS = [
     m.AddKeyslot("web/web.vmdk", bytearray(b"secret")),
     m.RemoveKeyslot("web/web.vmdk", 2),
     m.RestoreHeader("web/web.vmdk", b"header"),
+    m.Rewrap("web/web.vmx", (Key("local", "key-2"),), (Key("local", "key-1"),)),
     m.Quiesce(),
     m.Resume(),
     m.Invalidate("web/web.vmdk"),
@@ -34,6 +36,7 @@ WRONG = {
     "an empty passphrase": m.AddKeyslot("a", bytearray()),
     "a path above the limit": m.Invalidate("a" * (m.MAX_PATH + 1)),
     "a backup above the limit": m.RestoreHeader("a", bytes(m.MAX_HEADER + 1)),
+    "no key that opens the file": m.Rewrap("a", (), ()),
     "a reply": m.Done(),
 }
 

@@ -8,6 +8,7 @@ from ioflt.crypto.secret import Secret
 from ioflt.errors import BusyError, ProviderLocked
 from ioflt.keys.mounts import MountControl
 from ioflt.keys.store import ProviderStore
+from ioflt.types import KeyRef
 from ioflt.wire.control import messages as m
 from tests.operations.keyd.fake_mount import FakeMount
 
@@ -130,6 +131,7 @@ def test_every_control_request(where):
         assert control.add_keyslot("a", Secret(b"passphrase")) == 1
         control.remove_keyslot("a", 1)
         control.restore_header("a", b"header")
+        control.rewrap("a", [KeyRef("local", "key-1")], [])
         control.quiesce()
         control.resume()
         control.invalidate("a")
@@ -139,6 +141,7 @@ def test_every_control_request(where):
             "AddKeyslot",
             "RemoveKeyslot",
             "RestoreHeader",
+            "Rewrap",
             "Quiesce",
             "Resume",
             "Invalidate",

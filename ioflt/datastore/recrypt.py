@@ -1,0 +1,294 @@
+"""Shallow recrypt: other KEKs around the same DEKs, also while the VM runs from a mount.
+
+In three steps, each begun by a change of the home's record:
+
+1. The record names the new keys and then the old ones, and every file gets a token for the new ones.
+2. When each file was read back, and opened by each new key, the record names the new keys alone.
+3. The tokens for the old keys go; when none is left the operation ends.
+
+Files say themselves by which keys they open, so an interruption leaves nothing to be guessed: each opens by
+the old keys, the new ones, or both. A file is made or moved while its maker holds the record's lock for
+reading. The record is changed, and the last look at all files is taken, by who holds it for writing: nobody
+can make a file for the old keys, or move one past that look.
+
+Who has a file open for writing changes it: this process, or a mount that is asked over its control socket.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from ioflt.crypto.rng import new_uuid
+from ioflt.datastore import reach, records, regular, wrapping
+from ioflt.datastore.home import Home, Treatment
+from ioflt.datastore.volume import Volume
+from ioflt.datastore.walk import Node, walk
+from ioflt.datastore.wrapping import Change
+from ioflt.errors import BusyError, IofltError, ReadOnlyError, UsageError
+from ioflt.format.record import record as form
+from ioflt.format.record.record import MAX_KEYS, HomeRecord, Recrypt
+from ioflt.keys.mounts import MountControl
+from ioflt.types import HomeState, KeyRef
+
+#: Told of files done, for a progress bar.
+Progress = Callable[[int], None]
+
+#: Seconds for which a file's writer may be on its way: in no mount any more, or in none yet.
+_WRITER_WAIT_S = 10.0
+_WRITER_PAUSE_S = 0.02
+
+#: Rounds over all files, each of which ends with all of them done unless files change hands meanwhile.
+_MAX_ROUNDS = 100
+
+_log = logging.getLogger(__name__)
+
+
+def recrypt(
+    volume: Volume,
+    name: str,
+    *,
+    key_id: str | None = None,
+    provider: str | None = None,
+    add: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[KeyRef, ...]:
+    """Give the encrypted home other keys; those that it has then.
+
+    `key_id`: that key, of `provider` or else of the provider of its first key. `provider` alone: a new key of
+    that. `add`: a new key of that provider, and the others stay. None of them: a new key in the place of
+    each, or to go on with what was interrupted. Then other keys may be named as well, also the old ones.
+
+    After an error all opens by the keys that it opened by before, and the call can be repeated. Raises
+    UsageError, BusyError, ReadOnlyError, KeyUnavailableError, CorruptDataError, StorageError.
+    """
+    home = volume.home(name)
+    with regular.named(home), home.recrypting():
+        record = _record(home)
+        operation = record.operation
+        if not (isinstance(operation, Recrypt) and key_id is None and provider is None and add is None):
+            record = _begin(home, record, _target(volume, record, key_id, provider, add))
+        _finish(home, record, progress)
+        return _record(home).keys
+
+
+def resume(volume: Volume, *, progress: Progress | None = None, but: str | None = None) -> list[str]:
+    """Finish the interrupted recrypts of all homes except `but`; names of those that were finished.
+
+    What fails is logged and stays resumable; a home on which another command works is left to it.
+    """
+    finished = []
+    for name in [] if volume.read_only else volume.homes():
+        if name == but or not _seems_interrupted(volume, name):
+            continue
+        home = volume.home(name)
+        try:
+            with regular.named(home), home.recrypting():
+                record = _record(home)
+                if isinstance(record.operation, Recrypt):
+                    _finish(home, record, progress)
+                    finished.append(name)
+        except BusyError:
+            continue
+        except IofltError as error:
+            _log.warning("an interrupted recrypt cannot be resumed now: %s", error)
+    return finished
+
+
+def files(volume: Volume, name: str) -> int:
+    """How many steps `recrypt` reports to its `progress`, about."""
+    home = volume.home(name)
+    with regular.named(home):
+        return 2 * len(regular.regular_files(home))
+
+
+def _record(home: Home) -> HomeRecord:
+    record = home.check_writable().record
+    if record is None:
+        raise ReadOnlyError("it has no record")
+    if record.state is HomeState.CLEAR:
+        raise UsageError("is clear: it has no keys")
+    return record
+
+
+def _seems_interrupted(volume: Volume, name: str) -> bool:
+    """Whether a home's record, not yet verified, tells of a recrypt under way."""
+    with suppress(IofltError, OSError):
+        return isinstance(form.parse_home(records.read(volume.home(name).fd)).record.operation, Recrypt)
+    return False
+
+
+# Beginning
+
+
+def _target(
+    volume: Volume, record: HomeRecord, key_id: str | None, provider: str | None, add: str | None
+) -> tuple[KeyRef, ...]:
+    """The keys that the home is to have."""
+    keys = volume.keys
+    now = record.operation.to if isinstance(record.operation, Recrypt) else record.keys
+    if add is not None:
+        if any(key.provider == add for key in now):
+            raise UsageError(f"has a key of the provider {add} already")
+        if len(now) >= MAX_KEYS:
+            raise UsageError(f"has {len(now)} keys, which is the most")
+        return (*now, keys.new_key(add))
+    if key_id is not None:
+        wanted = KeyRef(provider or now[0].provider, key_id)
+        keys.mac(wanted, form.HOME_LABEL, b"")  # raises when there is no such key
+        return (wanted,)
+    if provider is not None:
+        return (keys.new_key(provider),)
+    return tuple(keys.new_key(key.provider) for key in now)
+
+
+def _begin(home: Home, record: HomeRecord, to: tuple[KeyRef, ...]) -> HomeRecord:
+    """Every file opens and has room for the tokens; then the record says what is under way."""
+    before = record.operation
+    present = (*record.keys, *(before.old if isinstance(before, Recrypt) else ()))
+    old = tuple(key for key in dict.fromkeys(present) if key not in to)
+    if before is None and not old and len(to) == len(record.keys):
+        raise UsageError("has that key already")
+    if len(old) > MAX_KEYS:
+        raise UsageError("too many keys: finish the interrupted recrypt first")
+    for entry in _encrypted(home):
+        with regular.named(home, entry.path):
+            _check(home, entry, Change(to + old, ()))
+    begun = replace(record, keys=to + old, operation=Recrypt(new_uuid(), old, to))
+    with home.frozen():
+        if set(to) <= set(present) and _are_done(home, Change(to, ()), set()):
+            # Back to keys that all files have: asks for no other, which perhaps cannot be had any more.
+            begun = replace(begun, keys=to)
+        begun = home.store(begun)
+    _log.info("%s: recrypt to %s", home.name, ", ".join(map(str, to)))
+    return begun
+
+
+def _check(home: Home, entry: Node, change: Change) -> None:
+    """Raises the error of a file that does not open, or has no room."""
+    with suppress(FileNotFoundError), regular.opened(home, entry.path) as fd:
+        treatment = home.treatment(entry.path, fd)
+        wrapping.named_keys(fd, treatment)
+        if treatment is Treatment.CONTAINER:
+            wrapping.check_room(fd, change)
+
+
+# Going on
+
+
+def _finish(home: Home, record: HomeRecord, progress: Progress | None) -> None:
+    operation = record.operation
+    if not isinstance(operation, Recrypt):
+        return
+    told = progress or (lambda _files: None)
+    if record.keys != operation.to:
+        with _all_done(home, Change(operation.to, ()), told):
+            record = home.store(replace(record, keys=operation.to))
+    elif not operation.old:
+        with _all_done(home, Change(operation.to, ()), told):
+            home.store(replace(record, operation=None))
+        return
+    with _all_done(home, Change(operation.to, operation.old), told):
+        home.store(replace(record, operation=None))
+    _log.info("%s: recrypted, opens by %s", home.name, ", ".join(map(str, operation.to)))
+
+
+@contextmanager
+def _all_done(home: Home, change: Change, progress: Progress) -> Iterator[None]:
+    """Make the change to all files; the block runs once each was read back, and no file can come or move."""
+    proven: set[tuple[int, int]] = set()
+    for _ in range(_MAX_ROUNDS):
+        for entry in _encrypted(home):
+            with regular.named(home, entry.path):
+                if _identity(entry.info) not in proven:
+                    _change(home, entry.path, change)
+                    _is_done(home, entry.path, change, proven)  # by a descriptor of its own
+                    progress(1)
+        with home.frozen():
+            if _are_done(home, change, proven):
+                yield
+                return
+    raise BusyError("its files are made and replaced faster than they get their keys", file=home.name)
+
+
+def _are_done(home: Home, change: Change, proven: set[tuple[int, int]]) -> bool:
+    for entry in _encrypted(home):
+        with regular.named(home, entry.path):
+            if not _is_done(home, entry.path, change, proven):
+                return False
+    return True
+
+
+def _is_done(home: Home, path: str, change: Change, proven: set[tuple[int, int]]) -> bool:
+    """Also when it was removed meanwhile. Raises when a file names a key that does not open it."""
+    try:
+        fd = regular.open_file(home, path)
+    except FileNotFoundError:
+        return True
+    try:
+        treatment = home.treatment(path, fd)
+        if change.needed(wrapping.named_keys(fd, treatment)):
+            return False
+        identity = _identity(os.fstat(fd))
+        if identity not in proven:
+            wrapping.prove(fd, treatment, home.volume.keys, change.ensure)
+            proven.add(identity)
+        return True
+    finally:
+        os.close(fd)
+
+
+def _change(home: Home, path: str, change: Change) -> None:
+    """By whoever has the file open for writing, or may have it now."""
+    deadline = time.monotonic() + _WRITER_WAIT_S
+    while True:
+        try:
+            with suppress(FileNotFoundError):  # removed or renamed meanwhile
+                _change_once(home, path, change)
+            return
+        except BusyError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_WRITER_PAUSE_S)
+
+
+def _change_once(home: Home, path: str, change: Change) -> None:
+    keys = home.volume.keys
+    with regular.opened(home, path) as fd:
+        treatment = home.treatment(path, fd)
+        if not change.needed(wrapping.named_keys(fd, treatment)):
+            return
+
+    def here(fd: int) -> None:
+        if treatment is not Treatment.VMX:
+            wrapping.change_container(fd, keys, change)
+            return
+        with regular.parent(home, path) as (parent_fd, name):
+            wrapping.change_vmx(fd, keys, change, (home.fd, parent_fd, name))
+
+    def by_mount(mount: MountControl, below: str) -> None:
+        mount.rewrap(below, change.ensure, change.drop)
+
+    reach.change(os.path.join(os.path.realpath(home.volume.path), home.name, path), here, by_mount)
+
+
+def _encrypted(home: Home) -> list[Node]:
+    """The files that have keys; those that go meanwhile are no matter."""
+    return [
+        node
+        for node in walk(home, _unless_gone)
+        if node.is_regular and home.treatment(node.path) is not Treatment.CLEAR
+    ]
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _identity(info: os.stat_result) -> tuple[int, int]:
+    return info.st_dev, info.st_ino

@@ -1,0 +1,143 @@
+"""By which KEKs a stored file opens: the tokens of a container, the key-safe pairs of a VMX.
+
+A token goes only from a file that was seen to open by each key that stays for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ioflt.crypto.secret import Secret
+from ioflt.datastore import container, header
+from ioflt.datastore.home import Treatment
+from ioflt.datastore.vmx import VmxFile, read_sealed
+from ioflt.errors import AuthenticationError, IofltError
+from ioflt.format.luks2 import header as luks2
+from ioflt.format.luks2.token import IofltToken
+from ioflt.format.vmx import sealed
+from ioflt.keys.client import KeyService
+from ioflt.types import KeyRef
+
+#: Seconds for which another program may hold the lock on a header.
+LOCK_WAIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`ensure`: keys that must open the file; `drop`: keys that must not, none of them in `ensure`."""
+
+    ensure: tuple[KeyRef, ...]
+    drop: tuple[KeyRef, ...]
+
+    def of(self, present: Sequence[KeyRef]) -> tuple[KeyRef, ...]:
+        """The keys that a file ends with. Those of others, such as a person's own, stay."""
+        others = [key for key in present if key not in self.ensure and key not in self.drop]
+        return (*self.ensure, *others)
+
+    def needed(self, present: Sequence[KeyRef]) -> bool:
+        """Whether there is something to do."""
+        return not set(self.ensure) <= set(present) or not set(self.drop).isdisjoint(present)
+
+
+def named_keys(fd: int, treatment: Treatment) -> tuple[KeyRef, ...]:
+    """The KEKs that an encrypted file names, unverified. Raises CorruptDataError."""
+    if treatment is Treatment.VMX:
+        return sealed.peek(os.pread(fd, sealed.PEEK_SIZE, 0)).keys
+    return tuple(token.key for token in header.read_header(fd).tokens)
+
+
+def prove(fd: int, treatment: Treatment, keys: KeyService, by: Sequence[KeyRef]) -> None:
+    """Raises AuthenticationError unless each key of `by` opens the file; KeyUnavailableError."""
+    if treatment is Treatment.VMX:
+        _prove_vmx(read_sealed(fd), keys, by)
+    else:
+        found = header.read_header(fd)
+        _prove_tokens(found, found.tokens, keys, by)
+
+
+def change_container(fd: int, keys: KeyService, change: Change) -> None:
+    """Of the container `fd`, whose writer's lock the caller has. Waits for stock cryptsetup.
+
+    Raises BusyError, CorruptDataError, KeyUnavailableError, UsageError when the header is full, OSError;
+    then nothing was changed.
+    """
+    with header.locked(fd, wait=LOCK_WAIT_S):
+        found = header.read_header(fd)
+        if not change.needed([token.key for token in found.tokens]):
+            return
+        tokens = _tokens(found, keys, change)
+        _prove_tokens(found, tokens, keys, change.ensure)
+        header.change(fd, lambda newest: newest.with_tokens(tokens))
+
+
+def check_room(fd: int, change: Change) -> None:
+    """Raises UsageError when a container's header has no room for the tokens."""
+    found = header.read_header(fd)
+    some = found.tokens[0]
+    blob = bytes(len(some.blob))
+    found.with_tokens([IofltToken(key, some.thin, blob) for key in change.of([t.key for t in found.tokens])])
+
+
+def changed_vmx(text: bytes, keys: KeyService, change: Change) -> bytes | None:
+    """The sealed text with the other pairs; None when it has them. Raises as `change_container`."""
+    present = sealed.peek(text).keys
+    if not change.needed(present):
+        return None
+    changed = keys.rewrap_vmx(text, change.of(present))
+    _prove_vmx(changed, keys, change.ensure)
+    return changed
+
+
+def change_vmx(fd: int, keys: KeyService, change: Change, place: tuple[int, int, str]) -> None:
+    """Of the sealed VMX `fd` at `place`, whose writer's lock the caller has. Raises as `change_container`.
+
+    Does nothing when another file has taken its name since.
+    """
+    file = VmxFile(os.dup(fd), keys, writable=True, place=lambda: place)
+    try:
+        file.reseal(lambda text: changed_vmx(text, keys, change))
+    finally:
+        file.close()
+
+
+def _tokens(found: luks2.Header, keys: KeyService, change: Change) -> list[IofltToken]:
+    """The tokens that the container ends with; those that do not open are made again."""
+    present = {token.key: token for token in found.tokens}
+    answers = keys.unwrap([(token.key, token.blob, token.aad(found.uuid)) for token in found.tokens])
+    good = []
+    for token, answer in zip(found.tokens, answers, strict=True):
+        if isinstance(answer, Secret):
+            answer.wipe()
+            good.append(token)
+    if not good:
+        raise next(answer for answer in answers if isinstance(answer, IofltError))
+    stays = {key: token for key, token in present.items() if token in good or key not in change.ensure}
+    return [
+        stays.get(key) or container.rewrap(good[0], keys, found.uuid, key) for key in change.of(list(present))
+    ]
+
+
+def _prove_tokens(
+    found: luks2.Header, tokens: Sequence[IofltToken], keys: KeyService, by: Sequence[KeyRef]
+) -> None:
+    there = {token.key: token for token in tokens}
+    if missing := [key for key in by if key not in there]:
+        raise AuthenticationError("another key", f"no token for {missing[0]}")
+    wanted = [there[key] for key in by]
+    answers = keys.unwrap([(token.key, token.blob, token.aad(found.uuid)) for token in wanted])
+    try:
+        for answer in answers:
+            if isinstance(answer, IofltError):
+                raise answer
+            luks2.verify_digest(found, answer)
+    finally:
+        for answer in answers:
+            if isinstance(answer, Secret):
+                answer.wipe()
+
+
+def _prove_vmx(text: bytes, keys: KeyService, by: Sequence[KeyRef]) -> None:
+    if len({keys.open_vmx(text, key) for key in by}) != 1:
+        raise AuthenticationError("key safe differs", "its keys give different contents")

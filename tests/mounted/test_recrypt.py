@@ -1,0 +1,201 @@
+"""Other keys for a home whose files are in use, and a recrypt that is killed anywhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ioflt.datastore import wrapping
+from ioflt.datastore.home import stored_as
+from ioflt.format.record import record as form
+from ioflt.format.record.record import HomeRecord
+from ioflt.types import KeyRef
+from tests.mounted.place import Place
+from tests.mounted.second import second_mount
+
+pytestmark = [pytest.mark.fuse]
+
+#: What changes files: a kill comes at each in turn.
+CALLS = "pwrite64,fsync,fdatasync,linkat,rename,renameat,renameat2,unlinkat,utimensat,fchmod"
+
+
+def record(home: Path) -> HomeRecord:
+    return form.parse_home((home / ".ioflt").read_bytes()).record
+
+
+def named(home: Path) -> dict[str, tuple[KeyRef, ...]]:
+    """The keys by which each file of the home says it opens."""
+    found = {}
+    for path in sorted(home.rglob("*")):
+        if path.is_file() and not str(path.relative_to(home)).startswith(".ioflt"):
+            with path.open("rb") as file:
+                found[path.name] = wrapping.named_keys(file.fileno(), stored_as(path.name))
+    return found
+
+
+@pytest.fixture
+def home(place: Place) -> Path:
+    """As the mount shows it."""
+    made = place.mount() / "vm"
+    made.mkdir()
+    (made / "disk").write_bytes(b"disk" * 5000)
+    (made / "vm.vmx").write_bytes(b'a = "b"\n')
+    (made / "vm.log").write_bytes(b"line\n")
+    return made
+
+
+@contextmanager
+def at_work(home: Path) -> Iterator[list[int]]:
+    """A VM at work: disk and VMX open for writing and written, snapshot files made, moved, removed."""
+    stop, errors, rounds = threading.Event(), list[BaseException](), [0]
+
+    def work() -> None:
+        try:
+            with (home / "disk").open("r+b", buffering=0) as disk, (home / "vm.vmx").open("r+b") as vmx:
+                while not stop.is_set():
+                    rounds[0] += 1
+                    os.pwrite(disk.fileno(), b"%08d" % rounds[0], 4096 * (rounds[0] % 50))
+                    os.pwrite(vmx.fileno(), b'a = "%08d"\n' % rounds[0], 0)
+                    os.fsync(vmx.fileno())
+                    (home / f"new-{rounds[0]}").write_bytes(b"new")
+                    (home / f"new-{rounds[0]}").rename(home / f"old-{rounds[0]}")
+                    (home / f"old-{rounds[0] - 5}").unlink(missing_ok=True)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield rounds
+    finally:
+        stop.set()
+        thread.join()
+    assert errors == []
+
+
+def test_while_the_vm_runs(place: Place, home: Path) -> None:
+    stored = place.datastore / "vm"
+    with at_work(home) as rounds:
+        for _ in range(3):
+            before = rounds[0]
+            place.ioflt("vm", "recrypt", stored)
+            assert rounds[0] > before
+    (key,) = record(stored).keys
+    assert set(named(stored).values()) == {(key,)}
+    assert (home / "vm.vmx").read_bytes() == b'a = "%08d"\n' % rounds[0]
+    place.remount()
+    assert (home / "vm.vmx").read_bytes() == b'a = "%08d"\n' % rounds[0]
+    assert (home / "disk").read_bytes()[4096 * (rounds[0] % 50) :].startswith(b"%08d" % rounds[0])
+    assert place.complaints() == []
+
+
+def test_a_vmx_that_is_not_committed_yet(place: Place, home: Path) -> None:
+    """Its new key safe is on the medium at once, its text once it is committed, all under one number."""
+    stored = place.datastore / "vm"
+    number = (home / "vm.vmx").stat().st_ino
+    with (home / "vm.vmx").open("r+b", buffering=0) as vmx:
+        vmx.write(b'x = "y"\n')
+        place.ioflt("vm", "recrypt", stored)
+        assert named(stored)["vm.vmx"] == record(stored).keys
+        assert (home / "vm.vmx").stat().st_ino == number
+    assert named(stored)["vm.vmx"] == record(stored).keys
+    place.remount()
+    assert (home / "vm.vmx").read_bytes() == b'x = "y"\n'
+    assert (home / "vm.vmx").stat().st_ino == number
+
+
+def test_two_mounts(place: Place, home: Path) -> None:
+    """Each has a file open for writing; both learn of the new key for what they make."""
+    stored = place.datastore / "vm"
+    with second_mount(place) as top:
+        other = top / "vm"
+        with (
+            (home / "disk").open("r+b"),
+            (other / "vm.log").open("r+b"),
+            (other / "vm.vmx").open("r+b") as vmx,
+        ):
+            place.ioflt("vm", "recrypt", stored)
+            vmx.write(b'from = "two"\n')
+        for number, where in enumerate((home, other)):
+            (where / f"new{number}").write_bytes(b"new")
+            (where / f"new{number}.vmx").write_bytes(b"")
+        assert set(named(stored).values()) == {record(stored).keys}
+        assert (home / "vm.vmx").read_bytes() == b'from = "two"\n'
+    assert place.complaints() == []
+
+
+def test_a_new_provider_beside_the_old(place: Place, home: Path, tmp_path: Path) -> None:
+    stored = place.datastore / "vm"
+    (tmp_path / "pass").write_bytes(b"pass\n")
+    (tmp_path / "pass").chmod(0o600)
+    place.ioflt("provider", "create", "native", "corp", "--passphrase-file", tmp_path / "pass")
+    place.ioflt("keyd", "unlock", "corp", "--passphrase-file", tmp_path / "pass")
+    with at_work(home):
+        place.ioflt("vm", "recrypt", stored, "--add-provider", "corp")
+    keys = record(stored).keys
+    assert [key.provider for key in keys] == ["local", "corp"]
+    (home / "late.vmx").write_bytes(b"late")
+    (home / "late").write_bytes(b"late")
+    assert set(named(stored).values()) == {keys}
+    place.umount()
+    assert place.ioflt("check", place.datastore).returncode == 0
+
+
+def test_a_locked_mount_is_busy(place: Place, home: Path) -> None:
+    with (home / "disk").open("r+b"):
+        place.ioflt("keyd", "lock", "--suspend")
+        try:
+            done = place.ioflt("vm", "recrypt", place.datastore / "vm", check=False)
+            assert done.returncode != 0
+            assert "locked" in done.stderr
+        finally:
+            place.ioflt("keyd", "unlock")
+
+
+@pytest.mark.slow
+@pytest.mark.interop("strace")
+def test_killed_at_every_call(place: Place, home: Path) -> None:
+    """SIGKILL at calls that change a file, of each sort the first, the last, and every third between.
+
+    All is there each time, also for a mount, and goes on with the next command.
+    """
+    stored = place.datastore / "vm"
+    place.umount()
+    trace = place.base / "trace"
+    ioflt = [sys.executable, "-m", "ioflt", "vm", "recrypt", str(stored)]
+    command = ["strace", "-f", "-qq", "-o", str(trace), "-e", f"trace={CALLS}", *ioflt]
+    subprocess.run(command, check=True, capture_output=True)
+    lines = trace.read_text().splitlines()
+    writes = [match[1] for line in lines if (match := re.match(r"\d+ +(\w+)\(", line))]
+    assert len(writes) > 40
+    was = {key for some in named(stored).values() for key in some}
+    killed = 0
+    for name in sorted(set(writes)):
+        for at in range(1, writes.count(name) + 1, 1 if writes.count(name) < 12 else 3):
+            inject = f"inject={name}:signal=SIGKILL:when={at}"
+            command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", inject, *ioflt]
+            done = subprocess.run(command, capture_output=True, check=False)
+            killed += done.returncode == -9
+            opens = named(stored)
+            known = record(stored)
+            assert all(set(some) & set(known.keys) for some in opens.values())
+            place.mount()
+            assert (home / "disk").read_bytes() == b"disk" * 5000
+            assert (home / "vm.vmx").read_bytes() == b'a = "b"\n'
+            (home / "made").write_bytes(b"made")
+            place.umount()
+            place.ioflt("vm", "list", place.datastore)
+            assert record(stored).operation is None
+            assert set(named(stored).values()) == {record(stored).keys}
+            was |= set(record(stored).keys)
+    assert killed > 20
+    assert len(was) > 10
+    assert place.ioflt("check", place.datastore).returncode == 0
