@@ -53,8 +53,13 @@ class Paths:
         return self.state / "operations"
 
     @property
+    def homes(self) -> Path:
+        """What is remembered of homes, one file per home id: see `datastore.memory`."""
+        return self.state / "homes"
+
+    @property
     def outdated(self) -> Path:
-        """One empty file per home that was encrypted, named by the home id that it had while clear."""
+        """By earlier versions: an empty file per home that was encrypted, named by its id while clear."""
         return self.state / "outdated"
 
     @property
@@ -70,7 +75,7 @@ class Paths:
     def ensure(self) -> Paths:
         """Make the directories that are missing. Raises UsageError when that cannot be done."""
         run_mode = 0o750 if self.system else 0o700
-        notes = (self.operations, self.outdated, self.datastores, self.removed_keys)
+        notes = (self.operations, self.homes, self.datastores, self.removed_keys)
         wanted = [(path, 0o700) for path in (self.state, self.providers, self.logs, *notes)]
         try:
             for path, mode in (*wanted, (self.run, run_mode), (self.mounts, run_mode)):

@@ -34,6 +34,15 @@ def _provider(error: errors.IofltError) -> str:
     return "NAME"
 
 
+def _copied(error: errors.IofltError) -> str:
+    from ioflt.cli.vm import recrypt
+
+    keep = "remove one of the two"
+    if any("--deep" in option.opts for option in recrypt.params):
+        keep += f", or give one keys of its own: ioflt vm recrypt --deep {_file(error, 'DIR/VM')}"
+    return keep
+
+
 def _header(error: errors.IofltError) -> str:
     if (error.file or "").lower().endswith(".vmx"):  # the one file of an encrypted VM that is no container
         return "nothing was changed"
@@ -127,6 +136,15 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     (errors.KeyNotUsable, "wrong (passphrase|PIN)", lambda _: "nothing was changed; try again"),
     (errors.KeyCorrupt, "", lambda error: f"see what its servers hold: ioflt key locate {_provider(error)}"),
     (errors.KeyNotUsable, "", lambda _: "see the providers and their keys: ioflt provider list"),
+    (
+        errors.ReadOnlyError,
+        "rolled back",
+        lambda error: (
+            "if an older state of it is what you want, say so:"
+            f" ioflt vm register {_file(error, 'DIR/VM')} --accept-rollback"
+        ),
+    ),
+    (errors.ReadOnlyError, "a raw copy", _copied),
     (
         errors.ReadOnlyError,
         r"\b(record|register)",

@@ -75,6 +75,28 @@ def open_volume(path: Path, *, read_only: bool = False) -> Iterator[Volume]:
         yield volume
 
 
+@contextmanager
+def logged() -> Iterator[None]:
+    """What the block does to homes is written to the log of the mounts as well, not to standard error."""
+    import logging
+
+    from ioflt import paths
+    from ioflt.fuse.log import LogFile
+
+    log = logging.getLogger("ioflt.datastore")
+    handler = LogFile(paths.find().ensure().state / "mount.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
+
+
 def home_argument(command: _Command) -> _Command:
     """Add the argument `DIR/VM` (parameter `home`: the datastore and the name). The home need not exist."""
     return vm_argument("home", "DIR/VM")(command)

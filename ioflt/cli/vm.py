@@ -11,7 +11,7 @@ import click
 
 from ioflt.cli.lazy import Entry, LazyGroup, Section
 from ioflt.cli.render import describe, emit, json_option, progress, say, table, warn
-from ioflt.cli.session import connect_keys, directory_argument, home_argument
+from ioflt.cli.session import connect_keys, directory_argument, home_argument, logged
 
 if TYPE_CHECKING:
     from ioflt.datastore.volume import Volume
@@ -168,7 +168,7 @@ def recrypt(
     directory, name = home
     with open_vms(directory, but=name) as volume:
         total = shallow.files(volume, name)
-        with progress(f"recrypting {name}", total, files=True) as bar:
+        with logged(), progress(f"recrypting {name}", total, files=True) as bar:
             shallow.recrypt(volume, name, key_id=key_id, provider=provider, add=add, progress=bar.advance)
         done = summary.home(volume, name)
     emit(done, lambda: say(f"{directory / name}: recrypted, opens by {' or '.join(done.keys)}"), as_json)
@@ -178,8 +178,9 @@ def recrypt(
 @click.command()
 @home_argument
 @click.option("--clear", is_flag=True, help="Its files are clear, not encrypted.")
-def register(home: tuple[Path, str], clear: bool) -> None:
-    """Make a new record for a VM whose record is missing, foreign or damaged.
+@click.option("--accept-rollback", is_flag=True, help="It is older than this host has seen it, and meant so.")
+def register(home: tuple[Path, str], clear: bool, accept_rollback: bool) -> None:
+    """Make a new record for a VM whose record is missing, foreign or damaged, or that was rolled back.
 
     Until then such a VM is read-only. Look at it first: whoever could write to the datastore could have put
     it there. The key of an encrypted VM is found from its files.
@@ -187,8 +188,8 @@ def register(home: tuple[Path, str], clear: bool) -> None:
     from ioflt.datastore import lifecycle
 
     directory, name = home
-    with open_vms(directory, but=name) as volume:
-        strangers = lifecycle.register(volume, name, clear=clear)
+    with open_vms(directory, but=name) as volume, logged():
+        strangers = lifecycle.register(volume, name, clear=clear, accept_rollback=accept_rollback)
     for path in strangers:
         warn(f"{directory / name / path}: not encrypted, so it cannot be read in this VM; move it away")
     say(f"{directory / name}: registered")

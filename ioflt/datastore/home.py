@@ -20,6 +20,7 @@ from ioflt.crypto.rng import random_bytes
 from ioflt.datastore import atomic, records
 from ioflt.datastore.atomic import PRIVATE_DIR, RECORD
 from ioflt.datastore.header import read_header
+from ioflt.datastore.memory import Memory, Stamp
 from ioflt.errors import (
     AuthenticationError,
     BusyError,
@@ -47,8 +48,8 @@ _UNAVAILABLE_S = 1.0
 _RECORD_WAIT_S = 30.0
 _RECORD_PAUSE_S = 0.002
 
-#: What a judgement holds for: the record as it was, and the home's name.
-_Seen = tuple[records.Stamp | None, str]
+#: What a judgement holds for: the record as it was, the home's name, what the host remembered of it.
+_Seen = tuple[records.Stamp | None, str, Stamp | None]
 
 
 class Treatment(Enum):
@@ -59,11 +60,19 @@ class Treatment(Enum):
     VMX = "sealed VMX"
 
 
+class Refusal(Enum):
+    """Why a home with a valid record is not acted on."""
+
+    ROLLED_BACK = "rolled back"
+    COPIED = "copied"
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What is known of a home. `problem`: why it takes no writes, if it does not.
 
-    Each of `keys` opens every file of it, and new files are made for all of them.
+    Each of `keys` opens every file of it, and new files are made for all of them. `refusal`: its record is
+    valid, but this host knows better than to act by it.
     """
 
     state: HomeState
@@ -71,6 +80,7 @@ class Standing:
     thick: bool
     problem: str | None
     record: HomeRecord | None
+    refusal: Refusal | None = None
 
     @property
     def key(self) -> KeyRef:
@@ -96,6 +106,7 @@ class Datastore(Protocol):
     record: DatastoreRecord
     keys: KeyService
     read_only: bool
+    memory: Memory
     root: Home
 
     def write_new_record(self, home: Home) -> None:
@@ -113,11 +124,8 @@ class Datastore(Protocol):
     def end_authorisation(self, operation_id: str) -> None:
         """The decryption is over."""
 
-    def outdate(self, home_id: str) -> None:
-        """No clear record of that home is valid from now on."""
-
     def is_outdated(self, home_id: str) -> bool:
-        """Whether `outdate` was called for it on this host."""
+        """Whether no clear record of that home is valid any more."""
 
 
 class Home:
@@ -133,6 +141,7 @@ class Home:
         self.fd = fd
         self._judged: tuple[_Seen, Standing] | None = None
         self._claimed: tuple[_Seen, float, Standing] | None = None  # without a key, and until when
+        self._home_id: str | None = None  # of the record judged last
         self._lock_fd: int | None = None
         self._users = 0
 
@@ -146,8 +155,11 @@ class Home:
         judged = self._judged
         if judged is not None and judged[0] == seen:
             return judged[1]
-        standing = self._judge()
-        self._judged = (seen, standing)
+        standing, known = self._judge(seen[2])
+        while standing.refusal is Refusal.ROLLED_BACK and records.stamp(self.fd) != seen[0]:
+            seen = self._see()  # it was just replaced by the newer one that was seen
+            standing, known = self._judge(seen[2])
+        self._judged = ((*seen[:2], known), standing)
         return standing
 
     def unverified(self) -> Standing:
@@ -302,6 +314,8 @@ class Home:
         stored = replace(record, generation=generation)
         records.store(self.fd, stored, self._macing(stored), self.volume.keys, new=new)
         self._judged = None
+        if not new:  # else it is noted when it is judged
+            self.volume.memory.note(stored.home_id, stored.generation, self._place())
         return stored
 
     def close(self) -> None:
@@ -328,7 +342,8 @@ class Home:
     # Inside
 
     def _see(self) -> _Seen:
-        return records.stamp(self.fd), self.name
+        known = None if self._home_id is None else self.volume.memory.stamp(self._home_id)
+        return records.stamp(self.fd), self.name, known
 
     def _macing(self, record: HomeRecord) -> tuple[KeyRef, ...]:
         """The keys of the record's MACs."""
@@ -342,13 +357,15 @@ class Home:
         problem = f"its key cannot be had: {why}"
         return Standing(record.state, self._macing(record), record.thick, problem, record)
 
-    def _judge(self) -> Standing:
+    def _judge(self, known: Stamp | None) -> tuple[Standing, Stamp | None]:
+        """The standing, and the state of the host's memory that it belongs to: `known`, if it read none."""
         try:
             unverified = form.parse_home(records.read(self.fd))
         except FileNotFoundError:
-            return self._without_record()
+            return self._without_record(known)
         except CorruptDataError as error:
-            return self._fallback(f"its record is unusable: {error}; `ioflt vm register` makes a new one")
+            unusable = f"its record is unusable: {error}; `ioflt vm register` makes a new one"
+            return self._fallback(unusable), known
         record = unverified.record
         datastore = self.volume.record
         try:
@@ -361,9 +378,51 @@ class Home:
                     raise AuthenticationError("outdated record", "the home was encrypted since")
             records.verify(unverified, self._macing(record), self.volume.keys)
         except CorruptDataError as error:
-            return self._fallback(f"its record is not valid here: {error}; see `ioflt vm register`")
-        problem = self._operation_problem(record)
-        return Standing(record.state, self._macing(record), record.thick, problem, record)
+            return self._fallback(f"its record is not valid here: {error}; see `ioflt vm register`"), known
+        refusal, problem, known = self._remember(record)
+        self._home_id = record.home_id
+        problem = problem or self._operation_problem(record)
+        return Standing(record.state, self._macing(record), record.thick, problem, record, refusal), known
+
+    def _remember(self, record: HomeRecord) -> tuple[Refusal | None, str | None, Stamp | None]:
+        """Compare the record with what this host has seen, and note it.
+
+        Why it is refused, if it is; and to what state of the memory that belongs.
+        """
+        memory, place = self.volume.memory, self._place()
+        for _ in range(2):  # what was noted is looked at
+            known = memory.stamp(record.home_id)
+            seen = memory.look(record.home_id)
+            others = tuple(one for one in seen.places if one != place and self._is_copy(one, record.home_id))
+            gone = tuple(one for one in seen.places if one not in (*others, place))
+            news = record.generation > seen.generation or gone or place not in seen.places
+            if self.volume.read_only or not news:
+                break
+            memory.note(record.home_id, record.generation, place, gone)
+        if others:
+            return Refusal.COPIED, f"the same VM is in {others[-1]}, too (a raw copy)", known
+        if record.generation < seen.generation:
+            generations = f"generation {record.generation}, this host has seen {seen.generation}"
+            return Refusal.ROLLED_BACK, f"it was rolled back: its record has {generations}", known
+        return None, None, known
+
+    def _is_copy(self, place: str, home_id: str) -> bool:
+        """Whether another directory is the same home. Its record is not verified: saying so is enough."""
+        try:
+            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            if os.path.samestat(os.fstat(fd), os.fstat(self.fd)):
+                return False
+            return form.parse_home(records.read(fd)).record.home_id == home_id
+        except (OSError, CorruptDataError):
+            return False
+        finally:
+            os.close(fd)
+
+    def _place(self) -> str:
+        return os.readlink(f"/proc/self/fd/{self.fd}")
 
     def _is_current(self, operation: Operation, current: Current, path: str, fd: int | None) -> bool:
         """Whether that is the file being converted, under this or another of its names (hard links)."""
@@ -391,13 +450,13 @@ class Home:
             return "its record tells of a decryption that this host never started (an old copy put back?)"
         return "its decryption was interrupted; `ioflt vm decrypt` resumes it, `ioflt vm encrypt` goes back"
 
-    def _without_record(self) -> Standing:
+    def _without_record(self, known: Stamp | None) -> tuple[Standing, Stamp | None]:
         if any(not is_private(name) for name in os.listdir(self.fd)):
-            return self._fallback("it has no record; `ioflt vm register` makes one")
+            return self._fallback("it has no record; `ioflt vm register` makes one"), known
         if self.volume.read_only or self.name == LOST_FOUND:
-            return self._fallback("it has no record")
+            return self._fallback("it has no record"), known
         self.volume.write_new_record(self)
-        return self._judge()
+        return self._judge(known)
 
     def _fallback(self, problem: str) -> Standing:
         """Without a valid record: read-only, stored as the datastore's default says."""

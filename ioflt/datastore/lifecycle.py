@@ -3,7 +3,7 @@
 The home's record holds an operation from the first file to the last. An interrupted encryption may be resumed
 by anyone; a decryption only by the host that started it, because only it remembers the one-time id: a record
 that was put back from an old copy would otherwise bring plaintext onto the datastore. For the same reason the
-host remembers whose clear records are outdated.
+host remembers the generations of records (`memory`).
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _exclusive(volume: Volume, name: str) -> Iterator[tuple[Home, HomeRecord]]:
             raise ReadOnlyError("the datastore is opened read-only")
         with home.exclusive():
             standing = home.standing()
-            if standing.record is None:
+            if standing.record is None or standing.refusal is not None:
                 raise ReadOnlyError(standing.problem or "it has no record")
             atomic.remove_drafts(home.fd)
             yield home, standing.record
@@ -209,7 +209,6 @@ def _turn(home: Home, record: HomeRecord, progress: Progress | None) -> HomeReco
 
 
 def _finish_encrypt(home: Home, record: HomeRecord, progress: Progress | None) -> None:
-    home.volume.outdate(record.home_id)
     conversion = Conversion(home, record, progress)
     conversion.run()
     home.store(replace(conversion.record, operation=None))

@@ -5,23 +5,31 @@ The user vouches for the home. Its files are only looked at.
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import convert, regular
 from ioflt.datastore.header import read_header
-from ioflt.datastore.home import Home, Treatment, stored_as
+from ioflt.datastore.home import Home, Refusal, Treatment, stored_as
 from ioflt.datastore.vmx import read_sealed
 from ioflt.datastore.volume import POLICY, Volume
 from ioflt.errors import IofltError, KeyNotFound, ReadOnlyError, UsageError
-from ioflt.format.record.record import MAX_KEYS, HomeRecord
+from ioflt.format.record.record import MAX_KEYS, HomeRecord, Operation
 from ioflt.format.vmx import sealed
 from ioflt.types import HomeState, KeyRef
 
+_log = logging.getLogger(__name__)
 
-def register(volume: Volume, name: str, *, clear: bool) -> list[str]:
+
+def register(volume: Volume, name: str, *, clear: bool = False, accept_rollback: bool = False) -> list[str]:
     """Make a record for a home whose record is missing, foreign or invalid.
 
-    For an encrypted home its key is found from its files. Returns the paths of files that are not encrypted
+    `accept_rollback`: for one that is older than what this host has seen; it stays as it is, clear or
+    encrypted, and gets a new home id.
+
+    For an encrypted home its keys are found from its files. Returns the paths of files that are not encrypted
     in it: they cannot be read through a mount. Raises UsageError when the home has a valid record, when files
     of a home that is to be clear are encrypted, or when its files have no key in common; KeyUnavailableError,
     AuthenticationError for a file that its key does not open, BusyError, ReadOnlyError, StorageError.
@@ -31,6 +39,8 @@ def register(volume: Volume, name: str, *, clear: bool) -> list[str]:
         if volume.read_only:
             raise ReadOnlyError("the datastore is opened read-only")
         with home.exclusive():
+            if accept_rollback:
+                return _accept(home)
             _check_needed(home)
             keys, strangers = _find_keys(home)
             if clear and keys:
@@ -49,10 +59,37 @@ def _check_needed(home: Home) -> None:
     except KeyNotFound:  # whoever can write to the datastore can write the name of a key that is nowhere
         return
     operation = standing.record.operation if standing.record else None
+    if standing.refusal is not None:
+        raise ReadOnlyError(standing.problem or "")
     if standing.problem is None:
         raise UsageError(f"has a valid record, which says that it is {standing.state.value}")
     if operation is not None and (operation.kind != "decrypt" or home.volume.is_authorised(operation.id)):
         raise UsageError(standing.problem)
+
+
+def _accept(home: Home) -> list[str]:
+    """Go on from an older state of the home, as another home: its old id is not seen again."""
+    standing = home.standing()
+    record = standing.record
+    if record is None or standing.refusal is not Refusal.ROLLED_BACK:
+        raise UsageError("was not rolled back, as far as this host knows")
+    seen = home.volume.memory.look(record.home_id).generation
+    accepted, strangers = replace(record, home_id=new_uuid()), list[str]()
+    operation = record.operation
+    decrypting = isinstance(operation, Operation) and operation.kind == "decrypt"
+    if operation is None or decrypting:  # a decryption of then is not gone on with
+        keys, strangers = _find_keys(home)
+        clear = record.state is HomeState.CLEAR
+        if clear and keys:
+            raise UsageError("its record says that it is clear, but its files are encrypted")
+        strangers = [] if clear else [path for path in strangers if path not in record.clear_files]
+        accepted = replace(accepted, keys=keys or record.keys, operation=None)
+    stored = home.store(accepted)
+    _log.warning(
+        "%s: rolled back, and accepted: generation %d, %d was seen; home %s is %s now",
+        *(home.name, record.generation, seen, record.home_id, stored.home_id),
+    )
+    return strangers
 
 
 def _record(volume: Volume, name: str, keys: tuple[KeyRef, ...], *, clear: bool) -> HomeRecord:

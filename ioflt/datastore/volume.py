@@ -14,6 +14,7 @@ from ioflt import paths
 from ioflt.crypto.rng import new_uuid
 from ioflt.datastore import atomic, records, seen
 from ioflt.datastore.home import Home, Root, is_private
+from ioflt.datastore.memory import Memory
 from ioflt.errors import CorruptDataError, ExistsError, IofltError, NotFoundError, StorageError, UsageError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, HomeRecord
@@ -37,6 +38,7 @@ class Volume:
         self.record = record
         self.keys = keys
         self.read_only = read_only
+        self.memory = Memory(paths.find().homes)
         self.root: Home = Root(self, "", fd)
         self._homes: dict[tuple[int, int], Home] = {}
         self._too_many = _MANY
@@ -261,15 +263,11 @@ class Volume:
             (directory / operation_id).unlink()
             _sync_dir(directory)
 
-    # Clear homes that were encrypted on this host
+    # Clear homes that were encrypted on this host by a version that knew no generations
 
     def is_outdated(self, home_id: str) -> bool:
         """Whether the home was encrypted since it had that id: a clear record with it is an old copy."""
         return (paths.find().outdated / home_id).is_file()
-
-    def outdate(self, home_id: str) -> None:
-        """Remember, durably, that the home of that id is encrypted; once decrypted it has another id."""
-        _note(paths.find().ensure().outdated, home_id)
 
 
 def _check_home_name(name: str) -> None:

@@ -260,11 +260,11 @@ def test_a_standing_goes_with_the_record_it_was_judged_by(home, default):
     os.utime(record_path(home.volume))
     judge = home._judge
 
-    def while_another_thread_is_faster():
+    def while_another_thread_is_faster(known):
         os.utime(record_path(home.volume), ns=(0, 0))
         home._judge = judge
         home.standing()
-        return slow
+        return slow, known
 
     home._judge = while_another_thread_is_faster
     home.standing()

