@@ -84,7 +84,7 @@ def logged() -> Iterator[None]:
     from ioflt.fuse.log import LogFile
 
     log = logging.getLogger("ioflt.datastore")
-    handler = LogFile(paths.find().ensure().state / "mount.log")
+    handler = LogFile(paths.find().ensure().logs / "mount.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
     level = log.level
     log.addHandler(handler)

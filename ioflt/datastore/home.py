@@ -315,7 +315,10 @@ class Home:
         records.store(self.fd, stored, self._macing(stored), self.volume.keys, new=new)
         self._judged = None
         if not new:  # else it is noted when it is judged
-            self.volume.memory.note(stored.home_id, stored.generation, self._place())
+            memory, place, before = self.volume.memory, self._place(), self._home_id
+            memory.note(stored.home_id, stored.generation, place)
+            if before not in (None, stored.home_id):  # another home from now on
+                memory.note(before, 0, None, (place,))
         return stored
 
     def close(self) -> None:
@@ -395,10 +398,11 @@ class Home:
             seen = memory.look(record.home_id)
             others = tuple(one for one in seen.places if one != place and self._is_copy(one, record.home_id))
             gone = tuple(one for one in seen.places if one not in (*others, place))
-            news = record.generation > seen.generation or gone or place not in seen.places
-            if self.volume.read_only or not news:
+            news = record.generation > seen.generation or place not in seen.places
+            if not gone and (self.volume.read_only or not news):
                 break
-            memory.note(record.home_id, record.generation, place, gone)
+            here = None if self.volume.read_only else place  # who writes nothing is no copy that matters
+            memory.note(record.home_id, record.generation, here, gone)
         if others:
             return Refusal.COPIED, f"the same VM is in {others[-1]}, too (a raw copy)", known
         if record.generation < seen.generation:
@@ -410,6 +414,8 @@ class Home:
         """Whether another directory is the same home. Its record is not verified: saying so is enough."""
         try:
             fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except PermissionError:  # a confined mount reads its own datastore only
+            return os.path.lexists(os.path.join(place, RECORD)) and not self._is_at(place)
         except OSError:
             return False
         try:
@@ -420,6 +426,12 @@ class Home:
             return False
         finally:
             os.close(fd)
+
+    def _is_at(self, place: str) -> bool:
+        try:
+            return os.path.samestat(os.stat(place), os.fstat(self.fd))
+        except OSError:
+            return False
 
     def _place(self) -> str:
         return os.readlink(f"/proc/self/fd/{self.fd}")

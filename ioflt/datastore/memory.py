@@ -58,7 +58,7 @@ class Memory:
             _log.warning("what was remembered of the home %s cannot be read: %s", home_id, error)
             return Seen()
 
-    def note(self, home_id: str, generation: int, place: str, gone: tuple[str, ...] = ()) -> None:
+    def note(self, home_id: str, generation: int, place: str | None, gone: tuple[str, ...] = ()) -> None:
         """Remember, durably, that the home lies at `place` and has come so far; no more at those `gone`.
 
         A host that cannot remember goes on, and says so.
@@ -66,7 +66,9 @@ class Memory:
         try:
             with self._locked() as directory_fd:
                 before = self.look(home_id)
-                places = (*(one for one in before.places if one not in (*gone, place)), place)
+                places = tuple(one for one in before.places if one not in (*gone, place))
+                if place is not None:
+                    places = (*places, place)
                 self._write(directory_fd, home_id, Seen(max(generation, before.generation), places))
         except OSError as error:
             _log.warning("this host cannot remember the home %s: %s", home_id, error)

@@ -165,6 +165,8 @@ def _mounts() -> Iterator[MountControl]:
             control = MountControl(socket)
         except (PeerError, DeniedError):  # gone without its socket, or another user's
             continue
+        except PermissionError:  # a confined process, which reaches none
+            return
         with control:
             yield control
 

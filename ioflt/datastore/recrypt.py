@@ -38,6 +38,9 @@ from ioflt.types import HomeState, KeyRef
 #: Told of files done, for a progress bar.
 Progress = Callable[[int], None]
 
+#: Changes the keys of a file that this mount has open; the path is relative to the datastore.
+Here = Callable[[str, Change], None]
+
 #: Seconds for which a file's writer may be on its way: in no mount any more, or in none yet.
 _WRITER_WAIT_S = 10.0
 _WRITER_PAUSE_S = 0.02
@@ -76,10 +79,13 @@ def recrypt(
         return _record(home).keys
 
 
-def resume(volume: Volume, *, progress: Progress | None = None, but: str | None = None) -> list[str]:
+def resume(
+    volume: Volume, *, progress: Progress | None = None, but: str | None = None, here: Here | None = None
+) -> list[str]:
     """Finish the interrupted recrypts of all homes except `but`; names of those that were finished.
 
-    What fails is logged and stays resumable; a home on which another command works is left to it.
+    `here`: what a mount does for files that it has open itself. What fails is logged and stays resumable; a
+    home on which another command works is left to it.
     """
     finished = []
     for name in [] if volume.read_only else volume.homes():
@@ -90,7 +96,7 @@ def resume(volume: Volume, *, progress: Progress | None = None, but: str | None 
             with regular.named(home), home.recrypting():
                 record = _record(home)
                 if isinstance(record.operation, Recrypt):
-                    _finish(home, record, progress)
+                    _finish(home, record, progress, here)
                     finished.append(name)
         except BusyError:
             continue
@@ -180,32 +186,32 @@ def _check(home: Home, entry: Node, change: Change) -> None:
 # Going on
 
 
-def _finish(home: Home, record: HomeRecord, progress: Progress | None) -> None:
+def _finish(home: Home, record: HomeRecord, progress: Progress | None, here: Here | None = None) -> None:
     operation = record.operation
     if not isinstance(operation, Recrypt):
         return
     told = progress or (lambda _files: None)
     if record.keys != operation.to:
-        with _all_done(home, Change(operation.to, ()), told):
+        with _all_done(home, Change(operation.to, ()), told, here):
             record = home.store(replace(record, keys=operation.to))
     elif not operation.old:
-        with _all_done(home, Change(operation.to, ()), told):
+        with _all_done(home, Change(operation.to, ()), told, here):
             home.store(replace(record, operation=None))
         return
-    with _all_done(home, Change(operation.to, operation.old), told):
+    with _all_done(home, Change(operation.to, operation.old), told, here):
         home.store(replace(record, operation=None))
     _log.info("%s: recrypted, opens by %s", home.name, ", ".join(map(str, operation.to)))
 
 
 @contextmanager
-def _all_done(home: Home, change: Change, progress: Progress) -> Iterator[None]:
+def _all_done(home: Home, change: Change, progress: Progress, inside: Here | None) -> Iterator[None]:
     """Make the change to all files; the block runs once each was read back, and no file can come or move."""
     proven: set[tuple[int, int]] = set()
     for _ in range(_MAX_ROUNDS):
         for entry in _encrypted(home):
             with regular.named(home, entry.path):
                 if _identity(entry.info) not in proven:
-                    _change(home, entry.path, change)
+                    _change(home, entry.path, change, inside)
                     _is_done(home, entry.path, change, proven)  # by a descriptor of its own
                     progress(1)
         with home.frozen():
@@ -242,13 +248,13 @@ def _is_done(home: Home, path: str, change: Change, proven: set[tuple[int, int]]
         os.close(fd)
 
 
-def _change(home: Home, path: str, change: Change) -> None:
+def _change(home: Home, path: str, change: Change, inside: Here | None) -> None:
     """By whoever has the file open for writing, or may have it now."""
     deadline = time.monotonic() + _WRITER_WAIT_S
     while True:
         try:
             with suppress(FileNotFoundError):  # removed or renamed meanwhile
-                _change_once(home, path, change)
+                _change_once(home, path, change, inside)
             return
         except BusyError:
             if time.monotonic() >= deadline:
@@ -256,7 +262,7 @@ def _change(home: Home, path: str, change: Change) -> None:
             time.sleep(_WRITER_PAUSE_S)
 
 
-def _change_once(home: Home, path: str, change: Change) -> None:
+def _change_once(home: Home, path: str, change: Change, inside: Here | None) -> None:
     keys = home.volume.keys
     with regular.opened(home, path) as fd:
         treatment = home.treatment(path, fd)
@@ -273,7 +279,12 @@ def _change_once(home: Home, path: str, change: Change) -> None:
     def by_mount(mount: MountControl, below: str) -> None:
         mount.rewrap(below, change.ensure, change.drop)
 
-    reach.change(os.path.join(os.path.realpath(home.volume.path), home.name, path), here, by_mount)
+    try:
+        reach.change(os.path.join(os.path.realpath(home.volume.path), home.name, path), here, by_mount)
+    except BusyError:
+        if inside is None:
+            raise
+        inside(os.path.join(home.name, path), change)
 
 
 def _encrypted(home: Home) -> list[Node]:

@@ -114,7 +114,8 @@ class Control:
                 request.path, lambda fd: recovery.restore_header(fd, keys, request.backup)
             )
         elif isinstance(request, messages.Rewrap):
-            await self._rewrap(request)
+            ensure, drop = (tuple(key.ref for key in keys) for keys in (request.ensure, request.drop))
+            await self.rewrap(request.path, Change(ensure, drop))
         elif isinstance(request, messages.Quiesce):
             if not client.quiesces:
                 client.quiesces = True
@@ -230,20 +231,20 @@ class Control:
 
         return await _in_thread(on_closed)
 
-    async def _rewrap(self, request: messages.Rewrap) -> None:
+    async def rewrap(self, path: str, change: Change) -> None:
+        """Change the keys of a file, whether it is open in this mount or not."""
         operations = self._operations
         keys = operations.volume.keys
-        change = Change(tuple(key.ref for key in request.ensure), tuple(key.ref for key in request.drop))
         if operations.gate.locked:
-            raise BusyError("the mount is locked", file=request.path)
-        node = self._find(request.path)
+            raise BusyError("the mount is locked", file=path)
+        node = self._find(path)
         if node is not None and node.writers and isinstance(node.file, VmxFile):
             await operations.reseal(node, lambda text: changed_vmx(text, keys, change))
-        elif stored_as(request.path) is Treatment.VMX:
-            raise BusyError("open for writing in another mount", file=request.path)
+        elif stored_as(path) is Treatment.VMX:
+            raise BusyError("open for writing in another mount", file=path)
         else:
-            await self._on_container(request.path, lambda fd: change_container(fd, keys, change))
-        _log.info("%s: opens by %s now", request.path, ", ".join(map(str, change.ensure)))
+            await self._on_container(path, lambda fd: change_container(fd, keys, change))
+        _log.info("%s: opens by %s now", path, ", ".join(map(str, change.ensure)))
 
     def _find(self, path: str) -> Node | None:
         try:

@@ -18,6 +18,7 @@ import trio
 from ioflt import confinement, hygiene, paths
 from ioflt.datastore import atomic, lifecycle, newhome, recrypt
 from ioflt.datastore.volume import Volume
+from ioflt.datastore.wrapping import Change
 from ioflt.errors import BusyError, PeerError
 from ioflt.fuse import hook
 from ioflt.fuse.broker import Broker
@@ -91,7 +92,7 @@ async def _serve(
         await nursery.start(control.serve, listener)
         nursery.start_soon(_end_by_signal, operations)
         if not operations.volume.read_only:
-            nursery.start_soon(_resume, operations.volume, ending)
+            nursery.start_soon(_resume, operations.volume, control, ending)
         ready()
         _log.info("serves %s", operations.volume.path)
         await pyfuse3.main()
@@ -104,7 +105,7 @@ async def _serve(
 def _confine(volume: Volume, where: paths.Paths) -> None:
     """From here on hostile bytes are read. The loop has its own sockets, and there is no other thread yet."""
     hygiene.no_new_privileges()
-    own = (where.logs, where.operations, where.outdated, where.mounts)  # not: providers, keyd's socket
+    own = (where.logs, where.operations, where.homes, where.mounts)  # not: providers, keyd's socket
     datastore = (volume.fd,)
     writable, readable = (own, datastore) if volume.read_only else ((*own, *datastore), ())
     for lack in confinement.confine(writable, readable, outwards=False):
@@ -122,7 +123,7 @@ async def _end_by_signal(operations: Operations) -> None:
             return
 
 
-async def _resume(volume: Volume, ending: threading.Event) -> None:
+async def _resume(volume: Volume, control: Control, ending: threading.Event) -> None:
     """Interrupted encryptions go on beside the mount; their homes answer EBUSY until then. So do recrypts,
     during which homes can be used.
 
@@ -133,11 +134,16 @@ async def _resume(volume: Volume, ending: threading.Event) -> None:
         if ending.is_set():
             raise BusyError("the mount ends")
 
+    def rewrap(path: str, change: Change) -> None:
+        trio.from_thread.run(control.rewrap, path, change)
+
     try:
         resumed = await trio.to_thread.run_sync(
             lambda: lifecycle.resume_encryptions(volume, progress=progress)
         )
-        recrypted = await trio.to_thread.run_sync(lambda: recrypt.resume(volume, progress=progress))
+        recrypted = await trio.to_thread.run_sync(
+            lambda: recrypt.resume(volume, progress=progress, here=rewrap)
+        )
     except Exception:
         _log.exception("what was interrupted could not be resumed")
         return
