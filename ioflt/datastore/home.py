@@ -159,7 +159,8 @@ class Home:
         while standing.refusal is Refusal.ROLLED_BACK and records.stamp(self.fd) != seen[0]:
             seen = self._see()  # it was just replaced by the newer one that was seen
             standing, known = self._judge(seen[2])
-        self._judged = ((*seen[:2], known), standing)
+        if standing.refusal is not Refusal.COPIED:  # that ends when the other one goes, unseen from here
+            self._judged = ((*seen[:2], known), standing)
         return standing
 
     def unverified(self) -> Standing:

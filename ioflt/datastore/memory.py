@@ -49,8 +49,8 @@ class Memory:
     def look(self, home_id: str) -> Seen:
         """What is remembered of the home."""
         try:
-            with open(self._path(home_id), encoding="ascii") as file:
-                found = json.load(file)
+            with open(self._path(home_id), "rb") as file:
+                found = json.loads(file.read())
             return Seen(int(found["generation"]), tuple(map(str, found["places"])))
         except FileNotFoundError:
             return Seen()
@@ -77,8 +77,8 @@ class Memory:
         text = json.dumps({"generation": seen.generation, "places": list(seen.places[-_MAX_PLACES:])})
         path = self._path(home_id)
         fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "w", encoding="ascii") as file:
-            file.write(text)
+        with open(fd, "wb") as file:
+            file.write(text.encode())
             file.flush()
             os.fsync(fd)
         os.rename(f"{path}.new", path)

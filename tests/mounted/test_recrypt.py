@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,13 +20,15 @@ from ioflt.datastore.home import stored_as
 from ioflt.format.record import record as form
 from ioflt.format.record.record import HomeRecord
 from ioflt.types import KeyRef
-from tests.mounted.place import Place
+from tests.mounted.place import Place, eventually
 from tests.mounted.second import second_mount
 
 pytestmark = [pytest.mark.fuse]
 
 #: What changes files: a kill comes at each in turn.
 CALLS = "pwrite64,fsync,fdatasync,linkat,rename,renameat,renameat2,unlinkat,utimensat,fchmod"
+
+EROFS = os.strerror(errno.EROFS)
 
 
 def record(home: Path) -> HomeRecord:
@@ -202,3 +205,54 @@ def test_killed_at_every_call(place: Place, home: Path, request: pytest.FixtureR
     assert interrupted > 3
     report = json.loads(place.ioflt("check", place.datastore, "--json").stdout)
     assert [entry for entry in report["entries"] if entry["finding"]] == []
+
+
+def test_a_mount_finishes_what_was_interrupted(place: Place, home: Path) -> None:
+    """Also for files that are opened in it as soon as it is there."""
+    stored = place.datastore / "vm"
+    place.umount()
+    inject = "inject=pwrite64:signal=SIGKILL:when=4"
+    ioflt = [sys.executable, "-m", "ioflt", "vm", "recrypt", str(stored)]
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", inject, *ioflt]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -9
+    assert record(stored).operation is not None
+    place.mount()
+    with (home / "disk").open("r+b"), (home / "vm.vmx").open("r+b"), (home / "new").open("wb"):
+        eventually(lambda: "vm: its interrupted recrypt is complete" in place.log)
+        assert record(stored).operation is None
+        assert set(named(stored).values()) == {record(stored).keys}
+    assert place.complaints() == []
+
+
+def test_an_older_home_put_back(place: Place, home: Path) -> None:
+    """It can be read and not written, others are as ever; accepted, it can be written without a new mount."""
+    stored, old = place.datastore / "vm", place.base / "old"
+    other = home.parent / "other"
+    other.mkdir()
+    place.umount()
+    subprocess.run(["cp", "-a", stored, old], check=True)
+    place.ioflt("vm", "recrypt", stored)
+    subprocess.run(["rm", "-r", stored], check=True)
+    subprocess.run(["mv", old, stored], check=True)
+    place.mount()
+    assert (home / "disk").read_bytes() == b"disk" * 5000
+    for action in (lambda: (home / "disk").open("r+b"), lambda: (home / "new").touch()):
+        with pytest.raises(OSError, match=EROFS):
+            action()
+    (other / "file").write_bytes(b"as ever")
+    assert "rolled back" in place.ioflt("vm", "recrypt", stored, check=False).stderr
+    place.ioflt("vm", "register", stored, "--accept-rollback")
+    (home / "disk").write_bytes(b"written")
+    assert "rolled back, and accepted" in place.log
+
+
+def test_a_raw_copy_beside_a_mount(place: Place, home: Path) -> None:
+    copy = place.datastore / "copy"
+    (home / "disk").write_bytes(b"written")
+    subprocess.run(["cp", "-a", place.datastore / "vm", copy], check=True)
+    assert (home.parent / "copy" / "disk").read_bytes() == b"written"
+    for name in ("copy", "vm"):
+        with pytest.raises(OSError, match=EROFS):
+            (home.parent / name / "disk").open("r+b")
+    subprocess.run(["rm", "-r", copy], check=True)
+    (home / "disk").write_bytes(b"again")
