@@ -1,6 +1,6 @@
-"""Makes images/golden/1: a small datastore as this version writes it, which every later version must open.
+"""Makes images/golden/2: a small datastore as this version writes it, which every later version must open.
 
-    tools/make_golden.py [OUT]       OUT defaults to images/golden/1, and must not exist yet
+    tools/make_golden.py [OUT]       OUT defaults to images/golden/2, and must not exist yet
 
 Contents, names and times are fixed; keys, ids and salts are random, as they are in every datastore.
 """
@@ -13,10 +13,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import files, lifecycle, recovery
+from ioflt.datastore import files, lifecycle, recovery, recrypt
 from ioflt.datastore.home import Home
 from ioflt.datastore.volume import Volume
 from ioflt.keys.store import LOCAL, ProviderStore
@@ -24,7 +25,7 @@ from ioflt.paths import find
 from ioflt.testing.local_keys import LocalKeys
 from ioflt.types import HomeState
 
-OUT = Path(__file__).resolve().parent.parent / "images" / "golden" / "1"
+OUT = Path(__file__).resolve().parent.parent / "images" / "golden" / "2"
 
 BACKUP_PASSPHRASE = b"golden provider"
 RECOVERY_PASSPHRASE = b"golden recovery"
@@ -33,7 +34,7 @@ RECOVERY_PASSPHRASE = b"golden recovery"
 TIME = 1_700_000_000
 
 README = """\
-# Golden datastore, format version 1
+# Golden datastore, format version 2
 
 Made once by `tools/make_golden.py`, never edited: what it holds must open for ever. Its passphrases are test
 values.
@@ -50,8 +51,8 @@ In the datastore:
 | path | stored as |
 |---|---|
 | `notes.txt` | thin container at the datastore's root |
-| `web01/` | encrypted, thin: VMX, descriptor, extent with holes, log in a sub-directory, empty file |
-| `db01/` | encrypted, thick; recovery passphrase `golden recovery` on `db01-flat.vmdk` |
+| `web01/` | encrypted, thin, two keys: VMX, descriptor, extent with holes, log below, empty file |
+| `db01/` | encrypted, thick, recrypted once; recovery passphrase `golden recovery` on `db01-flat.vmdk` |
 | `plain01/` | clear |
 
 With it, and nothing of the machine that made it:
@@ -158,14 +159,24 @@ def put(home: Home, path: str, file: File) -> None:
         os.close(parent)
 
 
+def give_second_key(home: Home) -> None:
+    """A home without files; any of its keys opens what comes."""
+    record = home.standing().record
+    assert record is not None
+    home.store(replace(record, keys=(*record.keys, home.volume.keys.new_key())))
+
+
 def fill(volume: Volume, keys: LocalKeys) -> None:
     for name, contents in HOMES.items():
         home = volume.make_home(name, 0o755) if name else volume.root
         if name in ("db01", "plain01"):
             lifecycle.decrypt(volume, name)
+        if name == "web01":
+            give_second_key(home)
         for path, file in contents.items():
             put(home, path, file)
     lifecycle.encrypt(volume, "db01", thick=True)
+    recrypt.recrypt(volume, "db01")
     fd = os.open(Path(volume.path) / "db01" / "db01-flat.vmdk", os.O_RDWR)
     try:
         with Secret(RECOVERY_PASSPHRASE) as passphrase:
