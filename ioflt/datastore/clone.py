@@ -56,6 +56,8 @@ def clone(
         record = _sound(old)
         if same_key and record.state is HomeState.CLEAR:
             raise UsageError("is clear: it has no key that a clone could share")
+        if same_key and record.operation is not None:  # not every file has all of the keys
+            raise UsageError("its recrypt was interrupted, and comes first")
         first = _first_record(record, target, new_name, provider, same_key=same_key)
         with new_home(target, new_name, first) as new:
             side = _Stored if same_key else HomeSide

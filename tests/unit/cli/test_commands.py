@@ -50,7 +50,10 @@ def test_what_shows_or_lists_has_json_and_nothing_secret_is_an_argument() -> Non
         names = {option for parameter in command.params for option in parameter.opts}
         if path.rpartition(" ")[2] in ("list", "show", "status", "inspect", "check"):
             assert "--json" in names, path
-        assert not names & {"--passphrase", "--password", "--key", "--secret"}, path
+        secrets = {"--passphrase", "--password", "--key", "--secret"}
+        if path == "ioflt vm recrypt":
+            secrets -= {"--key"}  # the id of one
+        assert not names & secrets, path
 
 
 def test_help_imports_little() -> None:
