@@ -30,6 +30,12 @@ def read_header(fd: int) -> luks2.Header:
     return header
 
 
+def is_whole(fd: int) -> bool:
+    """Whether both copies are the newest; else a write was cut between them, and one has what was before."""
+    primary, secondary = luks2.serialize(read_header(fd))
+    return os.pread(fd, HEADERS_SIZE, 0) == primary + secondary
+
+
 def read_state_slots(fd: int) -> tuple[bytes, bytes]:
     """The two state slots, 4096 bytes each (less where the file ends)."""
     first, second = STATE_SLOT_OFFSETS

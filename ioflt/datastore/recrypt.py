@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import reach, records, regular, wrapping
+from ioflt.datastore import atomic, reach, records, regular, wrapping
 from ioflt.datastore.home import Home, Treatment
 from ioflt.datastore.volume import Volume
 from ioflt.datastore.walk import Node, walk
@@ -71,6 +71,7 @@ def recrypt(
     """
     home = volume.home(name)
     with regular.named(home), home.recrypting():
+        atomic.remove_drafts(home.fd)
         record = _record(home)
         operation = record.operation
         if not (isinstance(operation, Recrypt) and key_id is None and provider is None and add is None):
@@ -94,6 +95,7 @@ def resume(
         home = volume.home(name)
         try:
             with regular.named(home), home.recrypting():
+                atomic.remove_drafts(home.fd)
                 record = _record(home)
                 if isinstance(record.operation, Recrypt):
                     _finish(home, record, progress, here)
@@ -237,7 +239,7 @@ def _is_done(home: Home, path: str, change: Change, proven: set[tuple[int, int]]
         return True
     try:
         treatment = home.treatment(path, fd)
-        if change.needed(wrapping.named_keys(fd, treatment)):
+        if wrapping.needs(fd, treatment, change):
             return False
         identity = _identity(os.fstat(fd))
         if identity not in proven:
@@ -266,7 +268,7 @@ def _change_once(home: Home, path: str, change: Change, inside: Here | None) -> 
     keys = home.volume.keys
     with regular.opened(home, path) as fd:
         treatment = home.treatment(path, fd)
-        if not change.needed(wrapping.named_keys(fd, treatment)):
+        if not wrapping.needs(fd, treatment, change):
             return
 
     def here(fd: int) -> None:

@@ -48,6 +48,13 @@ def named_keys(fd: int, treatment: Treatment) -> tuple[KeyRef, ...]:
     return tuple(token.key for token in header.read_header(fd).tokens)
 
 
+def needs(fd: int, treatment: Treatment, change: Change) -> bool:
+    """Whether there is something to do to the file: also to a header whose older copy has other tokens."""
+    return change.needed(named_keys(fd, treatment)) or (
+        treatment is Treatment.CONTAINER and not header.is_whole(fd)
+    )
+
+
 def prove(fd: int, treatment: Treatment, keys: KeyService, by: Sequence[KeyRef]) -> None:
     """Raises AuthenticationError unless each key of `by` opens the file; KeyUnavailableError."""
     if treatment is Treatment.VMX:
@@ -65,7 +72,7 @@ def change_container(fd: int, keys: KeyService, change: Change) -> None:
     """
     with header.locked(fd, wait=LOCK_WAIT_S):
         found = header.read_header(fd)
-        if not change.needed([token.key for token in found.tokens]):
+        if not needs(fd, Treatment.CONTAINER, change):
             return
         tokens = _tokens(found, keys, change)
         _prove_tokens(found, tokens, keys, change.ensure)

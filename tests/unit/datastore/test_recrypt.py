@@ -54,7 +54,9 @@ class Keys(LocalKeys):
 def keys(tmp_path: Path, ioflt_home: Path) -> Iterator[Keys]:
     (tmp_path / "keys").mkdir()
     with Keys(tmp_path / "keys") as made:
-        ProviderStore(tmp_path / "keys" / "state" / "providers").create("corp", None)
+        store = ProviderStore(tmp_path / "keys" / "state" / "providers")
+        store.create("corp")
+        store.mark_backed_up("corp")
         made.reload()
         yield made
 
@@ -234,6 +236,21 @@ def test_decrypt_after_it(volume: Volume, vm: Path) -> None:
 
 
 # Interruptions
+
+
+def test_no_old_token_stays_in_a_copy_of_the_header(volume: Volume, vm: Path) -> None:
+    """A write that was cut between the copies leaves the old token in one of them."""
+    (old,) = record_of(volume).keys
+    path = vm / "sparse.raw"
+    before = path.read_bytes()[: 16 << 10]
+    recrypt.recrypt(volume, "vm")
+    record = record_of(volume)
+    with path.open("r+b") as file:
+        file.write(before)
+    home = volume.home("vm")
+    home.store(replace(record, operation=Recrypt(record.home_id, (old,), record.keys)))
+    assert recrypt.resume(volume) == ["vm"]
+    assert old.key_id.encode() not in path.read_bytes()
 
 
 def pending(volume: Volume, name: str) -> bool:
