@@ -1,4 +1,4 @@
-"""Writes tests/vectors/luks2 and tests/vectors/record: one vector per line of the two lists at the end.
+"""Writes tests/vectors/luks2, recrypt and record: one vector per line of the lists below.
 
 Shares no code with `ioflt.format` or `ioflt.crypto`: the bytes are made here with the standard library and
 PyCryptodome. Everything is fixed, no randomness: a second run writes the same vectors.
@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent / "tests" / "vectors"
 
 KEK = hashlib.sha256(b"ioflt vectors: kek").digest()
 DEK = hashlib.sha512(b"ioflt vectors: dek").digest()
+NEW_DEK = hashlib.sha512(b"ioflt vectors: new dek").digest()
 UUID = "0f0e0d0c-0b0a-4908-8706-050403020100"
 OTHER_UUID = "11111111-2222-4333-8444-555555555555"
 FILE_ID = (1 << 62) + 5
@@ -52,7 +53,14 @@ def b64(data: bytes) -> str:
     return b64encode(data).decode()
 
 
-def wrapped(*, thin: bool = True, uuid: str = UUID, provider: str = "local", key_id: str = "key-1") -> bytes:
+def wrapped(
+    *,
+    thin: bool = True,
+    uuid: str = UUID,
+    provider: str = "local",
+    key_id: str = "key-1",
+    dek: bytes = DEK,
+) -> bytes:
     fields = [
         b"ioflt luks2 token 1",
         uuid.encode(),
@@ -63,15 +71,22 @@ def wrapped(*, thin: bool = True, uuid: str = UUID, provider: str = "local", key
         provider.encode(),
         key_id.encode(),
     ]
-    nonce = salt("nonce" + str(fields))[:12]
+    nonce = salt("nonce" + str(fields))[:12]  # one DEK per set of fields
     cipher = AES.new(hkdf(KEK, b"dek-wrap"), AES.MODE_GCM, nonce=nonce)
     bound = b"".join(struct.pack(">I", len(field)) + field for field in fields)
     cipher.update(hashlib.sha256(bound).digest())
-    ciphertext, tag = cipher.encrypt_and_digest(DEK)
+    ciphertext, tag = cipher.encrypt_and_digest(dek)
     return nonce + ciphertext + tag
 
 
-def token(*, thin: bool = True, uuid: str = UUID, provider: str = "local", key_id: str = "key-1") -> Json:
+def token(
+    *,
+    thin: bool = True,
+    uuid: str = UUID,
+    provider: str = "local",
+    key_id: str = "key-1",
+    dek: bytes = DEK,
+) -> Json:
     return {
         "type": "ioflt",
         "keyslots": [],
@@ -79,7 +94,7 @@ def token(*, thin: bool = True, uuid: str = UUID, provider: str = "local", key_i
         "provider": provider,
         "key_id": key_id,
         "provisioning": "thin" if thin else "thick",
-        "wrapped": b64(wrapped(thin=thin, uuid=uuid, provider=provider, key_id=key_id)),
+        "wrapped": b64(wrapped(thin=thin, uuid=uuid, provider=provider, key_id=key_id, dek=dek)),
     }
 
 
@@ -99,8 +114,19 @@ def keyslot(offset: int = 32768, size: int = 258048) -> Json:
     }
 
 
+def digest_of(dek: bytes) -> Json:
+    return {
+        "type": "pbkdf2",
+        "keyslots": [],
+        "segments": ["0"],
+        "hash": "sha256",
+        "iterations": 1000,
+        "salt": b64(salt("digest")[:32]),
+        "digest": b64(hashlib.pbkdf2_hmac("sha256", dek, salt("digest")[:32], 1000)),
+    }
+
+
 def metadata(*, thin: bool = True) -> Json:
-    digest = hashlib.pbkdf2_hmac("sha256", DEK, salt("digest")[:32], 1000)
     return {
         "keyslots": {},
         "tokens": {"0": token(thin=thin)},
@@ -114,19 +140,30 @@ def metadata(*, thin: bool = True) -> Json:
                 "sector_size": 4096,
             }
         },
-        "digests": {
-            "0": {
-                "type": "pbkdf2",
-                "keyslots": [],
-                "segments": ["0"],
-                "hash": "sha256",
-                "iterations": 1000,
-                "salt": b64(salt("digest")[:32]),
-                "digest": b64(digest),
-            }
-        },
+        "digests": {"0": digest_of(DEK)},
         "config": {"json_size": str(JSON_AREA), "keyslots_size": "786432"},
     }
+
+
+def recrypt_token(**fields: object) -> Json:
+    made = {
+        "type": "ioflt-recrypt",
+        "keyslots": [],
+        "version": 1,
+        "uuid": OTHER_UUID,
+        "tokens": [token(uuid=OTHER_UUID, dek=NEW_DEK)],
+        "digest": digest_of(NEW_DEK),
+        "slots": {},
+    }
+    return made | fields
+
+
+def recrypting(change: Json | None = None) -> Json:
+    """The metadata of a container while it is recrypted in place."""
+    found = metadata()
+    found["tokens"]["1"] = recrypt_token() if change is None else change
+    found["config"]["requirements"] = {"mandatory": ["ioflt-recrypt-v1"]}
+    return found
 
 
 def text_of(found: Json) -> bytes:
@@ -464,6 +501,36 @@ def luks2() -> Iterator[Case]:
         field("segments/1", {**metadata()["segments"]["0"], "flags": ["backup-final"]}),
     )
     yield (
+        "recrypt",
+        "recrypt under way",
+        "a recrypt in place was interrupted: opened by nobody",
+        headers(text_of(recrypting())),
+    )
+    yield (
+        "recrypt-requirement-alone",
+        "bad recrypt state",
+        "the requirement of a recrypt without its token",
+        field("config/requirements", {"mandatory": ["ioflt-recrypt-v1"]}),
+    )
+    yield (
+        "recrypt-token-alone",
+        "bad recrypt state",
+        "the token of a recrypt without its requirement",
+        field("tokens/1", recrypt_token()),
+    )
+    yield (
+        "recrypt-version",
+        "unknown requirement",
+        "a recrypt of a later version",
+        field("config/requirements", {"mandatory": ["ioflt-recrypt-v2"]}),
+    )
+    yield (
+        "recrypt-and-other",
+        "unknown requirement",
+        "a recrypt, and something else",
+        field("config/requirements", {"mandatory": ["ioflt-recrypt-v1", "opal"]}),
+    )
+    yield (
         "requirement",
         "unknown requirement",
         "of the future",
@@ -605,6 +672,181 @@ def luks2() -> Iterator[Case]:
     yield "state-file-id", "bad state block", "a backing inode number", states(b"", state(file_id=5))
     yield "state-sequence", "bad state block", "2**64 - 1", states(b"", state(2**64 - 1))
     yield "state-tail", "non-zero padding", "bytes behind the MAC", states(b"", state(tail=b"x"))
+
+
+SEGMENT = 4096
+JOURNALS = 131072
+HOT = hashlib.sha512(b"journal").digest() * (SEGMENT // 64)
+
+
+def slot(
+    sequence: int = 1,
+    done: int = 0,
+    hot: bytes = b"",
+    *,
+    magic: bytes = b"IOFLTrk\n",
+    version: int = 1,
+    flags: int = 0,
+    uuid: str = UUID,
+    future: str = OTHER_UUID,
+    body: int = 3 * SEGMENT,
+    segment: int = SEGMENT,
+    hot_size: int | None = None,
+    journal_hash: bytes | None = None,
+    deks: bytes = DEK + NEW_DEK,
+    tail: bytes = b"",
+) -> bytes:
+    if journal_hash is None:
+        journal_hash = hashlib.sha256(hot).digest() if hot else bytes(32)
+    uuids = bytes.fromhex(uuid.replace("-", "")) + bytes.fromhex(future.replace("-", ""))
+    size = len(hot) if hot_size is None else hot_size
+    head = struct.pack(
+        ">8sIIQ32sQQQQq", magic, version, flags, sequence, uuids, body, segment, done, size, -1
+    )
+    head += journal_hash
+    key = hkdf(deks, b"recrypt", uuids)
+    return (head + hmac.digest(key, head, "sha256") + tail).ljust(4096, b"\0")
+
+
+def recrypted(
+    slots: tuple[bytes, bytes] | None = None,
+    journals: tuple[bytes, bytes] = (b"", b""),
+    *,
+    found: Json | None = None,
+) -> bytes:
+    """A container's first MiB and the sidecar behind it."""
+    area = headers(text_of(recrypting() if found is None else found))
+    sidecar = bytearray(JOURNALS + 2 * SEGMENT)
+    for index, made in enumerate((b"", slot()) if slots is None else slots):
+        sidecar[65536 * index : 65536 * index + len(made)] = made
+        start = JOURNALS + SEGMENT * index
+        sidecar[start : start + len(journals[index])] = journals[index]
+    return area + sidecar
+
+
+def change_field(**fields: object) -> bytes:
+    return recrypted(found=recrypting(recrypt_token(**fields)))
+
+
+def with_slots(now: Json | None, to_be: Json) -> bytes:
+    """A container with a passphrase slot, and one that it is to have."""
+    digest = digest_of(NEW_DEK) | {"keyslots": ["0"]}
+    found = recrypting(recrypt_token(slots={"0": to_be}, digest=digest))
+    if now is not None:
+        found["keyslots"] = {"0": now}
+        found["digests"]["0"]["keyslots"] = ["0"]
+    return recrypted(found=found)
+
+
+def recrypt() -> Iterator[Case]:
+    first = {"slot": "1 0 0"}
+    newer, older = slot(2, SEGMENT, HOT), slot(1)
+    yield "begun", "ok", "nothing was rewritten yet", recrypted(), first
+    yield (
+        "hot",
+        "ok",
+        "the second segment is in the journal",
+        recrypted((newer, older), (HOT, b"")),
+        {"slot": f"2 {SEGMENT} {SEGMENT}"},
+    )
+    yield (
+        "journal-torn",
+        "ok",
+        "the newer slot's journal is torn, so the older one counts",
+        recrypted((newer, older), (HOT[:-1], b"")),
+        first,
+    )
+    yield "slot-torn", "ok", "the newer slot is torn", recrypted((newer[:159], older), (HOT, b"")), first
+    yield (
+        "new-keyslot",
+        "ok",
+        "a passphrase slot over none of the present ones",
+        with_slots(keyslot(), keyslot(32768 + 258048)),
+        first,
+    )
+    yield "empty-body", "ok", "a file of no length", recrypted((b"", slot(body=0))), first
+
+    yield "no-sidecar", "truncated recrypt slot", "the sidecar is gone", recrypted()[:BODY]
+    yield "no-slot", "no valid recrypt slot", "zeros where the slots are", recrypted((b"", b""))
+    flip = flipped(slot(), 75)
+    yield "slot-flip", "no valid recrypt slot", "done was changed", recrypted((b"", flip))
+    yield (
+        "slot-old-key",
+        "no valid recrypt slot",
+        "MACed without the new DEK",
+        recrypted((b"", slot(deks=DEK + DEK))),
+    )
+    yield (
+        "slot-other",
+        "no valid recrypt slot",
+        "of another recrypt of the same container",
+        recrypted((b"", slot(future=UUID))),
+    )
+    yield "slot-magic", "no valid recrypt slot", "another magic", recrypted((b"", slot(magic=b"IOFLTst\n")))
+    yield "slot-version", "unknown version", "version 2", recrypted((b"", slot(version=2)))
+    yield "slot-flag", "unknown recrypt flag", "a flag", recrypted((b"", slot(flags=1)))
+    yield "slot-place", "recrypt slot in the wrong place", "1 in place 0", recrypted((slot(), b""))
+    yield "slot-padding", "non-zero padding", "a byte behind the MAC", recrypted((b"", slot(tail=b"x")))
+    yield "slot-sequence", "bad recrypt slot", "number 0", recrypted((slot(0), b""))
+    yield "slot-segment", "bad recrypt slot", "no segment", recrypted((b"", slot(segment=0)))
+    yield "slot-huge", "bad recrypt slot", "a huge segment", recrypted((b"", slot(segment=1 << 30)))
+    yield (
+        "slot-hot",
+        "bad recrypt slot",
+        "more in the journal than it holds",
+        recrypted((b"", slot(hot_size=2 * SEGMENT, journal_hash=bytes(31) + b"x"))),
+    )
+    yield "slot-done", "bad recrypt slot", "behind the end", recrypted((b"", slot(done=4 * SEGMENT)))
+    yield "slot-unaligned", "bad recrypt slot", "inside a sector", recrypted((b"", slot(done=512)))
+    yield "slot-hash", "bad recrypt slot", "a hash of nothing", recrypted((b"", slot(journal_hash=HOT[:32])))
+    yield (
+        "journals-torn",
+        "no valid recrypt journal",
+        "both slots have another journal",
+        recrypted((newer, slot(1, 0, HOT)), (b"", b"")),
+    )
+
+    yield "token-version", "unknown recrypt version", "version 2", change_field(version=2)
+    yield "token-true", "bad recrypt token", "version true", change_field(version=True)
+    yield "token-field", "bad recrypt token", "a field more", change_field(also=1)
+    yield "token-keyslots", "bad recrypt token", "keyslots of its own", change_field(keyslots=["0"])
+    yield "token-uuid", "bad recrypt token", "no UUID", change_field(uuid="x")
+    yield "token-same-uuid", "bad recrypt state", "the UUID that it has", change_field(uuid=UUID)
+    yield "token-none", "bad recrypt token", "no tokens", change_field(tokens=[])
+    yield "token-foreign", "bad recrypt token", "a foreign one", change_field(tokens=[recrypt_token()])
+    yield "token-digest", "bad recrypt token", "no digest", change_field(digest=None)
+    yield (
+        "digest-rounds",
+        "bad digest",
+        "a digest to be with absurd cost",
+        change_field(digest=digest_of(NEW_DEK) | {"iterations": 1 << 40}),
+    )
+    yield (
+        "digest-old",
+        "wrong volume key",
+        "the digest to be is of the old DEK",
+        change_field(digest=digest_of(DEK)),
+    )
+    yield (
+        "token-thick",
+        "tokens disagree",
+        "thin before, thick afterwards",
+        change_field(tokens=[token(thin=False, uuid=OTHER_UUID, dek=NEW_DEK)]),
+    )
+    yield (
+        "token-bound",
+        "wrapped key does not verify",
+        "the new DEK is bound to the old UUID",
+        change_field(tokens=[token(dek=NEW_DEK)]),
+    )
+    yield (
+        "slot-null-cipher",
+        "null cipher",
+        "a passphrase slot to be without encryption",
+        with_slots(None, keyslot() | {"area": keyslot()["area"] | {"encryption": "cipher_null-ecb"}}),
+    )
+    yield "slots-overlap", "keyslots overlap", "over one that is", with_slots(keyslot(), keyslot())
+    yield "not-begun", "no recrypt", "an ordinary header", recrypted(found=metadata())
 
 
 def home(**fields: object) -> Json:
@@ -894,6 +1136,11 @@ def vectors() -> Iterator[tuple[str, Vector]]:
         if expect == "ok":
             head |= {"dek": digest, "sequence": "1"} | (values[0] if values else {})
         yield "luks2", Vector(name, head | {"body": "zlib base64"}, body)
+    for name, expect, comment, body, *values in recrypt():
+        head = {"expect": expect, "comment": comment, "kek": KEK.hex()}
+        if expect == "ok":
+            head |= {"dek": digest, "new-dek": hashlib.sha256(NEW_DEK).hexdigest()} | values[0]
+        yield "recrypt", Vector(name, head | {"body": "zlib base64"}, body)
     for name, expect, comment, body, *_ in record():
         yield "record", Vector(name, {"expect": expect, "comment": comment, "kek": KEK.hex()}, body)
 
@@ -902,7 +1149,7 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--check"]):
         print(__doc__, file=sys.stderr)
         return 2
-    made: dict[str, dict[str, Vector]] = {"luks2": {}, "record": {}}
+    made: dict[str, dict[str, Vector]] = {"luks2": {}, "recrypt": {}, "record": {}}
     for folder, vector in vectors():
         if vector.name in made[folder]:
             raise SystemExit(f"two vectors {folder}/{vector.name}")

@@ -108,9 +108,12 @@ class Header:
         entry = self.metadata["digests"]["0"] | {"keyslots": list(self.metadata["keyslots"])}
         return self._with("digests", {"0": entry})
 
-    def _with(self, section: str, value: dict[str, Any]) -> Header:
-        metadata = self.metadata | {section: value}
+    def with_metadata(self, metadata: dict[str, Any]) -> Header:
+        """With other metadata, which the caller judges. Raises UsageError when it does not fit."""
         return replace(self, metadata=metadata, text=_to_text(metadata))
+
+    def _with(self, section: str, value: dict[str, Any]) -> Header:
+        return self.with_metadata(self.metadata | {section: value})
 
 
 def new(uuid: str, dek: Secret, token: IofltToken) -> Header:

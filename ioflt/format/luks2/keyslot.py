@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -59,15 +59,17 @@ def make_keyslot(
     passphrase: Secret,
     dek: Secret,
     cost: Argon2idCost | Pbkdf2Cost = RECOVERY_COST,
+    *,
+    avoid: Iterable[KeyslotArea] = (),
 ) -> tuple[Header, int, bytes]:
     """The header with a new slot, and where (offset in the container) which area bytes go.
 
-    The area is written before the header. Raises UsageError when all three places are taken, and
-    AuthenticationError when `dek` is not this container's.
+    The area is written before the header, and lies over none of `avoid`. Raises UsageError when all three
+    places are taken, and AuthenticationError when `dek` is not this container's.
     """
     verify_digest(header, dek)
     number = next(n for n in range(profile.MAX_OBJECTS) if n not in header.keyslots)
-    offset = _free_area(header)
+    offset = _free_area([*(area_of(header, slot) for slot in header.keyslots), *avoid])
     salt = random_bytes(_SALT_SIZE)
     keyslot = {
         "type": "luks2",
@@ -126,9 +128,9 @@ def _keyslot(header: Header, number: int) -> Mapping[str, Any]:
     return found[number]
 
 
-def _free_area(header: Header) -> int:
+def _free_area(taken: Iterable[KeyslotArea]) -> int:
     """The first gap of the keyslots area that holds a slot."""
-    taken = sorted((area_of(header, number) for number in header.keyslots), key=lambda area: area.offset)
+    taken = sorted(taken, key=lambda area: area.offset)
     offset = KEYSLOTS_OFFSET
     for area in taken:
         if area.offset - offset >= AREA_SIZE:

@@ -44,6 +44,10 @@ _HARMLESS_FLAGS = {
 }
 # a tuple: what a forged header has there need not be hashable
 _REENCRYPT_AREAS = ("none", "journal", "checksum", "datashift", "datashift-journal", "datashift-checksum")
+#: What keeps stock cryptsetup, and every other reader, from a container that is being recrypted in place.
+RECRYPT_REQUIREMENT = "ioflt-recrypt-v1"
+#: The `type` of the token that says what such a container becomes.
+RECRYPT_TYPE = "ioflt-recrypt"
 _MAX_DIGEST_ROUNDS = 1 << 20  # a DEK needs no stretching; what asks for more only costs time
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,19}")
 
@@ -67,11 +71,20 @@ class KeyslotArea:
 
 def check(metadata: Mapping[str, Any]) -> None:
     """Raises UnsupportedError or MalformedError with the first reason why this is not of the profile."""
+    if is_recrypting(metadata):
+        raise UnsupportedError("recrypt under way")
+
+
+def is_recrypting(metadata: Mapping[str, Any]) -> bool:
+    """Whether this is of the profile but for a recrypt in place under way. Raises as `check`.
+
+    What the container becomes is for `recrypt` to judge.
+    """
     for name in _SECTIONS:
         _object(metadata, name)
     if set(metadata) != _SECTIONS:
         raise UnsupportedError("unknown section", ", ".join(sorted(set(metadata) - _SECTIONS))[:80])
-    _check_config(metadata["config"])
+    required = _check_config(metadata["config"])
     _check_keyslots(metadata)
     _check_segments(metadata["segments"])
     digest(metadata)
@@ -81,6 +94,10 @@ def check(metadata: Mapping[str, Any]) -> None:
         raise UnsupportedError("no ioflt token")
     if len({token.thin for token in tokens(metadata)}) != 1:
         raise MalformedError("tokens disagree", "thin and thick")
+    changes = [token for token in numbered(metadata, "tokens").values() if token["type"] == RECRYPT_TYPE]
+    if len(changes) != int(required):
+        raise MalformedError("bad recrypt state", f"{len(changes)} tokens, requirement: {required}")
+    return required
 
 
 def tokens(metadata: Mapping[str, Any]) -> tuple[IofltToken, ...]:
@@ -134,14 +151,16 @@ def keyslot_area(keyslot: Mapping[str, Any]) -> KeyslotArea:
     return made
 
 
-def _check_config(config: Mapping[str, Any]) -> None:
+def _check_config(config: Mapping[str, Any]) -> bool:
+    """Whether it has the requirement of a recrypt."""
     requirements = config.get("requirements", {})
     if not isinstance(requirements, dict) or not isinstance(requirements.get("mandatory", []), list):
         raise MalformedError("bad field", "config requirements")
+    required: bool = requirements.get("mandatory", []) == [RECRYPT_REQUIREMENT]
     mandatory = ", ".join(sorted(_names(requirements.get("mandatory", []))))
     if "reencrypt" in mandatory:
         raise UnsupportedError("re-encryption state", mandatory[:80])
-    if mandatory:
+    if mandatory and not required:
         raise UnsupportedError("unknown requirement", mandatory[:80])
     unknown = _names(config.get("flags", [])) - _HARMLESS_FLAGS
     if unknown or set(requirements) - {"mandatory"} or set(config) - _CONFIG_FIELDS:
@@ -150,6 +169,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
         raise UnsupportedError("foreign JSON size")
     if _decimal(config, "keyslots_size") != KEYSLOTS_SIZE:
         raise UnsupportedError("foreign keyslots size")
+    return required
 
 
 def _check_segments(segments: Mapping[str, Any]) -> None:
