@@ -164,7 +164,7 @@ def sync_directory(dir_fd: int) -> None:
         os.close(fd)
 
 
-def write_all(fd: int, data: bytes, offset: int = 0) -> None:
+def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int = 0) -> None:
     """Write all of `data`, at the beginning of the file or at byte `offset`."""
     view = memoryview(data)
     done = 0

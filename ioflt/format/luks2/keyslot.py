@@ -116,6 +116,15 @@ def open_keyslot(header: Header, number: int, area: bytes, passphrase: Secret) -
     return dek
 
 
+def has_room(header: Header) -> bool:
+    """Whether `make_keyslot` finds a place for one more."""
+    try:
+        _free_area(area_of(header, number) for number in header.keyslots)
+    except UsageError:
+        return False
+    return True
+
+
 def area_of(header: Header, number: int) -> KeyslotArea:
     """Where slot `number` keeps its material: what is overwritten when the slot is removed."""
     return profile.keyslot_area(_keyslot(header, number))

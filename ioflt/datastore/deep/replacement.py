@@ -1,0 +1,124 @@
+"""A container recrypted beside itself: a new one, complete and durable, then in place of the old one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ioflt.crypto.secret import Secret
+from ioflt.datastore.container import Progress
+from ioflt.datastore.deep import rekey
+from ioflt.datastore.deep.rekey import Translation
+from ioflt.datastore.deep.storage import File, Storage
+from ioflt.errors import BusyError
+from ioflt.format.luks2 import header as luks2
+from ioflt.format.luks2 import recrypt
+from ioflt.format.luks2.layout import DATA_OFFSET
+from ioflt.format.luks2.state import StateBlock
+from ioflt.keys.client import KeyService
+from ioflt.sectors import round_down
+from ioflt.types import KeyRef
+
+#: Bytes that are copied at a time.
+CHUNK = 1 << 20
+
+
+class Replacement:
+    """The recrypt of the container of `storage`, in whose place one of the UUID `uuid` comes.
+
+    Needs exclusive use of it. Holes stay holes, but a thick container is filled to its end.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        keys: KeyService,
+        by: Sequence[KeyRef],
+        uuid: str,
+        *,
+        passphrase: Secret | None = None,
+        chunk: int = CHUNK,
+        progress: Progress | None = None,
+    ) -> None:
+        """`by`: the KEKs of the new DEK. `passphrase`: for the recovery slot of a container that has any."""
+        self._storage = storage
+        self._file = storage.container
+        self._keys = keys
+        self._by = by
+        self._uuid = uuid
+        self._passphrase = passphrase
+        self._chunk = chunk
+        self._progress = progress
+
+    def run(self) -> None:
+        """Make it and put it in place; when that was done already, make its name durable.
+
+        Raises UsageError for recovery slots without a passphrase, CorruptDataError (also for a container that
+        is being recrypted in place), KeyUnavailableError, BusyError when somebody changed it meanwhile,
+        OSError; the old container is then as it was.
+        """
+        header = rekey.read_header(self._file)
+        if header.uuid == self._uuid:
+            self._storage.sync_names()
+            return
+        luks2.check_profile(header)
+        with rekey.verified_dek(header, self._keys) as old:
+            state = rekey.read_state(self._file, old, header.uuid)
+            seen = (self._file.size(), self._storage.mtime())
+            # the new file has room for a slot wherever the old one had it
+            future = rekey.new_key(header, self._keys, self._by, self._uuid, self._passphrase, beside=True)
+            with future.dek as new:
+                draft = self._storage.make_draft()
+                self._write_body(draft, Translation(old, new, rekey.holes_from(header, state)), header.thin)
+                self._write_front(draft, header, future, state)
+        self._storage.dress(draft)
+        draft.fsync()
+        with self._storage.header_lock():
+            now = rekey.read_header(self._file)
+            if now.sequence != header.sequence or (self._file.size(), self._storage.mtime()) != seen:
+                raise BusyError("changed while it was recrypted")
+            self._storage.publish(draft)
+        self._storage.sync_names()
+
+    def _write_body(self, draft: File, translation: Translation, thin: bool) -> None:
+        body = rekey.body_size(self._file)
+        draft.resize(DATA_OFFSET + body)
+        done = 0
+        try:
+            while (start := self._next(thin, done)) < body:
+                block = self._file.pread(min(self._chunk, body - start), DATA_OFFSET + start)
+                if thin:
+                    translation.translate(block, start)
+                else:
+                    translation.fill(block, start)
+                view = memoryview(block)
+                for offset, length in rekey.data_runs(block):
+                    draft.pwrite(view[offset : offset + length], DATA_OFFSET + start + offset)
+                self._tell(start + len(block) - done)
+                done = start + len(block)
+            self._tell(body - done)
+        finally:
+            translation.wipe()
+
+    def _next(self, thin: bool, position: int) -> int:
+        """Where the next chunk begins: whole holes are passed over."""
+        if not thin:
+            return position
+        return max(position, round_down(self._file.next_data(DATA_OFFSET + position) - DATA_OFFSET))
+
+    def _write_front(
+        self, draft: File, header: luks2.Header, future: rekey.Future, state: StateBlock
+    ) -> None:
+        """Header, passphrase slot, both state blocks."""
+        if future.area is not None:
+            offset, material = future.area
+            draft.pwrite(material, offset)
+        for sequence in (1, 2):
+            block = replace(state, sequence=sequence, initialised=None)
+            rekey.write_state(draft, block, future.dek, self._uuid)
+        for data, offset in rekey.header_copies(recrypt.end(header, future.change)):
+            draft.pwrite(data, offset)
+
+    def _tell(self, done: int) -> None:
+        if self._progress is not None and done > 0:
+            self._progress(done)
