@@ -12,6 +12,7 @@ from ioflt.crypto.secret import Secret
 from ioflt.datastore import atomic, records
 from ioflt.datastore.chains import Chains
 from ioflt.datastore.container import Container
+from ioflt.datastore.deep.disk import SIDECAR
 from ioflt.datastore.files import open_regular
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.datastore.home import Home, Standing, Treatment, is_private, stored_as
@@ -330,7 +331,10 @@ def _drafts(home: Home) -> Iterator[Entry]:
     try:
         for name in sorted(os.listdir(fd)):
             path = _join(home, os.path.join(atomic.PRIVATE_DIR, name))
-            yield Entry(path, "draft", "left over by an interruption; the next mount removes it")
+            if name.startswith(SIDECAR):
+                yield Entry(path, "sidecar", "of a deep recrypt that was interrupted")
+            else:
+                yield Entry(path, "draft", "left over by an interruption; the next mount removes it")
     finally:
         os.close(fd)
 

@@ -146,7 +146,7 @@ def _luks(fd: int, area: bytes, found: Description) -> Description:
         return _with_state(fd, replace(found, kind="LUKS2 container, header unusable", problem=str(error)))
     found = replace(found, uuid=header.uuid, sequence=header.sequence)
     try:
-        luks2.check_profile(header)
+        recrypting = luks2.is_recrypting(header)
     except CorruptDataError as error:
         return replace(found, kind="foreign LUKS2 container", problem=str(error))
     return _with_state(
@@ -154,6 +154,7 @@ def _luks(fd: int, area: bytes, found: Description) -> Description:
         replace(
             found,
             kind="LUKS2 container of ioflt",
+            problem="recrypt under way" if recrypting else None,
             cipher=CIPHER,
             key_bits=512,
             sector_size=SECTOR_SIZE,

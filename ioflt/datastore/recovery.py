@@ -186,6 +186,8 @@ def _check_epoch(fd: int, keys: KeyService, backup: luks2.Header, dek: Secret) -
     neither is left there is nothing that the backup could contradict.
     """
     present = _present(fd)
+    if present is not None and luks2.is_recrypting(present):
+        raise AuthenticationError("another key epoch", "the data is being rewritten for another data key")
     has_state = _state_verifies(fd, backup, dek)
     if not has_state:
         if present is not None and present.uuid != backup.uuid:
@@ -201,7 +203,9 @@ def _check_epoch(fd: int, keys: KeyService, backup: luks2.Header, dek: Secret) -
 
 def _present(fd: int) -> luks2.Header | None:
     try:
-        return header.read_header(fd)
+        found = luks2.parse(os.pread(fd, HEADERS_SIZE, 0))
+        luks2.is_recrypting(found)  # of our profile, but for that
+        return found
     except CorruptDataError:
         return None
 

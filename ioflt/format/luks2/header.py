@@ -177,6 +177,11 @@ def check_profile(header: Header) -> None:
     profile.check(header.metadata)
 
 
+def is_recrypting(header: Header) -> bool:
+    """Whether it is of our profile but for a recrypt in place under way. Raises as `check_profile`."""
+    return profile.is_recrypting(header.metadata)
+
+
 def verify_digest(header: Header, dek: Secret) -> None:
     """Raises AuthenticationError("wrong volume key") unless `dek` is this container's."""
     expected = profile.digest(header.metadata)
