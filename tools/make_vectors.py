@@ -738,7 +738,7 @@ def with_slots(now: Json | None, to_be: Json) -> bytes:
     return recrypted(found=found)
 
 
-def recrypt() -> Iterator[Case]:
+def in_place() -> Iterator[Case]:
     first = {"slot": "1 0 0"}
     newer, older = slot(2, SEGMENT, HOT), slot(1)
     yield "begun", "ok", "nothing was rewritten yet", recrypted(), first
@@ -1136,7 +1136,7 @@ def vectors() -> Iterator[tuple[str, Vector]]:
         if expect == "ok":
             head |= {"dek": digest, "sequence": "1"} | (values[0] if values else {})
         yield "luks2", Vector(name, head | {"body": "zlib base64"}, body)
-    for name, expect, comment, body, *values in recrypt():
+    for name, expect, comment, body, *values in in_place():
         head = {"expect": expect, "comment": comment, "kek": KEK.hex()}
         if expect == "ok":
             head |= {"dek": digest, "new-dek": hashlib.sha256(NEW_DEK).hexdigest()} | values[0]

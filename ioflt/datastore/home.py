@@ -456,7 +456,7 @@ class Home:
         if operation is None or isinstance(operation, Recrypt):  # the VM may run meanwhile
             return None
         if isinstance(operation, Deep):
-            return "its deep recrypt was interrupted"
+            return "its deep recrypt was interrupted; `ioflt vm recrypt --deep` or the next mount resumes it"
         if operation.kind == "encrypt":
             return "its encryption was interrupted; `ioflt vm encrypt` or the next mount resumes it"
         if not self.volume.is_authorised(operation.id):

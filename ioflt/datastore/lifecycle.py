@@ -32,7 +32,7 @@ from ioflt.format.record import record as form
 from ioflt.format.record.record import HomeRecord, Operation
 from ioflt.types import HomeState
 
-__all__ = ["decrypt", "encrypt", "register", "resume_encryptions"]
+__all__ = ["decrypt", "encrypt", "exclusive", "register", "resume_encryptions"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def encrypt(volume: Volume, name: str, *, thick: bool = False, progress: Progres
     takes no writes and the call can be repeated. Raises UsageError when it is encrypted already, BusyError,
     ReadOnlyError, KeyUnavailableError, CorruptDataError, StorageError.
     """
-    with _exclusive(volume, name) as (home, record):
+    with exclusive(volume, name) as (home, record):
         operation = record.operation
         if not isinstance(operation, Operation):
             _refuse_recrypt(record)
@@ -64,7 +64,7 @@ def decrypt(volume: Volume, name: str, *, progress: Progress | None = None) -> N
     Nothing is changed unless every file opens. Raises UsageError when it is clear already,
     AuthenticationError for a decryption that this host did not start, and what `encrypt` raises.
     """
-    with _exclusive(volume, name) as (home, record):
+    with exclusive(volume, name) as (home, record):
         operation = record.operation
         if not isinstance(operation, Operation):
             _refuse_recrypt(record)
@@ -104,7 +104,7 @@ def resume_encryptions(
         if name == but or not _seems_interrupted(volume, name):
             continue
         try:
-            with _exclusive(volume, name) as (home, record):
+            with exclusive(volume, name) as (home, record):
                 if not isinstance(record.operation, Operation) or record.operation.kind != "encrypt":
                     continue
                 _finish_encrypt(home, record, progress)
@@ -117,7 +117,7 @@ def resume_encryptions(
 
 
 @contextmanager
-def _exclusive(volume: Volume, name: str) -> Iterator[tuple[Home, HomeRecord]]:
+def exclusive(volume: Volume, name: str) -> Iterator[tuple[Home, HomeRecord]]:
     """The home, used by nobody else, free of left-over drafts, and its valid record."""
     home = volume.home(name)
     with regular.named(home):

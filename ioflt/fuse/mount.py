@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 
 from ioflt import confinement, hygiene, paths
-from ioflt.datastore import atomic, lifecycle, newhome, recrypt
+from ioflt.datastore import atomic, newhome, resume
 from ioflt.datastore.volume import Volume
 from ioflt.datastore.wrapping import Change
 from ioflt.errors import BusyError, PeerError
@@ -124,8 +124,8 @@ async def _end_by_signal(operations: Operations) -> None:
 
 
 async def _resume(volume: Volume, control: Control, ending: threading.Event) -> None:
-    """Interrupted encryptions go on beside the mount; their homes answer EBUSY until then. So do recrypts,
-    during which homes can be used.
+    """Interrupted encryptions and deep recrypts go on beside the mount; their homes answer EBUSY until then.
+    So do shallow recrypts, during which homes can be used.
 
     When the mount ends they stop where they are, to be resumed again.
     """
@@ -139,18 +139,13 @@ async def _resume(volume: Volume, control: Control, ending: threading.Event) -> 
 
     try:
         resumed = await trio.to_thread.run_sync(
-            lambda: lifecycle.resume_encryptions(volume, progress=progress)
-        )
-        recrypted = await trio.to_thread.run_sync(
-            lambda: recrypt.resume(volume, progress=progress, here=rewrap)
+            lambda: resume.interrupted(volume, progress=progress, here=rewrap)
         )
     except Exception:
         _log.exception("what was interrupted could not be resumed")
         return
-    for name in resumed:
-        _log.info("%s: its interrupted encryption is complete", name)
-    for name in recrypted:
-        _log.info("%s: its interrupted recrypt is complete", name)
+    for name, what in resumed:
+        _log.info("%s: its interrupted %s is complete", name, what)
 
 
 def _mount(operations: Operations, options: Options) -> int:

@@ -56,7 +56,7 @@ class Journal:
         uuid: str,
         *,
         passphrase: Secret | None = None,
-        segment: int = SEGMENT,
+        segment: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         """`by`: the KEKs of the new DEK. `passphrase`: for the recovery slot of a container that has any."""
@@ -66,7 +66,7 @@ class Journal:
         self._by = by
         self._uuid = uuid
         self._passphrase = passphrase
-        self._segment = segment
+        self._segment = segment or SEGMENT
         self._progress = progress
 
     def run(self) -> None:
@@ -228,8 +228,14 @@ class Journal:
         return header
 
     def _conclude(self, header: luks2.Header) -> None:
-        """The switch was done, or only seems so: nothing of before goes unless the container opens."""
+        """The switch was done, or only seems so: nothing of before goes unless the container opens.
+
+        Without a sidecar all is durable but its removal: that came last.
+        """
         luks2.check_profile(header)
+        if self._storage.sidecar() is None:
+            self._storage.sync_sidecars()
+            return
         with unwrap(header, self._keys) as dek:
             rekey.read_state(self._file, dek, header.uuid)
         self._write_header(header)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.xts import SectorCipher
-from ioflt.datastore.container import unwrap
+from ioflt.datastore.container import rewrap, unwrap
 from ioflt.datastore.deep.storage import File
 from ioflt.errors import MalformedError, UsageError
 from ioflt.format.luks2 import header as luks2
@@ -93,15 +93,11 @@ def new_key(
     """
     if header.keyslots and passphrase is None:
         raise UsageError("has recovery slots, which open only the old key")
-    first, *others = by
-    bound = token_aad(uuid, header.thin, first)
-    ((dek, blob),) = keys.generate(first, [bound])
+    ((dek, blob),) = keys.generate(by[0], [token_aad(uuid, header.thin, by[0])])
     try:
-        tokens = [IofltToken(first, header.thin, blob)]
-        for key in others:
-            wrapped = keys.rewrap(first, key, blob, bound, token_aad(uuid, header.thin, key))
-            tokens.append(IofltToken(key, header.thin, wrapped))
-        future = luks2.new(uuid, dek, tokens[0]).with_tokens(tokens)
+        token = IofltToken(by[0], header.thin, blob)
+        tokens = [token, *(rewrap(token, keys, uuid, key) for key in by[1:])]
+        future = luks2.new(uuid, dek, token).with_tokens(tokens)
         area = None
         if header.keyslots and passphrase is not None:
             present = [] if beside else [keyslot.area_of(header, number) for number in header.keyslots]
