@@ -35,12 +35,8 @@ def _provider(error: errors.IofltError) -> str:
 
 
 def _copied(error: errors.IofltError) -> str:
-    from ioflt.cli.vm import recrypt
-
-    keep = "remove one of the two"
-    if any("--deep" in option.opts for option in recrypt.params):
-        keep += f", or give one keys of its own: ioflt vm recrypt --deep {_file(error, 'DIR/VM')}"
-    return keep
+    own = f"ioflt vm recrypt --deep {_file(error, 'DIR/VM')}"
+    return f"remove one of the two, or give one keys of its own: {own}"
 
 
 def _header(error: errors.IofltError) -> str:
@@ -136,6 +132,26 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     (errors.KeyNotUsable, "wrong (passphrase|PIN)", lambda _: "nothing was changed; try again"),
     (errors.KeyCorrupt, "", lambda error: f"see what its servers hold: ioflt key locate {_provider(error)}"),
     (errors.KeyNotUsable, "", lambda _: "see the providers and their keys: ioflt provider list"),
+    (
+        errors.UnsupportedError,
+        "recrypt under way",
+        lambda error: (
+            f"nobody opens it until that is finished: ioflt vm recrypt --deep {_above(error, 'DIR/VM')}"
+        ),
+    ),
+    (
+        errors.UsageError,
+        "has recovery slots",
+        lambda _: (
+            "say what becomes of them: --recovery-passphrase-file F (each such file gets one slot, for the"
+            " passphrase in F), or --drop-recovery"
+        ),
+    ),
+    (
+        errors.IofltError,
+        "deep recrypt was interrupted",
+        lambda error: f"finish it: ioflt vm recrypt --deep {_file(error, 'DIR/VM')}",
+    ),
     (
         errors.ReadOnlyError,
         "rolled back",

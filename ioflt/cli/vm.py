@@ -32,7 +32,7 @@ vm = LazyGroup(
             (
                 Entry("encrypt", __name__, "encrypt", "Encrypt a VM in place, file by file."),
                 Entry("decrypt", __name__, "decrypt", "Decrypt a VM in place, file by file."),
-                Entry("recrypt", __name__, "recrypt", "Change the keys of a VM; it may run meanwhile."),
+                Entry("recrypt", "ioflt.cli.recrypt", "recrypt", "Change the keys of a VM."),
                 Entry("register", __name__, "register", "Vouch for a VM whose record is missing or foreign."),
             ),
         ),
@@ -51,19 +51,15 @@ vm = LazyGroup(
 
 @contextmanager
 def open_vms(directory: Path, *, read_only: bool = False, but: str | None = None) -> Iterator[Volume]:
-    """The datastore at `directory`; what was interrupted is finished first, except that of `but`."""
-    from ioflt.datastore import lifecycle
-    from ioflt.datastore import recrypt as shallow
+    """The datastore at `directory`, what was interrupted in it finished first, except for `but`."""
+    from ioflt.datastore import resume
     from ioflt.datastore.volume import Volume
 
     with connect_keys() as keys:
-        with Volume.open(directory, keys) as volume, progress("finishing an encryption", None) as bar:
-            finished = lifecycle.resume_encryptions(volume, progress=bar.advance, but=but)
-            recrypted = shallow.resume(volume, but=but)
-        for name in finished:
-            say(f"{directory / name}: its interrupted encryption is finished now")
-        for name in recrypted:
-            say(f"{directory / name}: its interrupted recrypt is finished now")
+        with Volume.open(directory, keys) as volume, progress("finishing what was interrupted", None) as bar:
+            finished = resume.interrupted(volume, progress=bar.advance, but=but)
+        for name, what in finished:
+            say(f"{directory / name}: its interrupted {what} is finished now")
         with Volume.open(directory, keys, read_only=read_only) as volume:
             yield volume
 
@@ -122,7 +118,7 @@ def encrypt(home: tuple[Path, str], thick: bool) -> None:
     directory, name = home
     with (
         open_vms(directory, but=name) as volume,
-        progress(f"encrypting {name}", _total(volume, name)) as bar,
+        progress(f"encrypting {name}", total(volume, name)) as bar,
     ):
         lifecycle.encrypt(volume, name, thick=thick, progress=bar.advance)
     say(f"{directory / name}: encrypted")
@@ -140,39 +136,10 @@ def decrypt(home: tuple[Path, str]) -> None:
     directory, name = home
     with (
         open_vms(directory, but=name) as volume,
-        progress(f"decrypting {name}", _total(volume, name)) as bar,
+        progress(f"decrypting {name}", total(volume, name)) as bar,
     ):
         lifecycle.decrypt(volume, name, progress=bar.advance)
     say(f"{directory / name}: decrypted; whoever reads the datastore reads this VM")
-
-
-@click.command()
-@home_argument
-@click.option("--key", "key_id", metavar="ID", help="This key, not a new one.")
-@click.option("--provider", metavar="NAME", help="A new key of this provider, or its key ID.")
-@click.option("--add-provider", "add", metavar="NAME", help="A key of this provider besides those it has.")
-@json_option
-def recrypt(
-    home: tuple[Path, str], key_id: str | None, provider: str | None, add: str | None, as_json: bool
-) -> None:
-    """Put other keys around the data keys of the encrypted VM; its data stays as it is (shallow recrypt).
-
-    Without options each of its keys gives way to a new one of the same provider. The VM may run meanwhile.
-    Run again after an interruption it goes on; until then the VM opens by the old keys or the new ones.
-    """
-    from ioflt.datastore import recrypt as shallow
-    from ioflt.datastore import summary
-
-    if add is not None and (key_id is not None or provider is not None):
-        raise click.UsageError("--add-provider goes with neither --key nor --provider")
-    directory, name = home
-    with open_vms(directory, but=name) as volume:
-        total = shallow.files(volume, name)
-        with logged(), progress(f"recrypting {name}", total, files=True) as bar:
-            shallow.recrypt(volume, name, key_id=key_id, provider=provider, add=add, progress=bar.advance)
-        done = summary.home(volume, name)
-    emit(done, lambda: say(f"{directory / name}: recrypted, opens by {' or '.join(done.keys)}"), as_json)
-    say("header backups of before are of no use any more: ioflt header backup DIR/VM OUT")
 
 
 @click.command()
@@ -195,7 +162,7 @@ def register(home: tuple[Path, str], clear: bool, accept_rollback: bool) -> None
     say(f"{directory / name}: registered")
 
 
-def _total(volume: Volume, name: str) -> int:
+def total(volume: Volume, name: str) -> int:
     """Bytes that a conversion of the VM reads, about."""
     from ioflt.datastore import summary
 
