@@ -90,7 +90,8 @@ class Journal:
         with ExitStack() as secrets:
             run, slot = self._load(header, change, secrets)
             if resumed:
-                self._write_header(header)
+                with self._storage.header_lock():
+                    self._write_header(rekey.read_header(self._file))
             done = self._settle(run, slot)
             self._convert(run, slot, done)
             self._store_state(run)
