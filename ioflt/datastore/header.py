@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ioflt import syscalls
-from ioflt.errors import BusyError, MalformedError, StorageError
+from ioflt.errors import BusyError, CorruptDataError, MalformedError, StorageError
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2.layout import HEADER_SIZE, HEADERS_SIZE, STATE_SLOT_OFFSETS, STATE_SLOT_SIZE
 
@@ -34,6 +34,14 @@ def is_whole(fd: int) -> bool:
     """Whether both copies are the newest; else a write was cut between them, and one has what was before."""
     primary, secondary = luks2.serialize(read_header(fd))
     return os.pread(fd, HEADERS_SIZE, 0) == primary + secondary
+
+
+def is_recrypting(fd: int) -> bool:
+    """Whether it is a container that is being recrypted in place, which nobody opens meanwhile."""
+    try:
+        return luks2.is_recrypting(luks2.parse(os.pread(fd, HEADERS_SIZE, 0)))
+    except CorruptDataError:
+        return False
 
 
 def read_state_slots(fd: int) -> tuple[bytes, bytes]:

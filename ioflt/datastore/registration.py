@@ -11,7 +11,7 @@ from dataclasses import replace
 from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import convert, regular
-from ioflt.datastore.header import read_header
+from ioflt.datastore.header import is_recrypting, read_header
 from ioflt.datastore.home import Home, Refusal, Treatment, stored_as
 from ioflt.datastore.vmx import read_sealed
 from ioflt.datastore.volume import POLICY, Volume
@@ -106,6 +106,8 @@ def _find_keys(home: Home) -> tuple[tuple[KeyRef, ...], list[str]]:
     strangers = []
     for entry in regular.regular_files(home):
         with regular.named(home, entry.path), regular.opened(home, entry.path) as fd:
+            if is_recrypting(fd):  # the recrypt goes on, or tells why not
+                continue
             if convert.named_keys(fd, stored_as(entry.path)):
                 by_path[entry.path] = _proven_keys(home, fd, stored_as(entry.path))
             else:

@@ -71,6 +71,24 @@ def test_a_mount_for_writing_finishes_it(filled: Place) -> None:
     assert filled.ioflt("check", filled.datastore).returncode == 0
 
 
+def test_the_command_goes_on(filled: Place) -> None:
+    kill_in_the_middle(filled)
+    home = filled.datastore / "web"
+    assert "deep recrypt was interrupted" in filled.ioflt("vm", "show", home).stdout
+    found = filled.ioflt("check", filled.datastore, check=False)
+    assert found.returncode == 13
+    assert "recrypt under way" in found.stdout
+    assert "of a deep recrypt that was interrupted" in found.stdout
+    refused = filled.ioflt("recovery", "add", home / "disk.raw", "--passphrase-file", __file__, check=False)
+    assert refused.returncode == 5
+    assert f"hint: nobody opens it until that is finished: ioflt vm recrypt --deep {home}" in refused.stderr
+    filled.ioflt("vm", "recrypt", "--deep", home)
+    assert filled.ioflt("check", filled.datastore).returncode == 0
+    filled.mount()
+    assert (filled.mountpoint / "web" / "disk.raw").read_bytes() == CONTENTS
+    filled.umount()
+
+
 def test_refused_while_a_mount_has_a_file_open(filled: Place) -> None:
     mountpoint = filled.mount()
     with (mountpoint / "web" / "a").open("rb"):

@@ -21,6 +21,7 @@ from ioflt.datastore.deep import disk, rekey
 from ioflt.datastore.deep.disk import DiskFile, HomeStorage
 from ioflt.datastore.deep.journal import Journal
 from ioflt.datastore.deep.replacement import Replacement
+from ioflt.datastore.header import is_recrypting
 from ioflt.datastore.home import Home, Treatment, stored_as
 from ioflt.datastore.lifecycle import exclusive
 from ioflt.datastore.regular import Entry
@@ -137,6 +138,9 @@ def _check(home: Home, path: str, ways: OldWays) -> None:
     """Raises the error of a file that does not open, and UsageError for a way in of which nothing is said."""
     where = regular.full_path(home, path)
     fd = regular.open_file(home, path)
+    if is_recrypting(fd):  # of a home that lost its record: it goes on
+        os.close(fd)
+        return
     file = files.open_file(home, fd, stored_as(path), writable=False, place=lambda: None, name=where)
     try:
         if ways.drop or ways.passphrase is not None:
@@ -235,7 +239,7 @@ class _Work:
             return
         fd = _take(self._home, path)
         try:
-            current = self.operation.current or self._choose(path)
+            current = self.operation.current or self._choose(path, fd)
             names = self._names(path, fd)
             made = [one for one in self.operation.pending if one != path and self._is(one, current.uuid)]
             if made and rekey.read_header(DiskFile(fd)).uuid != current.uuid:  # it has some of the names only
@@ -277,9 +281,10 @@ class _Work:
         if self._progress is not None:
             self._progress(len(plaintext))
 
-    def _choose(self, path: str) -> Current:
+    def _choose(self, path: str, fd: int) -> Current:
         """Make the record say that this file is next, and which UUID it gets."""
-        current = Current(path, new_uuid())
+        under_way = change.of(rekey.read_header(DiskFile(fd)))
+        current = Current(path, new_uuid() if under_way is None else under_way.uuid)
         self.operation = replace(self.operation, current=current)
         self.record = self._home.store(replace(self.record, operation=self.operation), counts=False)
         return current

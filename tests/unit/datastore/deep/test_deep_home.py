@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import atomic, check, container, files, headers, inspect, reach, recovery, resume
+from ioflt.datastore import (
+    atomic,
+    check,
+    container,
+    files,
+    headers,
+    inspect,
+    reach,
+    recovery,
+    registration,
+    resume,
+)
 from ioflt.datastore.container import Container
 from ioflt.datastore.deep import disk, home, journal
 from ioflt.datastore.deep.home import OldWays
@@ -337,6 +348,16 @@ def test_a_container_begun_in_place_goes_on_in_place(stored: Stored) -> None:
     before = seen(stored)
     stop_in_place(stored)
     assert home.recrypt(stored.volume, "web", mode="copy") == "copy"
+    assert seen(stored) == before
+    assert sound(stored)
+
+
+def test_a_home_that_lost_its_record_meanwhile(stored: Stored) -> None:
+    before = seen(stored)
+    stop_in_place(stored)
+    stored.path(".ioflt").unlink()
+    assert registration.register(stored.volume, "web", clear=False) == []
+    assert home.recrypt(stored.volume, "web") == "copy"
     assert seen(stored) == before
     assert sound(stored)
 
