@@ -17,7 +17,7 @@ from ioflt.crypto.rng import new_uuid
 from ioflt.datastore import atomic, convert, files, records, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.convert import Conversion
-from ioflt.datastore.home import Home, Treatment, stored_as
+from ioflt.datastore.home import Home, Refusal, Treatment, stored_as
 from ioflt.datastore.registration import register
 from ioflt.datastore.regular import Entry
 from ioflt.datastore.volume import POLICY, Volume
@@ -29,7 +29,7 @@ from ioflt.errors import (
     UsageError,
 )
 from ioflt.format.record import record as form
-from ioflt.format.record.record import HomeRecord, Operation
+from ioflt.format.record.record import Deep, HomeRecord, Operation
 from ioflt.types import HomeState
 
 __all__ = ["decrypt", "encrypt", "exclusive", "register", "resume_encryptions"]
@@ -117,15 +117,19 @@ def resume_encryptions(
 
 
 @contextmanager
-def exclusive(volume: Volume, name: str) -> Iterator[tuple[Home, HomeRecord]]:
-    """The home, used by nobody else, free of left-over drafts, and its valid record."""
+def exclusive(volume: Volume, name: str, *, copies: bool = False) -> Iterator[tuple[Home, HomeRecord]]:
+    """The home, used by nobody else, free of left-over drafts, and its valid record.
+
+    `copies`: also one of which this host has seen another copy.
+    """
     home = volume.home(name)
     with regular.named(home):
         if volume.read_only:
             raise ReadOnlyError("the datastore is opened read-only")
         with home.exclusive():
             standing = home.standing()
-            if standing.record is None or standing.refusal is not None:
+            refused = standing.refusal is not None and not (copies and standing.refusal is Refusal.COPIED)
+            if standing.record is None or refused:
                 raise ReadOnlyError(standing.problem or "it has no record")
             atomic.remove_drafts(home.fd)
             yield home, standing.record
@@ -141,6 +145,8 @@ def _seems_interrupted(volume: Volume, name: str) -> bool:
 
 def _refuse_recrypt(record: HomeRecord) -> None:
     """Raises UsageError while a recrypt is under way."""
+    if isinstance(record.operation, Deep):
+        raise UsageError("its deep recrypt was interrupted, and comes first")
     if record.operation is not None:
         raise UsageError("its recrypt was interrupted, and comes first")
 

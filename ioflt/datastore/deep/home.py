@@ -16,13 +16,13 @@ from ioflt import syscalls
 from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import atomic, files, records, recovery, regular
-from ioflt.datastore.container import Progress
+from ioflt.datastore.container import Progress, new_file_id
 from ioflt.datastore.deep import disk, rekey
 from ioflt.datastore.deep.disk import DiskFile, HomeStorage
 from ioflt.datastore.deep.journal import Journal
 from ioflt.datastore.deep.replacement import Replacement
 from ioflt.datastore.header import is_recrypting
-from ioflt.datastore.home import Home, Treatment, stored_as
+from ioflt.datastore.home import Home, Refusal, Treatment, file_id_of, stored_as
 from ioflt.datastore.lifecycle import exclusive
 from ioflt.datastore.regular import Entry
 from ioflt.datastore.vmx import read_sealed, seal_new
@@ -66,7 +66,7 @@ def recrypt(
     ReadOnlyError, KeyUnavailableError, CorruptDataError, StorageError.
     """
     ways = ways or OldWays()
-    with exclusive(volume, name) as (home, record):
+    with exclusive(volume, name, copies=True) as (home, record):
         operation = record.operation
         if operation is None:
             if record.state is HomeState.CLEAR:
@@ -121,8 +121,19 @@ def _begin(
     paths = tuple(sorted((entry.path for entry in entries), key=lambda path: (-len(path), path)))
     mode = mode or _mode_for(home, entries)
     same = not to or set(to) == set(record.keys)
-    operation = Deep(new_uuid(), mode, () if same else record.keys, record.keys if same else to, paths, None)
-    begun = home.store(replace(record, keys=operation.to + operation.old, operation=operation))
+    copied = home.standing().refusal is Refusal.COPIED
+    home_id = new_uuid() if copied else record.home_id
+    operation = Deep(
+        home_id if copied else new_uuid(),
+        mode,
+        () if same else record.keys,
+        record.keys if same else to,
+        paths,
+        None,
+    )
+    begun = home.store(
+        replace(record, home_id=home_id, keys=operation.to + operation.old, operation=operation)
+    )
     if [entry.path for entry in _files(home, record)] != [entry.path for entry in entries]:
         home.store(replace(record, generation=begun.generation))
         raise BusyError("a file was made, removed or renamed just now")
@@ -218,6 +229,8 @@ class _Work:
         self._progress = progress
         self.record = record
         self.operation: Deep = record.operation
+        #: The home is a raw copy that becomes a home of its own: its files get ids of their own.
+        self._copied = record.operation.id == record.home_id
 
     def run(self) -> None:
         """Rewrite all pending files. Raises the first error, with the file's name; then it can be resumed."""
@@ -262,6 +275,7 @@ class _Work:
                 self._keys,
                 self.operation.to,
                 uuid,
+                file_id=file_id_of(uuid) if self._copied else None,
                 passphrase=self._ways.passphrase,
                 progress=self._progress,
             ).run()
@@ -276,7 +290,8 @@ class _Work:
             if not self._ways.drop and self._ways.passphrase is None:
                 _check_vmx_ways(text)
             plaintext = self._keys.open_vmx(text)
-            made = seal_new(self._keys, self.operation.to, plaintext, sealed.peek(text).file_id)
+            file_id = new_file_id() if self._copied else sealed.peek(text).file_id
+            made = seal_new(self._keys, self.operation.to, plaintext, file_id)
             atomic.replace(self._home.fd, parent_fd, name, made, like=os.fstat(fd))
         if self._progress is not None:
             self._progress(len(plaintext))

@@ -55,17 +55,20 @@ class Journal:
         by: Sequence[KeyRef],
         uuid: str,
         *,
+        file_id: int | None = None,
         passphrase: Secret | None = None,
         segment: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """`by`: the KEKs of the new DEK. `passphrase`: for the recovery slot of a container that has any."""
+        """`by`: the KEKs of the new DEK. `file_id`: another one than it has. `passphrase`: for the recovery
+        slot of a container that has any."""
         self._storage = storage
         self._file = storage.container
         self._keys = keys
         self._by = by
         self._uuid = uuid
         self._passphrase = passphrase
+        self._file_id = file_id
         self._segment = segment or SEGMENT
         self._progress = progress
 
@@ -217,9 +220,9 @@ class Journal:
 
     def _store_state(self, run: _Run) -> None:
         """Length, file id and mark, as they will verify; the block of before stays until the switch."""
-        rekey.write_state(
-            self._file, replace(run.state, sequence=run.state.sequence + 1), run.new, run.change.uuid
-        )
+        file_id = self._file_id or run.state.file_id
+        block = replace(run.state, sequence=run.state.sequence + 1, file_id=file_id)
+        rekey.write_state(self._file, block, run.new, run.change.uuid)
         self._file.fsync()
 
     def _switch(self, run: _Run) -> luks2.Header:

@@ -36,17 +36,20 @@ class Replacement:
         by: Sequence[KeyRef],
         uuid: str,
         *,
+        file_id: int | None = None,
         passphrase: Secret | None = None,
         chunk: int = CHUNK,
         progress: Progress | None = None,
     ) -> None:
-        """`by`: the KEKs of the new DEK. `passphrase`: for the recovery slot of a container that has any."""
+        """`by`: the KEKs of the new DEK. `file_id`: another one than it has. `passphrase`: for the recovery
+        slot of a container that has any."""
         self._storage = storage
         self._file = storage.container
         self._keys = keys
         self._by = by
         self._uuid = uuid
         self._passphrase = passphrase
+        self._file_id = file_id
         self._chunk = chunk
         self._progress = progress
 
@@ -114,7 +117,8 @@ class Replacement:
             offset, material = future.area
             draft.pwrite(material, offset)
         for sequence in (1, 2):
-            block = replace(state, sequence=sequence, initialised=None)
+            file_id = self._file_id or state.file_id
+            block = replace(state, sequence=sequence, initialised=None, file_id=file_id)
             rekey.write_state(draft, block, future.dek, self._uuid)
         for data, offset in rekey.header_copies(recrypt.end(header, future.change)):
             draft.pwrite(data, offset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from ioflt.datastore import (
     resume,
 )
 from ioflt.datastore.container import Container
-from ioflt.datastore.deep import disk, home, journal
+from ioflt.datastore.deep import disk, home, journal, replacement
 from ioflt.datastore.deep.home import OldWays
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.datastore.vmx import read_sealed
@@ -240,6 +241,28 @@ def test_a_half_filled_thick_disk(stored: Stored, mode: Mode) -> None:
     assert sound(stored)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_raw_copy_becomes_a_home_of_its_own(stored: Stored, mode: Mode) -> None:
+    before = seen(stored)
+    stored.home.standing()  # this host knows where it is
+    subprocess.run(["cp", "-a", stored.top / "web", stored.top / "twin"], check=True)
+    assert "raw copy" in stored.volume.home("twin").standing().problem
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(journal.Journal, "_settle", fail)
+        monkeypatch.setattr(replacement.Replacement, "_write_front", fail)
+        with pytest.raises(StorageError):
+            home.recrypt(stored.volume, "twin", mode=mode)
+    assert resume.interrupted(stored.volume) == [("twin", "deep recrypt")]
+    assert stored.home.standing().problem is stored.volume.home("twin").standing().problem is None
+    assert seen(stored) == before
+    after = seen(stored, "twin")
+    assert {name: one.contents for name, one in after.items()} == {
+        name: one.contents for name, one in before.items()
+    }
+    assert not {one.file_id for one in after.values()} & {one.file_id for one in before.values()}
+    assert sound(stored)
+
+
 # Recovery slots
 
 
@@ -379,7 +402,7 @@ def test_the_passphrase_is_needed_again_for_files_not_begun(stored: Stored) -> N
     assert sound(stored)
 
 
-def fail(_self: object) -> None:
+def fail(*_: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
