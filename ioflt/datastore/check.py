@@ -14,7 +14,7 @@ from ioflt.datastore.chains import Chains
 from ioflt.datastore.container import Container
 from ioflt.datastore.deep.disk import SIDECAR
 from ioflt.datastore.files import open_regular
-from ioflt.datastore.header import read_header, read_state_slots
+from ioflt.datastore.header import check_copies, read_header, read_state_slots
 from ioflt.datastore.home import Home, Standing, Treatment, is_private, stored_as
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
@@ -29,9 +29,9 @@ from ioflt.errors import (
     MalformedError,
 )
 from ioflt.filters.backing import Backing
-from ioflt.format.luks2 import binary, state
 from ioflt.format.luks2 import header as luks2
-from ioflt.format.luks2.layout import HEADER_OFFSETS, HEADER_SIZE, HEADERS_SIZE
+from ioflt.format.luks2 import state
+from ioflt.format.luks2.layout import HEADERS_SIZE
 from ioflt.format.vmx import sealed
 from ioflt.keys.client import KeyService
 from ioflt.sectors import round_up
@@ -237,7 +237,7 @@ class _Check:
         container = Container(os.dup(one.fd), one.header, deks[0], writable=False, name=one.entry.path)
         try:
             _check_length(container, block.length)
-            _check_copies(one.fd)
+            check_copies(one.fd)
             self._read_descriptor(one.home, one.node, container)
         finally:
             container.close()
@@ -285,20 +285,6 @@ def _check_keys(home: Home, standing: Standing, keys: Set[KeyRef]) -> None:
     if standing.record is not None and standing.record.operation is None and set(standing.keys) - keys:
         lacking = ", ".join(str(key) for key in standing.keys if key not in keys)
         raise MalformedError("not under every key of its home", lacking)
-
-
-def _check_copies(fd: int) -> None:
-    """Both copies are valid and the same: one alone is enough to read, but not to lose the next."""
-    names = ("primary", "secondary")
-    found = []
-    for which, offset in enumerate(HEADER_OFFSETS):
-        try:
-            found.append(binary.unpack(os.pread(fd, HEADER_SIZE, offset), which))
-        except CorruptDataError as error:
-            raise MalformedError(f"{names[which]} header copy damaged", str(error)) from None
-    first, second = found
-    if (first.sequence, first.text) != (second.sequence, second.text):
-        raise MalformedError("header copies differ", f"sequence {first.sequence} and {second.sequence}")
 
 
 def _check_length(container: Container, length: int | None) -> None:

@@ -16,8 +16,15 @@ from contextlib import contextmanager
 
 from ioflt import syscalls
 from ioflt.errors import BusyError, CorruptDataError, MalformedError, StorageError
+from ioflt.format.luks2 import binary
 from ioflt.format.luks2 import header as luks2
-from ioflt.format.luks2.layout import HEADER_SIZE, HEADERS_SIZE, STATE_SLOT_OFFSETS, STATE_SLOT_SIZE
+from ioflt.format.luks2.layout import (
+    HEADER_OFFSETS,
+    HEADER_SIZE,
+    HEADERS_SIZE,
+    STATE_SLOT_OFFSETS,
+    STATE_SLOT_SIZE,
+)
 
 
 def read_header(fd: int) -> luks2.Header:
@@ -30,18 +37,39 @@ def read_header(fd: int) -> luks2.Header:
     return header
 
 
-def is_whole(fd: int) -> bool:
-    """Whether both copies are the newest; else a write was cut between them, and one has what was before."""
-    primary, secondary = luks2.serialize(read_header(fd))
-    return os.pread(fd, HEADERS_SIZE, 0) == primary + secondary
-
-
 def is_recrypting(fd: int) -> bool:
     """Whether it is a container that is being recrypted in place, which nobody opens meanwhile."""
     try:
         return luks2.is_recrypting(luks2.parse(os.pread(fd, HEADERS_SIZE, 0)))
     except CorruptDataError:
         return False
+
+
+def check_copies(fd: int) -> None:
+    """Both copies are valid and the same: one alone is enough to read, but not to lose the next.
+
+    Raises MalformedError.
+    """
+    names = ("primary", "secondary")
+    found = []
+    for which, offset in enumerate(HEADER_OFFSETS):
+        try:
+            found.append(binary.unpack(os.pread(fd, HEADER_SIZE, offset), which))
+        except CorruptDataError as error:
+            raise MalformedError(f"{names[which]} header copy damaged", str(error)) from None
+    first, second = found
+    if (first.sequence, first.text) != (second.sequence, second.text):
+        told = f"sequence {first.sequence} and {second.sequence}: a change was interrupted; do it again"
+        raise MalformedError("header copies differ", told)
+
+
+def is_whole(fd: int) -> bool:
+    """Whether `check_copies` finds nothing; else a write was cut, and one copy has what was before."""
+    try:
+        check_copies(fd)
+    except MalformedError:
+        return False
+    return True
 
 
 def read_state_slots(fd: int) -> tuple[bytes, bytes]:

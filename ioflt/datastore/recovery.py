@@ -2,7 +2,8 @@
 
 Everything here works on an open descriptor (read and write) whose OFD writer's lock the caller has; `reach`
 gets it, or asks the mount that has it. Slot material is on the medium before a header names it, and is
-overwritten only when none does. Tokens are never touched, so no passphrase is ever the last way in.
+overwritten before the header that forgets it: a removal that stops half-way leaves no way in. Tokens are
+never touched, so no passphrase is ever the last way in.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def add_slot(fd: int, keys: KeyService, passphrase: Secret) -> int:
         found = header.read_header(fd)
         number = _opened_by(fd, found, passphrase)
         if number is not None:
+            _settle(fd)
             return number
         with unwrap(found, keys) as dek:
             made, offset, area = keyslot.make_keyslot(found, passphrase, dek)
@@ -78,13 +80,14 @@ def remove_slot(fd: int, slot: int | None, passphrase: Secret | None) -> int:
         if slot is None and passphrase is not None:
             slot = _opened_by(fd, found, passphrase)
             if slot is None:
+                _settle(fd)
                 raise NotFoundError("no slot that this passphrase opens")
         if slot is None or slot not in found.keyslots:
             raise NotFoundError(f"no recovery slot {slot}")
         area = keyslot.area_of(found, slot)
         left = found.without_keyslot(slot)
-        header.change(fd, lambda _same: left)
         _put(fd, area.offset, random_bytes(area.size))
+        header.change(fd, lambda _same: left)
         return slot
 
 
@@ -148,6 +151,12 @@ def fill(fd: int, keys: KeyService, progress: Callable[[int], None]) -> int:
         return size
     finally:
         container.close()
+
+
+def _settle(fd: int) -> None:
+    """Write both header copies anew, should an interrupted change have left them different."""
+    if not header.is_whole(fd):
+        header.change(fd, lambda same: same)
 
 
 def _opened_by(fd: int, found: luks2.Header, passphrase: Secret) -> int | None:

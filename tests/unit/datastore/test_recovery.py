@@ -13,7 +13,7 @@ import pytest
 
 from ioflt import paths
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import exchange, reach, recovery
+from ioflt.datastore import exchange, header, reach, recovery
 from ioflt.errors import (
     AuthenticationError,
     BusyError,
@@ -244,10 +244,34 @@ def test_a_crash_in_a_change_of_slots_costs_nobody_his_way_in(
     with opened(path) as fd:
         assert recovery.slots(fd) == ((0,) if writes < 2 else (0, 1))
         assert recovery.find_slot(fd, secret("two")) == (None if writes < 2 else 1)
-    with opened(path) as fd, crash_after(writes, monkeypatch), suppress(NotFoundError):
+    with opened(path) as fd:
+        recovery.add_slot(fd, stored.keys, secret("two"))
+        header.check_copies(fd)
+    with opened(path) as fd, crash_after(writes, monkeypatch):
         recovery.remove_slot(fd, None, secret("two"))
     with opened(path) as fd:
+        assert recovery.find_slot(fd, secret("two")) == (1 if writes == 0 else None)
+        with suppress(NotFoundError):
+            recovery.remove_slot(fd, None, secret("two"))
+        header.check_copies(fd)
         assert recovery.find_slot(fd, secret("one")) == 0
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_no_header_copy_leads_to_a_passphrase_that_was_being_removed(
+    stored: Stored, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also to whoever takes the older copy, when the removal was cut off before it came to that."""
+    path = stored.put("a.vmdk", BODY)
+    with opened(path) as fd:
+        recovery.add_slot(fd, stored.keys, secret("one"))
+        place = keyslot.area_of(stored.header("a.vmdk"), 0)
+        material = os.pread(fd, place.size, place.offset)
+        with crash_after(writes, monkeypatch):
+            recovery.remove_slot(fd, None, secret("one"))
+        named = 0 in recovery.slots(fd)
+        assert named is (writes < 2)
+        assert (os.pread(fd, place.size, place.offset) == material) is (writes == 0)
     assert stored.read("a.vmdk") == BODY
 
 
