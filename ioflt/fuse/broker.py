@@ -6,8 +6,8 @@ pair and asks over it: a request is one packet, and so is the answer, a descript
     K, k           a socket to keyd, which is started first (K) or has to run already (k)
     U number       unmount, if the topmost mount at the mount point still has that number
 
-The answer is "done", a descriptor beside it, or "nobody" listens, or a Failure as JSON. The broker ends when
-the other end is closed. It is forked before any key is there, and is never told one.
+The answer is "done", a descriptor beside it, or "nobody" listens (any more), or a Failure as JSON. The broker
+ends when the other end is closed. It is forked before any key is there, and is never told one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ioflt.errors import IofltError, PeerError
 from ioflt.fuse.mountinfo import mount_id
 from ioflt.fuse.starter import umount_command
 from ioflt.keys import starter
+from ioflt.keys.channel import ConnectionLost
 from ioflt.paths import Paths
 from ioflt.transport.unix import NotListening
 from ioflt.wire import failure
@@ -105,7 +106,7 @@ def _answer(pair: socket.socket, request: bytes, where: Paths, mountpoint: str) 
             return
         with starter.reach(where, start=request == b"K") as keyd:
             socket.send_fds(pair, [_DONE], [keyd.fileno()])
-    except NotListening:
+    except (NotListening, ConnectionLost):
         pair.send(_NOBODY)
     except IofltError as error:
         pair.send(msgspec.json.encode(failure.of(error)))

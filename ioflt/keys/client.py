@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeVar
 
 from ioflt import paths
 from ioflt.crypto.secret import Secret
-from ioflt.errors import IofltError, KeyUnavailableError, PeerError, ProviderUnavailable
+from ioflt.errors import BugError, IofltError, KeyUnavailableError, PeerError, ProviderUnavailable
 from ioflt.keys import starter
 from ioflt.keys.channel import ConnectionLost
 from ioflt.keys.link import Link
@@ -30,6 +30,9 @@ from ioflt.wire.keyd.messages import LockMode, MacLabel
 
 #: Connections kept for the next call.
 MAX_IDLE = 8
+
+#: How often a call is made, or a keyd started, when one keyd after the other is killed meanwhile.
+TRIES = 4
 
 #: Seconds that a keyd may need to end once it no longer listens.
 END_TIMEOUT_S = 10.0
@@ -268,27 +271,23 @@ class KeyClient:
         return answer
 
     def _call(self, request: messages.RequestBody) -> messages.ReplyBody:
-        link = self._take_link()
-        try:
-            answer = link.call(request)
-        except ConnectionLost:
-            # keyd died, now or since the last call: nothing that it was asked is lost by asking a new one.
-            link.close()
-            self.close()
-            link = self._connect(start=self._start)
-            answer = self._call_on(link, request)
-        except BaseException:
-            link.close()
-            raise
-        self._give_back(link)
-        return answer
-
-    def _call_on(self, link: Link, request: messages.RequestBody) -> messages.ReplyBody:
-        try:
-            return link.call(request)
-        except BaseException:
-            link.close()
-            raise
+        for tries_left in reversed(range(TRIES)):
+            link = self._take_link()
+            try:
+                answer = link.call(request)
+            except ConnectionLost:
+                # keyd died, now or since the last call: nothing is lost by asking a new one.
+                link.close()
+                self.close()
+                if not tries_left:
+                    raise
+            except BaseException:
+                link.close()
+                raise
+            else:
+                self._give_back(link)
+                return answer
+        raise BugError("no try was left, and none was made")
 
     def _take_link(self) -> Link:
         with self._lock:
@@ -309,7 +308,13 @@ class KeyClient:
         except (NotListening, ConnectionLost):  # it is not there, or is just going
             if not start:
                 raise
-        return Link.over(self._reach(True))
+        for tries_left in reversed(range(TRIES)):
+            try:
+                return Link.over(self._reach(True))
+            except (NotListening, ConnectionLost):  # it was killed while it started
+                if not tries_left:
+                    raise
+        raise BugError("no try was left, and none was made")
 
 
 def _missing(told: Failure | None) -> KeyUnavailableError | None:

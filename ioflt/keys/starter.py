@@ -34,7 +34,7 @@ _KEYD = (sys.executable, "-P", "-m", "ioflt.keyd")
 def reach(where: Paths, *, start: bool) -> socket.socket:
     """A socket that keyd has accepted, not greeted yet; `start` has it run first when there is none.
 
-    Raises NotListening, DeniedError, PeerError.
+    Raises NotListening, DeniedError, PeerError; ConnectionLost when it was killed while it started.
     """
     if start:
         _start(where)
@@ -63,7 +63,7 @@ def _start(where: Paths) -> None:
 
 
 def _spawn() -> None:
-    """Run keyd, which detaches itself; return when it listens."""
+    """Run keyd, which detaches itself; return when it listens. Raises ConnectionLost, PeerError."""
     ready, told = os.pipe()
     try:
         launcher = subprocess.Popen(
@@ -85,8 +85,10 @@ def _spawn() -> None:
         os.close(ready)
         if told >= 0:
             os.close(told)
+    if not answer:
+        raise ConnectionLost("keyd cannot be started: it ended without a word")
     if answer != READY:
-        reason = answer.decode(errors="backslashreplace").strip() or "it ended without a word"
+        reason = answer.decode(errors="backslashreplace").strip()
         raise PeerError(f"keyd cannot be started: {reason}")
 
 

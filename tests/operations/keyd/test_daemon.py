@@ -25,7 +25,8 @@ from ioflt.errors import (
     ProviderLocked,
     UsageError,
 )
-from ioflt.keys.client import KeyClient
+from ioflt.keys import starter
+from ioflt.keys.client import TRIES, KeyClient
 from ioflt.keys.link import Link
 from ioflt.keys.store import ProviderStore
 from ioflt.testing.local_keys import LocalKeys
@@ -527,3 +528,41 @@ def finish(started):
         text = said.read().decode()
     os.waitpid(child, 0)
     return text
+
+
+@pytest.mark.parametrize(("deaths", "serves"), [(3, True), (4, False)])
+def test_a_keyd_that_is_killed_while_it_starts_is_started_again(where, monkeypatch, tmp_path, deaths, serves):
+    count = tmp_path / "count"
+    count.write_text("0")
+    program = tmp_path / "keyd"
+    program.write_text(
+        f"#!/bin/sh\nn=$(cat {count}); echo $((n + 1)) >{count}\n"
+        f'[ $n -lt {deaths} ] && kill -KILL $$\nexec {sys.executable} "$@"\n'
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr(starter, "_KEYD", (str(program), *starter._KEYD[1:]))
+    with KeyClient() as keys:
+        if serves:
+            assert keys.status().state == "open"
+        else:
+            with pytest.raises(PeerError, match="ended without a word"):
+                keys.status()
+    assert int(count.read_text()) == min(deaths + 1, TRIES)
+
+
+def test_a_keyd_that_is_killed_in_each_call_is_asked_no_more_than_so_often(where, monkeypatch):
+    """Each try meets another keyd, which a second client kills."""
+    calls = []
+
+    def call(link, request):
+        calls.append(request)
+        with link.process() as process:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            assert select.select([process], [], [], 20)[0]
+        return call.real(link, request)
+
+    call.real = Link.call
+    monkeypatch.setattr(Link, "call", call)
+    with KeyClient() as keys, pytest.raises(PeerError):
+        keys.status()
+    assert len(calls) == TRIES
