@@ -10,7 +10,8 @@
 
 SHELL := /bin/bash
 PYTHON_BIN := .venv/bin/python
-PYTEST := $(PYTHON_BIN) -m pytest
+# A worker for each core; a module's tests stay together, as they share what takes long to make.
+PYTEST := $(PYTHON_BIN) -m pytest -n auto --maxprocesses=4 --dist loadfile
 # What a complete machine has: a test skipped for the lack of one of these is a failure.
 REQUIRE := --require=fuse,root,loop,qemu,interop
 # Quick levels first.

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -107,6 +108,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 _base = pytest.StashKey[Path]()  # holds everything that the tests of this session put on disk
 _lacking = pytest.StashKey[bool]()
+_left = pytest.StashKey[bool]()
 
 
 def _required(config: pytest.Config) -> set[str]:
@@ -246,10 +248,31 @@ def _leftover_processes() -> Iterator[tuple[int, str]]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    base = session.config.stash[_base]
+    if session.config.pluginmanager.hasplugin("dsession"):  # the tests ran in workers, which looked
+        if session.config.stash.get(_left, False) and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    elif _anything_left(base):
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["left"] = True
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if session.exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(base)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker of pytest-xdist has ended."""
+    if getattr(node, "workeroutput", {}).get("left", False):
+        node.config.stash[_left] = True
+
+
+def _anything_left(base: Path) -> bool:
+    """Name and end what tests left running or mounted."""
     deadline = time.monotonic() + 5
     while (processes := dict(_leftover_processes())) and time.monotonic() < deadline:
         time.sleep(0.05)
-    base = session.config.stash[_base]
     mounts = [path for path in _fuse_mounts() if path.startswith(f"{base}/")]
     for pid, command in processes.items():
         print(f"\nleft running: {pid} {command}", file=sys.stderr)
@@ -257,10 +280,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     for path in mounts:
         print(f"\nleft mounted: {path}", file=sys.stderr)
         subprocess.run(["fusermount3", "-u", "-z", path], check=False)
-    if (processes or mounts) and session.exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    if session.exitstatus == pytest.ExitCode.OK:
-        shutil.rmtree(base)
+    return bool(processes or mounts)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
