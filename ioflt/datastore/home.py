@@ -403,7 +403,7 @@ class Home:
             if not gone and (self.volume.read_only or not news):
                 break
             here = None if self.volume.read_only else place  # who writes nothing is no copy that matters
-            memory.note(record.home_id, record.generation, here, gone)
+            memory.note(record.home_id, record.generation, here, gone, durable=known is not None)
         if others:
             return Refusal.COPIED, f"the same VM is in {others[-1]}, too (a raw copy)", known
         if record.generation < seen.generation:
