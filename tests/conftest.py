@@ -99,7 +99,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--pure"):
         config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning:ioflt")
     os.environ[SESSION_MARK] = f"{os.getpid()}-{time.time_ns()}"
-    base = Path(tempfile.mkdtemp(prefix="ioflt-"))
+    beside = Path(tempfile.gettempdir()).parent if hasattr(config, "workerinput") else None
+    base = Path(tempfile.mkdtemp(prefix="ioflt-", dir=beside))  # a worker's not below its starter's
     config.stash[_base] = base
     if config.option.basetemp is None:
         config.option.basetemp = str(base / "t")
