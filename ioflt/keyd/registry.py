@@ -23,13 +23,16 @@ from ioflt.keys.kmip_store import KmipStore
 from ioflt.keys.native import NativeProvider
 from ioflt.keys.provider_file import MAX_FILE
 from ioflt.keys.store import LOCAL, ProviderStore
+from ioflt.keys.transit import TransitProvider
+from ioflt.keys.transit_file import is_transit
+from ioflt.keys.transit_store import TransitStore
 from ioflt.wire.keyd.messages import ProviderStatus
 
 #: KDKs kept: one for each native provider.
 _MAX_PROVIDERS = 128
 
 #: The kinds of providers.
-_Provider: TypeAlias = NativeProvider | KmipProvider
+_Provider: TypeAlias = NativeProvider | KmipProvider | TransitProvider
 
 
 class Registry:
@@ -40,6 +43,7 @@ class Registry:
         self._kdks: KeyCache[str] = KeyCache(_MAX_PROVIDERS)
         self._lock = threading.Lock()
         self._kmip = KmipStore(store.directory)
+        self._transit = TransitStore(store.directory)
         self._providers: dict[str, _Provider] = {}
         self._locked = False
 
@@ -88,7 +92,7 @@ class Registry:
         for name in self._store.names():
             with contextlib.suppress(IofltError):  # its status says it
                 provider = self.get(name)
-                if isinstance(provider, KmipProvider):
+                if isinstance(provider, KmipProvider | TransitProvider):
                     lines += provider.warnings()
         return lines
 
@@ -124,8 +128,11 @@ class Registry:
     def _read(self, name: str) -> _Provider:
         """The provider of a file, whichever kind it is of."""
         path = self._store.path(name)
-        if is_kmip(files.read(path, MAX_FILE)):
+        data = files.read(path, MAX_FILE)
+        if is_kmip(data):
             return KmipProvider(self._kmip.load(name), self._kmip)
+        if is_transit(data):
+            return TransitProvider(self._transit.load(name))
         return NativeProvider(self._store.load(name), path, self._kdks)
 
     def _status(self, name: str) -> ProviderStatus:
@@ -143,6 +150,11 @@ def _take_over(old: _Provider, new: _Provider) -> bool:
         old.file = new.file  # it stays open
         return True
     if isinstance(old, KmipProvider) and isinstance(new, KmipProvider) and old.file.uuid == new.file.uuid:
+        old.change(new.file)
+        return True
+    if isinstance(old, TransitProvider) and isinstance(new, TransitProvider):
+        if old.file.uuid != new.file.uuid:
+            return False
         old.change(new.file)
         return True
     return False

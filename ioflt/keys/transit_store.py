@@ -1,0 +1,91 @@
+"""The files of transit providers: `<name>.json` says which server, key and login (`transit_file`).
+
+The token or client certificate is not copied here: it stays the file of whoever renews it.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from ioflt.crypto import certificates
+from ioflt.crypto.certificates import Certificate
+from ioflt.errors import CorruptDataError, ExistsError, NotFoundError, UsageError
+from ioflt.keys import files, transit_file
+from ioflt.keys.provider_file import MAX_FILE
+from ioflt.keys.store import ProviderStore
+from ioflt.keys.transit_file import Login, TransitFile
+
+
+class TransitStore:
+    """The transit providers in a directory, which is there and has mode 0700."""
+
+    def __init__(self, directory: Path) -> None:
+        self._names = ProviderStore(directory)
+
+    def has(self, name: str) -> bool:
+        """Whether the provider is there, and of this kind."""
+        try:
+            return transit_file.is_transit(files.read(self._names.path(name), MAX_FILE))
+        except NotFoundError:
+            return False
+
+    def load(self, name: str) -> TransitFile:
+        """A provider's file. Raises NotFoundError, CorruptDataError."""
+        path = self._names.path(name)
+        file = transit_file.parse(files.read(path, MAX_FILE))
+        if file.name != name:
+            raise NotFoundError(f"the file is that of the provider {file.name}", file=path)
+        return file
+
+    def create(
+        self,
+        name: str,
+        server: tuple[str, int],
+        mount: str,
+        key: str,
+        login: Login,
+        anchors: str,
+        timeout: float,
+    ) -> TransitFile:
+        """A new provider. Raises ExistsError, UsageError, MalformedError for bad anchors, StorageError."""
+        path = self._names.path(name)
+        file = TransitFile(
+            name=name,
+            uuid=str(uuid.uuid4()),
+            host=server[0],
+            port=server[1],
+            mount=mount,
+            key=key,
+            login=login,
+            anchors=certificates.without_comments(anchors),
+            timeout=timeout,
+        )
+        data = _checked(file)
+        with self._names.writing():
+            if path.exists():
+                raise ExistsError(f"the provider {name} exists already")
+            files.create(path, data)
+        return file
+
+    def trust_authority(self, name: str, pem: str) -> list[Certificate]:
+        """Believe a server whose certificate these issued, and no other."""
+        anchors = certificates.without_comments(pem)
+        with self._names.writing():
+            changed = msgspec.structs.replace(self.load(name), anchors=anchors)
+            files.replace(self._names.path(name), _checked(changed))
+        return certificates.read(anchors)
+
+
+def _checked(file: TransitFile) -> bytes:
+    """What is written can be read: the fields come from a user."""
+    data = transit_file.write(file)
+    try:
+        transit_file.parse(data)
+    except CorruptDataError as error:
+        field = re.search(r"\$\.([a-z.]+)", error.detail)
+        raise UsageError(f"no usable {field[1]}" if field else str(error)) from error
+    return data

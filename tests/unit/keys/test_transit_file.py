@@ -1,0 +1,160 @@
+"""The transit provider's file."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import ioflt
+from ioflt.crypto import certificates
+from ioflt.errors import CorruptDataError, ExistsError, MalformedError, NotFoundError, UsageError
+from ioflt.keys.transit import _bound_to, _parse
+from ioflt.keys.transit_file import (
+    CertificateLogin,
+    TokenLogin,
+    TransitFile,
+    is_transit,
+    parse,
+    write,
+)
+from ioflt.keys.transit_store import TransitStore
+
+FILE = TransitFile(
+    name="corp",
+    uuid="00000000-0000-4000-8000-000000000001",
+    host="bao.example",
+    port=8200,
+    key="ioflt",
+    login=TokenLogin(file="/run/ioflt-token"),
+    anchors="-----BEGIN CERTIFICATE-----\n",
+)
+BY_CERTIFICATE = msgspec.structs.replace(
+    FILE, host="2001:db8::1", login=CertificateLogin(file="/etc/host.pem", mount="ns/cert", role="hosts")
+)
+
+
+@pytest.mark.parametrize("file", [FILE, BY_CERTIFICATE])
+def test_what_is_written_is_read(file):
+    assert parse(write(file)) == file
+    assert is_transit(write(file))
+    assert not is_transit(b"{}")
+    assert not is_transit(b"")
+
+
+def test_servers_as_they_are_shown():
+    assert (FILE.server, BY_CERTIFICATE.server) == ("bao.example:8200", "[2001:db8::1]:8200")
+
+
+def changed(**fields):
+    return msgspec.json.encode(msgspec.json.decode(write(FILE)) | fields)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "bad JSON"),
+        (b"[]", "not an object"),
+        (b" " * (64 << 10) + b"{}", "too large"),
+        (changed(format="ioflt native provider"), "wrong format"),
+        (changed(version=2), "unknown version"),
+        (changed(version=True), "unknown version"),
+        (changed(name="../corp"), "bad field"),
+        (changed(uuid="1"), "bad field"),
+        (changed(host="a b"), "bad field"),
+        (changed(port=0), "bad field"),
+        (changed(mount="a/../b"), "bad field"),
+        (changed(mount="/a"), "bad field"),
+        (changed(mount="a?b"), "bad field"),
+        (changed(key="a/b"), "bad field"),
+        (changed(key=""), "bad field"),
+        (changed(key="a\n"), "bad field"),
+        (changed(login={"kind": "password", "file": "/a"}), "bad field"),
+        (changed(login={"kind": "token", "file": "a"}), "bad field"),
+        (changed(login={"kind": "token", "file": "/a", "role": "b"}), "bad field"),
+        (changed(login={"kind": "certificate", "file": "/a", "role": "a/b"}), "bad field"),
+        (changed(anchors=""), "bad field"),
+        (changed(timeout=0), "bad field"),
+        (changed(timeout=61), "bad field"),
+        (changed(more=1), "bad field"),
+    ],
+)
+def test_malformed(data, reason):
+    with pytest.raises(CorruptDataError) as caught:
+        parse(data)
+    assert caught.value.reason == reason
+
+
+@pytest.fixture
+def store(tmp_path):
+    return TransitStore(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pem():
+    with certificates.new_key() as key:
+        return certificates.self_signed(key, "ca", 30)
+
+
+def create(store, pem, **other):
+    how = {
+        "name": "corp",
+        "server": ("bao.example", 8200),
+        "mount": "transit",
+        "key": "ioflt",
+        "login": FILE.login,
+        "anchors": f"a comment\n{pem}",
+        "timeout": 5.0,
+    }
+    return store.create(**how | other)
+
+
+def test_a_new_provider(store, pem, tmp_path):
+    made = create(store, pem)
+    assert store.load("corp") == made
+    assert made.anchors == pem
+    assert (tmp_path / "corp.json").stat().st_mode & 0o777 == 0o600
+    assert store.has("corp")
+    assert not store.has("other")
+    with pytest.raises(ExistsError):
+        create(store, pem)
+    (told,) = store.trust_authority("corp", pem)
+    assert told.subject == "CN=ca"
+    assert store.load("corp") == made
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"key": "../x"}, "no usable key"),
+        ({"mount": ""}, "no usable mount"),
+        ({"server": ("a", 65536)}, "no usable port"),
+        ({"login": CertificateLogin(file="/a", mount="../b")}, "no usable login.mount"),
+        ({"timeout": 0.0}, "no usable timeout"),
+        ({"name": "a/b"}, "not a provider name"),
+    ],
+)
+def test_what_makes_no_provider(store, pem, tmp_path, other, says):
+    with pytest.raises(UsageError, match=re.escape(says)):
+        create(store, pem, **other)
+    with pytest.raises(MalformedError):
+        create(store, pem, anchors="none")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_under_another_name(store, pem, tmp_path):
+    create(store, pem)
+    (tmp_path / "corp.json").rename(tmp_path / "other.json")
+    with pytest.raises(NotFoundError, match="that of the provider corp"):
+        store.load("other")
+
+
+def test_the_worked_example_of_the_spec():
+    spec = (Path(ioflt.__file__).parent / "keys" / "SPEC.md").read_text()
+    (key_id,) = re.findall(r"^transit key id +(\S+)$", spec, re.MULTILINE)
+    (bound_to,) = re.findall(r"^bound to +(.+)$", spec, re.MULTILINE)
+    (ciphertext,) = re.findall(r"^wrapped KEK +(.+)$", spec, re.MULTILINE)
+    found = _parse(key_id)
+    assert found is not None
+    assert (found.ciphertext, found.associated_data) == (ciphertext, bound_to.encode())
+    assert _bound_to(key_id[:36]) == bound_to.encode()
