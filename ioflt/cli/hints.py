@@ -85,6 +85,18 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     ),
     (errors.ProviderLocked, "", lambda _: "unlock the keys: ioflt keyd unlock"),
     (
+        errors.KeyNotUsable,
+        "key server of .*, key .*permission denied",
+        lambda _: "have its policy allow `update` on the engine's encrypt/KEY and decrypt/KEY",
+    ),
+    (
+        errors.KeyUnavailableError,
+        "key server of .*(, key | has no engine )",
+        lambda error: (
+            f"have who runs the server look at that key, then: ioflt provider test {_provider(error)}"
+        ),
+    ),
+    (
         errors.KeyNotFound,
         "",
         lambda _: (
@@ -115,7 +127,7 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     ),
     (
         errors.ProviderUnavailable,
-        "key server",
+        "key server|logs in",
         lambda error: f"try each step: ioflt provider test {_provider(error)}",
     ),
     (errors.ProviderUnavailable, "", lambda _: "see what the key daemon knows: ioflt keyd status"),

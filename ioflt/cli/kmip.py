@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli.provider_common import tell_keyd
+from ioflt.cli.hints import advising
+from ioflt.cli.provider_common import open_store, tell_keyd
 from ioflt.cli.render import emit, json_option, printable, say
 from ioflt.errors import CorruptDataError, DeniedError, IofltError, ProviderUnavailable, UsageError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ioflt.keys.kmip_file import KmipFile, KmipServer
     from ioflt.keys.kmip_store import KmipStore
     from ioflt.keys.kmip_test import Tell
+    from ioflt.keys.transit_store import TransitStore
 
 
 def _servers(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[KmipServer]:
@@ -113,19 +115,32 @@ def trust(name: str, ca: Path | None, certificate: Path | None, fingerprints: tu
     Without options: shows the certificate of every server and, once you agree, accepts exactly these.
     Compare the fingerprints with what the servers' own consoles show.
     """
+    from ioflt.keys.transit_store import TransitStore
+
+    transit = TransitStore(open_store().directory)
+    if transit.has(name):
+        if ca is None or certificate is not None or fingerprints:
+            raise UsageError(f"the provider {name} trusts who issued its server's certificate: --ca FILE")
+        _trust_authority(transit, name, ca)
+        tell_keyd()
+        return
     store = _store()
     if certificate is not None:
         with _naming(certificate):
             ours = store.install(name, _read(certificate))
         say(f"the provider {name} is {ours.subject}, until {ours.not_after:%Y-%m-%d}")
     if ca is not None:
-        with _naming(ca):
-            anchors = store.trust_authority(name, _read(ca))
-        for anchor in anchors:
-            say(f"the provider {name} trusts {anchor.subject}, until {anchor.not_after:%Y-%m-%d}")
+        _trust_authority(store, name, ca)
     if ca is None and certificate is None:
         _pin(store, store.load(name), {text.upper() for text in fingerprints})
     tell_keyd()
+
+
+def _trust_authority(store: KmipStore | TransitStore, name: str, ca: Path) -> None:
+    with _naming(ca):
+        anchors = store.trust_authority(name, _read(ca))
+    for anchor in anchors:
+        say(f"the provider {name} trusts {anchor.subject}, until {anchor.not_after:%Y-%m-%d}")
 
 
 @click.command(short_help="Make a new client certificate.")
@@ -188,7 +203,8 @@ def _try_keyd(name: str, tell: Tell) -> bool:
     from ioflt.keys.client import KeyClient
     from ioflt.keys.kmip_test import Step
 
-    with KeyClient.connect() as keys:
+    advice = "see that the server answers there, and that the file lets you in"
+    with advising(ProviderUnavailable, "key server|logs in", advice), KeyClient.connect() as keys:
         made = keys.new_key(name)
         tell(Step("", "make a key", made.key_id))
         ((dek, blob),) = keys.generate(made, [b"test"])
@@ -256,7 +272,6 @@ def _read(path: Path) -> str:
 
 
 def _store() -> KmipStore:
-    from ioflt import paths
     from ioflt.keys.kmip_store import KmipStore
 
-    return KmipStore(paths.find().ensure().providers)
+    return KmipStore(open_store().directory)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli import kmip
+from ioflt.cli import kmip, transit
 from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask, own_passphrase_option, passphrase_option
 from ioflt.cli.provider_common import open_store, own_passphrase, tell_keyd
@@ -57,6 +57,7 @@ def native(name: str, prompt: bool, passphrase_file: str | None) -> None:
 
 
 create.add_command(kmip.kmip)
+create.add_command(transit.transit)
 provider.add_command(kmip.trust)
 provider.add_command(kmip.renew)
 provider.add_command(kmip.test)
@@ -88,10 +89,15 @@ def backup(name: str, out: Path, passphrase_file: str | None, provider_passphras
     """
     from ioflt.keys import files
     from ioflt.keys.kmip_store import KmipStore
+    from ioflt.keys.transit_store import TransitStore
 
     store = open_store()
     if KmipStore(store.directory).has(name):
         raise UsageError(f"the keys of the provider {name} are on its servers; they are backed up there")
+    if TransitStore(store.directory).has(name):
+        raise UsageError(
+            f"what opens the keys of the provider {name} is on its server; it is backed up there"
+        )
     if os.path.lexists(out):  # before anything is asked
         raise ExistsError("it exists already", file=out)
     with contextlib.ExitStack() as stack:

@@ -1,0 +1,90 @@
+"""The commands of the transit provider and keyd's use of it, against OpenBao."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ioflt import paths
+from ioflt.keys.client import KeyClient
+from ioflt.testing.openbao import OpenBao
+from ioflt.testing.pykmip import Authority
+from tests.operations.keyd.conftest import end
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def bao(authority, tmp_path_factory):
+    server = OpenBao.start(tmp_path_factory.mktemp("bao"), authority)
+    server.make_key("ioflt")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def ioflt(ioflt_home):
+    where = paths.find().ensure()
+
+    def run(*arguments, code=0, home=ioflt_home):
+        done = subprocess.run(
+            [sys.executable, "-m", "ioflt", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env=os.environ | {"IOFLT_HOME": str(home)},
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    yield run
+    end(where)
+
+
+def test_from_nothing_to_a_vm_on_another_host(ioflt, bao, authority, tmp_path, short_tmp):
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text(bao.token("ioflt"))
+    create = ("provider", "create", "transit", "corp", "--url", bao.url, "--key", "ioflt")
+    create = (*create, "--ca", authority.path, "--token-file", token)
+    ioflt(*create)
+    tried = ioflt("provider", "test", "corp").stdout.splitlines()
+    assert [line.partition(":")[0] for line in tried] == ["make a key", "get it back"]
+    vm = tmp_path / "ds" / "web01"
+    vm.mkdir(parents=True)
+    (vm / "web01.img").write_bytes(b"plaintext" * 10_000)
+    configuration = '.encoding = "UTF-8"\ndisplayName = "web01"\nscsi0:0.fileName = "web01.vmdk"\n'
+    (vm / "web01.vmx").write_text(configuration)
+    ioflt("datastore", "init", tmp_path / "ds")
+    ioflt("vm", "register", "--clear", vm)
+    ioflt("vm", "encrypt", vm)
+    with KeyClient.connect() as keys:
+        (status,) = keys.status().providers
+        assert (status.kind, status.state, status.slots) == ("transit", "ready", ("token",))
+        assert keys.warnings() == []
+    ioflt("keyd", "stop")
+
+    elsewhere = short_tmp / "elsewhere"
+    elsewhere.mkdir()
+    try:
+        locked = ioflt("check", tmp_path / "ds", code=4, home=elsewhere)
+        assert "no provider corp is configured here" in locked.stderr
+        ioflt(*create, home=elsewhere)
+        ioflt("check", tmp_path / "ds", home=elsewhere)
+        ioflt("vm", "decrypt", vm, home=elsewhere)
+        assert (vm / "web01.img").read_bytes() == b"plaintext" * 10_000
+        assert (vm / "web01.vmx").read_text() == configuration
+        ioflt("vm", "encrypt", vm, home=elsewhere)
+    finally:
+        ioflt("keyd", "stop", home=elsewhere)
+
+    bao.kill()
+    gone = ioflt("vm", "decrypt", vm, code=4)
+    assert f"the key server of corp: 127.0.0.1:{bao.port}: Connection refused" in gone.stderr
+    assert "hint: try each step: ioflt provider test corp" in gone.stderr
