@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
 import threading
 import time
@@ -17,8 +18,10 @@ from datetime import UTC, datetime
 from typing import Final, Literal, TypeVar
 
 from ioflt.crypto import certificates
+from ioflt.crypto.certificates import Certificate
 from ioflt.crypto.secret import Secret
 from ioflt.errors import (
+    IofltError,
     KeyCorrupt,
     KeyNotFound,
     KeyUnavailableError,
@@ -28,8 +31,8 @@ from ioflt.errors import (
 )
 from ioflt.keys.kmip import WARNING
 from ioflt.keys.provider import KEK_SIZE
-from ioflt.keys.transit_file import TransitFile
-from ioflt.keys.transit_server import BATCH, TokenRefused, TransitServer, Wrapped
+from ioflt.keys.transit_file import CertificateLogin, TransitFile
+from ioflt.keys.transit_server import BATCH, TokenRefused, TransitServer, Wrapped, credential
 from ioflt.types import MAX_KEY_ID
 from ioflt.wire.keyd.messages import ProviderStatus
 
@@ -126,14 +129,24 @@ class TransitProvider:
         return ProviderStatus(self.name, "transit", state, (str(kind),), True, reason)
 
     def warnings(self) -> list[str]:
-        """Trusted certificates that expire soon, or did."""
+        """Certificates that expire soon, or did."""
+        held = [
+            (f"the trusted certificate {one.subject}", one) for one in certificates.read(self.file.anchors)
+        ]
+        if isinstance(self.file.login, CertificateLogin):
+            with contextlib.suppress(IofltError):  # whoever needs it will be told
+                held.append((f"the certificate in {self.file.login.file}", self._own_certificate()))
         now = datetime.now(UTC)
         return [
-            f"the trusted certificate {anchor.subject} of the provider {self.name}"
-            f" {'expired' if anchor.not_after < now else 'expires'} on {anchor.not_after:%Y-%m-%d}"
-            for anchor in certificates.read(self.file.anchors)
-            if anchor.not_after < now + WARNING
+            f"{what} of the provider {self.name}"
+            f" {'expired' if found.not_after < now else 'expires'} on {found.not_after:%Y-%m-%d}"
+            for what, found in held
+            if found.not_after < now + WARNING
         ]
+
+    def _own_certificate(self) -> Certificate:
+        with credential(self.file) as content:
+            return certificates.read(str(content.view(), "ascii", "replace"))[0]
 
     def _unwrap(self, wrapped: list[Wrapped]) -> list[Secret | KeyUnavailableError]:
         return self._call(lambda server: server.unwrap(wrapped))

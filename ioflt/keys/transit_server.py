@@ -97,14 +97,14 @@ class TransitServer:
         """Log in."""
         self.file = file
         by_certificate = isinstance(file.login, CertificateLogin)
-        with self._credential() as credential:
+        with credential(file) as content:
             identity = Path(file.login.file) if by_certificate else None
             try:
                 context = Trust(file.anchors, identity).context()
             except UsageError as error:
                 raise ProviderUnavailable(f"the provider {file.name}: {error}") from error
             self._https = Https(file.host, file.port, context, file.timeout)
-            self._token = "" if by_certificate else _token(credential, file)
+            self._token = "" if by_certificate else _token(content, file)
         if by_certificate:
             try:
                 self._token = self._log_in()
@@ -220,24 +220,25 @@ class TransitServer:
     def _unavailable(self, reason: str) -> ProviderUnavailable:
         return ProviderUnavailable(f"the key server of {self.file.name}: {self.file.server}: {reason}")
 
-    def _credential(self) -> Secret:
-        """The content of the file that lets us in, which must be nobody else's to read."""
-        file, name = self.file.login.file, self.file.name
-        try:
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-            with open(descriptor, "rb", buffering=0) as opened:
-                found = os.fstat(descriptor)
-                if not stat.S_ISREG(found.st_mode):
-                    raise ProviderUnavailable(f"{file}, by which the provider {name} logs in, is no file")
-                if found.st_mode & 0o077:
-                    raise ProviderUnavailable(
-                        f"{file}, by which the provider {name} logs in, is open to others:"
-                        f" mode {stat.S_IMODE(found.st_mode):o}"
-                    )
-                return Secret(opened.read(_MAX_CREDENTIAL))
-        except OSError as error:
-            text = os.strerror(error.errno or 0)
-            raise ProviderUnavailable(f"{file}, by which the provider {name} logs in: {text}") from None
+
+def credential(file: TransitFile) -> Secret:
+    """The content of the file that lets us in, which must be nobody else's to read."""
+    path, name = file.login.file, file.name
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        with open(descriptor, "rb", buffering=0) as opened:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ProviderUnavailable(f"{path}, by which the provider {name} logs in, is no file")
+            if found.st_mode & 0o077:
+                raise ProviderUnavailable(
+                    f"{path}, by which the provider {name} logs in, is open to others:"
+                    f" mode {stat.S_IMODE(found.st_mode):o}"
+                )
+            return Secret(opened.read(_MAX_CREDENTIAL))
+    except OSError as error:
+        text = os.strerror(error.errno or 0)
+        raise ProviderUnavailable(f"{path}, by which the provider {name} logs in: {text}") from None
 
 
 def _token(content: Secret, file: TransitFile) -> str:

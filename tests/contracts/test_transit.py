@@ -78,9 +78,9 @@ def put(path, text):
     path.write_text(f"{text}\n")
 
 
-def identity(authority, path, name):
+def identity(authority, path, name, days=365):
     """A private key and certificate in one file."""
-    certificate, key = authority.issue(name)
+    certificate, key = authority.issue(name, days=days)
     path.touch(0o600)
     path.write_bytes(key.read_bytes() + certificate.read_bytes())
     return path
@@ -331,4 +331,18 @@ def test_a_changed_file_is_used_at_once(make, store, authority):
         provider.create()
     provider.change(make("corp2").file)
     assert isinstance(only(provider.get([provider.create()])), Secret)
+    assert provider.warnings() == []
+
+
+def test_certificates_that_expire_are_told_of(make, authority, tmp_path):
+    path = identity(authority, tmp_path / "host.pem", "host", days=365)
+    provider = make(login=CertificateLogin(file=str(path)))
+    assert provider.warnings() == []
+    identity(authority, path, "host", days=10)
+    (soon,) = provider.warnings()
+    assert soon.startswith(f"the certificate in {path} of the provider corp expires on ")
+    identity(authority, path, "host", days=-1)
+    (late,) = provider.warnings()
+    assert " of the provider corp expired on " in late
+    path.unlink()
     assert provider.warnings() == []
