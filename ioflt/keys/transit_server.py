@@ -113,7 +113,7 @@ class TransitServer:
                 raise
 
     def close(self) -> None:
-        self._token = ""
+        """Close the connections. Requests that are under way in other threads end as they would have."""
         self._https.close()
 
     def wrap(self, key: Secret, associated_data: bytes) -> str:
