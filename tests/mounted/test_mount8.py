@@ -1,4 +1,4 @@
-"""mount(8) with our helper: the lines of README's fstab recipe, and its units under systemd-analyze.
+"""mount(8) with our helper: the line of README's fstab recipe, and its mount unit under systemd-analyze.
 
 Each test has a mount namespace of its own, in which /usr/sbin holds only the link that README asks for.
 """
@@ -16,7 +16,10 @@ import pytest
 
 from tests.mounted.place import Place
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+UNITS = ROOT / "tools" / "systemd"
+FSTAB_GENERATOR = "/usr/lib/systemd/system-generators/systemd-fstab-generator"
 
 IN_NAMESPACE = r"""
 set -u
@@ -37,6 +40,10 @@ def recipe(beginning: str) -> str:
 @pytest.fixture
 def run(place: Place) -> Run:
     """Runs a bash script with README's fstab line, for this datastore, in $FSTAB; returns what it printed."""
+    passphrase = place.base / "passphrase"  # after a backup no command reminds of it, on standard error
+    passphrase.write_text("correct horse")
+    passphrase.chmod(0o600)
+    place.ioflt("provider", "backup", "local", place.base / "local.p12", "--passphrase-file", passphrase)
     fstab = place.base / "fstab"
     line = recipe("/srv/ds")
     fstab.write_text(line.replace("/srv/ds", str(place.datastore)).replace("/mnt/ds", str(place.mountpoint)))
@@ -46,12 +53,11 @@ def run(place: Place) -> Run:
     )
     helper.chmod(0o755)
     names = {"HELPER": helper, "FSTAB": fstab, "DS": place.datastore, "MNT": place.mountpoint}
-    root = str(Path(__file__).parents[2])
 
     def run(script: str) -> list[str]:
         done = subprocess.run(
             ["unshare", "--mount", "--propagation=slave", "bash", "-c", IN_NAMESPACE + script],
-            env={**os.environ, "PYTHONPATH": root, **{name: str(path) for name, path in names.items()}},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **{name: str(path) for name, path in names.items()}},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -63,15 +69,52 @@ def run(place: Place) -> Run:
     return run
 
 
-@pytest.mark.interop("systemd-analyze")
-def test_the_units(tmp_path: Path) -> None:
-    """systemd finds nothing to say about them, also where they stand among its own (no ordering cycle)."""
-    service = recipe("[Unit]\nDescription").replace("/usr/local/bin/ioflt", "/bin/true")
-    (tmp_path / "ioflt-keyd.service").write_text(service)
-    (tmp_path / "mnt-ds.mount").write_text(recipe("[Unit]\nRequires"))
-    command = ["systemd-analyze", "verify", "--man=no", tmp_path / "mnt-ds.mount"]
+def from_fstab(units: Path) -> str:
+    """The mount unit that systemd makes of README's line, put into `units`."""
+    fstab = units.parent / "fstab"
+    fstab.write_text(recipe("/srv/ds"))
+    made = [units.parent / name for name in ("normal", "early", "late")]
+    for directory in made:
+        directory.mkdir()
+    subprocess.run([FSTAB_GENERATOR, *made], env={**os.environ, "SYSTEMD_FSTAB": str(fstab)}, check=True)
+    return (made[0] / "mnt-ds.mount").read_text()
+
+
+def judged(directory: Path, mount: str) -> tuple[int, str]:
+    """What systemd says to this mount unit beside those of keyd, which stand among its own."""
+    units = directory / "units"
+    units.mkdir(exist_ok=True)
+    for unit in UNITS.iterdir():
+        (units / unit.name).write_text(unit.read_text().replace("/usr/local/bin/ioflt", "/bin/true"))
+    (units / "mnt-ds.mount").write_text(mount)
+    command = ["systemd-analyze", "verify", "--man=no", units / "mnt-ds.mount"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    return done.returncode, done.stderr
+
+
+@pytest.mark.interop("systemd-analyze")
+def test_the_mount_unit(tmp_path: Path) -> None:
+    """Nothing to say about it; and a cycle, of which README warns, would be told."""
+    mount = recipe("[Unit]\nRequires")
+    assert judged(tmp_path, mount) == (0, "")
+    assert "ordering cycle" in judged(tmp_path, mount.replace(",nofail", ""))[1]
+
+
+@pytest.mark.interop("systemd-analyze", FSTAB_GENERATOR)
+def test_the_unit_of_the_line_in_fstab(tmp_path: Path) -> None:
+    """It depends on what the mount unit depends on."""
+    (tmp_path / "units").mkdir()
+    made = from_fstab(tmp_path / "units")
+    assert judged(tmp_path, made) == (0, "")
+    for depends in ("Requires", "After", "Before", "RequiresMountsFor"):
+        assert named(depends, recipe("[Unit]\nRequires")) <= named(depends, made), depends
+
+
+def named(depends: str, unit: str) -> set[str]:
+    """The units after every `depends=` of a unit."""
+    lines = re.findall(rf"^{depends}=(.*)$", unit, re.MULTILINE)
+    assert lines
+    return {name for line in lines for name in line.split()}
 
 
 @pytest.mark.fuse
