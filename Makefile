@@ -1,7 +1,8 @@
 # make setup    system packages (as root), virtual environment, C files
 # make check    formatting, lint, types, imports, unit tests: seconds
 # make test     everything CI runs, quick levels first
-# make demo     a real VM: imported, encrypted, mounted, compared, booted
+# make demo     a real VM: imported, encrypted by keys of two KMIP servers, mounted, compared, booted; one server
+#               is killed meanwhile. make demo KMS=native: keys of this machine
 # make bench    throughput through a mount against the directory behind it
 # make clean    remove what the other targets made, the environment included
 #
@@ -14,6 +15,8 @@ PYTHON_BIN := .venv/bin/python
 PYTEST := $(PYTHON_BIN) -m pytest -n auto --maxprocesses=4 --dist loadfile
 # What a complete machine has: a test skipped for the lack of one of these is a failure.
 REQUIRE := --require=fuse,root,loop,qemu,interop
+# Where the demo's keys are: kmip (two key servers) or native.
+KMS := kmip
 # Quick levels first.
 LEVELS := $(addprefix tests/,unit vectors machines contracts operations golden cli mounted interop)
 
@@ -59,7 +62,7 @@ long:
 
 demo:
 	@tools/setup.sh build demo
-	$(PYTHON_BIN) tools/demo.py
+	$(PYTHON_BIN) tools/demo.py --kms $(KMS)
 
 bench:
 	@tools/setup.sh build test

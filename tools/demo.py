@@ -1,7 +1,8 @@
-"""The main job on real input: import, encrypt, mount, compare, look from behind, recover, boot.
+"""The main job on real input: keys, import, encrypt, mount, compare, look from behind, recover, boot.
 
 Everything that touches the datastore is the `ioflt` command or a program of another project. Prints what it
-proves, ends with a table, exits non-zero on any mismatch, and leaves nothing mounted or running.
+proves, ends with a table, exits non-zero on any mismatch, and leaves nothing mounted or running. The keys are
+on two key servers, of which the guest survives one; with `--kms native` they are this machine's.
 """
 
 from __future__ import annotations
@@ -19,17 +20,19 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from demo_common import IOFLT, Proofs, Stopped, console, ioflt, must, run, step
+from demo_kms import PROVIDER, KeyServers
+
 ROOT = Path(__file__).resolve().parent.parent
-IOFLT = Path(sys.executable).parent / "ioflt"
 CANARY = b"IOFLT-CANARY-5e0c2d"  # images/recipes/ext4.sh
 FORMATS = (  # of images/recipes/ext4.sh
     "monolithicSparse",
@@ -41,95 +44,6 @@ FORMATS = (  # of images/recipes/ext4.sh
 )
 BOOT_SECONDS = 90
 CONTAINER_DATA = 1 << 20  # where a container's data start; before lie its headers, which are meant to be read
-
-console = Console(highlight=False)
-
-
-class Stopped(Exception):
-    """A step could not be done at all; those after it make no sense."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an outsider's command did."""
-
-    code: int
-    output: str
-    errors: str
-
-    @property
-    def ok(self) -> bool:
-        return self.code == 0
-
-    @property
-    def said(self) -> str:
-        """Its last line, for evidence, without the name of the file."""
-        lines = (self.errors or self.output).strip().splitlines()
-        return lines[-1].rpartition("': ")[2] if lines else ""
-
-    @property
-    def refused(self) -> bool:
-        """It failed, by itself (no signal), and said why."""
-        return self.code > 0 and bool(self.said)
-
-
-def run(*command: str | Path, env: dict[str, str] | None = None, timeout: float = 120) -> Outcome:
-    """Run a program of which success is in question."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        env={**os.environ, "LC_ALL": "C", **(env or {})},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=timeout,
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-def must(*command: str | Path, timeout: float = 120) -> str:
-    """Run a program that has to succeed. Returns its output."""
-    done = run(*command, timeout=timeout)
-    if not done.ok:
-        line = " ".join(str(part) for part in command)
-        raise Stopped(f"{line}\nexit code {done.code}\n{done.errors}{done.output}")
-    return done.output
-
-
-def ioflt(*arguments: str | Path, timeout: float = 120) -> str:
-    """Run `ioflt`, showing the command line. Returns its output."""
-    console.print(Text("  $ ioflt " + " ".join(str(part) for part in arguments), style="cyan"))
-    return must(IOFLT, *arguments, timeout=timeout)
-
-
-@dataclass
-class Proofs:
-    """What was claimed, whether it held, and by which evidence."""
-
-    rows: list[tuple[str, bool, str]] = field(default_factory=list)
-
-    def add(self, claim: str, holds: bool, evidence: str) -> None:
-        mark = Text("  proved  ", style="green") if holds else Text("  FAILED  ", style="bold red")
-        console.print(mark + Text(claim, style="default") + Text(f"  ({evidence})", style="dim"))
-        self.rows.append((claim, holds, evidence))
-
-    @property
-    def all_hold(self) -> bool:
-        return bool(self.rows) and all(holds for _, holds, _ in self.rows)
-
-    def show(self) -> None:
-        table = Table(title="What was shown", title_justify="left")
-        for heading in ("", "claim", "evidence"):
-            table.add_column(heading, overflow="fold")
-        for claim, holds, evidence in self.rows:
-            table.add_row(Text("✔", "green") if holds else Text("✘", "bold red"), Text(claim), Text(evidence))
-        console.print()
-        console.print(table)
-
-
-def step(title: str) -> None:
-    console.print()
-    console.print(Text(title, style="bold"))
 
 
 # The two views of one disk
@@ -305,6 +219,14 @@ class Monitor:
                 return answer["return"]
         raise Stopped("qemu ended")
 
+    def reads(self) -> tuple[int, int]:
+        """How many times the guest read its disk, and how many of its reads and writes failed."""
+        told = self.ask("query-blockstats")
+        assert isinstance(told, list)
+        counts = [device["stats"] for device in told]
+        failed = sum(count["failed_rd_operations"] + count["failed_wr_operations"] for count in counts)
+        return sum(count["rd_operations"] for count in counts), failed
+
     def screen(self) -> list[str]:
         """The lines of the VGA text buffer, those scrolled off too: 32 KiB of character and colour pairs."""
         told = str(self.ask("human-monitor-command", **{"command-line": "xp /4096xg 0xb8000"}))
@@ -314,15 +236,24 @@ class Monitor:
         return [text[at : at + 80].rstrip() for at in range(0, len(text), 80)]
 
 
-def boot(disk: Disk, proofs: Proofs) -> None:
+def boot(disk: Disk, proofs: Proofs, meanwhile: Callable[[], None] | None = None) -> None:
+    """Run the guest until it prompts. `meanwhile` is done once it boots from its disk."""
     stream = "streamOptimized" in must("qemu-img", "info", "-f", disk.format, disk.through)
     started, lines = time.monotonic(), [""]
     with guest(disk.through, disk.format, throw_away=stream) as monitor:
-        while time.monotonic() - started < BOOT_SECONDS:
+        before = (0, 0)
+        if meanwhile is not None:
+            while not before[0] and time.monotonic() - started < BOOT_SECONDS:
+                time.sleep(0.05)
+                before = monitor.reads()
+            meanwhile()
+        resumed = time.monotonic()
+        while time.monotonic() - resumed < BOOT_SECONDS:
             lines = monitor.screen()
             if any("login:" in line for line in lines):
                 break
             time.sleep(0.5)
+        after = monitor.reads()
         monitor.ask("quit")
     shown = [line for line in lines if line][-5:]
     for line in shown:
@@ -333,6 +264,12 @@ def boot(disk: Disk, proofs: Proofs) -> None:
         reached,
         f"{time.monotonic() - started:.0f} s under TCG" if reached else f"no prompt in {BOOT_SECONDS} s",
     )
+    if meanwhile is not None:
+        proofs.add(
+            "the guest that was booting when the key server was killed did not notice",
+            reached and 0 < before[0] < after[0] and after[1] == 0,
+            f"{before[0]} disk reads before, {after[0] - before[0]} after, {after[1]} failed",
+        )
 
 
 # The whole
@@ -350,7 +287,7 @@ class Place:
 
 def prepare(place: Place, proofs: Proofs) -> Path:
     """Fetch and make the inputs. Returns the original disk of the OVA."""
-    step("1  The inputs: a VM exported by vCenter, and an ext4 disk in every format")
+    step("The inputs: a VM exported by vCenter, and an ext4 disk in every format")
     for recipe in ("ova.sh", "ext4.sh"):
         must(ROOT / "images" / "recipes" / recipe, place.images, timeout=300)
     ova = place.images / "tty_tiny.ova"
@@ -371,9 +308,10 @@ def prepare(place: Place, proofs: Proofs) -> Path:
     return disk
 
 
-def encrypt(place: Place) -> None:
-    step("2  A datastore: one VM imported into it, one that was there encrypted in place")
-    ioflt("datastore", "init", place.store, "--encrypt", "--adopt-clear")
+def encrypt(place: Place, provider: str | None) -> None:
+    step("A datastore: one VM imported into it, one that was there encrypted in place")
+    keys = [] if provider is None else ["--provider", provider]
+    ioflt("datastore", "init", place.store, "--encrypt", "--adopt-clear", *keys)
     ioflt("vm", "import", place.images / "tty_tiny.ova", place.store, "--as", "tiny")
     ioflt("vm", "encrypt", place.store / "files")
     console.print(Text(ioflt("vm", "list", place.store).rstrip()))
@@ -397,7 +335,7 @@ def disks(place: Place, original: Path) -> list[Disk]:
 
 
 def look_behind(place: Place, proofs: Proofs) -> None:
-    step("4  The datastore as a SAN reader sees it")
+    step("The datastore as a SAN reader sees it")
     total, score = chi_square(stored_data(place.store))
     # 255 degrees of freedom: mean 255, standard deviation 22.6; ten of them never happen to random bytes
     proofs.add(
@@ -421,7 +359,7 @@ def look_behind(place: Place, proofs: Proofs) -> None:
 
 
 def inspect_without_key(disk: Disk, place: Place, proofs: Proofs) -> None:
-    step("5  ioflt inspect: what a stored file is, without any key")
+    step("ioflt inspect: what a stored file is, without any key")
     stranger = {"IOFLT_HOME": str(place.work / "stranger")}
     looked = run(IOFLT, "inspect", disk.behind, env=stranger)
     console.print(Text(looked.output.rstrip(), style="dim"))
@@ -433,7 +371,7 @@ def inspect_without_key(disk: Disk, place: Place, proofs: Proofs) -> None:
 
 
 def recover(disk: Disk, place: Place, proofs: Proofs) -> None:
-    step("6  A recovery passphrase, opened by stock cryptsetup, with the mount at work")
+    step("A recovery passphrase, opened by stock cryptsetup, with the mount at work")
     right, wrong = place.work / "passphrase", place.work / "wrong"
     right.write_bytes(b"correct horse battery staple")
     wrong.write_bytes(b"incorrect horse")
@@ -478,12 +416,38 @@ def leftover(place: Place) -> list[int]:
     return found
 
 
-def show(place: Place, proofs: Proofs, *, with_guest: bool) -> None:
-    """All steps. Raises Stopped."""
-    original = prepare(place, proofs)
-    encrypt(place)
+def fail_over(servers: KeyServers, other: Disk, proofs: Proofs) -> None:
+    """Kill a key server, and open what nobody had open: its key comes from the other one."""
+    servers.kill_one(proofs)
+    ioflt("keyd", "stop")  # its cache is gone with it, and its connections
+    ioflt("keyd", "start")
+    before = cached_keys()
+    compared = run(
+        "qemu-img", "compare", "-f", other.format, "-F", other.original_format, other.through, other.original
+    )
+    after = cached_keys()
+    proofs.add(
+        "a disk opened after that, by a keyd with no key cached, has its key from the other server",
+        compared.ok and before == 0 < after,
+        f"{other.name}: {compared.said}",
+    )
 
-    step("3  Mounted: every disk as it was")
+
+def cached_keys() -> int:
+    return int(json.loads(must(IOFLT, "keyd", "status", "--json"))["cached_keys"])
+
+
+def show(place: Place, proofs: Proofs, servers: KeyServers | None, *, with_guest: bool) -> None:
+    """All steps; `servers` unless the keys are this machine's. Raises Stopped."""
+    original = prepare(place, proofs)
+    if servers is not None:
+        servers.start()
+        servers.exchange_trust(proofs)
+    encrypt(place, None if servers is None else PROVIDER)
+    if servers is not None:
+        servers.have_the_keys(place.store, proofs)
+
+    step("Mounted: every disk as it was")
     ioflt("mount", place.store, place.mount)
     every = disks(place, original)
     side_by_side(every[0])
@@ -494,14 +458,24 @@ def show(place: Place, proofs: Proofs, *, with_guest: bool) -> None:
         refuse_behind(disk, place.work, proofs)
     inspect_without_key(every[0], place, proofs)
     recover(every[0], place, proofs)
+    meanwhile = None if servers is None else partial(fail_over, servers, every[1], proofs)
     if with_guest:
-        step("7  The guest, from its encrypted disk")
-        boot(every[0], proofs)
+        step("The guest, from its encrypted disk" + (", and a key server killed" if meanwhile else ""))
+        boot(every[0], proofs, meanwhile)
+    elif meanwhile is not None:
+        step("A key server killed")
+        meanwhile()
 
-    step("8  The end: unmounted, verified, nothing left")
+    step("The end: unmounted, verified, nothing left")
     ioflt("umount", place.mount)
     proofs.add("the datastore is sound", run(IOFLT, "check", place.store).ok, "ioflt check")
     ioflt("keyd", "stop")
+    if servers is not None:
+        servers.end(place.store, proofs)
+        ioflt("keyd", "stop")
+    ended = time.monotonic()
+    while leftover(place) and time.monotonic() - ended < 10:  # what was killed takes a moment to be gone
+        time.sleep(0.05)
     proofs.add(
         "nothing is mounted or running any more",
         not os.path.ismount(place.mount) and not leftover(place),
@@ -512,6 +486,9 @@ def show(place: Place, proofs: Proofs, *, with_guest: bool) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="keep the working directory")
+    parser.add_argument(
+        "--kms", choices=("kmip", "native"), default="kmip", help="where keys are: two key servers, or here"
+    )
     arguments = parser.parse_args()
     started, proofs = time.monotonic(), Proofs()
     with ExitStack() as cleanup:
@@ -523,9 +500,13 @@ def main() -> int:
         os.environ["IOFLT_HOME"] = str(work / "home")
         cleanup.callback(end_keyd, place)
         cleanup.callback(end_mount, place)
+        servers = None
+        if arguments.kms == "kmip":
+            servers = KeyServers(work / "kms")
+            cleanup.callback(servers.kill)
         with_guest = shutil.which("qemu-system-x86_64") is not None
         try:
-            show(place, proofs, with_guest=with_guest)
+            show(place, proofs, servers, with_guest=with_guest)
         except (Stopped, subprocess.TimeoutExpired, OSError) as error:
             console.print(Text(f"\n{error}", style="red"))
             proofs.add("the demo ran to its end", False, type(error).__name__)
