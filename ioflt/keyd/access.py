@@ -7,12 +7,12 @@ import os
 from dataclasses import dataclass
 
 from ioflt.transport.unix import Peer
-from ioflt.wire.keyd.messages import AddKey, Lock, Reload, RemoveKey, RequestBody, Stop, Unlock
+from ioflt.wire.keyd.messages import AddKey, ForgetKey, Lock, Reload, RemoveKey, RequestBody, Stop, Unlock
 
 #: Members may use the keys of a keyd in system mode.
 GROUP = "ioflt"
 
-_OWNERS_ONLY = (RemoveKey, AddKey, Lock, Unlock, Reload, Stop)
+_OWNERS_ONLY = (ForgetKey, RemoveKey, AddKey, Lock, Unlock, Reload, Stop)
 
 
 @dataclass(frozen=True, slots=True)

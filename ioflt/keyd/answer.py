@@ -69,6 +69,9 @@ def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBo
                     for cached, missing in states
                 )
             )
+        case messages.ForgetKey(key):
+            service.forget_key(key.ref)
+            return messages.Done()
         case messages.RemoveKey(key):
             service.remove_key(key.ref)
             return messages.Done()

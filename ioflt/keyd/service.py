@@ -128,6 +128,9 @@ class Service:
         missing = self._ask_all(set(keys), lambda _key, _kek: None) if ask else {}
         return [(key in self._keks, missing.get(key)) for key in keys]
 
+    def forget_key(self, key: KeyRef) -> None:
+        self._keks.drop_if(lambda one: one == key)
+
     def remove_key(self, key: KeyRef) -> None:
         with self._lock:
             self._removed.add(key)

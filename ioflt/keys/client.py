@@ -97,6 +97,10 @@ class KeyService(Protocol):
         """
         ...
 
+    def forget_key(self, key: KeyRef) -> None:
+        """Forget a KEK; its provider is asked for it again when it is needed."""
+        ...
+
     def remove_key(self, key: KeyRef) -> None:
         """Forget a KEK and do without it on this host, until `add_key`."""
         ...
@@ -210,6 +214,9 @@ class KeyClient:
             _expect_length(answer.states, batch)
             found += [(state.cached, _missing(state.missing)) for state in answer.states]
         return found
+
+    def forget_key(self, key: KeyRef) -> None:
+        self._ask(messages.ForgetKey(messages.Key.of(key)), messages.Done)
 
     def remove_key(self, key: KeyRef) -> None:
         self._ask(messages.RemoveKey(messages.Key.of(key)), messages.Done)

@@ -157,6 +157,12 @@ class GetKeyStates(_Message, frozen=True):
     ask: bool
 
 
+class ForgetKey(_Message, frozen=True):
+    """→ Done: the key is out of the cache; its provider is asked for it again when it is needed."""
+
+    key: Key
+
+
 class RemoveKey(_Message, frozen=True):
     """→ Done: the key is forgotten, and not asked for again on this host until `AddKey`."""
 
@@ -210,6 +216,7 @@ RequestBody = (
     | RewrapVmx
     | OpenVmx
     | GetKeyStates
+    | ForgetKey
     | RemoveKey
     | AddKey
     | GetStatus

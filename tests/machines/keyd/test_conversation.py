@@ -31,6 +31,7 @@ EXCHANGES = [
         m.GetKeyStates((KEY, KEY), True),
         m.KeyStates((m.KeyState(True, None), m.KeyState(False, Failure("KeyNotFound", "no such key")))),
     ),
+    (m.ForgetKey(KEY), m.Done()),
     (m.RemoveKey(KEY), m.Done()),
     (m.AddKey(KEY), m.Done()),
     (m.GetStatus(), m.Status(1, "0.1", "open", "memfd_secret", 0, 1, ())),

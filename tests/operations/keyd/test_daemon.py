@@ -114,6 +114,15 @@ class TestRequests:
         ]
         assert service.key_states(asked, ask=False) == [(cached, None) for cached, _ in states]
 
+    def test_a_forgotten_key_is_asked_for_again(self, service):
+        key, other = service.new_key(), service.new_key()
+        [(dek, blob)] = service.generate(key, [b"a"])
+        service.generate(other, [b"a"])
+        for _ in range(2):  # twice is no error
+            service.forget_key(key)
+        assert [cached for cached, _ in service.key_states([key, other], ask=False)] == [False, True]
+        assert service.unwrap([(key, blob, b"a")]) == [dek]
+
     def test_a_removed_key_is_not_used_until_it_is_added(self, service):
         key = service.new_key()
         [(dek, blob)] = service.generate(key, [b"a"])
