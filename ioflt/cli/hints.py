@@ -191,6 +191,21 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     ),
     (
         errors.UsageError,
+        "is clear: there is nothing to erase",
+        lambda error: f"remove it, and overwrite the storage if need be: rm -r {_file(error, 'DIR/VM')}",
+    ),
+    (
+        errors.UsageError,
+        "is not encrypted: without",
+        lambda error: f"overwrite and remove it first: shred -u {_file(error, 'FILE')}",
+    ),
+    (
+        errors.UsageError,
+        "names outside of the VM",
+        lambda error: f"remove the other names first: find {_above(error, 'DIR')} -links +1",
+    ),
+    (
+        errors.UsageError,
         "recrypt was interrupted",
         lambda error: f"ioflt vm recrypt {_file(error, 'DIR/VM')}",
     ),

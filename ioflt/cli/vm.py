@@ -33,6 +33,7 @@ vm = LazyGroup(
                 Entry("encrypt", __name__, "encrypt", "Encrypt a VM in place, file by file."),
                 Entry("decrypt", __name__, "decrypt", "Decrypt a VM in place, file by file."),
                 Entry("recrypt", "ioflt.cli.recrypt", "recrypt", "Change the keys of a VM."),
+                Entry("erase", "ioflt.cli.erase", "erase", "Make a VM unreadable for good, and remove it."),
                 Entry("register", __name__, "register", "Vouch for a VM whose record is missing or foreign."),
             ),
         ),

@@ -1,7 +1,8 @@
 """A VM home that appears complete, or not at all, and one that goes the same way.
 
 While it is made, or removed, it lies in the datastore's `.ioflt.d` as `home-…`, locked, where no mount shows
-it. What a crash leaves there goes at the next mount, and at the next import.
+it. What a crash leaves there goes at the next mount, and at the next import. One that is erased lies there as
+`erase-…`, and is the business of `erase`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -20,7 +21,7 @@ from ioflt.crypto.rng import random_bytes
 from ioflt.datastore.atomic import PRIVATE_DIR, make_private_dir
 from ioflt.datastore.home import Home, is_private
 from ioflt.datastore.volume import Volume
-from ioflt.errors import ExistsError, MalformedError, ReadOnlyError, UsageError
+from ioflt.errors import ExistsError, IofltError, MalformedError, ReadOnlyError, UsageError
 from ioflt.format.record.record import HomeRecord
 from ioflt.format.vmdk.descriptor import confine
 
@@ -28,6 +29,9 @@ from ioflt.format.vmdk.descriptor import confine
 MAX_NAME: Final = 200
 
 _DRAFT: Final = "home-"
+
+#: What the name of a hidden home begins with that is being erased.
+ERASED: Final = "erase-"
 
 _log = logging.getLogger(__name__)
 
@@ -67,31 +71,61 @@ def dispose(volume: Volume, home: Home) -> None:
 
     The caller has exclusive use of it. Raises OSError.
     """
+    shutil.rmtree(hide(volume, home, _DRAFT), dir_fd=volume.fd)
+
+
+def hide(volume: Volume, home: Home, kind: str) -> str:
+    """Take the home's name from it, durably; its path in the datastore from now on, which begins with `kind`.
+
+    The caller has exclusive use of it. Raises OSError.
+    """
     make_private_dir(volume.fd)
-    draft = f"{PRIVATE_DIR}/{_DRAFT}{random_bytes(8).hex()}"
-    os.rename(home.name, draft, src_dir_fd=volume.fd, dst_dir_fd=volume.fd)
+    hidden = f"{PRIVATE_DIR}/{kind}{random_bytes(8).hex()}"
+    os.rename(home.name, hidden, src_dir_fd=volume.fd, dst_dir_fd=volume.fd)
+    fd = _open_directory(volume.fd, PRIVATE_DIR)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
     os.fsync(volume.fd)
     volume.forget(home)
-    shutil.rmtree(draft, dir_fd=volume.fd)
+    return hidden
 
 
 def remove_unfinished(top_fd: int) -> None:
     """Remove the homes in the making that nobody holds the lock of. What cannot be removed is logged."""
+
+    def remove(path: str, _fd: int) -> None:
+        shutil.rmtree(path, dir_fd=top_fd)
+
+    finish(top_fd, _DRAFT, remove)
+
+
+def finish(top_fd: int, kind: str, end: Callable[[str, int], None]) -> list[str]:
+    """Have `end` finish the hidden homes of that kind that nobody holds the lock of; paths of the finished.
+
+    It gets the path and the open directory. What raises an error stays, and is logged.
+    """
     try:
         fd = _open_directory(top_fd, PRIVATE_DIR)
-    except OSError:  # none there, or something else: who makes a draft tells
-        return
+    except OSError:  # none there, or something else: who makes one tells
+        return []
+    finished = []
     try:
         for name in os.listdir(fd):
-            if name.startswith(_DRAFT):
+            path = f"{PRIVATE_DIR}/{name}"
+            if name.startswith(kind):
                 try:
-                    _remove_unheld(fd, name)
+                    _end_unheld(fd, name, path, end)
                 except (FileNotFoundError, BlockingIOError):
                     continue
-                except OSError as error:
-                    _log.warning("left over, and cannot be removed, %s/%s: %s", PRIVATE_DIR, name, error)
+                except (OSError, IofltError) as error:
+                    _log.warning("left over, and cannot be removed, %s: %s", path, error)
+                    continue
+                finished.append(path)
     finally:
         os.close(fd)
+    return finished
 
 
 def check_name(volume: Volume, name: str) -> str:
@@ -130,10 +164,10 @@ def _publish(top_fd: int, draft: str, name: str, place: str) -> None:
         raise
 
 
-def _remove_unheld(dir_fd: int, name: str) -> None:
+def _end_unheld(dir_fd: int, name: str, path: str, end: Callable[[str, int], None]) -> None:
     fd = _open_directory(dir_fd, name)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(name, dir_fd=dir_fd)
+        end(path, fd)
     finally:
         os.close(fd)

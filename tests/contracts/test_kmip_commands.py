@@ -117,6 +117,45 @@ def test_a_vm_opens_after_a_restart_with_one_server_of_two(ioflt, authority, tmp
             server.kill()
 
 
+def test_an_erased_vm_takes_its_key_along(ioflt, server, authority, tmp_path):
+    set_up(ioflt, authority, tmp_path, server.port)
+    top, receipt = tmp_path / "ds", tmp_path / "receipt.json"
+    ioflt("datastore", "init", top)
+    for name in ("web", "db"):
+        (top / name).mkdir()
+        (top / name / "disk.img").write_bytes(b"plaintext" * 10_000)
+        ioflt("vm", "register", "--clear", top / name)
+        ioflt("vm", "encrypt", top / name)
+    ioflt("vm", "clone", "--same-key", top / "web", top / "twin")
+    (key,) = json.loads(ioflt("vm", "show", top / "web", "--json").stdout)["keys"]
+
+    def known():
+        return key.removeprefix("corp:") in json.loads(ioflt("key", "locate", "corp", "--json").stdout)
+
+    refused = ioflt("vm", "erase", top / "web", "--yes", "--destroy-key", code=6)
+    assert f"its key {key} also opens {top}/twin" in refused.stderr
+    assert "--yes" in ioflt("vm", "erase", top / "web", "--destroy-key", code=2).stderr
+    kept = ioflt("vm", "erase", top / "web", "--yes")
+    assert f"{key}: kept, it also opens {top}/twin" in kept.stderr
+    assert known()
+    ioflt("vm", "erase", top / "twin", "--yes", "--destroy-key", "--receipt", receipt)
+    assert json.loads(receipt.read_text())["keys"] == [{"key": key, "fate": "destroyed", "also_protects": []}]
+    assert not known()
+    status = json.loads(ioflt("key", "status", key, "--json").stdout)
+    assert (status["cached"], status["reason"]) == (False, "KeyStateMissingInKMS")
+    ioflt("check", top)  # the other VM is as it was
+
+    # interrupted between its key and its files, it is locked and can be erased still
+    (key,) = json.loads(ioflt("vm", "show", top / "db", "--json").stdout)["keys"]
+    ioflt("key", "revoke", "corp", key.removeprefix("corp:"))
+    ioflt("key", "destroy", "corp", key.removeprefix("corp:"), "--yes")
+    ioflt("keyd", "stop")
+    locked = ioflt("vm", "erase", top / "db", "--yes", "--destroy-key", code=4)
+    assert "hint: without --destroy-key no key is needed" in locked.stderr
+    ioflt("vm", "erase", top / "db", "--yes")
+    assert json.loads(ioflt("vm", "list", top, "--json").stdout) == []
+
+
 def test_pinned_by_fingerprint(ioflt, server, authority, tmp_path):
     set_up(ioflt, authority, tmp_path, server.port)
     wrong = ":".join(["00"] * 32)

@@ -66,6 +66,11 @@ def pack(copy: HeaderCopy, which: int) -> bytes:
     return bytes(area)
 
 
+def has_magic(data: bytes) -> bool:
+    """Whether a header copy begins there, sound or not."""
+    return data[: len(_MAGICS[0])] in _MAGICS
+
+
 def unpack(area: bytes, which: int) -> HeaderCopy:
     """The copy `which` (0 primary, 1 secondary) in its 16 KiB. Raises MalformedError and UnsupportedError."""
     if len(area) != HEADER_SIZE:
