@@ -25,7 +25,10 @@ _SECTIONS = (
     ),
     Section(
         "Virtual machines",
-        (Entry("vm", "ioflt.cli.vm", "vm", "List, show, encrypt, decrypt, import, export, register."),),
+        (
+            Entry("vm", "ioflt.cli.vm", "vm", "List, show, encrypt, decrypt, import, export, register."),
+            Entry("disk", "ioflt.cli.disk", "disk", "Make a disk of a VM longer."),
+        ),
     ),
     Section(
         "Keys",
