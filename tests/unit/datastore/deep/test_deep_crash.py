@@ -140,7 +140,8 @@ def judge(case: Case, disk: Disk, *, must_be: str | None = None) -> str:
     cipher.decrypt(memoryview(ciphertext)[:mark], 0, holes=False)
     cipher.wipe()
     dek.wipe()
-    assert ciphertext == case.contents, "bytes are lost"
+    if ciphertext != case.contents:  # an assert would take minutes to show how they differ
+        raise AssertionError("bytes are lost")
     found = "new" if header.uuid == case.uuid else "old"
     if case.thin:
         assert now == case.holes, "a hole was filled"
