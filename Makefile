@@ -54,11 +54,11 @@ unit operations cli golden mounted interop:
 
 kills:
 	@tools/setup.sh build test
-	$(PYTEST) $(REQUIRE) --long tests/mounted/test_kill.py -k 1000_kills
+	$(PYTEST) $(REQUIRE) --long -o faulthandler_timeout=0 tests/mounted/test_kill.py -k 1000_kills
 
 long:
 	@tools/setup.sh build test
-	HYPOTHESIS_PROFILE=long $(PYTEST) $(REQUIRE) --long tests
+	HYPOTHESIS_PROFILE=long $(PYTEST) $(REQUIRE) --long -o faulthandler_timeout=0 tests
 
 demo:
 	@tools/setup.sh build demo

@@ -251,7 +251,8 @@ def _pin(store: KmipStore, file: KmipFile, wanted: set[str]) -> None:
             raise UsageError("nobody is there to compare the fingerprints; give them with --fingerprint")
         click.confirm("Trust exactly these certificates?", abort=True, err=True)
     store.trust_servers(file.name, found)
-    say(f"the provider {file.name} trusts {len(found)} servers")
+    many = "its server" if len(found) == 1 else f"{len(found)} servers"
+    say(f"the provider {file.name} trusts {many}")
 
 
 @contextmanager
