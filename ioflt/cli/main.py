@@ -142,7 +142,7 @@ class _Program(LazyGroup):
             result = super().invoke(ctx)
         except (click.UsageError, click.exceptions.Exit):  # no command ran: a slip, or help was shown
             raise
-        except Exception:
+        except Exception:  # said after a failure, too, which goes on
             self._remind(ctx)
             raise
         self._remind(ctx)

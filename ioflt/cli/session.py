@@ -33,7 +33,7 @@ def connect_keys() -> Iterator[KeyClient]:
     with KeyClient.connect() as keys:
         try:
             yield keys
-        except Exception:
+        except Exception:  # said after a failure, too, which goes on
             with suppress(IofltError, OSError):
                 _show_warnings(keys)
             raise

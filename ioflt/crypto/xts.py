@@ -23,7 +23,7 @@ from ioflt.types import SECTOR_SIZE
 try:
     from ioflt.crypto import _sectors
 except ImportError:
-    _sectors = None  # type: ignore[assignment]
+    _sectors = None  # type: ignore[assignment]  # there is no type for a missing module
 
 #: Whether `SectorCipher` is the C loop.
 NATIVE = _sectors is not None

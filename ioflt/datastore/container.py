@@ -130,7 +130,7 @@ class Container:
         self._chain: Link = self._crypt if self._counters is None else Trace(self._crypt, self._counters)
         try:
             self.refresh()
-        except BaseException:
+        except BaseException:  # no key stays of what did not open
             self.wipe()
             raise
 
@@ -146,7 +146,7 @@ class Container:
             header = read_header(fd)
             dek = unwrap(header, keys)
             return cls(fd, header, dek, writable=writable, counters=counters, name=name)
-        except BaseException:
+        except BaseException:  # taken over, so ours to close
             os.close(fd)
             raise
 

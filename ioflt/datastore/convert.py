@@ -107,7 +107,7 @@ class Conversion:
         try:
             before = os.fstat(fd)
             current = self.operation.current or self._choose(path, fd)
-        except BaseException:
+        except BaseException:  # nobody else closes it
             os.close(fd)
             raise
         with closing(self._open(fd, treatment, path)) as source, Draft(self._home.fd) as draft:

@@ -59,7 +59,7 @@ def new_home(volume: Volume, name: str, record: HomeRecord | None = None) -> Ite
             yield home
             os.fsync(home.fd)
             _publish(volume.fd, draft, name, place)
-    except BaseException:
+    except BaseException:  # also after Ctrl-C: nothing half made stays
         volume.forget(home)
         shutil.rmtree(draft, dir_fd=volume.fd)
         raise

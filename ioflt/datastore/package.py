@@ -73,7 +73,7 @@ class Package:
             self._update(name, text)
             self._read.add(name)
             self._check_listed()
-        except BaseException:
+        except BaseException:  # nobody else closes it
             self.close()
             raise
 

@@ -182,7 +182,7 @@ def _verified_dek(backup: luks2.Header, keys: KeyService) -> Secret:
     dek = unwrap(backup, keys)
     try:
         luks2.verify_digest(backup, dek)
-    except BaseException:
+    except BaseException:  # no key stays, whatever it was
         dek.wipe()
         raise
     return dek

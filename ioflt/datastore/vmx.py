@@ -56,7 +56,7 @@ class VmxFile:
         self._dirty = False
         try:
             self.refresh()
-        except BaseException:
+        except BaseException:  # taken over, so ours to close
             os.close(fd)
             raise
 

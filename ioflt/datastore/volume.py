@@ -106,7 +106,7 @@ class Volume:
             if error.file is None or error.file == atomic.RECORD:
                 error.file = os.path.join(name, error.file) if error.file else name
             raise
-        except BaseException:
+        except BaseException:  # nobody else closes it
             os.close(fd)
             raise
         seen.note(unverified.record.datastore_id, name)
@@ -192,7 +192,7 @@ class Volume:
         home = self.home(name)
         try:
             self.write_new_record(home)
-        except BaseException:
+        except BaseException:  # without its record no home stays
             self.remove_home(name)
             raise
         return home

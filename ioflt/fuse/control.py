@@ -69,7 +69,7 @@ class Control:
             _log.warning("control: pid %d is cut off: %s", peer.pid, error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # gone in mid-answer: what it asked for was done
-        except Exception:
+        except Exception:  # one client never ends the mount
             _log.exception("control: a bug, met by pid %d", peer.pid)
         finally:
             client.end()
@@ -164,7 +164,7 @@ class Control:
         operations.gate.begin(deny_reads=mode == "force")
         try:
             await operations.drop_pages()
-        except BaseException:
+        except BaseException:  # cancelled, too: the gate does not stay shut
             operations.gate.open()
             raise
         if mode == "refuse" and (names := self._open_names()):  # an open was under way

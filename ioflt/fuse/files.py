@@ -133,7 +133,7 @@ class Files(Served):
                 await self._truncate(node, 0, fh)
                 if ctx.uid != 0:
                     self._clear_privileges(node)
-            except BaseException:
+            except BaseException:  # cancelled, too: the kernel never hears of this handle
                 await self.release(fh)
                 raise
         self._start_filler(node)
@@ -158,7 +158,7 @@ class Files(Served):
                 self._nowait = False
         async with node.ranges.hold(off, off + size, exclusive=False):
             data = await self._in_thread(file_of(node).read, off, size)
-            return data  # type: ignore[return-value]
+            return data  # type: ignore[return-value]  # any buffer will do
 
     @translated
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
@@ -209,7 +209,7 @@ class Files(Served):
             await self.opener.release(handle.node, write=handle.writes)
         except OSError as error:
             _log.error("closing %s: %s", handle.node.shown, error)
-        except Exception:
+        except Exception:  # nobody waits for an answer: a bug is logged, the mount goes on
             _log.exception("closing %s", handle.node.shown)
         self.nodes.drop_unused(handle.node)
 

@@ -138,7 +138,7 @@ class _Service:
             code = 0
         except (FUSEError, OSError) as error:
             code = error.errno or errno.EIO
-        except Exception:
+        except Exception:  # a bug: EIO to the caller, the mount goes on
             _log.exception("the handler of a request failed")
             code = errno.EIO
         finally:

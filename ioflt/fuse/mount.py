@@ -70,7 +70,10 @@ def run(options: Options, keys: KeyService, broker: Broker, ready: Callable[[], 
             control = Control(operations, options.mountpoint)
             trio.run(_serve, operations, control, listener, where, ready)
         finally:
-            broker.unmount(number)
+            try:
+                broker.unmount(number)
+            except PeerError as error:  # what is open is closed all the same
+                _log.error("%s", error)
             pyfuse3.close(unmount=False)
             operations.close()
     _log.info("unmounted %s (state in %s)", options.mountpoint, where.state)
@@ -141,7 +144,7 @@ async def _resume(volume: Volume, control: Control, ending: threading.Event) -> 
         resumed = await trio.to_thread.run_sync(
             lambda: resume.interrupted(volume, progress=progress, here=rewrap)
         )
-    except Exception:
+    except Exception:  # the mount serves on; what is left is resumed at the next
         _log.exception("what was interrupted could not be resumed")
         return
     for name, what in resumed:

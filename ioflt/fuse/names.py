@@ -47,7 +47,7 @@ class Names(Served):
             await self.opener.acquire(node, write=True, created=fd)
             fh = FileHandleT(self.handles.add_file(FileHandle(node, True)))
             return FileInfo(fh=fh, direct_io=False, keep_cache=False), node.attributes()
-        except BaseException:
+        except BaseException:  # cancelled, too: the reference goes with the try
             node.lookups -= 1
             self.nodes.drop_unused(node)
             raise
@@ -243,7 +243,7 @@ class Names(Served):
             )
             try:
                 return await self._lookup(parent, text), fd
-            except BaseException:
+            except BaseException:  # nobody else closes it
                 os.close(fd)
                 raise
 
@@ -263,7 +263,7 @@ class Names(Served):
             make(parent.path_fd, text)
             try:
                 self._own(parent, text, ctx)
-            except BaseException:
+            except BaseException:  # what has the wrong owner does not stay
                 undo(text, dir_fd=parent.path_fd)
                 raise
 

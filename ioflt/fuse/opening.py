@@ -73,7 +73,7 @@ class Opener:
                 try:
                     unused.pop_all()  # `_open` closes what it cannot use
                     node.file = await self._ask(self._open, node, created)
-                except BaseException:
+                except BaseException:  # cancelled, too: who did not open it does not count
                     node.entered.leave()
                     raise
             elif not write and node.writers == 0:
@@ -84,7 +84,7 @@ class Opener:
                     await self._add_writer(node)
                 else:
                     node.readers += 1
-            except BaseException:
+            except BaseException:  # cancelled, too: nobody else closes it
                 self._close_if_unused(node)
                 raise
 
@@ -121,7 +121,7 @@ class Opener:
             await self._lock(node, file)
             try:
                 await self._refresh(node, file)
-            except BaseException:
+            except BaseException:  # cancelled, too: the lock goes with the try
                 syscalls.unlock(file.fd)
                 raise
         node.writers += 1

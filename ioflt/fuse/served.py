@@ -75,7 +75,7 @@ class Served(pyfuse3.Operations):
             standing = home.known()
             if standing is None:
                 standing = await self._ask(home.unverified)
-        except BaseException:
+        except BaseException:  # nobody else closes it
             os.close(fd)
             raise
         node = self.nodes.enter(parent, name, home, fd, standing)

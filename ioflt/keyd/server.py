@@ -63,7 +63,7 @@ class Server:
             _log.warning("pid %d of uid %d is cut off: %s", peer.pid, peer.uid, error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # killed, or gone for other reasons: nothing of ours is lost
-        except Exception:
+        except Exception:  # one client never ends the daemon
             _log.exception("a bug, met by pid %d of uid %d", peer.pid, peer.uid)
         finally:
             self._service.connections -= 1

@@ -164,7 +164,7 @@ class Service:
             self._set(State.CLOSING)
             try:
                 lockdown.spread()
-            except BaseException:
+            except BaseException:  # a lock that failed, however, leaves all open
                 self._set(State.OPEN)
                 raise
             self._set(State.LOCKED)

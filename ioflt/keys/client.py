@@ -288,7 +288,7 @@ class KeyClient:
                 self.close()
                 if not tries_left:
                     raise
-            except BaseException:
+            except BaseException:  # half an answer may be left on it
                 link.close()
                 raise
             else:

@@ -224,7 +224,7 @@ class _Loop:
     def _run(self) -> None:
         try:
             trio.run(self._main)
-        except Exception:
+        except Exception:  # a bug ends this thread, not the daemon; the next call makes another
             _log.exception("a bug, met by the provider %s", self._file.name)
         finally:
             self._ready.set()

@@ -118,7 +118,7 @@ class Cluster:
                             await connection.greet()  # so that it is not sent into a dead connection
                         sent = True
                         answer = await connection.exchange(make(connection.version))
-                except BaseException as error:
+                except BaseException as error:  # half an answer may be left on it
                     connection.close()
                     if not isinstance(error, trio.TooSlowError | PeerError):
                         raise
@@ -152,7 +152,7 @@ class Cluster:
                 connection = Connection(server, stream)
                 try:
                     await connection.greet()
-                except BaseException:
+                except BaseException:  # cancelled, too: nobody else closes it
                     connection.close()
                     raise
                 return connection

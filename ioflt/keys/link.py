@@ -51,7 +51,7 @@ class Link:
             answer = link._channel.exchange(link._connection.hello(), link._receiver, TIMEOUT)
             if isinstance(answer, Failure):
                 raise failure.rebuild(answer)
-        except BaseException:
+        except BaseException:  # nobody else closes it
             link.close()
             raise
         return link

@@ -41,7 +41,7 @@ class MountControl:
             if unix.peer_of(sock).uid not in (0, os.geteuid()):
                 raise DeniedError("the socket is served by another user", file=path)
             self.status = self._ask(messages.Hello(messages.VERSION), messages.Status)
-        except BaseException:
+        except BaseException:  # nobody else closes it
             self.close()
             raise
 

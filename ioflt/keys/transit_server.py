@@ -108,7 +108,7 @@ class TransitServer:
         if by_certificate:
             try:
                 self._token = self._log_in()
-            except BaseException:
+            except BaseException:  # half an answer may be left on it
                 self.close()
                 raise
 

@@ -72,7 +72,7 @@ class OpenBao:
             server.root, server.unseal_key = made["root_token"], made["keys"][0]
             server.unseal()
             server.ask("POST", "sys/mounts/transit", type="transit")
-        except BaseException:
+        except BaseException:  # Ctrl-C, too: no server is left running
             server.kill()
             raise
         return server

@@ -147,7 +147,7 @@ class PyKmip:
         server = cls(port, process)
         try:
             server._wait(place / "output")
-        except BaseException:
+        except BaseException:  # Ctrl-C, too: no server is left running
             server.kill()
             raise
         return server

@@ -96,7 +96,7 @@ class Https:
                 connection.close()
                 if kept is None:
                     raise HttpsFailed(_reason(error)) from error
-            except BaseException:
+            except BaseException:  # half an answer may be left on it
                 connection.close()
                 raise
             else:

@@ -106,7 +106,7 @@ async def _handshake(host: str, port: int, context: ssl.SSLContext) -> Stream:
         stream = trio.SSLStream(socket, context, server_hostname=host)
         try:
             await stream.do_handshake()
-        except BaseException:
+        except BaseException:  # cancelled, too: nobody else closes it
             await trio.aclose_forcefully(stream)
             raise
     except (OSError, ValueError, trio.BrokenResourceError) as error:  # ValueError: no name for TLS

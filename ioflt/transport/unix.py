@@ -117,7 +117,7 @@ class Listener:
             else:
                 self._socket = _take_over(inherited, path)
                 _protect(path, mode, group)
-        except BaseException:
+        except BaseException:  # nobody else closes it
             os.close(self._lock)
             raise
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from ioflt import paths
 from ioflt.fuse import starter
 from ioflt.keys.client import KeyClient
-from tests.mounted.place import Place
+from tests.mounted.place import Place, await_end
 
 pytestmark = pytest.mark.fuse
 
@@ -85,3 +87,22 @@ def test_without_confinement_all_these_doors_are_open(
 ) -> None:
     found = dict(zip(map(str, doors), _found(place, doors, monkeypatch, "--unconfined"), strict=True))
     assert {door: answer for door, answer in found.items() if answer != "open"} == {}
+
+
+def test_a_mount_whose_broker_was_killed_serves_and_ends(place: Place) -> None:
+    """What is open and whose connections to keyd stand goes on; only nothing new is reached."""
+    home = place.mount() / "vm"
+    home.mkdir()
+    (home / "disk").write_bytes(b"content")
+    pid = place.pid
+    mount, broker = os.pidfd_open(pid), int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+    os.kill(broker, signal.SIGKILL)
+    assert (home / "disk").read_bytes() == b"content"
+    place.umount()
+    await_end(mount)
+    os.close(mount)
+    (complaint,) = place.complaints()
+    assert "the mount's broker is gone" in complaint
+    assert f"unmounted {place.mountpoint}" in place.log, "it ended in order"
+    place.mount()
+    assert (home / "disk").read_bytes() == b"content"

@@ -116,7 +116,7 @@ class Journal:
                         self._make_sidecar(header, future.change, old, new)
                         if future.area is not None:
                             self._write_area(*future.area)
-                    except BaseException:
+                    except BaseException:  # also after Ctrl-C: no header names the sidecar yet
                         with suppress(OSError):
                             self._storage.remove_sidecar()
                         raise

@@ -61,7 +61,7 @@ def verified_dek(header: luks2.Header, keys: KeyService) -> Secret:
     dek = unwrap(header, keys)
     try:
         luks2.verify_digest(header, dek)
-    except BaseException:
+    except BaseException:  # no key stays, whatever it was
         dek.wipe()
         raise
     return dek
@@ -104,7 +104,7 @@ def new_key(
             future, offset, material = keyslot.make_keyslot(future, passphrase, dek, avoid=present)
             area = (offset, material)
         return Future(Recrypt.to(future), dek, area)
-    except BaseException:
+    except BaseException:  # no key stays, whatever it was
         dek.wipe()
         raise
 

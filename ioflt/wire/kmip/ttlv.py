@@ -209,11 +209,11 @@ def _write(item: Item, out: bytearray, depth: int) -> None:
         at = len(out)
         out += bytes(HEADER_SIZE)
         for child in value:  # type: ignore[union-attr]  # another type is a TypeError, told by `write`
-            _write(child, out, depth + 1)  # type: ignore[arg-type]
+            _write(child, out, depth + 1)  # type: ignore[arg-type]  # the same
         _HEADER.pack_into(out, at, tag << 8 | kind, len(out) - at - HEADER_SIZE)
         return
     if kind == Type.TEXT_STRING:
-        raw: bytes | memoryview = value.encode()  # type: ignore[union-attr]
+        raw: bytes | memoryview = value.encode()  # type: ignore[union-attr]  # the same
     elif isinstance(value, Secret):
         raw = value.view()
     elif isinstance(value, bytes):
