@@ -31,7 +31,8 @@ from ioflt.wire.frame import Pause
 from ioflt.wire.kmip import messages, ttlv, xml
 from ioflt.wire.kmip.connection import Answer, ClientConnection, ServerConnection
 from ioflt.wire.kmip.enumerations import ResultStatus
-from ioflt.wire.kmip.messages import PAYLOADS, RequestMessage, ResponseMessage, Structure
+from ioflt.wire.kmip.messages import PAYLOADS, RequestMessage, ResponseMessage
+from ioflt.wire.kmip.structure import Structure
 from ioflt.wire.kmip.ttlv import Item
 
 MESSAGES = ("RequestMessage", "ResponseMessage")

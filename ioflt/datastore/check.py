@@ -15,9 +15,10 @@ from ioflt.datastore.container import Container
 from ioflt.datastore.deep.disk import SIDECAR
 from ioflt.datastore.files import open_regular
 from ioflt.datastore.header import check_copies, read_header, read_state_slots
-from ioflt.datastore.home import Home, Standing, Treatment, is_private, stored_as
+from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
+from ioflt.datastore.standing import Standing, Treatment, is_private, stored_as
 from ioflt.datastore.vmx import VmxFile, read_sealed
 from ioflt.datastore.volume import Volume
 from ioflt.datastore.walk import Node, walk

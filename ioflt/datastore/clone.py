@@ -10,17 +10,22 @@ import os
 from dataclasses import dataclass, replace
 
 from ioflt import syscalls
-from ioflt.datastore import container, files, regular, tree
+from ioflt.datastore import atomic, container, files, regular, tree
 from ioflt.datastore.container import Progress
-from ioflt.datastore.home import Home, Treatment
+from ioflt.datastore.header import read_header, read_state_slots
+from ioflt.datastore.home import Home
 from ioflt.datastore.newhome import check_name, dispose, new_home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
+from ioflt.datastore.standing import Treatment
 from ioflt.datastore.tree import HomeSide
 from ioflt.datastore.volume import Volume
 from ioflt.errors import ReadOnlyError, UsageError
 from ioflt.filters.backing import Backing
+from ioflt.format.luks2 import state
+from ioflt.format.luks2.layout import STATE_SLOT_OFFSETS
 from ioflt.format.record.record import HomeRecord
+from ioflt.keys.client import KeyService
 from ioflt.types import HomeState
 
 
@@ -63,7 +68,7 @@ def clone(
             side = _Stored if same_key else HomeSide
             copied = tree.copy(side(old), old.fd, side(new), new.fd, progress)
             if same_key:
-                _renumber(new, copied)
+                _renumber_all(new, copied)
             tree.dress_directory(old.fd, new.fd)
         return Cloned(new_name, first.state.value, [str(key) for key in first.keys], copied)
 
@@ -126,7 +131,7 @@ class _Stored(HomeSide):
         return tree.HostSide().create(parent_fd, path, mode)
 
 
-def _renumber(home: Home, paths: list[str]) -> None:
+def _renumber_all(home: Home, paths: list[str]) -> None:
     """A container brought its file id along: no two files of a mount have one."""
     for path in paths:
         with regular.named(home, path), regular.parent(home, path) as (parent_fd, name):
@@ -134,11 +139,24 @@ def _renumber(home: Home, paths: list[str]) -> None:
             try:
                 if home.treatment(path, fd) is Treatment.CONTAINER:
                     before = os.fstat(fd)
-                    container.renumber(fd, home.volume.keys)
+                    _renumber(fd, home.volume.keys)
                     os.fsync(fd)
                     os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
             finally:
                 os.close(fd)
+
+
+def _renumber(fd: int, keys: KeyService) -> None:
+    """Give a raw copy of a container, open for writing, a file id of its own. Syncs nothing.
+
+    Raises CorruptDataError, KeyUnavailableError, OSError.
+    """
+    header = read_header(fd)
+    with container.unwrap(header, keys) as dek, state.mac_key(dek, header.uuid) as mac_key:
+        block = replace(state.load(*read_state_slots(fd), mac_key), file_id=container.new_file_id())
+        for _ in STATE_SLOT_OFFSETS:  # no slot keeps the old one
+            block = replace(block, sequence=block.sequence + 1)
+            atomic.write_all(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
 
 
 def _rename_here(volume: Volume, name: str, new_name: str) -> None:

@@ -24,7 +24,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from ioflt import syscalls
 from ioflt.crypto.rng import new_uuid, random_bytes
@@ -468,19 +467,6 @@ class Container:
     def _check_failed(self) -> None:
         if self._failed is not None:
             raise StorageError("shut after a failed fsync", errno.EIO, file=self._name)
-
-
-def renumber(fd: int, keys: KeyService) -> None:
-    """Give a raw copy of a container, open for writing, a file id of its own. Syncs nothing.
-
-    Raises CorruptDataError, KeyUnavailableError, OSError.
-    """
-    header = read_header(fd)
-    with unwrap(header, keys) as dek, state.mac_key(dek, header.uuid) as mac_key:
-        block = replace(state.load(*read_state_slots(fd), mac_key), file_id=new_file_id())
-        for _ in STATE_SLOT_OFFSETS:  # no slot keeps the old one
-            block = replace(block, sequence=block.sequence + 1)
-            atomic.write_all(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
 
 
 def rewrap(token: IofltToken, keys: KeyService, uuid: str, key: KeyRef) -> IofltToken:

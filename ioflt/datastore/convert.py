@@ -19,9 +19,10 @@ from ioflt.datastore import atomic, container, files, regular
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container, Progress
 from ioflt.datastore.header import read_header
-from ioflt.datastore.home import Home, Treatment, carries, file_id_of, stored_as, uuid_of
+from ioflt.datastore.home import Home, carries, file_id_of, uuid_of
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
+from ioflt.datastore.standing import Treatment, stored_as
 from ioflt.datastore.vmx import seal_new
 from ioflt.errors import AuthenticationError, BugError, BusyError, CorruptDataError, MalformedError
 from ioflt.filters.backing import Backing

@@ -26,7 +26,8 @@ from ioflt.crypto.rng import random_bytes
 from ioflt.datastore import atomic, newhome, records, regular, seen
 from ioflt.datastore.atomic import PRIVATE_DIR, RECORD
 from ioflt.datastore.header import read_header
-from ioflt.datastore.home import Home, Treatment, stored_as
+from ioflt.datastore.home import Home
+from ioflt.datastore.standing import Treatment, stored_as
 from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, CorruptDataError, IofltError, ReadOnlyError, UsageError
 from ioflt.format.luks2 import binary

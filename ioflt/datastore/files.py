@@ -15,9 +15,10 @@ from ioflt.datastore import atomic, container
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container
 from ioflt.datastore.header import read_state_slots
-from ioflt.datastore.home import Home, Treatment, stored_as
+from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
+from ioflt.datastore.standing import Treatment, stored_as
 from ioflt.datastore.vmx import Place, VmxFile, seal_new
 from ioflt.errors import IofltError, MalformedError
 from ioflt.filters.backing import Backing

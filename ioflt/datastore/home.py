@@ -10,8 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from ioflt.datastore import atomic, records
 from ioflt.datastore.atomic import PRIVATE_DIR, RECORD
 from ioflt.datastore.header import read_header
 from ioflt.datastore.memory import Memory, Stamp
+from ioflt.datastore.standing import Refusal, Standing, Treatment, is_private, stored_as
 from ioflt.errors import (
     AuthenticationError,
     BusyError,
@@ -36,8 +36,6 @@ from ioflt.format.vmx import sealed
 from ioflt.keys.client import KeyService
 from ioflt.types import HomeState, KeyRef
 
-_PRIVATE = frozenset((RECORD, PRIVATE_DIR))
-
 #: What fsck keeps at the top of a file system, often the datastore's own: no VM, and given no record.
 LOST_FOUND = "lost+found"
 
@@ -50,52 +48,6 @@ _RECORD_PAUSE_S = 0.002
 
 #: What a judgement holds for: the record as it was, the home's name, what the host remembered of it.
 _Seen = tuple[records.Stamp | None, str, Stamp | None]
-
-
-class Treatment(Enum):
-    """How a regular file is stored."""
-
-    CLEAR = "clear"
-    CONTAINER = "container"
-    VMX = "sealed VMX"
-
-
-class Refusal(Enum):
-    """Why a home with a valid record is not acted on."""
-
-    ROLLED_BACK = "rolled back"
-    COPIED = "copied"
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What is known of a home. `problem`: why it takes no writes, if it does not.
-
-    Each of `keys` opens every file of it, and new files are made for all of them. `refusal`: its record is
-    valid, but this host knows better than to act by it.
-    """
-
-    state: HomeState
-    keys: tuple[KeyRef, ...]
-    thick: bool
-    problem: str | None
-    record: HomeRecord | None
-    refusal: Refusal | None = None
-
-    @property
-    def key(self) -> KeyRef:
-        """The first of the keys."""
-        return self.keys[0]
-
-
-def is_private(name: str) -> bool:
-    """Whether a name at the top of a home is ours, and hidden."""
-    return name in _PRIVATE
-
-
-def stored_as(name: str) -> Treatment:
-    """How a file of that name is stored in an encrypted home."""
-    return Treatment.VMX if name.lower().endswith(".vmx") else Treatment.CONTAINER
 
 
 class Datastore(Protocol):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ioflt.datastore import files
 from ioflt.datastore.header import read_state_slots
-from ioflt.datastore.home import Treatment, is_private
+from ioflt.datastore.standing import Treatment, is_private
 from ioflt.errors import CorruptDataError, MalformedError
 from ioflt.format import dictionary
 from ioflt.format.keysafe import safe

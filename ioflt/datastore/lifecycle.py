@@ -17,9 +17,10 @@ from ioflt.crypto.rng import new_uuid
 from ioflt.datastore import atomic, convert, files, records, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.convert import Conversion
-from ioflt.datastore.home import Home, Refusal, Treatment, stored_as
+from ioflt.datastore.home import Home
 from ioflt.datastore.registration import register
 from ioflt.datastore.regular import Entry
+from ioflt.datastore.standing import Refusal, Treatment, stored_as
 from ioflt.datastore.volume import POLICY, Volume
 from ioflt.errors import (
     AuthenticationError,

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from ioflt import syscalls
 from ioflt.datastore import atomic, container, files
 from ioflt.datastore.atomic import Draft
-from ioflt.datastore.home import Home, Treatment, stored_as
+from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.standing import Treatment, stored_as
 from ioflt.datastore.vmx import Place, seal_new
 from ioflt.errors import CrossHomeError
 from ioflt.format.vmx.sealed import MAX_PLAINTEXT

@@ -19,7 +19,8 @@ from typing import Final
 from ioflt import syscalls
 from ioflt.crypto.rng import random_bytes
 from ioflt.datastore.atomic import PRIVATE_DIR, make_private_dir
-from ioflt.datastore.home import Home, is_private
+from ioflt.datastore.home import Home
+from ioflt.datastore.standing import is_private
 from ioflt.datastore.volume import Volume
 from ioflt.errors import ExistsError, IofltError, MalformedError, ReadOnlyError, UsageError
 from ioflt.format.record.record import HomeRecord

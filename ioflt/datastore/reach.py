@@ -14,7 +14,8 @@ from typing import TypeVar
 from ioflt import paths, syscalls
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import files, recovery
-from ioflt.datastore.home import Home, Treatment
+from ioflt.datastore.home import Home
+from ioflt.datastore.standing import Treatment
 from ioflt.datastore.walk import raise_it, walk
 from ioflt.errors import BusyError, DeniedError, IofltError, PeerError, UsageError
 from ioflt.keys import mounts

@@ -25,7 +25,8 @@ from dataclasses import replace
 
 from ioflt.crypto.rng import new_uuid
 from ioflt.datastore import atomic, reach, records, regular, wrapping
-from ioflt.datastore.home import Home, Treatment
+from ioflt.datastore.home import Home
+from ioflt.datastore.standing import Treatment
 from ioflt.datastore.volume import Volume
 from ioflt.datastore.walk import Node, walk
 from ioflt.datastore.wrapping import Change

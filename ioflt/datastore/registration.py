@@ -12,7 +12,8 @@ from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import convert, regular
 from ioflt.datastore.header import is_recrypting, read_header
-from ioflt.datastore.home import Home, Refusal, Treatment, stored_as
+from ioflt.datastore.home import Home
+from ioflt.datastore.standing import Refusal, Treatment, stored_as
 from ioflt.datastore.vmx import read_sealed
 from ioflt.datastore.volume import POLICY, Volume
 from ioflt.errors import IofltError, KeyNotFound, ReadOnlyError, UsageError

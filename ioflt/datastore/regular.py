@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ioflt import syscalls
 from ioflt.datastore import files
-from ioflt.datastore.home import Home, is_private
+from ioflt.datastore.home import Home
+from ioflt.datastore.standing import is_private
 from ioflt.errors import IofltError, StorageError
 
 

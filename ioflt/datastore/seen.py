@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ioflt import paths
 from ioflt.datastore import records
 from ioflt.datastore.atomic import RECORD
-from ioflt.datastore.home import is_private
+from ioflt.datastore.standing import is_private
 from ioflt.errors import CorruptDataError, IofltError, NotFoundError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import Deep, HomeRecord, Recrypt

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ioflt.datastore import files, regular
-from ioflt.datastore.home import LOST_FOUND, Home, Standing, Treatment
+from ioflt.datastore.home import LOST_FOUND, Home
 from ioflt.datastore.regular import Entry
+from ioflt.datastore.standing import Standing, Treatment
 from ioflt.datastore.volume import Volume
 from ioflt.errors import IofltError
 

@@ -23,10 +23,11 @@ from ioflt.datastore import tree
 from ioflt.datastore.container import Progress
 from ioflt.datastore.disks import Disk, naming
 from ioflt.datastore.files import COPY_CHUNK
-from ioflt.datastore.home import Home, is_private
+from ioflt.datastore.home import Home
 from ioflt.datastore.newhome import new_home
 from ioflt.datastore.ova import OvaWriter
 from ioflt.datastore.package import Package
+from ioflt.datastore.standing import is_private
 from ioflt.datastore.tree import HomeSide, HostSide
 from ioflt.datastore.volume import Volume
 from ioflt.errors import (

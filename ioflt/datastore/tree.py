@@ -10,9 +10,10 @@ from typing import Final, Protocol
 
 from ioflt.datastore import files, regular
 from ioflt.datastore.container import Progress
-from ioflt.datastore.home import Home, is_private
+from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
+from ioflt.datastore.standing import is_private
 from ioflt.errors import IofltError, UnsupportedError
 from ioflt.filters.backing import Backing
 

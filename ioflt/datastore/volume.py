@@ -13,8 +13,9 @@ from types import TracebackType
 from ioflt import paths
 from ioflt.crypto.rng import new_uuid
 from ioflt.datastore import atomic, records, seen
-from ioflt.datastore.home import Home, Root, is_private
+from ioflt.datastore.home import Home, Root
 from ioflt.datastore.memory import Memory
+from ioflt.datastore.standing import is_private
 from ioflt.errors import CorruptDataError, ExistsError, IofltError, NotFoundError, StorageError, UsageError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, HomeRecord

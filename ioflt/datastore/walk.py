@@ -8,7 +8,8 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ioflt.datastore.home import Home, is_private
+from ioflt.datastore.home import Home
+from ioflt.datastore.standing import is_private
 
 #: Deepest directory that is walked into; each level costs a descriptor.
 MAX_DEPTH = 64

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import container, header
-from ioflt.datastore.home import Treatment
+from ioflt.datastore.standing import Treatment
 from ioflt.datastore.vmx import VmxFile, read_sealed
 from ioflt.errors import AuthenticationError, IofltError
 from ioflt.format.luks2 import header as luks2

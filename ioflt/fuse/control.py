@@ -17,7 +17,7 @@ from ioflt import syscalls
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import files, recovery
 from ioflt.datastore.container import Container
-from ioflt.datastore.home import Treatment, stored_as
+from ioflt.datastore.standing import Treatment, stored_as
 from ioflt.datastore.vmx import VmxFile
 from ioflt.datastore.wrapping import Change, change_container, changed_vmx
 from ioflt.errors import (

@@ -14,7 +14,8 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, InodeT, M
 
 from ioflt import syscalls
 from ioflt.datastore import atomic, files, namespace
-from ioflt.datastore.home import Home, is_private, stored_as
+from ioflt.datastore.home import Home
+from ioflt.datastore.standing import is_private, stored_as
 from ioflt.fuse.errnos import translated
 from ioflt.fuse.handles import DirHandle, FileHandle
 from ioflt.fuse.nodes import Node

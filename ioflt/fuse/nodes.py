@@ -13,8 +13,9 @@ import pyfuse3
 import trio
 
 from ioflt.datastore import files
-from ioflt.datastore.home import Home, Standing, Treatment
+from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.standing import Standing, Treatment
 from ioflt.datastore.vmx import VmxFile
 from ioflt.errors import CorruptDataError
 from ioflt.format.luks2.layout import DATA_OFFSET

@@ -19,8 +19,8 @@ import trio
 from ioflt import syscalls
 from ioflt.datastore import files
 from ioflt.datastore.container import Container
-from ioflt.datastore.home import Standing, Treatment
 from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.standing import Standing, Treatment
 from ioflt.datastore.vmx import VmxFile
 from ioflt.errors import BusyError, ReadOnlyError
 from ioflt.filters.trace import Counters

@@ -14,8 +14,9 @@ import trio
 from pyfuse3 import EntryAttributes
 
 from ioflt.datastore.container import Container
-from ioflt.datastore.home import Home, is_private
+from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.standing import is_private
 from ioflt.datastore.vmx import VmxFile
 from ioflt.datastore.volume import Volume
 from ioflt.filters.trace import Counters

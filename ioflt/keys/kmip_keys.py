@@ -58,12 +58,12 @@ from ioflt.wire.kmip.messages import (
     ResponseItem,
     RevocationReason,
     Revoke,
-    Structure,
     TemplateAttribute,
     Version,
     failure_text,
     request,
 )
+from ioflt.wire.kmip.structure import Structure
 from ioflt.wire.kmip.tags import Tag
 from ioflt.wire.kmip.ttlv import Item, Type, Value
 

@@ -30,6 +30,7 @@ from ioflt.wire.kmip.enumerations import (
     RevocationReasonCode,
     State,
 )
+from ioflt.wire.kmip.structure import Structure
 from ioflt.wire.kmip.tags import Tag
 from ioflt.wire.kmip.ttlv import Item, Type
 
@@ -182,7 +183,7 @@ class KmipServer:
             operation=item.operation, id=item.id, status=ResultStatus.SUCCESS, payload=payload
         )
 
-    def _do(self, asked: Item | m.Structure, operation: Operation) -> m.Structure:
+    def _do(self, asked: Item | Structure, operation: Operation) -> Structure:
         match asked:
             case m.DiscoverVersions():
                 if not self.behaviour.versions:

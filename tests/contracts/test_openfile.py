@@ -5,7 +5,7 @@ import os
 import pytest
 
 from ioflt.datastore import files
-from ioflt.datastore.home import Treatment
+from ioflt.datastore.standing import Treatment
 from ioflt.datastore.volume import Volume
 from ioflt.filters.trace import Counters
 from ioflt.testing.check_openfile import check_openfile

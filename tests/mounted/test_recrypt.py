@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ioflt.datastore import wrapping
-from ioflt.datastore.home import stored_as
+from ioflt.datastore.standing import stored_as
 from ioflt.format.record import record as form
 from ioflt.format.record.record import HomeRecord
 from ioflt.types import KeyRef

@@ -22,9 +22,10 @@ from ioflt.datastore.deep.disk import DiskFile, HomeStorage
 from ioflt.datastore.deep.journal import Journal
 from ioflt.datastore.deep.replacement import Replacement
 from ioflt.datastore.header import is_recrypting
-from ioflt.datastore.home import Home, Refusal, Treatment, file_id_of, stored_as
+from ioflt.datastore.home import Home, file_id_of
 from ioflt.datastore.lifecycle import exclusive
 from ioflt.datastore.regular import Entry
+from ioflt.datastore.standing import Refusal, Treatment, stored_as
 from ioflt.datastore.vmx import read_sealed, seal_new
 from ioflt.datastore.volume import Volume
 from ioflt.errors import BugError, BusyError, IofltError, UsageError

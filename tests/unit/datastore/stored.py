@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 from ioflt.datastore import files
-from ioflt.datastore.home import Home, Treatment, stored_as
+from ioflt.datastore.home import Home
+from ioflt.datastore.standing import Treatment, stored_as
 from ioflt.datastore.volume import Volume
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2.layout import HEADERS_SIZE

@@ -14,7 +14,7 @@ from ioflt import syscalls
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import check, clone, container, files, lifecycle, newhome, summary
 from ioflt.datastore.header import read_header, read_state_slots
-from ioflt.datastore.home import stored_as
+from ioflt.datastore.standing import stored_as
 from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, ExistsError, ReadOnlyError, UsageError
 from ioflt.format.luks2 import state

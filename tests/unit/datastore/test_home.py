@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ioflt.datastore import atomic, files, records
-from ioflt.datastore.home import Treatment
+from ioflt.datastore.standing import Treatment
 from ioflt.datastore.volume import Volume
 from ioflt.errors import (
     BusyError,

@@ -14,8 +14,8 @@ import pytest
 
 from ioflt import paths
 from ioflt.datastore import files, lifecycle, recrypt
-from ioflt.datastore.home import Refusal
 from ioflt.datastore.memory import Memory, Seen
+from ioflt.datastore.standing import Refusal
 from ioflt.datastore.volume import Volume
 from ioflt.errors import ReadOnlyError, UsageError
 from ioflt.format.record import homes

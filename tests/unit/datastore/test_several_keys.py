@@ -11,7 +11,8 @@ import pytest
 
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import check, files
-from ioflt.datastore.home import Home, Treatment
+from ioflt.datastore.home import Home
+from ioflt.datastore.standing import Treatment
 from ioflt.datastore.volume import Volume
 from ioflt.errors import AuthenticationError, IofltError, KeyNotFound, KeyUnavailableError, ReadOnlyError
 from ioflt.format.record import record as form

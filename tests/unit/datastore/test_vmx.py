@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ioflt import syscalls
 from ioflt.datastore import atomic, files, openfile
-from ioflt.datastore.home import Treatment
+from ioflt.datastore.standing import Treatment
 from ioflt.datastore.vmx import VmxFile
 from ioflt.errors import AuthenticationError, MalformedError, ReadOnlyError
 from ioflt.format.vmx.sealed import MAX_PLAINTEXT

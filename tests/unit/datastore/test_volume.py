@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from ioflt.datastore import files
-from ioflt.datastore.home import Treatment
+from ioflt.datastore.standing import Treatment
 from ioflt.datastore.volume import Volume, split_home_path
 from ioflt.errors import (
     BusyError,
