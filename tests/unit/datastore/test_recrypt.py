@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from ioflt.errors import (
     BusyError,
     CorruptDataError,
     IofltError,
-    KeyNotFound,
     KeyUnavailableError,
     ReadOnlyError,
     StorageError,
@@ -28,26 +27,9 @@ from ioflt.errors import (
 )
 from ioflt.format.record.record import HomeRecord, Recrypt
 from ioflt.keys.store import ProviderStore
-from ioflt.testing.local_keys import LocalKeys
 from ioflt.types import HomeState, KeyRef
+from tests.unit.datastore.lacking import Keys
 from tests.unit.datastore.test_lifecycle import contents, failing, fill, interrupt, looks, raw
-
-
-class Keys(LocalKeys):
-    """Some keys of which cannot be had now."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.gone: set[KeyRef] = set()
-
-    def _kek(self, key: KeyRef) -> Secret:
-        if key in self.gone:
-            raise KeyNotFound(f"no key {key}")
-        return super()._kek(key)
-
-    def unwrap(self, items: Sequence[tuple[KeyRef, bytes, bytes]]) -> list[Secret | IofltError]:
-        gone = KeyNotFound("gone")
-        return [gone if item[0] in self.gone else super(Keys, self).unwrap([item])[0] for item in items]
 
 
 @pytest.fixture

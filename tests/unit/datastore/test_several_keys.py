@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ioflt.crypto.secret import Secret
 from ioflt.datastore import check, files
 from ioflt.datastore.home import Home
 from ioflt.datastore.standing import Treatment
 from ioflt.datastore.volume import Volume
-from ioflt.errors import AuthenticationError, IofltError, KeyNotFound, KeyUnavailableError, ReadOnlyError
+from ioflt.errors import AuthenticationError, KeyUnavailableError, ReadOnlyError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import HomeRecord
 from ioflt.format.vmx import sealed
-from ioflt.testing.local_keys import LocalKeys
-from ioflt.types import HomeState, KeyRef
-
-
-class Keys(LocalKeys):
-    """Some keys of which cannot be had now."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.gone: set[KeyRef] = set()
-
-    def _kek(self, key: KeyRef) -> Secret:
-        if key in self.gone:
-            raise KeyNotFound(f"no key {key}")
-        return super()._kek(key)
-
-    def unwrap(self, items: Sequence[tuple[KeyRef, bytes, bytes]]) -> list[Secret | IofltError]:
-        gone = KeyNotFound("gone")
-        return [gone if item[0] in self.gone else super(Keys, self).unwrap([item])[0] for item in items]
+from ioflt.types import HomeState
+from tests.unit.datastore.lacking import Keys
 
 
 @pytest.fixture
