@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import trio
 
@@ -21,19 +20,14 @@ from ioflt.crypto.secret import Secret
 from ioflt.errors import (
     IofltError,
     KeyUnavailableError,
-    ProviderLocked,
     ProviderUnavailable,
-    UsageError,
 )
 from ioflt.keys.kmip_cluster import Cluster
 from ioflt.keys.kmip_file import KmipFile
 from ioflt.keys.kmip_keys import Closed, KmipKeys
 from ioflt.keys.kmip_store import KmipStore
+from ioflt.keys.remote import RemoteProvider
 from ioflt.transport.tls import Trust
-from ioflt.wire.keyd.messages import ProviderStatus
-
-#: How long before a certificate expires the user hears of it.
-WARNING: Final = timedelta(days=30)
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -41,16 +35,16 @@ _R = TypeVar("_R")
 _log = logging.getLogger(__name__)
 
 
-class KmipProvider:
+class KmipProvider(RemoteProvider):
     """One provider file's keys. A `keys.provider.KeyProvider`."""
 
+    kind = "kmip"
+
     def __init__(self, file: KmipFile, store: KmipStore) -> None:
+        super().__init__()
         self.file = file
         self._store = store
-        self._lock = threading.Lock()
         self._loop: _Loop | None = None
-        self._locked = False
-        self._trouble = ""
         self._stamp = self._stamp_of_identity()
 
     @property
@@ -70,18 +64,6 @@ class KmipProvider:
             found = self._fetch(ids)
         return [ProviderUnavailable(one.message) if isinstance(one, Closed) else one for one in found]
 
-    def unlock(self, passphrase: Secret | None) -> None:
-        """End a lock. There is no passphrase: the client certificate opens the servers."""
-        if passphrase is not None:
-            raise UsageError(f"the provider {self.name} has no passphrase")
-        self._locked = False
-
-    def lock(self) -> None:
-        """Close the connections, and make no others until `unlock`."""
-        with self._lock:
-            self._locked = True
-        self.close()
-
     def close(self) -> None:
         """Close the connections. The next call opens others."""
         with self._lock:
@@ -97,30 +79,15 @@ class KmipProvider:
             self._trouble = ""
             self.close()
 
-    def status(self) -> ProviderStatus:
-        """Whether it could be used when it was last used; asks no server."""
-        state: Literal["ready", "locked", "unavailable"] = "ready"
-        reason = self.missing() or self._trouble
-        if self._locked:
-            state, reason = "locked", f"the provider {self.name} is locked"
-        elif reason:
-            state = "unavailable"
-        return ProviderStatus(self.name, "kmip", state, ("client certificate",), True, reason)
+    def opened_by(self) -> str:
+        return "client certificate"
 
     def warnings(self) -> list[str]:
         """Certificates that expire soon, or did."""
-        lines = []
-        soon = datetime.now(UTC) + WARNING
         ours = self._store.certificate(self.name)
-        if ours is not None and ours.not_after < soon:
-            lines.append(f"the client certificate of the provider {self.name} {_expires(ours.not_after)}")
+        held = [] if ours is None else [("the client certificate", ours)]
         anchors = certificates.read(self.file.anchors) if self.file.anchors else []
-        return lines + [
-            f"the trusted certificate {anchor.subject} of the provider {self.name}"
-            f" {_expires(anchor.not_after)}"
-            for anchor in anchors
-            if anchor.not_after < soon
-        ]
+        return self._expiring(held + [(f"the trusted certificate {one.subject}", one) for one in anchors])
 
     def call(self, ask: Callable[[KmipKeys], Awaitable[_R]]) -> _R:
         """Ask the servers something, from any thread. Raises KeyUnavailableError."""
@@ -129,8 +96,7 @@ class KmipProvider:
             raise ProviderUnavailable(missing)
         try:
             with self._lock:
-                if self._locked:
-                    raise ProviderLocked(f"the provider {self.name} is locked")
+                self._refuse_if_locked()
                 if self._loop is None or not self._loop.alive:
                     self._loop = _Loop(self.file, self._store.trust(self.file))
                 loop = self._loop
@@ -167,7 +133,6 @@ class KmipProvider:
         return found.st_ino, found.st_mtime_ns
 
     def missing(self) -> str:
-        """What the provider still needs before any server can be asked."""
         if not self.file.anchors:
             return f"the servers of the provider {self.name} are not trusted yet"
         if not self._store.identity(self.name).exists():
@@ -240,8 +205,3 @@ class _Loop:
                 nursery.cancel_scope.cancel()
         finally:
             cluster.close()
-
-
-def _expires(moment: datetime) -> str:
-    word = "expired" if moment < datetime.now(UTC) else "expires"
-    return f"{word} on {moment:%Y-%m-%d}"

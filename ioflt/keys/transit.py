@@ -14,8 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 from ioflt.crypto import certificates
 from ioflt.crypto.certificates import Certificate
@@ -25,16 +24,13 @@ from ioflt.errors import (
     KeyCorrupt,
     KeyNotFound,
     KeyUnavailableError,
-    ProviderLocked,
     ProviderUnavailable,
-    UsageError,
 )
-from ioflt.keys.kmip import WARNING
 from ioflt.keys.provider import KEK_SIZE
+from ioflt.keys.remote import RemoteProvider
 from ioflt.keys.transit_file import CertificateLogin, TransitFile
 from ioflt.keys.transit_server import BATCH, TokenRefused, TransitServer, Wrapped, credential
 from ioflt.types import MAX_KEY_ID
-from ioflt.wire.keyd.messages import ProviderStatus
 
 _KEY_ID: Final = re.compile(
     r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(vault:v[1-9][0-9]{0,8}:([0-9A-Za-z+/]+={0,2}))"
@@ -43,16 +39,16 @@ _KEY_ID: Final = re.compile(
 _R = TypeVar("_R")
 
 
-class TransitProvider:
+class TransitProvider(RemoteProvider):
     """One provider file's keys. A `keys.provider.KeyProvider`."""
 
+    kind = "transit"
+
     def __init__(self, file: TransitFile) -> None:
+        super().__init__()
         self.file = file
-        self._lock = threading.Lock()  # which login there is, and whether there may be one
         self._logging_in = threading.Lock()
         self._server: TransitServer | None = None
-        self._locked = False
-        self._trouble = ""
         self._failure: tuple[float, KeyUnavailableError] | None = None  # to log in: the last one, and when
 
     @property
@@ -90,19 +86,6 @@ class TransitProvider:
             known |= zip(part, keys, strict=True)
         return [self._answer(known, key_id) for key_id in ids]
 
-    def unlock(self, passphrase: Secret | None) -> None:
-        """End a lock. There is no passphrase: a token or client certificate opens the server."""
-        if passphrase is not None:
-            raise UsageError(f"the provider {self.name} has no passphrase")
-        with self._lock:
-            self._locked = False
-
-    def lock(self) -> None:
-        """Forget the login, and make no other until `unlock`."""
-        with self._lock:
-            self._locked = True
-        self.close()
-
     def close(self) -> None:
         """Forget the login. The next call makes another."""
         with self._lock:
@@ -117,16 +100,8 @@ class TransitProvider:
             self._trouble = ""
             self.close()
 
-    def status(self) -> ProviderStatus:
-        """Whether it could be used when it was last used; asks no server."""
-        state: Literal["ready", "locked", "unavailable"] = "ready"
-        reason = self._trouble
-        if self._locked:
-            state, reason = "locked", f"the provider {self.name} is locked"
-        elif reason:
-            state = "unavailable"
-        kind = self.file.login.__struct_config__.tag
-        return ProviderStatus(self.name, "transit", state, (str(kind),), True, reason)
+    def opened_by(self) -> str:
+        return str(self.file.login.__struct_config__.tag)
 
     def warnings(self) -> list[str]:
         """Certificates that expire soon, or did."""
@@ -136,13 +111,7 @@ class TransitProvider:
         if isinstance(self.file.login, CertificateLogin):
             with contextlib.suppress(IofltError):  # whoever needs it will be told
                 held.append((f"the certificate in {self.file.login.file}", self._own_certificate()))
-        now = datetime.now(UTC)
-        return [
-            f"{what} of the provider {self.name}"
-            f" {'expired' if found.not_after < now else 'expires'} on {found.not_after:%Y-%m-%d}"
-            for what, found in held
-            if found.not_after < now + WARNING
-        ]
+        return self._expiring(held)
 
     def _own_certificate(self) -> Certificate:
         with credential(self.file) as content:
@@ -208,10 +177,6 @@ class TransitProvider:
             self._drop(server)
             self._refuse_if_locked()
         return server
-
-    def _refuse_if_locked(self) -> None:
-        if self._locked:
-            raise ProviderLocked(f"the provider {self.name} is locked")
 
     def _drop(self, server: TransitServer) -> None:
         with self._lock:
