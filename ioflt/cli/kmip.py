@@ -18,7 +18,7 @@ from ioflt.errors import CorruptDataError, DeniedError, IofltError, ProviderUnav
 if TYPE_CHECKING:
     from ioflt.keys.kmip_file import KmipFile, KmipServer
     from ioflt.keys.kmip_store import KmipStore
-    from ioflt.keys.kmip_test import Tell
+    from ioflt.keys.kmip_trial import Tell
     from ioflt.keys.transit_store import TransitStore
 
 
@@ -168,7 +168,7 @@ def test(name: str, as_json: bool) -> None:
 
     The exit code is 4 when a step failed. The key is destroyed again.
     """
-    from ioflt.keys.kmip_test import Step
+    from ioflt.keys.kmip_trial import Step
 
     steps: list[Step] = []
 
@@ -189,7 +189,7 @@ def test(name: str, as_json: bool) -> None:
 def _try_servers(store: KmipStore, name: str, tell: Tell) -> bool:
     from ioflt import hygiene
     from ioflt.keys.kmip import KmipProvider
-    from ioflt.keys.kmip_test import try_out
+    from ioflt.keys.kmip_trial import try_out
 
     hygiene.forbid_dumps()  # a key comes into this process, though one that nothing will use
     provider = KmipProvider(store.load(name), store)
@@ -201,7 +201,7 @@ def _try_servers(store: KmipStore, name: str, tell: Tell) -> bool:
 
 def _try_keyd(name: str, tell: Tell) -> bool:
     from ioflt.keys.client import KeyClient
-    from ioflt.keys.kmip_test import Step
+    from ioflt.keys.kmip_trial import Step
 
     advice = "see that the server answers there, and that the file lets you in"
     with advising(ProviderUnavailable, "key server|logs in", advice), KeyClient.connect() as keys:
@@ -267,7 +267,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _read(path: Path) -> str:
     from ioflt.keys import files
-    from ioflt.keys.provider_file import MAX_FILE
+    from ioflt.keys.native_file import MAX_FILE
 
     return files.read(path, MAX_FILE).decode(errors="replace")
 

@@ -112,7 +112,7 @@ def remove(name: str, kind: str, provider_passphrase_file: str | None) -> None:
     Another slot is opened first: where only a passphrase is left, that is asked for.
     """
     from ioflt.keys import slot_admin
-    from ioflt.keys.provider_file import kind_of
+    from ioflt.keys.native_file import kind_of
     from ioflt.keys.slots import waits_for_secret
 
     store = open_store()

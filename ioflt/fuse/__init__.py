@@ -1,9 +1,12 @@
 """The mount: FUSE requests translated into calls of `datastore`, and back. The only room that knows pyfuse3.
 
+Two processes: this one, confined, and its `broker`, which reaches keyd and unmounts.
+
 Tasks: pyfuse3 runs one task per request, `hook.serve` one per lseek and fallocate, `control` one per client,
-`fill` one per thick file that is not filled yet; all in one thread. What may touch the disk or ask keyd runs
-in worker threads. Between two awaits of a task nothing else of the loop runs: a request that finds its
-range free and its data cached is served without taking a lock.
+`filler` one per thick file that is not filled yet, `forgetting` a few when descriptors run short, `mount` one
+that resumes what was interrupted; all in one thread. What may touch the disk or ask keyd runs in worker
+threads. Between two awaits of a task nothing else of the loop runs: a request that finds its range free and
+its data cached is served without taking a lock.
 
 Locks, in the order in which they are taken: the namespace lock (`Operations`, one per mount), a node's
 `opening`, a node's range locks.

@@ -21,7 +21,7 @@ from ioflt.keys.kmip import KmipProvider
 from ioflt.keys.kmip_file import is_kmip
 from ioflt.keys.kmip_store import KmipStore
 from ioflt.keys.native import NativeProvider
-from ioflt.keys.provider_file import MAX_FILE
+from ioflt.keys.native_file import MAX_FILE
 from ioflt.keys.store import LOCAL, ProviderStore
 from ioflt.keys.transit import TransitProvider
 from ioflt.keys.transit_file import is_transit

@@ -13,7 +13,7 @@ from ioflt.errors import AuthenticationError, KeyNotUsable, MalformedError
 from ioflt.format.pkcs12 import keystore
 from ioflt.format.pkcs12.keystore import Entry
 from ioflt.keys import slots
-from ioflt.keys.provider_file import BACKUP_FORMAT, BackupFile, Name, ProviderFile, Uuid, parse_backup
+from ioflt.keys.native_file import BACKUP_FORMAT, BackupFile, Name, ProviderFile, Uuid, parse_backup
 
 #: Longest backup, in bytes.
 MAX_SIZE = keystore.MAX_SIZE

@@ -9,7 +9,7 @@ import msgspec
 
 from ioflt.errors import MalformedError, UnsupportedError
 from ioflt.format.strict_json import parse_object
-from ioflt.keys.provider_file import MAX_FILE, Name, Uuid
+from ioflt.keys.native_file import MAX_FILE, Name, Uuid
 
 KMIP_FORMAT: Final = "ioflt kmip provider"
 VERSION: Final = 1

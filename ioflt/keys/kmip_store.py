@@ -20,7 +20,7 @@ from ioflt.crypto.secret import Secret
 from ioflt.errors import ExistsError, MalformedError, NotFoundError, UsageError
 from ioflt.keys import files, kmip_file
 from ioflt.keys.kmip_file import KmipFile, KmipServer
-from ioflt.keys.provider_file import MAX_FILE
+from ioflt.keys.native_file import MAX_FILE
 from ioflt.keys.store import ProviderStore
 from ioflt.transport.tls import Trust, fingerprint
 

@@ -18,7 +18,7 @@ from ioflt.crypto.secret import Secret
 from ioflt.errors import IofltError, KeyNotFound, KeyNotUsable, KeyUnavailableError, ProviderLocked
 from ioflt.keys import slots
 from ioflt.keys.cache import KeyCache
-from ioflt.keys.provider_file import ProviderFile, label_of
+from ioflt.keys.native_file import ProviderFile, label_of
 from ioflt.keys.store import LOCAL
 from ioflt.wire.keyd.messages import ProviderStatus
 

@@ -14,7 +14,7 @@ import msgspec
 from ioflt.crypto.secret import Secret
 from ioflt.errors import BugError, ExistsError, KeyUnavailableError, NotFoundError, UsageError
 from ioflt.keys import files, slots, tpm
-from ioflt.keys.provider_file import (
+from ioflt.keys.native_file import (
     PassphraseSlot,
     Pcrs,
     ProviderFile,

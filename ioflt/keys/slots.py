@@ -15,7 +15,7 @@ from ioflt.crypto.wrap import unwrap, wrap
 from ioflt.errors import AuthenticationError, BugError, KeyNotUsable, ProviderLocked, ProviderUnavailable
 from ioflt.keys import credentials, tang, tpm
 from ioflt.keys.files import replace
-from ioflt.keys.provider_file import (
+from ioflt.keys.native_file import (
     PROVIDER_FORMAT,
     SECRET_LABELS,
     VERSION,

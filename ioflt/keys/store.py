@@ -25,7 +25,7 @@ from ioflt.errors import (
 )
 from ioflt.keys import backup, files, slots
 from ioflt.keys.backup import Identity
-from ioflt.keys.provider_file import MAX_FILE, Name, ProviderFile, Slot, parse_provider, write
+from ioflt.keys.native_file import MAX_FILE, Name, ProviderFile, Slot, parse_provider, write
 
 #: The provider that is made at first use.
 LOCAL = "local"

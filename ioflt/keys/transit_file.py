@@ -10,7 +10,7 @@ import msgspec
 from ioflt.errors import MalformedError, UnsupportedError
 from ioflt.format.strict_json import parse_object
 from ioflt.keys.kmip_file import Host
-from ioflt.keys.provider_file import MAX_FILE, Name, Uuid
+from ioflt.keys.native_file import MAX_FILE, Name, Uuid
 
 TRANSIT_FORMAT: Final = "ioflt transit provider"
 VERSION: Final = 1

@@ -15,7 +15,7 @@ from ioflt.crypto import certificates
 from ioflt.crypto.certificates import Certificate
 from ioflt.errors import CorruptDataError, ExistsError, NotFoundError, UsageError
 from ioflt.keys import files, transit_file
-from ioflt.keys.provider_file import MAX_FILE
+from ioflt.keys.native_file import MAX_FILE
 from ioflt.keys.store import ProviderStore
 from ioflt.keys.transit_file import Login, TransitFile
 

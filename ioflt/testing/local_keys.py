@@ -9,7 +9,7 @@ from types import TracebackType
 from ioflt.crypto.secret import Secret
 from ioflt.keyd.service import Service
 from ioflt.keys.files import replace
-from ioflt.keys.provider_file import ProviderFile, write
+from ioflt.keys.native_file import ProviderFile, write
 from ioflt.keys.slots import seal_keyfile
 from ioflt.keys.store import LOCAL, ProviderStore
 from ioflt.paths import Paths

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ioflt.errors import CorruptDataError, MalformedError, UnsupportedError
-from ioflt.keys import provider_file as pf
+from ioflt.keys import native_file as pf
 
 UUID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 ARGON2 = pf.Argon2(salt=bytes(16), iterations=3, lanes=4, memory_kib=65536)
