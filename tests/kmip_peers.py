@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ioflt.keys.kmip import KmipProvider
-from ioflt.keys.kmip_file import KmipServer as Server
-from ioflt.keys.kmip_store import KmipStore
+from ioflt.keys.kmip.file import KmipServer as Server
+from ioflt.keys.kmip.provider import KmipProvider
+from ioflt.keys.kmip.store import KmipStore
 from ioflt.testing.pykmip import HOST, Authority
 
 

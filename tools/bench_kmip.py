@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from ioflt.crypto.secret import Secret
-from ioflt.keys.kmip import KmipProvider
-from ioflt.keys.kmip_file import KmipServer as Server
-from ioflt.keys.kmip_store import KmipStore
+from ioflt.keys.kmip.file import KmipServer as Server
+from ioflt.keys.kmip.provider import KmipProvider
+from ioflt.keys.kmip.store import KmipStore
 from ioflt.testing.kmip_server import KmipServer
 from ioflt.testing.pykmip import HOST, Authority
 

@@ -20,7 +20,8 @@ from ioflt.crypto.secret import Secret
 from ioflt.datastore import files, lifecycle, recovery, recrypt
 from ioflt.datastore.home import Home
 from ioflt.datastore.volume import Volume
-from ioflt.keys.store import LOCAL, ProviderStore
+from ioflt.keys.directory import LOCAL
+from ioflt.keys.native.store import NativeStore
 from ioflt.paths import find
 from ioflt.testing.local_keys import LocalKeys
 from ioflt.types import HomeState
@@ -194,7 +195,7 @@ def make(out: Path) -> None:
             with Volume.open(top, keys) as volume:
                 fill(volume, keys)
         with Secret(BACKUP_PASSPHRASE) as passphrase:
-            backup = ProviderStore(find().providers).backup(LOCAL, passphrase)
+            backup = NativeStore(find().providers).backup(LOCAL, passphrase)
         for path in (top, *top.rglob("*")):
             os.utime(path, (TIME, TIME), follow_symlinks=False)
         out.mkdir(parents=True)

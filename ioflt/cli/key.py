@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from ioflt.keys.kmip import KmipProvider
+    from ioflt.keys.kmip.provider import KmipProvider
 
 _REASONS = (
     "unspecified",
@@ -111,8 +111,8 @@ def _open(name: str) -> AbstractContextManager[KmipProvider]:
     from contextlib import contextmanager
 
     from ioflt import paths
-    from ioflt.keys.kmip import KmipProvider
-    from ioflt.keys.kmip_store import KmipStore
+    from ioflt.keys.kmip.provider import KmipProvider
+    from ioflt.keys.kmip.store import KmipStore
 
     store = KmipStore(paths.find().ensure().providers)
 

@@ -107,7 +107,7 @@ def unlock(provider: str | None, passphrase_file: str | None) -> None:
 def _opens_by_itself(keys: KeyClient, name: str) -> bool:
     """Open the provider by what this host has. Raises KeyUnavailableError when no passphrase would help."""
     from ioflt.errors import KeyUnavailableError
-    from ioflt.keys.native_file import SECRET_LABELS
+    from ioflt.keys.native.file import SECRET_LABELS
 
     slots = next((provider.slots for provider in keys.status().providers if provider.name == name), ())
     waiting = [slot for slot in slots if slot in SECRET_LABELS]

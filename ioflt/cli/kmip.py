@@ -16,10 +16,10 @@ from ioflt.cli.render import emit, json_option, printable, say
 from ioflt.errors import CorruptDataError, DeniedError, IofltError, ProviderUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from ioflt.keys.kmip_file import KmipFile, KmipServer
-    from ioflt.keys.kmip_store import KmipStore
-    from ioflt.keys.kmip_trial import Tell
-    from ioflt.keys.transit_store import TransitStore
+    from ioflt.keys.kmip.file import KmipFile, KmipServer
+    from ioflt.keys.kmip.store import KmipStore
+    from ioflt.keys.kmip.trial import Tell
+    from ioflt.keys.transit.store import TransitStore
 
 
 def _servers(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[KmipServer]:
@@ -28,7 +28,7 @@ def _servers(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 
 def _server(text: str) -> KmipServer:
     """HOST, HOST:PORT, [IPv6] or [IPv6]:PORT."""
-    from ioflt.keys.kmip_file import PORT, KmipServer
+    from ioflt.keys.kmip.file import PORT, KmipServer
 
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
@@ -115,13 +115,13 @@ def trust(name: str, ca: Path | None, certificate: Path | None, fingerprints: tu
     Without options: shows the certificate of every server and, once you agree, accepts exactly these.
     Compare the fingerprints with what the servers' own consoles show.
     """
-    from ioflt.keys.transit_store import TransitStore
+    from ioflt.keys.transit.store import TransitStore
 
-    transit = TransitStore(open_store().directory)
-    if transit.has(name):
+    here = open_store()
+    if here.kind(name) == "transit":
         if ca is None or certificate is not None or fingerprints:
             raise UsageError(f"the provider {name} trusts who issued its server's certificate: --ca FILE")
-        _trust_authority(transit, name, ca)
+        _trust_authority(TransitStore(here.directory), name, ca)
         tell_keyd()
         return
     store = _store()
@@ -168,7 +168,7 @@ def test(name: str, as_json: bool) -> None:
 
     The exit code is 4 when a step failed. The key is destroyed again.
     """
-    from ioflt.keys.kmip_trial import Step
+    from ioflt.keys.kmip.trial import Step
 
     steps: list[Step] = []
 
@@ -178,20 +178,20 @@ def test(name: str, as_json: bool) -> None:
             where = f"{step.server}  " if step.server else ""
             print(printable(f"{where}{step.step}: {step.error or step.result}"), flush=True)
 
-    store = _store()
-    well = _try_servers(store, name, tell) if store.has(name) else _try_keyd(name, tell)
+    well = _try_servers(name, tell) if open_store().kind(name) == "kmip" else _try_keyd(name, tell)
     emit(steps, lambda: None, as_json)
     if not well:
         failed = sum(bool(step.error) for step in steps)
         raise ProviderUnavailable(f"the provider {name} did not pass: {failed} of {len(steps)} steps failed")
 
 
-def _try_servers(store: KmipStore, name: str, tell: Tell) -> bool:
+def _try_servers(name: str, tell: Tell) -> bool:
     from ioflt import hygiene
-    from ioflt.keys.kmip import KmipProvider
-    from ioflt.keys.kmip_trial import try_out
+    from ioflt.keys.kmip.provider import KmipProvider
+    from ioflt.keys.kmip.trial import try_out
 
     hygiene.forbid_dumps()  # a key comes into this process, though one that nothing will use
+    store = _store()
     provider = KmipProvider(store.load(name), store)
     missing = provider.missing()
     if missing:
@@ -201,7 +201,7 @@ def _try_servers(store: KmipStore, name: str, tell: Tell) -> bool:
 
 def _try_keyd(name: str, tell: Tell) -> bool:
     from ioflt.keys.client import KeyClient
-    from ioflt.keys.kmip_trial import Step
+    from ioflt.keys.kmip.trial import Step
 
     advice = "see that the server answers there, and that the file lets you in"
     with advising(ProviderUnavailable, "key server|logs in", advice), KeyClient.connect() as keys:
@@ -267,12 +267,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _read(path: Path) -> str:
     from ioflt.keys import files
-    from ioflt.keys.native_file import MAX_FILE
+    from ioflt.keys.provider_file import MAX_FILE
 
     return files.read(path, MAX_FILE).decode(errors="replace")
 
 
 def _store() -> KmipStore:
-    from ioflt.keys.kmip_store import KmipStore
+    from ioflt.keys.kmip.store import KmipStore
 
     return KmipStore(open_store().directory)

@@ -88,16 +88,15 @@ def backup(name: str, out: Path, passphrase_file: str | None, provider_passphras
     Who has OUT and its passphrase can read everything that NAME encrypted. Keep it off this machine.
     """
     from ioflt.keys import files
-    from ioflt.keys.kmip_store import KmipStore
-    from ioflt.keys.transit_store import TransitStore
 
     store = open_store()
-    if KmipStore(store.directory).has(name):
-        raise UsageError(f"the keys of the provider {name} are on its servers; they are backed up there")
-    if TransitStore(store.directory).has(name):
-        raise UsageError(
-            f"what opens the keys of the provider {name} is on its server; it is backed up there"
-        )
+    match store.kind(name):
+        case "kmip":
+            raise UsageError(f"the keys of the provider {name} are on its servers; they are backed up there")
+        case "transit":
+            raise UsageError(
+                f"what opens the keys of the provider {name} is on its server; it is backed up there"
+            )
     if os.path.lexists(out):  # before anything is asked
         raise ExistsError("it exists already", file=out)
     with contextlib.ExitStack() as stack:
@@ -122,7 +121,7 @@ def restore(paths: tuple[Path, ...], passphrase_file: str | None) -> None:
     """
     from ioflt.format.share import text
     from ioflt.keys import files
-    from ioflt.keys.backup import MAX_SIZE
+    from ioflt.keys.native.backup import MAX_SIZE
 
     read = [(path, files.read(path, MAX_SIZE)) for path in paths]
     advice = "nothing was changed; give a file that `ioflt provider backup` or `split` wrote"
@@ -144,7 +143,7 @@ def _restore_backup(path: Path, data: bytes, passphrase_file: str | None) -> str
 
 def _restore_shares(read: list[tuple[Path, bytes]], passphrase_file: str | None) -> str:
     from ioflt.format.share import text
-    from ioflt.keys import shares
+    from ioflt.keys.native import shares
 
     given = []
     advice = "nothing was changed; compare that line with the sheet"
@@ -189,8 +188,9 @@ def split(
     passphrase. Give them to different people, and delete the files.
     """
     from ioflt.format.share import text
-    from ioflt.keys import files, shares
-    from ioflt.keys.backup import Identity
+    from ioflt.keys import files
+    from ioflt.keys.native import shares
+    from ioflt.keys.native.backup import Identity
 
     store = open_store()
     with contextlib.ExitStack() as stack:
@@ -218,7 +218,7 @@ def passwd(name: str, passphrase_file: str | None, provider_passphrase_file: str
 
     A backup of it keeps the passphrase that it was written under.
     """
-    from ioflt.keys import slot_admin
+    from ioflt.keys.native import slot_admin
 
     store = open_store()
     with contextlib.ExitStack() as stack:
@@ -239,7 +239,7 @@ def default(name: str | None, as_json: bool) -> None:
 
     Where none was chosen it is the only one, else `local`, which is made at first use.
     """
-    from ioflt.keys.store import LOCAL
+    from ioflt.keys.directory import LOCAL
 
     store = open_store()
     if name is not None:
@@ -260,7 +260,6 @@ def remove(name: str, force: bool) -> None:
     """
     from ioflt.datastore import seen
     from ioflt.errors import BusyError
-    from ioflt.keys.kmip_store import KmipStore
 
     store = open_store()
     store.path(name)
@@ -279,7 +278,6 @@ def remove(name: str, force: bool) -> None:
         raise BusyError(f"keys of the provider {name} are in use")
     if not force and found.unknown:
         raise BusyError(f"nobody knows whether keys of the provider {name} are in use")
-    KmipStore(store.directory).forget(name)
     store.remove(name)
     tell_keyd()
     say(f"the provider {name} is removed")

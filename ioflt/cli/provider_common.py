@@ -9,19 +9,19 @@ from ioflt.cli.passphrase import OWN_OPTION, ask
 
 if TYPE_CHECKING:
     from ioflt.crypto.secret import Secret
-    from ioflt.keys.store import ProviderStore
+    from ioflt.keys.native.store import NativeStore
 
 
-def open_store() -> ProviderStore:
+def open_store() -> NativeStore:
     """The directory of this machine's, or user's, providers."""
     from ioflt import paths
-    from ioflt.keys.store import ProviderStore
+    from ioflt.keys.native.store import NativeStore
 
-    return ProviderStore(paths.find().ensure().providers)
+    return NativeStore(paths.find().ensure().providers)
 
 
 def own_passphrase(
-    stack: contextlib.ExitStack, store: ProviderStore, name: str, file: str | None
+    stack: contextlib.ExitStack, store: NativeStore, name: str, file: str | None
 ) -> Secret | None:
     """The provider's own passphrase, where one was named or nothing else opens it; wiped with `stack`."""
     if file is None and not store.opens_by_passphrase_only(name):

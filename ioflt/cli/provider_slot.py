@@ -58,7 +58,7 @@ def add(
     A provider that opens by a passphrase only is opened by that first.
     """
     from ioflt.cli.hints import advising
-    from ioflt.keys import slot_admin, tpm
+    from ioflt.keys.native import slot_admin, tpm
 
     secret_wanted = kind == "passphrase" or with_pin
     given = {
@@ -111,9 +111,9 @@ def remove(name: str, kind: str, provider_passphrase_file: str | None) -> None:
 
     Another slot is opened first: where only a passphrase is left, that is asked for.
     """
-    from ioflt.keys import slot_admin
-    from ioflt.keys.native_file import kind_of
-    from ioflt.keys.slots import waits_for_secret
+    from ioflt.keys.native import slot_admin
+    from ioflt.keys.native.file import kind_of
+    from ioflt.keys.native.slots import waits_for_secret
 
     store = open_store()
     with contextlib.ExitStack() as stack:
@@ -132,7 +132,7 @@ def remove(name: str, kind: str, provider_passphrase_file: str | None) -> None:
 @json_option
 def list_(name: str, as_json: bool) -> None:
     """List the slots of the provider NAME; those that need no passphrase are tried."""
-    from ioflt.keys import slot_admin
+    from ioflt.keys.native import slot_admin
 
     found = slot_admin.listing(open_store(), name)
     rows = [

@@ -50,10 +50,10 @@ def remind() -> None:
     Nothing is made where there is no state yet, and nothing that goes wrong here fails the command.
     """
     from ioflt import paths
-    from ioflt.keys.store import ProviderStore
+    from ioflt.keys.native.store import NativeStore
 
     with suppress(IofltError, OSError):
-        _warn_once(ProviderStore(paths.find().providers).reminders())
+        _warn_once(NativeStore(paths.find().providers).reminders())
 
 
 def _warn_once(warnings: list[str]) -> None:

@@ -13,7 +13,7 @@ from ioflt.cli.render import say
 from ioflt.errors import CorruptDataError, UsageError
 
 if TYPE_CHECKING:
-    from ioflt.keys.transit_file import Login
+    from ioflt.keys.transit.file import Login
 
 _URL = re.compile(r"https://(?:([0-9A-Za-z._-]+)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?/?")
 _HTTPS_PORT = 443
@@ -80,7 +80,7 @@ def transit(
     certificate, needs the capability `update` on PATH/encrypt/KEY and PATH/decrypt/KEY, and no other.
     Then try it: `ioflt provider test NAME`.
     """
-    from ioflt.keys.transit_store import TransitStore
+    from ioflt.keys.transit.store import TransitStore
 
     login = _login(token_file, certificate, login_mount, role)
     try:
@@ -97,7 +97,7 @@ def transit(
 def _login(
     token_file: Path | None, certificate: Path | None, login_mount: str | None, role: str | None
 ) -> Login:
-    from ioflt.keys.transit_file import CertificateLogin, TokenLogin
+    from ioflt.keys.transit.file import CertificateLogin, TokenLogin
 
     if (token_file is None) == (certificate is None):
         raise UsageError("say how to log in: --token-file F or --certificate F")

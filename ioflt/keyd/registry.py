@@ -15,17 +15,15 @@ from ioflt.errors import (
     ProviderUnavailable,
     UsageError,
 )
-from ioflt.keys import files
+from ioflt.keys import provider_file
 from ioflt.keys.cache import KeyCache
-from ioflt.keys.kmip import KmipProvider
-from ioflt.keys.kmip_file import is_kmip
-from ioflt.keys.kmip_store import KmipStore
-from ioflt.keys.native import NativeProvider
-from ioflt.keys.native_file import MAX_FILE
-from ioflt.keys.store import LOCAL, ProviderStore
-from ioflt.keys.transit import TransitProvider
-from ioflt.keys.transit_file import is_transit
-from ioflt.keys.transit_store import TransitStore
+from ioflt.keys.directory import LOCAL
+from ioflt.keys.kmip.provider import KmipProvider
+from ioflt.keys.kmip.store import KmipStore
+from ioflt.keys.native.provider import NativeProvider
+from ioflt.keys.native.store import NativeStore
+from ioflt.keys.transit.provider import TransitProvider
+from ioflt.keys.transit.store import TransitStore
 from ioflt.wire.keyd.messages import ProviderStatus
 
 #: KDKs kept: one for each native provider.
@@ -38,7 +36,7 @@ _Provider: TypeAlias = NativeProvider | KmipProvider | TransitProvider
 class Registry:
     """Providers by name. Safe for calls from several threads; its lock is held while files are read."""
 
-    def __init__(self, store: ProviderStore) -> None:
+    def __init__(self, store: NativeStore) -> None:
         self._store = store
         self._kdks: KeyCache[str] = KeyCache(_MAX_PROVIDERS)
         self._lock = threading.Lock()
@@ -127,13 +125,13 @@ class Registry:
 
     def _read(self, name: str) -> _Provider:
         """The provider of a file, whichever kind it is of."""
-        path = self._store.path(name)
-        data = files.read(path, MAX_FILE)
-        if is_kmip(data):
-            return KmipProvider(self._kmip.load(name), self._kmip)
-        if is_transit(data):
-            return TransitProvider(self._transit.load(name))
-        return NativeProvider(self._store.load(name), path, self._kdks)
+        match provider_file.kind_of(self._store.read(name)):
+            case "kmip":
+                return KmipProvider(self._kmip.load(name), self._kmip)
+            case "transit":
+                return TransitProvider(self._transit.load(name))
+            case _:
+                return NativeProvider(self._store.load(name), self._store.path(name), self._kdks)
 
     def _status(self, name: str) -> ProviderStatus:
         try:

@@ -36,8 +36,8 @@ from ioflt.format.vmx import sealed
 from ioflt.keyd.lockdown import Lockdown, unlock_all
 from ioflt.keyd.registry import Registry
 from ioflt.keys.cache import KeyCache
+from ioflt.keys.native.store import NativeStore
 from ioflt.keys.removed import RemovedKeys
-from ioflt.keys.store import ProviderStore
 from ioflt.paths import Paths
 from ioflt.types import KeyRef
 from ioflt.wire.keyd.messages import Locked, LockMode, MacLabel, Status
@@ -57,7 +57,7 @@ class Service:
 
     def __init__(self, where: Paths) -> None:
         self._paths = where
-        self._registry = Registry(ProviderStore(where.providers))
+        self._registry = Registry(NativeStore(where.providers))
         self._keks: KeyCache[KeyRef] = KeyCache()
         self._removed = RemovedKeys(where.removed_keys)
         self._state = State.OPEN

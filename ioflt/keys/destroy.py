@@ -5,9 +5,11 @@ from __future__ import annotations
 from ioflt import paths
 from ioflt.errors import KeyNotFound
 from ioflt.keys.client import KeyService
-from ioflt.keys.kmip import KmipProvider
-from ioflt.keys.kmip_keys import KmipKeys
-from ioflt.keys.kmip_store import KmipStore
+from ioflt.keys.directory import ProviderDirectory
+from ioflt.keys.kmip.file import KIND
+from ioflt.keys.kmip.keys import KmipKeys
+from ioflt.keys.kmip.provider import KmipProvider
+from ioflt.keys.kmip.store import KmipStore
 from ioflt.types import KeyRef
 from ioflt.wire.kmip.enumerations import RevocationReasonCode, State
 
@@ -21,10 +23,11 @@ def destroy(key: KeyRef, service: KeyService) -> bool:
     False for a key that is derived from its provider's one key, and is not destroyed without that: it is
     removed from this host. Raises KeyUnavailableError when the servers do not do it.
     """
-    store = KmipStore(paths.find().ensure().providers)
-    if not store.has(key.provider):
+    directory = paths.find().ensure().providers
+    if ProviderDirectory(directory).kind(key.provider) != KIND:
         service.remove_key(key)
         return False
+    store = KmipStore(directory)
     provider = KmipProvider(store.load(key.provider), store)
     try:
         provider.call(lambda keys: _destroy(keys, key.key_id))

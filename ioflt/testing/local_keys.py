@@ -8,10 +8,12 @@ from types import TracebackType
 
 from ioflt.crypto.secret import Secret
 from ioflt.keyd.service import Service
+from ioflt.keys.directory import LOCAL
 from ioflt.keys.files import replace
-from ioflt.keys.native_file import ProviderFile, write
-from ioflt.keys.slots import seal_keyfile
-from ioflt.keys.store import LOCAL, ProviderStore
+from ioflt.keys.native.file import ProviderFile
+from ioflt.keys.native.slots import seal_keyfile
+from ioflt.keys.native.store import NativeStore
+from ioflt.keys.provider_file import write
 from ioflt.paths import Paths
 
 
@@ -24,7 +26,7 @@ class LocalKeys(Service):
     def __init__(self, directory: Path) -> None:
         """`directory` exists; state and sockets go below it."""
         where = Paths(directory / "state", directory / "run", False).ensure()
-        store = ProviderStore(where.providers)
+        store = NativeStore(where.providers)
         if LOCAL not in store.names():
             _make_local(store)
         super().__init__(where)
@@ -42,7 +44,7 @@ class LocalKeys(Service):
         self.close()
 
 
-def _make_local(store: ProviderStore) -> None:
+def _make_local(store: NativeStore) -> None:
     path = store.path(LOCAL)
     ident, kdk_id = str(uuid.uuid4()), str(uuid.uuid4())
     with Secret.random(32) as kdk:

@@ -6,7 +6,7 @@ import pytest
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import KeyNotFound, KeyUnavailableError, ProviderUnavailable
-from ioflt.keys.kmip import KmipProvider
+from ioflt.keys.kmip.provider import KmipProvider
 from ioflt.testing.check_provider import check_provider
 from ioflt.testing.pykmip import HOST, Authority, PyKmip, free_port
 from tests import kmip_peers

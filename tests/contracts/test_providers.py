@@ -5,10 +5,11 @@ import uuid
 import pytest
 
 from ioflt.crypto.secret import Secret
-from ioflt.keys import credentials, slots
 from ioflt.keys.cache import KeyCache
-from ioflt.keys.native import NativeProvider
-from ioflt.keys.native_file import ProviderFile, parse_provider, write
+from ioflt.keys.native import credentials, slots
+from ioflt.keys.native.file import ProviderFile, parse_provider
+from ioflt.keys.native.provider import NativeProvider
+from ioflt.keys.provider_file import write
 from ioflt.testing.check_provider import check_provider
 from tests.key_peers import TANGD, Tang, Tpm
 

@@ -14,12 +14,12 @@ from ioflt.errors import (
     ProviderUnavailable,
     UsageError,
 )
-from ioflt.keys import credentials, programs, slot_admin, tang
-from ioflt.keys import tpm as tpm_slot
 from ioflt.keys.cache import KeyCache
-from ioflt.keys.native import NativeProvider
-from ioflt.keys.slot_admin import NewSlot
-from ioflt.keys.store import ProviderStore
+from ioflt.keys.native import credentials, programs, slot_admin, tang
+from ioflt.keys.native import tpm as tpm_slot
+from ioflt.keys.native.provider import NativeProvider
+from ioflt.keys.native.slot_admin import NewSlot
+from ioflt.keys.native.store import NativeStore
 from tests.key_peers import TANGD, Tang, Tpm
 
 needs_tpm = pytest.mark.interop("swtpm")
@@ -33,7 +33,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setattr(credentials, "works", lambda: False)
     path = tmp_path / "providers"
     path.mkdir()
-    made = ProviderStore(path)
+    made = NativeStore(path)
     made.create("corp", SECRET)
     made.mark_backed_up("corp")
     return made

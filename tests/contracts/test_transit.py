@@ -16,9 +16,9 @@ from ioflt.errors import (
     ProviderUnavailable,
     UsageError,
 )
-from ioflt.keys.transit import TransitProvider
-from ioflt.keys.transit_file import CertificateLogin, TokenLogin
-from ioflt.keys.transit_store import TransitStore
+from ioflt.keys.transit.file import CertificateLogin, TokenLogin
+from ioflt.keys.transit.provider import TransitProvider
+from ioflt.keys.transit.store import TransitStore
 from ioflt.testing.check_provider import check_provider
 from ioflt.testing.openbao import OpenBao
 from ioflt.testing.pykmip import HOST, Authority, free_port

@@ -11,8 +11,8 @@ import threading
 import pytest
 
 from ioflt.errors import KeyCorrupt, KeyNotFound, KeyNotUsable, ProviderUnavailable
-from ioflt.keys.transit import TransitProvider
-from ioflt.keys.transit_file import TokenLogin, TransitFile
+from ioflt.keys.transit.file import TokenLogin, TransitFile
+from ioflt.keys.transit.provider import TransitProvider
 from ioflt.testing.pykmip import HOST, Authority
 
 UUID = "00000000-0000-4000-8000-000000000001"

@@ -17,7 +17,7 @@ from ioflt.crypto.secret import Secret
 from ioflt.datastore import check, files
 from ioflt.datastore.volume import Volume
 from ioflt.keyd.service import Service
-from ioflt.keys.store import ProviderStore
+from ioflt.keys.native.store import NativeStore
 from ioflt.paths import find
 
 GOLDEN = Path(__file__).parents[2] / "images" / "golden"
@@ -54,7 +54,7 @@ def keys(golden: Path, ioflt_home: Path) -> Iterator[Service]:
     """The provider, brought back from its backup on a machine that never saw it."""
     where = find().ensure()
     with Secret(BACKUP_PASSPHRASE) as passphrase:
-        ProviderStore(where.providers).restore((golden / "provider.backup").read_bytes(), passphrase)
+        NativeStore(where.providers).restore((golden / "provider.backup").read_bytes(), passphrase)
     service = Service(where)
     yield service
     service.wipe()

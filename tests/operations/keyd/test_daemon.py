@@ -28,7 +28,7 @@ from ioflt.errors import (
 from ioflt.keys import starter
 from ioflt.keys.client import TRIES, KeyClient
 from ioflt.keys.link import Link
-from ioflt.keys.store import ProviderStore
+from ioflt.keys.native.store import NativeStore
 from ioflt.testing.local_keys import LocalKeys
 from ioflt.transport import unix
 from ioflt.transport.unix import NotListening
@@ -184,12 +184,12 @@ class TestRequests:
         assert (local.name, local.kind, local.state, local.backed_up) == ("local", "native", "ready", False)
         [warning] = keys.warnings()
         assert "local was never backed up" in warning
-        ProviderStore(where.providers).mark_backed_up("local")
+        NativeStore(where.providers).mark_backed_up("local")
         keys.reload()
         assert keys.warnings() == []
 
     def test_the_default_provider(self, keys, where):
-        store = ProviderStore(where.providers)
+        store = NativeStore(where.providers)
         store.create("a", Secret(b"passphrase"))
         assert keys.default_provider() == "a"
         store.create("b", Secret(b"passphrase"))
@@ -199,7 +199,7 @@ class TestRequests:
         assert keys.new_key().provider == "local"
 
     def test_a_provider_with_a_passphrase(self, keys, where):
-        ProviderStore(where.providers).create("corp", Secret(b"passphrase"))
+        NativeStore(where.providers).create("corp", Secret(b"passphrase"))
         with pytest.raises(ProviderLocked):
             keys.new_key("corp")
         with pytest.raises(ProviderLocked):
@@ -211,7 +211,7 @@ class TestRequests:
         keys.unlock("corp", Secret(b"passphrase"))
         with pytest.raises(KeyNotUsable, match="until it was backed up"):
             keys.new_key("corp")
-        ProviderStore(where.providers).mark_backed_up("corp")
+        NativeStore(where.providers).mark_backed_up("corp")
         keys.reload()
         key = keys.new_key("corp")
         mac = keys.mac(key, "home-record", b"")
@@ -227,7 +227,7 @@ class TestRequests:
         keys.mac(key, "home-record", b"")
         for path in where.providers.iterdir():
             path.unlink()
-        ProviderStore(where.providers).create("local")
+        NativeStore(where.providers).create("local")
         keys.reload()
         with pytest.raises(KeyNotFound):
             keys.mac(key, "home-record", b"")
@@ -476,7 +476,7 @@ class TestSecrecy:
                 assert path.is_dir() or mode & 0o070 == 0, path
 
     def test_no_secret_in_the_log(self, keys, where):
-        store = ProviderStore(where.providers)
+        store = NativeStore(where.providers)
         store.create("corp", Secret(b"correct horse"))
         store.mark_backed_up("corp")
         keys.unlock("corp", Secret(b"correct horse"))

@@ -7,7 +7,7 @@ import pytest
 from ioflt.crypto.secret import Secret
 from ioflt.errors import BusyError, ProviderLocked
 from ioflt.keys.mounts import MountControl
-from ioflt.keys.store import ProviderStore
+from ioflt.keys.native.store import NativeStore
 from ioflt.types import KeyRef
 from ioflt.wire.control import messages as m
 from tests.operations.keyd.fake_mount import FakeMount
@@ -37,7 +37,7 @@ def test_locked_nothing_that_needs_a_key_is_done(keys):
 
 def test_status_opens_no_provider_while_it_is_locked(keys, where):
     keys.lock("refuse")
-    ProviderStore(where.providers).create("new")
+    NativeStore(where.providers).create("new")
     keys.reload()
     assert [provider.state for provider in keys.status().providers] == ["locked"]
     keys.unlock()

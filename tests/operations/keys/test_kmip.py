@@ -9,7 +9,7 @@ import trio
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import KeyCorrupt, KeyNotFound, ProviderLocked, ProviderUnavailable
-from ioflt.keys.kmip_file import KmipServer as Server
+from ioflt.keys.kmip.file import KmipServer as Server
 from ioflt.testing.kmip_server import KmipServer
 from ioflt.testing.pykmip import HOST, Authority
 from ioflt.transport import tls
@@ -347,7 +347,7 @@ def test_pinned_servers(server, provider, store, authority, certificate):
 
 def test_not_trusted_yet(store):
     store.create("corp", [Server(host=HOST)], 5.0, csr=True)
-    from ioflt.keys.kmip import KmipProvider
+    from ioflt.keys.kmip.provider import KmipProvider
 
     provider = KmipProvider(store.load("corp"), store)
     with pytest.raises(ProviderUnavailable, match="not trusted yet"):

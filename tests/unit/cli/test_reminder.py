@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ioflt.keys.store import ProviderStore
+from ioflt.keys.native.store import NativeStore
 
 WARNING = (
     "ioflt: warning: the provider local was never backed up: without this host its keys are lost;"
@@ -34,7 +34,7 @@ def ioflt(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProce
 def home(tmp_path: Path) -> Path:
     providers = tmp_path / "home" / "state" / "providers"
     providers.mkdir(parents=True)
-    ProviderStore(providers).create("local")
+    NativeStore(providers).create("local")
     return tmp_path / "home"
 
 
@@ -86,7 +86,7 @@ def test_where_there_is_no_state_none_is_made(tmp_path: Path) -> None:
 
 
 def test_a_backed_up_or_broken_provider_is_no_matter(home: Path) -> None:
-    store = ProviderStore(home / "state" / "providers")
+    store = NativeStore(home / "state" / "providers")
     store.mark_backed_up("local")
     store.path("broken").write_text("{")
     assert ioflt(home, "inspect", "/etc/passwd").stderr == ""

@@ -19,7 +19,7 @@ from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, ExistsError, ReadOnlyError, UsageError
 from ioflt.format.luks2 import state
 from ioflt.format.luks2.header import Header
-from ioflt.keys.store import ProviderStore
+from ioflt.keys.native.store import NativeStore
 from ioflt.types import HomeState
 from tests.unit.datastore.stored import DESCRIPTOR, VMX, Stored, snapshot
 
@@ -143,7 +143,7 @@ def test_a_clone_keeps_thick_and_times(stored: Stored) -> None:
 
 
 def test_a_clone_by_another_provider(stored: Stored, tmp_path: Path) -> None:
-    store = ProviderStore(tmp_path / "a" / "state" / "providers")
+    store = NativeStore(tmp_path / "a" / "state" / "providers")
     store.create("second", Secret(b"passphrase"))
     store.mark_backed_up("second")
     stored.keys.unlock("second", Secret(b"passphrase"))

@@ -26,7 +26,7 @@ from ioflt.errors import (
     UsageError,
 )
 from ioflt.format.record.record import HomeRecord, Recrypt
-from ioflt.keys.store import ProviderStore
+from ioflt.keys.native.store import NativeStore
 from ioflt.types import HomeState, KeyRef
 from tests.unit.datastore.lacking import Keys
 from tests.unit.datastore.test_lifecycle import contents, failing, fill, interrupt, looks, raw
@@ -36,7 +36,7 @@ from tests.unit.datastore.test_lifecycle import contents, failing, fill, interru
 def keys(tmp_path: Path, ioflt_home: Path) -> Iterator[Keys]:
     (tmp_path / "keys").mkdir()
     with Keys(tmp_path / "keys") as made:
-        store = ProviderStore(tmp_path / "keys" / "state" / "providers")
+        store = NativeStore(tmp_path / "keys" / "state" / "providers")
         store.create("corp")
         store.mark_backed_up("corp")
         made.reload()

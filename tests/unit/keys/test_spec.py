@@ -7,7 +7,7 @@ import ioflt
 from ioflt.crypto.kdf import hkdf
 from ioflt.crypto.mac import tag
 from ioflt.crypto.secret import Secret
-from ioflt.keys.native_file import SLOT_KINDS
+from ioflt.keys.native.file import SLOT_KINDS
 from ioflt.wire.control import messages as control
 from ioflt.wire.frame import write_frame
 from ioflt.wire.keyd import messages as m

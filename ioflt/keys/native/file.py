@@ -1,33 +1,20 @@
 """The native provider's file and its backup: bytes ↔ frozen objects. Layout, limits and reasons in SPEC.md.
 
-Reasons: those of `format.strict_json`, and "too large", "wrong format", "unknown version", "unknown slot",
-"bad field", "no slot", "twice the same slot", "twice the same PCR".
+Reasons: those of `keys.provider_file`, and "unknown slot", "no slot", "twice the same slot", "twice the same
+PCR".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from ioflt.errors import MalformedError, UnsupportedError
-from ioflt.format.strict_json import parse_object
+from ioflt.keys.provider_file import VERSION, Meta, Name, Uuid, convert, parse
 
 PROVIDER_FORMAT: Final = "ioflt native provider"
 BACKUP_FORMAT: Final = "ioflt provider backup"
-VERSION: Final = 1
-
-#: Longest file of either kind, in bytes.
-MAX_FILE = 64 << 10
-
-_UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
-
-Meta = msgspec.Meta
-
-#: Provider names are file names, and appear in lists and locators.
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
-Uuid = Annotated[str, Meta(pattern=_UUID)]
 WrappedKey = Annotated[bytes, Meta(min_length=60, max_length=60)]  # nonce 12, key 32, tag 16
 
 
@@ -124,9 +111,6 @@ class BackupFile(_Struct, frozen=True, kw_only=True):
     blob: WrappedKey
 
 
-File = TypeVar("File", ProviderFile, BackupFile)
-
-
 def kind_of(slot: Slot) -> str:
     """The slot's kind, as in the file."""
     return str(slot.__struct_config__.tag)
@@ -137,19 +121,14 @@ def label_of(slot: Slot) -> str:
     return "tpm2+pin" if isinstance(slot, Tpm2Slot) and slot.pin else kind_of(slot)
 
 
-def write(file: ProviderFile | BackupFile) -> bytes:
-    """The file's bytes: JSON, one field a line, byte strings in base64."""
-    return msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
-
-
 def parse_provider(data: bytes) -> ProviderFile:
     """A provider's file. Raises MalformedError, UnsupportedError."""
-    value = _parse(data, PROVIDER_FORMAT)
+    value = parse(data, PROVIDER_FORMAT)
     slots = value.get("slots")
     for slot in slots if isinstance(slots, list) else ():
         if isinstance(slot, dict) and slot.get("kind") not in SLOT_KINDS:
             raise UnsupportedError("unknown slot", str(slot.get("kind"))[:64])
-    file = _convert(value, ProviderFile)
+    file = convert(value, ProviderFile)
     if not file.slots:
         raise MalformedError("no slot")
     kinds = [kind_of(slot) for slot in file.slots]
@@ -162,25 +141,4 @@ def parse_provider(data: bytes) -> ProviderFile:
 
 def parse_backup(data: bytes) -> BackupFile:
     """A backup of a provider. Raises MalformedError, UnsupportedError."""
-    return _convert(_parse(data, BACKUP_FORMAT), BackupFile)
-
-
-def _parse(data: bytes, wanted: str) -> Mapping[str, Any]:
-    if len(data) > MAX_FILE:
-        raise MalformedError("too large", f"{len(data)} bytes")
-    value = parse_object(data)
-    if value.get("format") != wanted:
-        raise MalformedError("wrong format", f"not an {wanted}")
-    version = value.get("version")
-    if version != VERSION or not isinstance(version, int) or isinstance(version, bool):
-        raise UnsupportedError("unknown version", str(version)[:20])
-    return value
-
-
-def _convert(value: Mapping[str, Any], kind: type[File]) -> File:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise MalformedError("bad field", str(error)) from None
-    except UnicodeEncodeError:  # a lone surrogate
-        raise MalformedError("bad field", "not UTF-8") from None
+    return convert(parse(data, BACKUP_FORMAT), BackupFile)

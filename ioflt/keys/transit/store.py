@@ -14,31 +14,23 @@ import msgspec
 from ioflt.crypto import certificates
 from ioflt.crypto.certificates import Certificate
 from ioflt.errors import CorruptDataError, ExistsError, NotFoundError, UsageError
-from ioflt.keys import files, transit_file
-from ioflt.keys.native_file import MAX_FILE
-from ioflt.keys.store import ProviderStore
-from ioflt.keys.transit_file import Login, TransitFile
+from ioflt.keys import files, provider_file
+from ioflt.keys.directory import ProviderDirectory
+from ioflt.keys.transit import file as transit_file
+from ioflt.keys.transit.file import Login, TransitFile
 
 
 class TransitStore:
     """The transit providers in a directory, which is there and has mode 0700."""
 
     def __init__(self, directory: Path) -> None:
-        self._names = ProviderStore(directory)
-
-    def has(self, name: str) -> bool:
-        """Whether the provider is there, and of this kind."""
-        try:
-            return transit_file.is_transit(files.read(self._names.path(name), MAX_FILE))
-        except NotFoundError:
-            return False
+        self._names = ProviderDirectory(directory)
 
     def load(self, name: str) -> TransitFile:
         """A provider's file. Raises NotFoundError, CorruptDataError."""
-        path = self._names.path(name)
-        file = transit_file.parse(files.read(path, MAX_FILE))
+        file = transit_file.parse(self._names.read(name))
         if file.name != name:
-            raise NotFoundError(f"the file is that of the provider {file.name}", file=path)
+            raise NotFoundError(f"the file is that of the provider {file.name}", file=self._names.path(name))
         return file
 
     def create(
@@ -82,7 +74,7 @@ class TransitStore:
 
 def _checked(file: TransitFile) -> bytes:
     """What is written can be read: the fields come from a user."""
-    data = transit_file.write(file)
+    data = provider_file.write(file)
     try:
         transit_file.parse(data)
     except CorruptDataError as error:

@@ -16,10 +16,10 @@ from typing import Literal
 from ioflt.crypto.kdf import hkdf
 from ioflt.crypto.secret import Secret
 from ioflt.errors import IofltError, KeyNotFound, KeyNotUsable, KeyUnavailableError, ProviderLocked
-from ioflt.keys import slots
 from ioflt.keys.cache import KeyCache
-from ioflt.keys.native_file import ProviderFile, label_of
-from ioflt.keys.store import LOCAL
+from ioflt.keys.directory import LOCAL
+from ioflt.keys.native import slots
+from ioflt.keys.native.file import ProviderFile, label_of
 from ioflt.wire.keyd.messages import ProviderStatus
 
 

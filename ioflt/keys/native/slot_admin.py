@@ -13,8 +13,9 @@ import msgspec
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import BugError, ExistsError, KeyUnavailableError, NotFoundError, UsageError
-from ioflt.keys import files, slots, tpm
-from ioflt.keys.native_file import (
+from ioflt.keys import files
+from ioflt.keys.native import slots, tpm
+from ioflt.keys.native.file import (
     PassphraseSlot,
     Pcrs,
     ProviderFile,
@@ -27,7 +28,7 @@ from ioflt.keys.native_file import (
     kind_of,
     label_of,
 )
-from ioflt.keys.store import ProviderStore, refuse_empty
+from ioflt.keys.native.store import NativeStore, refuse_empty
 
 Value = TypeVar("Value", str, tuple[int, ...])
 
@@ -54,13 +55,13 @@ class SlotStatus:
     reason: str
 
 
-def listing(store: ProviderStore, name: str) -> list[SlotStatus]:
+def listing(store: NativeStore, name: str) -> list[SlotStatus]:
     """All slots of a provider, those that need nobody tried now."""
     file = store.load(name)
     return [_status(file, slot, store.path(name)) for slot in file.slots]
 
 
-def add(store: ProviderStore, name: str, wanted: NewSlot, own: Secret | None = None) -> None:
+def add(store: NativeStore, name: str, wanted: NewSlot, own: Secret | None = None) -> None:
     """Add a slot to a provider that its host, or its own passphrase, opens.
 
     Raises ExistsError when it has one of that kind, KeyUnavailableError, UsageError, NotFoundError.
@@ -74,7 +75,7 @@ def add(store: ProviderStore, name: str, wanted: NewSlot, own: Secret | None = N
             _save(store, file, (*file.slots, slot))
 
 
-def remove(store: ProviderStore, name: str, kind: str, own: Secret | None = None) -> None:
+def remove(store: NativeStore, name: str, kind: str, own: Secret | None = None) -> None:
     """Remove the slot of that kind, once another one was opened: by the host, or by `own`.
 
     Raises NotFoundError, KeyUnavailableError; UsageError for the last slot.
@@ -92,7 +93,7 @@ def remove(store: ProviderStore, name: str, kind: str, own: Secret | None = None
             files.destroy(slots.keyfile_of(store.path(name)))
 
 
-def change_passphrase(store: ProviderStore, name: str, new: Secret, own: Secret | None = None) -> None:
+def change_passphrase(store: NativeStore, name: str, new: Secret, own: Secret | None = None) -> None:
     """Put another passphrase in place of the one that a provider has. The old one opens it no more.
 
     Raises KeyUnavailableError; NotFoundError when it has none, UsageError for an empty one.
@@ -110,7 +111,7 @@ def change_passphrase(store: ProviderStore, name: str, new: Secret, own: Secret 
         )
 
 
-def _save(store: ProviderStore, file: ProviderFile, changed: tuple[Slot, ...]) -> None:
+def _save(store: NativeStore, file: ProviderFile, changed: tuple[Slot, ...]) -> None:
     store.save(msgspec.structs.replace(file, slots=changed))
 
 

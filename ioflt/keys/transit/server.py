@@ -21,7 +21,7 @@ from ioflt.errors import (
     UsageError,
 )
 from ioflt.keys.provider import KEK_SIZE
-from ioflt.keys.transit_file import CertificateLogin, TransitFile
+from ioflt.keys.transit.file import CertificateLogin, TransitFile
 from ioflt.transport.https import Answer, Https, HttpsFailed
 from ioflt.transport.tls import Trust
 

@@ -11,9 +11,9 @@ import trio
 from ioflt.crypto import certificates
 from ioflt.crypto.secret import Secret
 from ioflt.errors import IofltError, KeyCorrupt
-from ioflt.keys.kmip_cluster import Cluster, Connection
-from ioflt.keys.kmip_file import KmipFile, KmipServer
-from ioflt.keys.kmip_keys import KmipKeys
+from ioflt.keys.kmip.cluster import Cluster, Connection
+from ioflt.keys.kmip.file import KmipFile, KmipServer
+from ioflt.keys.kmip.keys import KmipKeys
 from ioflt.transport.tls import Trust
 from ioflt.wire.kmip.enumerations import RevocationReasonCode
 

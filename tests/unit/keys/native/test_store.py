@@ -22,12 +22,13 @@ from ioflt.errors import (
 )
 from ioflt.format.pkcs12 import keystore
 from ioflt.format.pkcs12.keystore import Entry, Rounds
-from ioflt.keys import credentials, files
+from ioflt.keys import files
 from ioflt.keys.cache import KeyCache
-from ioflt.keys.native import NativeProvider
-from ioflt.keys.store import ProviderStore
+from ioflt.keys.native import credentials
+from ioflt.keys.native.provider import NativeProvider
+from ioflt.keys.native.store import NativeStore
 
-GOLDEN = Path(__file__).parents[3] / "images" / "golden"
+GOLDEN = Path(__file__).parents[4] / "images" / "golden"
 SECRET = Secret(b"correct horse")
 BACKUP = Secret(b"battery staple")
 
@@ -37,7 +38,7 @@ def here(tmp_path, monkeypatch):
     """A host whose systemd-creds does not work: key files. Its backups cost little."""
     monkeypatch.setattr(credentials, "works", lambda: False)
     monkeypatch.setattr(keystore, "ROUNDS", Rounds(10, 10))
-    return ProviderStore(tmp_path)
+    return NativeStore(tmp_path)
 
 
 def killed_at(step, run):
@@ -94,7 +95,7 @@ def test_a_new_file_is_whole_or_not_there(tmp_path):
 @pytest.fixture
 def elsewhere(tmp_path_factory, here):
     """Another host."""
-    return ProviderStore(tmp_path_factory.mktemp("elsewhere"))
+    return NativeStore(tmp_path_factory.mktemp("elsewhere"))
 
 
 def opened(where, name):

@@ -22,10 +22,10 @@ from ioflt.errors import (
     KeyUnavailableError,
     ProviderUnavailable,
 )
-from ioflt.keys.kmip_cluster import Cluster
-from ioflt.keys.kmip_file import KmipFile
-from ioflt.keys.kmip_keys import Closed, KmipKeys
-from ioflt.keys.kmip_store import KmipStore
+from ioflt.keys.kmip.cluster import Cluster
+from ioflt.keys.kmip.file import KmipFile
+from ioflt.keys.kmip.keys import Closed, KmipKeys
+from ioflt.keys.kmip.store import KmipStore
 from ioflt.keys.remote import RemoteProvider
 from ioflt.transport.tls import Trust
 

@@ -13,7 +13,7 @@ from base64 import urlsafe_b64decode
 from ioflt.crypto.secret import Secret
 from ioflt.errors import AuthenticationError, MalformedError, PeerError, ProviderUnavailable
 from ioflt.format.strict_json import parse_object
-from ioflt.keys import programs
+from ioflt.keys.native import programs
 
 _PROGRAM = "/usr/bin/clevis"
 

@@ -14,11 +14,12 @@ from ioflt.errors import (
     StorageError,
     UsageError,
 )
-from ioflt.keys import credentials, files, slot_admin
+from ioflt.keys import files
 from ioflt.keys.cache import KeyCache
-from ioflt.keys.native import NativeProvider
-from ioflt.keys.slot_admin import NewSlot
-from ioflt.keys.store import ProviderStore
+from ioflt.keys.native import credentials, slot_admin
+from ioflt.keys.native.provider import NativeProvider
+from ioflt.keys.native.slot_admin import NewSlot
+from ioflt.keys.native.store import NativeStore
 
 OLD, NEW, WRONG = Secret(b"correct horse"), Secret(b"battery staple"), Secret(b"wrong")
 
@@ -27,7 +28,7 @@ OLD, NEW, WRONG = Secret(b"correct horse"), Secret(b"battery staple"), Secret(b"
 def store(tmp_path, monkeypatch):
     """A provider `corp` with a passphrase, which was backed up."""
     monkeypatch.setattr(credentials, "works", lambda: False)
-    made = ProviderStore(tmp_path)
+    made = NativeStore(tmp_path)
     made.create("corp", OLD)
     made.mark_backed_up("corp")
     return made

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ioflt.errors import CorruptDataError, MalformedError, UnsupportedError
-from ioflt.keys import native_file as pf
+from ioflt.keys.native import file as pf
+from ioflt.keys.provider_file import MAX_FILE, write
 
 UUID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 ARGON2 = pf.Argon2(salt=bytes(16), iterations=3, lanes=4, memory_kib=65536)
@@ -23,7 +24,7 @@ BACKUP = pf.BackupFile(name="local", uuid=UUID, kdk_id=UUID, protection="host", 
 
 def changed(file, path, value):
     """The file's bytes with one field changed; `...` removes it."""
-    whole = json.loads(pf.write(file))
+    whole = json.loads(write(file))
     *where, last = path
     node = whole
     for step in where:
@@ -36,9 +37,9 @@ def changed(file, path, value):
 
 
 def test_what_is_written_is_read():
-    assert pf.parse_provider(pf.write(PROVIDER)) == PROVIDER
-    assert pf.parse_backup(pf.write(BACKUP)) == BACKUP
-    assert pf.write(pf.parse_provider(pf.write(PROVIDER))) == pf.write(PROVIDER)
+    assert pf.parse_provider(write(PROVIDER)) == PROVIDER
+    assert pf.parse_backup(write(BACKUP)) == BACKUP
+    assert write(pf.parse_provider(write(PROVIDER))) == write(PROVIDER)
 
 
 WRONG = [
@@ -46,7 +47,7 @@ WRONG = [
     ((), b"\xff", "not UTF-8"),
     ((), b"[]", "not an object"),
     ((), b'{"format": 1, "format": 1}', "duplicate key"),
-    ((), b" " * (pf.MAX_FILE + 1), "too large"),
+    ((), b" " * (MAX_FILE + 1), "too large"),
     (("format",), "LUKS", "wrong format"),
     (("format",), ..., "wrong format"),
     (("version",), 2, "unknown version"),
@@ -95,7 +96,7 @@ def test_a_wrong_provider_file(path, value, reason):
 def test_two_slots_of_one_kind():
     twice = pf.ProviderFile(name="p", uuid=UUID, kdk_id=UUID, backed_up=False, slots=SLOTS[:1] * 2)
     with pytest.raises(MalformedError, match="twice the same slot"):
-        pf.parse_provider(pf.write(twice))
+        pf.parse_provider(write(twice))
 
 
 @pytest.mark.parametrize(
@@ -116,10 +117,10 @@ def test_a_wrong_backup(path, value, reason):
 
 @given(st.data())
 def test_a_changed_byte_is_read_or_refused(data):
-    whole = bytearray(pf.write(PROVIDER))
+    whole = bytearray(write(PROVIDER))
     whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     try:
         file = pf.parse_provider(bytes(whole))
     except CorruptDataError:
         return
-    assert pf.parse_provider(pf.write(file)) == file
+    assert pf.parse_provider(write(file)) == file

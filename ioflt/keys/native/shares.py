@@ -14,7 +14,7 @@ from ioflt.crypto.rng import random_bytes
 from ioflt.crypto.secret import Secret
 from ioflt.errors import AuthenticationError, UsageError
 from ioflt.format.share.text import MAX_SHARES, SIZE, Share
-from ioflt.keys.backup import Identity
+from ioflt.keys.native.backup import Identity
 
 _KDK = 32
 _PROOF = SIZE - _KDK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import AuthenticationError, PeerError, ProviderUnavailable
-from ioflt.keys import programs
+from ioflt.keys.native import programs
 
 _PROGRAM = "/usr/bin/systemd-creds"
 _TIMEOUT_S = 30.0

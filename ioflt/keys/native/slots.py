@@ -13,12 +13,11 @@ from ioflt.crypto.rng import random_bytes
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.wrap import unwrap, wrap
 from ioflt.errors import AuthenticationError, BugError, KeyNotUsable, ProviderLocked, ProviderUnavailable
-from ioflt.keys import credentials, tang, tpm
 from ioflt.keys.files import replace
-from ioflt.keys.native_file import (
+from ioflt.keys.native import credentials, tang, tpm
+from ioflt.keys.native.file import (
     PROVIDER_FORMAT,
     SECRET_LABELS,
-    VERSION,
     Argon2,
     CredentialSlot,
     KeyfileSlot,
@@ -30,6 +29,7 @@ from ioflt.keys.native_file import (
     kind_of,
     label_of,
 )
+from ioflt.keys.provider_file import VERSION
 
 _KEY = 32
 

@@ -24,7 +24,7 @@ from ioflt.errors import (
     PeerError,
     ProviderUnavailable,
 )
-from ioflt.keys.kmip_cluster import MAX_CONNECTIONS, Cluster
+from ioflt.keys.kmip.cluster import MAX_CONNECTIONS, Cluster
 from ioflt.keys.provider import KEK_SIZE
 from ioflt.types import MAX_KEY_ID
 from ioflt.wire.kmip.connection import Answer

@@ -1,15 +1,9 @@
-"""The directory of native providers: make, list, back up, restore, remove, choose the default.
-
-One writer at a time: who creates or changes a file holds `flock` on the directory.
-"""
+"""Native providers: make one, open it, back it up, restore it."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,12 +17,12 @@ from ioflt.errors import (
     ProviderLocked,
     UsageError,
 )
-from ioflt.keys import backup, files, slots
-from ioflt.keys.backup import Identity
-from ioflt.keys.native_file import MAX_FILE, Name, ProviderFile, Slot, parse_provider, write
-
-#: The provider that is made at first use.
-LOCAL = "local"
+from ioflt.keys import files
+from ioflt.keys.directory import ProviderDirectory
+from ioflt.keys.native import backup, slots
+from ioflt.keys.native.backup import Identity
+from ioflt.keys.native.file import ProviderFile, Slot, parse_provider
+from ioflt.keys.provider_file import write
 
 
 def reminder(name: str) -> str:
@@ -36,78 +30,14 @@ def reminder(name: str) -> str:
     return f"the provider {name} was never backed up: without this host its keys are lost"
 
 
-class ProviderStore:
-    """Provider files in one directory of mode 0700, which is there."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def names(self) -> list[str]:
-        """All providers' names, sorted. Files whose names are no provider's are passed over."""
-        return sorted(path.stem for path in self.directory.glob("*.json") if _is_name(path.stem))
-
-    def path(self, name: str) -> Path:
-        """Where the provider of that name is. Raises UsageError for what is no name."""
-        if not _is_name(name):
-            raise UsageError(f"not a provider name: {name[:80]!r}")
-        return self.directory / f"{name}.json"
-
-    def default(self) -> str | None:
-        """The provider of new keys: the one that was chosen, else the only one, else `local`.
-
-        None: there is no provider yet. Raises UsageError when it is not clear, StorageError.
-        """
-        names, chosen = self.names(), self.chosen()
-        if chosen is not None:
-            if chosen not in names:
-                raise UsageError(f"the provider {chosen}, the default for new keys, is not here")
-            return chosen
-        if len(names) > 1 and LOCAL not in names:
-            raise UsageError(f"several providers and none is {LOCAL}: name one of {', '.join(names)}")
-        return names[0] if len(names) == 1 else LOCAL if names else None
-
-    def chosen(self) -> str | None:
-        """The default that `choose` set."""
-        try:
-            return files.read(self._default_file, 256).decode(errors="replace").strip()
-        except NotFoundError:
-            return None
-
-    def choose(self, name: str) -> None:
-        """Make a provider the default for new keys. Raises NotFoundError."""
-        with self.writing():
-            if not self.path(name).exists():
-                raise NotFoundError(f"no provider {name} is configured here")
-            files.replace(self._default_file, f"{name}\n".encode())
-
-    def remove(self, name: str) -> None:
-        """Remove a provider and overwrite what opened it: its keys are gone but for backups.
-
-        Raises NotFoundError, StorageError.
-        """
-        path = self.path(name)
-        with self.writing():
-            if not path.exists():
-                raise NotFoundError(f"no provider {name} is configured here")
-            if self.chosen() == name:
-                self._default_file.unlink(missing_ok=True)
-            files.destroy(slots.keyfile_of(path))
-            files.destroy(path)
-
-    @property
-    def _default_file(self) -> Path:
-        return self.directory / "default"
+class NativeStore(ProviderDirectory):
+    """The native providers in a directory, which is there and has mode 0700."""
 
     def load(self, name: str) -> ProviderFile:
         """A provider's file. Raises NotFoundError, CorruptDataError, StorageError."""
-        path = self.path(name)
-        try:
-            data = files.read(path, MAX_FILE)
-        except NotFoundError as error:
-            raise NotFoundError(f"no provider {name} is configured here") from error
-        file = parse_provider(data)
+        file = parse_provider(self.read(name))
         if file.name != name:
-            raise NotFoundError(f"the file is that of the provider {file.name}", file=path)
+            raise NotFoundError(f"the file is that of the provider {file.name}", file=self.path(name))
         return file
 
     def reminders(self) -> list[str]:
@@ -211,24 +141,6 @@ class ProviderStore:
                 if found == kdk:
                     return True
         return False
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            files.remove_left(self.directory)
-            yield
-        finally:
-            os.close(directory)
-
-
-def _is_name(text: str) -> bool:
-    try:
-        msgspec.convert(text, Name)
-    except msgspec.ValidationError:
-        return False
-    return True
 
 
 def refuse_empty(passphrase: Secret) -> None:

@@ -12,8 +12,9 @@ from ioflt.crypto.wrap import unwrap
 from ioflt.errors import AuthenticationError, KeyNotUsable, MalformedError
 from ioflt.format.pkcs12 import keystore
 from ioflt.format.pkcs12.keystore import Entry
-from ioflt.keys import slots
-from ioflt.keys.native_file import BACKUP_FORMAT, BackupFile, Name, ProviderFile, Uuid, parse_backup
+from ioflt.keys.native import slots
+from ioflt.keys.native.file import BACKUP_FORMAT, BackupFile, ProviderFile, parse_backup
+from ioflt.keys.provider_file import Name, Uuid
 
 #: Longest backup, in bytes.
 MAX_SIZE = keystore.MAX_SIZE

@@ -8,10 +8,10 @@ import pytest
 from ioflt.crypto.secret import Secret
 from ioflt.errors import ProviderUnavailable
 from ioflt.keyd.service import Service
-from ioflt.keys import credentials, slots
 from ioflt.keys.cache import KeyCache
-from ioflt.keys.native import NativeProvider
-from ioflt.keys.store import ProviderStore
+from ioflt.keys.native import credentials, slots
+from ioflt.keys.native.provider import NativeProvider
+from ioflt.keys.native.store import NativeStore
 from ioflt.paths import Paths
 
 THREADS = 8
@@ -21,13 +21,13 @@ THREADS = 8
 def where(tmp_path, monkeypatch):
     monkeypatch.setattr(credentials, "works", lambda: False)
     found = Paths(tmp_path / "state", tmp_path / "run", False).ensure()
-    ProviderStore(found.providers).create("local")
+    NativeStore(found.providers).create("local")
     return found
 
 
 @pytest.fixture
 def provider(where):
-    store = ProviderStore(where.providers)
+    store = NativeStore(where.providers)
     return NativeProvider(store.load("local"), store.path("local"), KeyCache(4))
 
 

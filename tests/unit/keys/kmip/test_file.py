@@ -6,9 +6,10 @@ import pytest
 from ioflt.crypto import certificates
 from ioflt.crypto.secret import Secret
 from ioflt.errors import CorruptDataError, ExistsError, MalformedError, NotFoundError, UsageError
-from ioflt.keys import kmip_file
-from ioflt.keys.kmip_file import KmipFile, KmipServer, is_kmip, parse, write
-from ioflt.keys.kmip_store import KmipStore
+from ioflt.keys.directory import ProviderDirectory
+from ioflt.keys.kmip.file import KmipFile, KmipServer, parse
+from ioflt.keys.kmip.store import KmipStore
+from ioflt.keys.provider_file import kind_of, write
 
 FILE = KmipFile(
     name="corp",
@@ -24,7 +25,7 @@ FILE = KmipFile(
 def test_what_is_written_is_read():
     assert parse(write(FILE)) == FILE
     assert write(parse(write(FILE))) == write(FILE)
-    assert is_kmip(write(FILE))
+    assert kind_of(write(FILE)) == "kmip"
     assert [str(server) for server in FILE.servers] == ["kms1.example:5696", "[2001:db8::1]:1"]
 
 
@@ -75,8 +76,8 @@ def test_a_new_provider(store, tmp_path):
     assert store.certificate("corp") == made
     assert made.subject == made.issuer == "CN=corp"
     assert (tmp_path / "corp.pem").stat().st_mode & 0o777 == 0o600
-    assert store.has("corp")
-    assert not store.has("other")
+    assert ProviderDirectory(tmp_path).kind("corp") == "kmip"
+    assert ProviderDirectory(tmp_path).kind("other") == ""
     with pytest.raises(ExistsError):
         store.create("corp", SERVERS, 5.0, csr=False)
     with pytest.raises(UsageError):
@@ -135,4 +136,4 @@ def test_the_private_key_is_shown_nowhere(store, tmp_path):
     store.create("corp", SERVERS, 5.0, csr=False)
     secret = Secret((tmp_path / "corp.pem").read_bytes())
     assert "PRIVATE" not in repr(secret)
-    assert b"PRIVATE" not in kmip_file.write(store.load("corp"))
+    assert b"PRIVATE" not in write(store.load("corp"))

@@ -28,8 +28,8 @@ from ioflt.errors import (
 )
 from ioflt.keys.provider import KEK_SIZE
 from ioflt.keys.remote import RemoteProvider
-from ioflt.keys.transit_file import CertificateLogin, TransitFile
-from ioflt.keys.transit_server import BATCH, TokenRefused, TransitServer, Wrapped, credential
+from ioflt.keys.transit.file import CertificateLogin, TransitFile
+from ioflt.keys.transit.server import BATCH, TokenRefused, TransitServer, Wrapped, credential
 from ioflt.types import MAX_KEY_ID
 
 _KEY_ID: Final = re.compile(

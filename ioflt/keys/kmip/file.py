@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
-from ioflt.errors import MalformedError, UnsupportedError
-from ioflt.format.strict_json import parse_object
-from ioflt.keys.native_file import MAX_FILE, Name, Uuid
+from ioflt.errors import MalformedError
+from ioflt.keys import provider_file
+from ioflt.keys.provider_file import MAX_FILE, VERSION, Meta, Name, Uuid, convert
 
+KIND: Final = "kmip"
 KMIP_FORMAT: Final = "ioflt kmip provider"
-VERSION: Final = 1
 
 #: The port that IANA gave to KMIP.
 PORT: Final = 5696
-
-Meta = msgspec.Meta
 
 #: A host name, an IPv4 or an IPv6 address, without brackets.
 Host = Annotated[str, Meta(pattern=r"^[0-9A-Za-z:._-]{1,253}\Z")]
@@ -50,33 +47,9 @@ class KmipFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     timeout: Annotated[float, Meta(gt=0, le=60)] = 5.0
 
 
-def write(file: KmipFile) -> bytes:
-    """The file's bytes: JSON, one field a line."""
-    return msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
-
-
 def parse(data: bytes) -> KmipFile:
     """A kmip provider's file. Raises MalformedError, UnsupportedError."""
-    if len(data) > MAX_FILE:
-        raise MalformedError("too large", f"{len(data)} bytes")
-    value: Mapping[str, Any] = parse_object(data)
-    if value.get("format") != KMIP_FORMAT:
-        raise MalformedError("wrong format", f"not an {KMIP_FORMAT}")
-    version = value.get("version")
-    if version != VERSION or not isinstance(version, int) or isinstance(version, bool):
-        raise UnsupportedError("unknown version", str(version)[:20])
-    try:
-        file = msgspec.convert(value, KmipFile)
-    except msgspec.ValidationError as error:
-        raise MalformedError("bad field", str(error)) from None
+    file = convert(provider_file.parse(data, KMIP_FORMAT), KmipFile)
     if len({(server.host.lower(), server.port) for server in file.servers}) != len(file.servers):
         raise MalformedError("twice the same server")
     return file
-
-
-def is_kmip(data: bytes) -> bool:
-    """Whether a provider's file says that it is of this kind. It may be broken all the same."""
-    try:
-        return parse_object(data).get("format") == KMIP_FORMAT
-    except MalformedError:
-        return False

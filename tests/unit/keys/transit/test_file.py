@@ -9,16 +9,16 @@ import pytest
 import ioflt
 from ioflt.crypto import certificates
 from ioflt.errors import CorruptDataError, ExistsError, MalformedError, NotFoundError, UsageError
-from ioflt.keys.transit import _bound_to, _parse
-from ioflt.keys.transit_file import (
+from ioflt.keys.directory import ProviderDirectory
+from ioflt.keys.provider_file import kind_of, write
+from ioflt.keys.transit.file import (
     CertificateLogin,
     TokenLogin,
     TransitFile,
-    is_transit,
     parse,
-    write,
 )
-from ioflt.keys.transit_store import TransitStore
+from ioflt.keys.transit.provider import _bound_to, _parse
+from ioflt.keys.transit.store import TransitStore
 
 FILE = TransitFile(
     name="corp",
@@ -37,9 +37,8 @@ BY_CERTIFICATE = msgspec.structs.replace(
 @pytest.mark.parametrize("file", [FILE, BY_CERTIFICATE])
 def test_what_is_written_is_read(file):
     assert parse(write(file)) == file
-    assert is_transit(write(file))
-    assert not is_transit(b"{}")
-    assert not is_transit(b"")
+    assert kind_of(write(file)) == "transit"
+    assert kind_of(b"{}") == kind_of(b"") == ""
 
 
 def test_servers_as_they_are_shown():
@@ -114,8 +113,8 @@ def test_a_new_provider(store, pem, tmp_path):
     assert store.load("corp") == made
     assert made.anchors == pem
     assert (tmp_path / "corp.json").stat().st_mode & 0o777 == 0o600
-    assert store.has("corp")
-    assert not store.has("other")
+    assert ProviderDirectory(tmp_path).kind("corp") == "transit"
+    assert ProviderDirectory(tmp_path).kind("other") == ""
     with pytest.raises(ExistsError):
         create(store, pem)
     (told,) = store.trust_authority("corp", pem)

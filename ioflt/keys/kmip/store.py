@@ -18,10 +18,11 @@ from ioflt.crypto import certificates
 from ioflt.crypto.certificates import Certificate
 from ioflt.crypto.secret import Secret
 from ioflt.errors import ExistsError, MalformedError, NotFoundError, UsageError
-from ioflt.keys import files, kmip_file
-from ioflt.keys.kmip_file import KmipFile, KmipServer
-from ioflt.keys.native_file import MAX_FILE
-from ioflt.keys.store import ProviderStore
+from ioflt.keys import files, provider_file
+from ioflt.keys.directory import ProviderDirectory
+from ioflt.keys.kmip import file as kmip_file
+from ioflt.keys.kmip.file import KIND, KmipFile, KmipServer
+from ioflt.keys.provider_file import MAX_FILE
 from ioflt.transport.tls import Trust, fingerprint
 
 #: Days that a self-signed certificate is valid.
@@ -35,28 +36,17 @@ class KmipStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._names = ProviderStore(directory)
+        self._names = ProviderDirectory(directory)
 
     def load(self, name: str) -> KmipFile:
         """A provider's file. Raises NotFoundError, UsageError for another kind, CorruptDataError."""
-        path = self._names.path(name)
-        try:
-            data = files.read(path, MAX_FILE)
-        except NotFoundError:
-            raise NotFoundError(f"no provider {name} is configured here") from None
-        if not kmip_file.is_kmip(data):
+        data = self._names.read(name)
+        if provider_file.kind_of(data) != KIND:
             raise UsageError(f"the provider {name} has no key servers")
         file = kmip_file.parse(data)
         if file.name != name:
-            raise NotFoundError(f"the file is that of the provider {file.name}", file=path)
+            raise NotFoundError(f"the file is that of the provider {file.name}", file=self._names.path(name))
         return file
-
-    def has(self, name: str) -> bool:
-        """Whether the provider is there, and of this kind."""
-        try:
-            return kmip_file.is_kmip(files.read(self._names.path(name), MAX_FILE))
-        except NotFoundError:
-            return False
 
     def trust(self, file: KmipFile) -> Trust:
         """Whom the provider believes, and who it is."""
@@ -82,12 +72,12 @@ class KmipStore:
         """
         path = self._names.path(name)
         file = KmipFile(name=name, uuid=str(uuid.uuid4()), servers=tuple(servers), timeout=timeout)
-        data = kmip_file.write(file)
+        data = provider_file.write(file)
         try:
             kmip_file.parse(data)
         except MalformedError as error:
             raise UsageError(error.detail or error.reason) from error
-        with files.locked(self._directory):
+        with self._names.writing():
             if path.exists():
                 raise ExistsError(f"the provider {name} exists already")
             text = self._new_identity(self._pending(name) if csr else self.identity(name), name, csr=csr)
@@ -97,7 +87,7 @@ class KmipStore:
     def renew(self, name: str, *, csr: bool) -> str:
         """A new private key, which waits for `install`. Returns its certificate or a request for one."""
         self.load(name)
-        with files.locked(self._directory):
+        with self._names.writing():
             return self._new_identity(self._pending(name), name, csr=csr)
 
     def install(self, name: str, pem: str) -> Certificate:
@@ -107,7 +97,7 @@ class KmipStore:
         """
         self.load(name)
         chain = certificates.without_comments(pem)
-        with files.locked(self._directory):
+        with self._names.writing():
             for path in (self._pending(name), self.identity(name)):
                 if not path.exists():
                     continue
@@ -120,12 +110,6 @@ class KmipStore:
                     path.unlink()
                 return certificates.read(chain)[0]
         raise UsageError(f"the certificate belongs to no private key of the provider {name}")
-
-    def forget(self, name: str) -> None:
-        """Destroy our private keys and certificates, before the provider is removed."""
-        with files.locked(self._directory):
-            for path in (self.identity(name), self._pending(name)):
-                files.destroy(path)
 
     def trust_authority(self, name: str, pem: str) -> list[Certificate]:
         """Believe servers whose certificates these issued, and no other. Pins are dropped."""
@@ -140,7 +124,7 @@ class KmipStore:
         self._change(name, anchors, pins)
 
     def _change(self, name: str, anchors: str, pins: dict[tuple[str, int], str]) -> None:
-        with files.locked(self._directory):
+        with self._names.writing():
             file = self.load(name)
             servers = tuple(
                 KmipServer(
@@ -149,7 +133,7 @@ class KmipStore:
                 for server in file.servers
             )
             changed = msgspec.structs.replace(file, servers=servers, anchors=anchors)
-            data = kmip_file.write(changed)
+            data = provider_file.write(changed)
             kmip_file.parse(data)  # a file that is too large is not written
             files.replace(self._names.path(name), data)
 

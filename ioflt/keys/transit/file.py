@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
-from ioflt.errors import MalformedError, UnsupportedError
-from ioflt.format.strict_json import parse_object
-from ioflt.keys.kmip_file import Host
-from ioflt.keys.native_file import MAX_FILE, Name, Uuid
+from ioflt.keys import provider_file
+from ioflt.keys.kmip.file import Host
+from ioflt.keys.provider_file import MAX_FILE, VERSION, Meta, Name, Uuid, convert
 
 TRANSIT_FORMAT: Final = "ioflt transit provider"
-VERSION: Final = 1
-
-Meta = msgspec.Meta
-
 _SEGMENT = r"[0-9A-Za-z_][0-9A-Za-z_.-]*"  # so that none is `..`
 
 #: Where an engine or a way to log in is on the server, and a name there: parts of a URL's path.
@@ -73,30 +67,6 @@ class TransitFile(_Struct, frozen=True, kw_only=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def write(file: TransitFile) -> bytes:
-    """The file's bytes: JSON, one field a line."""
-    return msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
-
-
 def parse(data: bytes) -> TransitFile:
     """A transit provider's file. Raises MalformedError, UnsupportedError."""
-    if len(data) > MAX_FILE:
-        raise MalformedError("too large", f"{len(data)} bytes")
-    value: Mapping[str, Any] = parse_object(data)
-    if value.get("format") != TRANSIT_FORMAT:
-        raise MalformedError("wrong format", f"not an {TRANSIT_FORMAT}")
-    version = value.get("version")
-    if version != VERSION or not isinstance(version, int) or isinstance(version, bool):
-        raise UnsupportedError("unknown version", str(version)[:20])
-    try:
-        return msgspec.convert(value, TransitFile)
-    except msgspec.ValidationError as error:
-        raise MalformedError("bad field", str(error)) from None
-
-
-def is_transit(data: bytes) -> bool:
-    """Whether a provider's file says that it is of this kind. It may be broken all the same."""
-    try:
-        return parse_object(data).get("format") == TRANSIT_FORMAT
-    except MalformedError:
-        return False
+    return convert(provider_file.parse(data, TRANSIT_FORMAT), TransitFile)

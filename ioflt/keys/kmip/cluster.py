@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 import trio
 
 from ioflt.errors import IofltError, PeerError, ProviderUnavailable
-from ioflt.keys.kmip_file import KmipFile, KmipServer
+from ioflt.keys.kmip.file import KmipFile, KmipServer
 from ioflt.transport import tls
 from ioflt.transport.tls import Stream, TlsFailed, Trust
 from ioflt.wire.frame import Pause, wipe

@@ -10,11 +10,11 @@ import pytest
 from ioflt.crypto.secret import Secret
 from ioflt.errors import AuthenticationError, KeyNotFound, UsageError
 from ioflt.format.share import text
-from ioflt.keys import credentials, shares
-from ioflt.keys.backup import Identity
 from ioflt.keys.cache import KeyCache
-from ioflt.keys.native import NativeProvider
-from ioflt.keys.store import ProviderStore
+from ioflt.keys.native import credentials, shares
+from ioflt.keys.native.backup import Identity
+from ioflt.keys.native.provider import NativeProvider
+from ioflt.keys.native.store import NativeStore
 
 WHO = Identity("corp", "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0", "00112233-4455-6677-8899-aabbccddeeff", "host")
 KDK = Secret(bytes(range(32)))
@@ -110,7 +110,7 @@ def test_a_provider_comes_back_on_another_host(tmp_path, monkeypatch, passphrase
     monkeypatch.setattr(credentials, "works", lambda: False)
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
-    here, there = ProviderStore(tmp_path / "here"), ProviderStore(tmp_path / "there")
+    here, there = NativeStore(tmp_path / "here"), NativeStore(tmp_path / "there")
     here.create("corp", passphrase)
     here.mark_backed_up("corp")
     file = here.load("corp")

@@ -1,0 +1,6 @@
+"""Keys on a cluster of KMIP servers that replicate each other.
+
+provider       the KeyProvider; `file` is its file, `store` has that and our certificates
+cluster        connections to the servers; `keys` asks them for keys
+trial          tries each step, for people
+"""
