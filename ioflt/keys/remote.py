@@ -1,7 +1,11 @@
-"""What key providers share whose keys are on servers: a lock, what went wrong last, expiry warnings."""
+"""What key providers share whose keys are elsewhere: a lock, a file that lets us in, what went wrong last,
+expiry warnings.
+"""
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -9,11 +13,13 @@ from typing import ClassVar, Final, Literal
 
 from ioflt.crypto.certificates import Certificate
 from ioflt.crypto.secret import Secret
-from ioflt.errors import ProviderLocked, UsageError
+from ioflt.errors import ProviderLocked, ProviderUnavailable, UsageError
 from ioflt.wire.keyd.messages import ProviderStatus
 
 #: How long before a certificate expires the user hears of it.
 WARNING: Final = timedelta(days=30)
+
+_MAX_CREDENTIAL: Final = 64 << 10
 
 
 class RemoteProvider:
@@ -38,8 +44,12 @@ class RemoteProvider:
         """What the provider still needs before any server can be asked; empty: nothing."""
         return ""
 
+    def why_locked(self) -> str:
+        """What waits for `unlock`; empty: nothing does."""
+        return f"the provider {self.name} is locked" if self._locked else ""
+
     def opened_by(self) -> str:
-        """What our side shows to the servers."""
+        """What our side shows to who has the keys."""
         raise NotImplementedError
 
     def unlock(self, passphrase: Secret | None) -> None:
@@ -59,15 +69,15 @@ class RemoteProvider:
         """Whether it could be used when it was last used; asks no server."""
         state: Literal["ready", "locked", "unavailable"] = "ready"
         reason = self.missing() or self._trouble
-        if self._locked:
-            state, reason = "locked", f"the provider {self.name} is locked"
+        if lock := self.why_locked():
+            state, reason = "locked", lock
         elif reason:
             state = "unavailable"
         return ProviderStatus(self.name, self.kind, state, (self.opened_by(),), True, reason)
 
     def _refuse_if_locked(self) -> None:
-        if self._locked:
-            raise ProviderLocked(f"the provider {self.name} is locked")
+        if lock := self.why_locked():
+            raise ProviderLocked(lock)
 
     def _expiring(self, held: Iterable[tuple[str, Certificate]]) -> list[str]:
         """A line for each certificate, named, that expires soon, or did."""
@@ -78,3 +88,25 @@ class RemoteProvider:
             for what, found in held
             if found.not_after < now + WARNING
         ]
+
+
+def credential(path: str, name: str) -> Secret:
+    """The content of the file by which the provider `name` logs in, which must be nobody else's to read.
+
+    Raises ProviderUnavailable.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        with open(descriptor, "rb", buffering=0) as opened:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ProviderUnavailable(f"{path}, by which the provider {name} logs in, is no file")
+            if found.st_mode & 0o077:
+                raise ProviderUnavailable(
+                    f"{path}, by which the provider {name} logs in, is open to others:"
+                    f" mode {stat.S_IMODE(found.st_mode):o}"
+                )
+            return Secret(opened.read(_MAX_CREDENTIAL))
+    except OSError as error:
+        text = os.strerror(error.errno or 0)
+        raise ProviderUnavailable(f"{path}, by which the provider {name} logs in: {text}") from None

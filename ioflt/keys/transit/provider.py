@@ -1,48 +1,32 @@
-"""The transit provider: KEKs that we make, wrapped by a key that never leaves its server (OpenBao, Vault).
-
-Nothing is stored for a KEK, here or there: its key id carries it, wrapped. So a host that may ask the server
-opens a datastore with nothing but a provider of that name.
-"""
+"""The transit provider: KEKs wrapped by a key that never leaves its server (OpenBao, Vault)."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import re
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from ioflt.crypto import certificates
 from ioflt.crypto.certificates import Certificate
 from ioflt.crypto.secret import Secret
-from ioflt.errors import (
-    IofltError,
-    KeyCorrupt,
-    KeyNotFound,
-    KeyUnavailableError,
-    ProviderUnavailable,
-)
-from ioflt.keys.provider import KEK_SIZE
-from ioflt.keys.remote import RemoteProvider
+from ioflt.errors import IofltError, KeyUnavailableError, ProviderUnavailable
+from ioflt.keys.remote import credential
 from ioflt.keys.transit.file import CertificateLogin, TransitFile
-from ioflt.keys.transit.server import BATCH, TokenRefused, TransitServer, Wrapped, credential
-from ioflt.types import MAX_KEY_ID
-
-_KEY_ID: Final = re.compile(
-    r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(vault:v[1-9][0-9]{0,8}:([0-9A-Za-z+/]+={0,2}))"
-)
+from ioflt.keys.transit.server import BATCH, TokenRefused, TransitServer
+from ioflt.keys.wrapping import Wrapped, WrappingProvider
 
 _R = TypeVar("_R")
 
 
-class TransitProvider(RemoteProvider):
+class TransitProvider(WrappingProvider):
     """One provider file's keys. A `keys.provider.KeyProvider`."""
 
     kind = "transit"
+    form = re.compile(r"vault:v[1-9][0-9]{0,8}:([0-9A-Za-z+/]+={0,2})")
+    batch = BATCH
 
     def __init__(self, file: TransitFile) -> None:
         super().__init__()
@@ -55,36 +39,9 @@ class TransitProvider(RemoteProvider):
     def name(self) -> str:
         return self.file.name
 
-    def create(self) -> str:
-        """A new KEK's id, which the server was seen to unwrap again."""
-        ident = str(uuid.uuid4())
-        with Secret.random(KEK_SIZE) as kek:
-            ciphertext = self._call(lambda server: server.wrap(kek, _bound_to(ident)))
-            key_id = f"{ident}.{ciphertext}"
-            if _parse(key_id) is None:
-                raise ProviderUnavailable(f"the key server of {self.name} wraps in a form that is not known")
-            (back,) = self.get([key_id])
-            if isinstance(back, KeyUnavailableError):
-                raise back
-            with back:
-                if back != kek:
-                    raise KeyCorrupt(f"the key server of {self.name} unwraps another key than it wrapped")
-        return key_id
-
-    def get(self, ids: Sequence[str]) -> list[Secret | KeyUnavailableError]:
-        """The KEKs, unwrapped again at each call."""
-        wrapped = {key_id: found for key_id in dict.fromkeys(ids) if (found := _parse(key_id)) is not None}
-        wanted = list(wrapped)
-        known: dict[str, Secret | KeyUnavailableError] = {}
-        for start in range(0, len(wanted), BATCH):
-            part = wanted[start : start + BATCH]
-            try:
-                keys = self._unwrap([wrapped[key_id] for key_id in part])
-            except KeyUnavailableError as error:
-                known |= dict.fromkeys(wanted[start:], error)  # no second time-out for the rest
-                break
-            known |= zip(part, keys, strict=True)
-        return [self._answer(known, key_id) for key_id in ids]
+    @property
+    def wrapper(self) -> str:
+        return f"the key server of {self.name}"
 
     def close(self) -> None:
         """Forget the login. The next call makes another."""
@@ -114,19 +71,14 @@ class TransitProvider(RemoteProvider):
         return self._expiring(held)
 
     def _own_certificate(self) -> Certificate:
-        with credential(self.file) as content:
+        with credential(self.file.login.file, self.name) as content:
             return certificates.read(str(content.view(), "ascii", "replace"))[0]
 
-    def _unwrap(self, wrapped: list[Wrapped]) -> list[Secret | KeyUnavailableError]:
-        return self._call(lambda server: server.unwrap(wrapped))
+    def _wrap(self, kek: Secret, associated_data: bytes) -> str:
+        return self._call(lambda server: server.wrap(kek, associated_data))
 
-    def _answer(
-        self, known: dict[str, Secret | KeyUnavailableError], key_id: str
-    ) -> Secret | KeyUnavailableError:
-        found = known.get(key_id)
-        if found is None:
-            return KeyNotFound(f"the provider {self.name} did not make the key {key_id[:80]}")
-        return Secret(found.view()) if isinstance(found, Secret) else found
+    def _unwrap(self, wrapped: Sequence[Wrapped]) -> list[Secret | KeyUnavailableError]:
+        return self._call(lambda server: server.unwrap(wrapped))
 
     def _call(self, ask: Callable[[TransitServer], _R]) -> _R:
         """Ask the server something; once more after a new login, as tokens expire and are replaced."""
@@ -183,24 +135,3 @@ class TransitProvider(RemoteProvider):
             if self._server is server:
                 self._server = None
         server.close()
-
-
-def _bound_to(ident: str) -> bytes:
-    """What a wrapped KEK is bound to: to be one of ours, and to its own name."""
-    return f"ioflt kek {ident}".encode()
-
-
-def _parse(key_id: str) -> Wrapped | None:
-    """What a key id carries, None when it is not one of this provider's."""
-    found = _KEY_ID.fullmatch(key_id) if len(key_id) <= MAX_KEY_ID else None
-    if found is None or not _is_canonical(found[3]):
-        return None
-    return Wrapped(found[2], _bound_to(found[1]))
-
-
-def _is_canonical(text: str) -> bool:
-    """Whether these bytes have no other spelling in base64: a key has one id."""
-    try:
-        return base64.b64encode(base64.b64decode(text, validate=True)).decode() == text
-    except binascii.Error:
-        return False

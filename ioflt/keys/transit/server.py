@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,14 +19,14 @@ from ioflt.errors import (
     UsageError,
 )
 from ioflt.keys.provider import KEK_SIZE
+from ioflt.keys.remote import credential
 from ioflt.keys.transit.file import CertificateLogin, TransitFile
+from ioflt.keys.wrapping import Wrapped
 from ioflt.transport.https import Answer, Https, HttpsFailed
 from ioflt.transport.tls import Trust
 
 #: Items of one request: the server counts the strings of a body, and refuses some 500.
 BATCH: Final = 200
-
-_MAX_CREDENTIAL: Final = 64 << 10
 
 # What the server says of one item, as no code tells: the first pattern that fits.
 _REASONS: tuple[tuple[str, type[KeyUnavailableError]], ...] = (
@@ -38,20 +36,13 @@ _REASONS: tuple[tuple[str, type[KeyUnavailableError]], ...] = (
 )
 
 
-class Wrapped(msgspec.Struct, frozen=True):
-    """A KEK as the server wrapped it, and what it was bound to."""
-
-    ciphertext: str
-    associated_data: bytes
-
-
 class _Plain(msgspec.Struct):
     plaintext: bytearray
     associated_data: bytes
 
 
 class _Request(msgspec.Struct):
-    batch_input: Sequence[Wrapped | _Plain]
+    batch_input: Sequence[Wrapped | _Plain]  # the names of their fields are those of the protocol
     partial_failure_response_code: int = 200  # else one bad item makes the whole answer an error
 
 
@@ -97,7 +88,7 @@ class TransitServer:
         """Log in."""
         self.file = file
         by_certificate = isinstance(file.login, CertificateLogin)
-        with credential(file) as content:
+        with credential(file.login.file, file.name) as content:
             identity = Path(file.login.file) if by_certificate else None
             try:
                 context = Trust(file.anchors, identity).context()
@@ -219,26 +210,6 @@ class TransitServer:
 
     def _unavailable(self, reason: str) -> ProviderUnavailable:
         return ProviderUnavailable(f"the key server of {self.file.name}: {self.file.server}: {reason}")
-
-
-def credential(file: TransitFile) -> Secret:
-    """The content of the file that lets us in, which must be nobody else's to read."""
-    path, name = file.login.file, file.name
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        with open(descriptor, "rb", buffering=0) as opened:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise ProviderUnavailable(f"{path}, by which the provider {name} logs in, is no file")
-            if found.st_mode & 0o077:
-                raise ProviderUnavailable(
-                    f"{path}, by which the provider {name} logs in, is open to others:"
-                    f" mode {stat.S_IMODE(found.st_mode):o}"
-                )
-            return Secret(opened.read(_MAX_CREDENTIAL))
-    except OSError as error:
-        text = os.strerror(error.errno or 0)
-        raise ProviderUnavailable(f"{path}, by which the provider {name} logs in: {text}") from None
 
 
 def _token(content: Secret, file: TransitFile) -> str:

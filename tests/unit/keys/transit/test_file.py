@@ -17,8 +17,9 @@ from ioflt.keys.transit.file import (
     TransitFile,
     parse,
 )
-from ioflt.keys.transit.provider import _bound_to, _parse
+from ioflt.keys.transit.provider import TransitProvider
 from ioflt.keys.transit.store import TransitStore
+from ioflt.keys.wrapping import bound_to as binding
 
 FILE = TransitFile(
     name="corp",
@@ -153,7 +154,7 @@ def test_the_worked_example_of_the_spec():
     (key_id,) = re.findall(r"^transit key id +(\S+)$", spec, re.MULTILINE)
     (bound_to,) = re.findall(r"^bound to +(.+)$", spec, re.MULTILINE)
     (ciphertext,) = re.findall(r"^wrapped KEK +(.+)$", spec, re.MULTILINE)
-    found = _parse(key_id)
+    found = TransitProvider.parse(key_id)
     assert found is not None
     assert (found.ciphertext, found.associated_data) == (ciphertext, bound_to.encode())
-    assert _bound_to(key_id[:36]) == bound_to.encode()
+    assert binding(key_id[:36]) == bound_to.encode()
