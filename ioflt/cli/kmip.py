@@ -1,4 +1,4 @@
-"""`ioflt provider create kmip | trust | renew | test`: key servers, and the trust between them and us."""
+"""`ioflt provider create kmip | trust | renew`: key servers, and the trust between them and us."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli.hints import advising
 from ioflt.cli.provider_common import open_store, tell_keyd
-from ioflt.cli.render import emit, json_option, printable, say
-from ioflt.errors import CorruptDataError, DeniedError, IofltError, ProviderUnavailable, UsageError
+from ioflt.cli.render import printable, say
+from ioflt.errors import CorruptDataError, DeniedError, ProviderUnavailable, UsageError
 
 if TYPE_CHECKING:
     from ioflt.keys.kmip.file import KmipFile, KmipServer
     from ioflt.keys.kmip.store import KmipStore
-    from ioflt.keys.kmip.trial import Tell
     from ioflt.keys.transit.store import TransitStore
 
 
@@ -158,63 +156,6 @@ def renew(name: str, out: Path, csr: bool) -> None:
         raise click.BadParameter(f"{out} exists already", param_hint="OUT")
     files.create(out, _store().renew(name, csr=csr).encode())
     say(f"{out}: upload it to the servers, then: ioflt provider trust {name} --certificate FILE")
-
-
-@click.command(short_help="Try a provider out, step by step.")
-@click.argument("name")
-@json_option
-def test(name: str, as_json: bool) -> None:
-    """Try the provider NAME: make a key and get it back; with key servers, on each of them.
-
-    The exit code is 4 when a step failed. The key is destroyed again.
-    """
-    from ioflt.keys.kmip.trial import Step
-
-    steps: list[Step] = []
-
-    def tell(step: Step) -> None:
-        steps.append(step)
-        if not as_json:
-            where = f"{step.server}  " if step.server else ""
-            print(printable(f"{where}{step.step}: {step.error or step.result}"), flush=True)
-
-    well = _try_servers(name, tell) if open_store().kind(name) == "kmip" else _try_keyd(name, tell)
-    emit(steps, lambda: None, as_json)
-    if not well:
-        failed = sum(bool(step.error) for step in steps)
-        raise ProviderUnavailable(f"the provider {name} did not pass: {failed} of {len(steps)} steps failed")
-
-
-def _try_servers(name: str, tell: Tell) -> bool:
-    from ioflt import hygiene
-    from ioflt.keys.kmip.provider import KmipProvider
-    from ioflt.keys.kmip.trial import try_out
-
-    hygiene.forbid_dumps()  # a key comes into this process, though one that nothing will use
-    store = _store()
-    provider = KmipProvider(store.load(name), store)
-    missing = provider.missing()
-    if missing:
-        raise ProviderUnavailable(missing)
-    return try_out(provider.file, store.trust(provider.file), provider.tags(), tell)
-
-
-def _try_keyd(name: str, tell: Tell) -> bool:
-    from ioflt.keys.client import KeyClient
-    from ioflt.keys.kmip.trial import Step
-
-    advice = "see that the server answers there, and that the file lets you in"
-    with advising(ProviderUnavailable, "key server|logs in", advice), KeyClient.connect() as keys:
-        made = keys.new_key(name)
-        tell(Step("", "make a key", made.key_id))
-        ((dek, blob),) = keys.generate(made, [b"test"])
-        (again,) = keys.unwrap([(made, blob, b"test")])
-        if isinstance(again, IofltError):
-            raise again
-        with dek, again:
-            well = dek == again
-        tell(Step("", "get it back", "done" if well else "failed", "" if well else "another key came back"))
-    return well
 
 
 def _pin(store: KmipStore, file: KmipFile, wanted: set[str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli import kmip, transit
+from ioflt.cli import kmip, provider_trial, transit
 from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask, own_passphrase_option, passphrase_option
 from ioflt.cli.provider_common import open_store, own_passphrase, tell_keyd
@@ -60,7 +60,7 @@ create.add_command(kmip.kmip)
 create.add_command(transit.transit)
 provider.add_command(kmip.trust)
 provider.add_command(kmip.renew)
-provider.add_command(kmip.test)
+provider.add_command(provider_trial.test)
 
 
 @provider.command(name="list")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import msgspec
 import trio
 
@@ -14,21 +11,9 @@ from ioflt.errors import IofltError, KeyCorrupt
 from ioflt.keys.kmip.cluster import Cluster, Connection
 from ioflt.keys.kmip.file import KmipFile, KmipServer
 from ioflt.keys.kmip.keys import KmipKeys
+from ioflt.keys.trial import Step, Tell
 from ioflt.transport.tls import Trust
 from ioflt.wire.kmip.enumerations import RevocationReasonCode
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step: of which server (empty: of all), what was done, how it went; `error` when it failed."""
-
-    server: str
-    step: str
-    result: str
-    error: str = ""
-
-
-Tell = Callable[[Step], None]
 
 
 def try_out(file: KmipFile, trust: Trust, tags: list[tuple[str, str]], tell: Tell) -> bool:

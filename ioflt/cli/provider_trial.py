@@ -1,0 +1,75 @@
+"""`ioflt provider test`: each step from here to a key and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ioflt.cli.hints import advising
+from ioflt.cli.provider_common import open_store
+from ioflt.cli.render import emit, json_option, printable
+from ioflt.errors import IofltError, ProviderUnavailable
+
+if TYPE_CHECKING:
+    from ioflt.keys.trial import Step, Tell
+
+
+@click.command(short_help="Try a provider out, step by step.")
+@click.argument("name")
+@json_option
+def test(name: str, as_json: bool) -> None:
+    """Try the provider NAME: make a key and get it back; with key servers, on each of them.
+
+    The exit code is 4 when a step failed. The key is destroyed again.
+    """
+    steps: list[Step] = []
+
+    def tell(step: Step) -> None:
+        steps.append(step)
+        if not as_json:
+            where = f"{step.server}  " if step.server else ""
+            print(printable(f"{where}{step.step}: {step.error or step.result}"), flush=True)
+
+    match open_store().kind(name):
+        case "kmip":
+            well = _try_servers(name, tell)
+        case _:
+            well = _try_keyd(name, tell)
+    emit(steps, lambda: None, as_json)
+    if not well:
+        failed = sum(bool(step.error) for step in steps)
+        raise ProviderUnavailable(f"the provider {name} did not pass: {failed} of {len(steps)} steps failed")
+
+
+def _try_servers(name: str, tell: Tell) -> bool:
+    from ioflt import hygiene
+    from ioflt.keys.kmip.provider import KmipProvider
+    from ioflt.keys.kmip.store import KmipStore
+    from ioflt.keys.kmip.trial import try_out
+
+    hygiene.forbid_dumps()  # a key comes into this process, though one that nothing will use
+    store = KmipStore(open_store().directory)
+    provider = KmipProvider(store.load(name), store)
+    missing = provider.missing()
+    if missing:
+        raise ProviderUnavailable(missing)
+    return try_out(provider.file, store.trust(provider.file), provider.tags(), tell)
+
+
+def _try_keyd(name: str, tell: Tell) -> bool:
+    from ioflt.keys.client import KeyClient
+    from ioflt.keys.trial import Step
+
+    advice = "see that the server answers there, and that the file lets you in"
+    with advising(ProviderUnavailable, "key server|logs in", advice), KeyClient.connect() as keys:
+        made = keys.new_key(name)
+        tell(Step("", "make a key", made.key_id))
+        ((dek, blob),) = keys.generate(made, [b"test"])
+        (again,) = keys.unwrap([(made, blob, b"test")])
+        if isinstance(again, IofltError):
+            raise again
+        with dek, again:
+            well = dek == again
+        tell(Step("", "get it back", "done" if well else "failed", "" if well else "another key came back"))
+    return well
