@@ -22,6 +22,7 @@ from ioflt.keys.client import KeyClient
 from ioflt.transport.unix import NotListening
 from tests.mounted.place import Place, await_end, eventually
 from tests.mounted.second import second_mount
+from tests.process_memory import memory_holds
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -297,22 +298,6 @@ def test_what_waits_by_suspend_fails_by_force(top):
 
 
 # Memory
-
-
-def memory_holds(pid: int, *needles: bytes) -> list[bool]:
-    """Which of these lie anywhere in the writable memory of that process."""
-    found = [False] * len(needles)
-    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            area, mode = line.split()[:2]
-            if "rw" not in mode:
-                continue
-            start, end = (int(number, 16) for number in area.split("-"))
-            with suppress(OSError):
-                memory.seek(start)
-                content = memory.read(end - start)
-                found = [was or needle in content for was, needle in zip(found, needles, strict=True)]
-    return found
 
 
 def dek_of(path: Path) -> bytes:
