@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 from contextlib import suppress
 
 from ioflt.errors import PeerError
 
-_PR_SET_DUMPABLE = 4  # linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # asm-generic/mman.h
 
@@ -41,6 +43,14 @@ def forbid_dumps() -> None:
     # root may lock too little for a whole Python, and would later lack memory.
     if os.geteuid() == 0:
         _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
+
+
+def end_with_parent() -> None:
+    """Be killed when the thread that started this process ends, and so when its process does.
+
+    Raises PeerError when the kernel refuses.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def raise_descriptor_limit() -> None:

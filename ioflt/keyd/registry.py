@@ -22,6 +22,8 @@ from ioflt.keys.kmip.provider import KmipProvider
 from ioflt.keys.kmip.store import KmipStore
 from ioflt.keys.native.provider import NativeProvider
 from ioflt.keys.native.store import NativeStore
+from ioflt.keys.pkcs11.provider import Pkcs11Provider
+from ioflt.keys.pkcs11.store import Pkcs11Store
 from ioflt.keys.transit.provider import TransitProvider
 from ioflt.keys.transit.store import TransitStore
 from ioflt.wire.keyd.messages import ProviderStatus
@@ -30,7 +32,7 @@ from ioflt.wire.keyd.messages import ProviderStatus
 _MAX_PROVIDERS = 128
 
 #: The kinds of providers.
-_Provider: TypeAlias = NativeProvider | KmipProvider | TransitProvider
+_Provider: TypeAlias = NativeProvider | KmipProvider | TransitProvider | Pkcs11Provider
 
 
 class Registry:
@@ -42,6 +44,7 @@ class Registry:
         self._lock = threading.Lock()
         self._kmip = KmipStore(store.directory)
         self._transit = TransitStore(store.directory)
+        self._pkcs11 = Pkcs11Store(store.directory)
         self._providers: dict[str, _Provider] = {}
         self._locked = False
 
@@ -130,6 +133,8 @@ class Registry:
                 return KmipProvider(self._kmip.load(name), self._kmip)
             case "transit":
                 return TransitProvider(self._transit.load(name))
+            case "pkcs11":
+                return Pkcs11Provider(self._pkcs11.load(name))
             case _:
                 return NativeProvider(self._store.load(name), self._store.path(name), self._kdks)
 
@@ -153,6 +158,9 @@ def _take_over(old: _Provider, new: _Provider) -> bool:
     if isinstance(old, TransitProvider) and isinstance(new, TransitProvider):
         if old.file.uuid != new.file.uuid:
             return False
+        old.change(new.file)
+        return True
+    if isinstance(old, Pkcs11Provider) and isinstance(new, Pkcs11Provider) and old.file.uuid == new.file.uuid:
         old.change(new.file)
         return True
     return False

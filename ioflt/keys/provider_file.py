@@ -25,6 +25,8 @@ Meta = msgspec.Meta
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 Uuid = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
 
+AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\0]*\Z", max_length=4095)]
+
 _FORMAT = re.compile(r"ioflt ([a-z0-9]{1,16}) provider")
 
 _File = TypeVar("_File", bound=msgspec.Struct)

@@ -8,7 +8,7 @@ import msgspec
 
 from ioflt.keys import provider_file
 from ioflt.keys.kmip.file import Host
-from ioflt.keys.provider_file import MAX_FILE, VERSION, Meta, Name, Uuid, convert
+from ioflt.keys.provider_file import MAX_FILE, VERSION, AbsolutePath, Meta, Name, Uuid, convert
 
 TRANSIT_FORMAT: Final = "ioflt transit provider"
 _SEGMENT = r"[0-9A-Za-z_][0-9A-Za-z_.-]*"  # so that none is `..`
@@ -16,7 +16,6 @@ _SEGMENT = r"[0-9A-Za-z_][0-9A-Za-z_.-]*"  # so that none is `..`
 #: Where an engine or a way to log in is on the server, and a name there: parts of a URL's path.
 MountPath = Annotated[str, Meta(pattern=rf"^{_SEGMENT}(/{_SEGMENT})*\Z", max_length=250)]
 ServerName = Annotated[str, Meta(pattern=rf"^{_SEGMENT}\Z", max_length=128)]
-AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\0]*\Z", max_length=4095)]
 
 
 class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
