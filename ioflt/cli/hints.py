@@ -27,7 +27,11 @@ def _above(error: errors.IofltError, otherwise: str) -> str:
 
 def _provider(error: errors.IofltError) -> str:
     """The provider that the message names."""
-    for pattern in (r"\bprovider ([\w.-]+)", r"\bservers? of ([\w.-]+)", r"\bkey \S+ of ([\w.-]+)"):
+    for pattern in (
+        r"\bprovider ([\w.-]+)",
+        r"\b(?:servers?|token) of ([\w.-]+)",
+        r"\bkey \S+ of ([\w.-]+)",
+    ):
         name = re.search(pattern, error.message)
         if name:
             return shlex.quote(name[1])
@@ -80,7 +84,7 @@ _NO_HOME = "name a directory for state and sockets: export IOFLT_HOME=DIR"
 _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     (
         errors.ProviderLocked,
-        "waits for its passphrase",
+        "waits for its (passphrase|PIN)|^the token of ",
         lambda error: f"ioflt keyd unlock {_provider(error)}",
     ),
     (errors.ProviderLocked, "", lambda _: "unlock the keys: ioflt keyd unlock"),
@@ -96,6 +100,19 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
             f"have who runs the server look at that key, then: ioflt provider test {_provider(error)}"
         ),
     ),
+    (
+        errors.KeyUnavailableError,
+        "^the token of .* key ",
+        lambda error: (
+            f"have who runs the token look at that key, then: ioflt provider test {_provider(error)}"
+        ),
+    ),
+    (
+        errors.KeyNotUsable,
+        "^the token of .* PIN (is locked|has expired)|has no PIN yet",
+        lambda error: f"have who runs the token set a PIN, then: ioflt keyd unlock {_provider(error)}",
+    ),
+    (errors.ProviderUnavailable, "package python-pkcs11", lambda _: "pip install 'ioflt[pkcs11]'"),
     (
         errors.KeyNotFound,
         "",
@@ -127,7 +144,7 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     ),
     (
         errors.ProviderUnavailable,
-        "key server|logs in",
+        "key server|^the token of |logs in",
         lambda error: f"try each step: ioflt provider test {_provider(error)}",
     ),
     (errors.ProviderUnavailable, "", lambda _: "see what the key daemon knows: ioflt keyd status"),

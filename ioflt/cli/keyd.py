@@ -88,18 +88,20 @@ def lock(mode: str | None) -> int:
     return 1 if locked.unflushed else 0
 
 
-@keyd.command(short_help="End a lock, or open a provider by passphrase.")
+@keyd.command(short_help="End a lock, or open a provider by passphrase or PIN.")
 @click.argument("provider", required=False)
 @passphrase_option
 def unlock(provider: str | None, passphrase_file: str | None) -> None:
-    """End a lock; with PROVIDER, open a provider that waits for its passphrase."""
+    """End a lock; with PROVIDER, open a provider that waits for its passphrase or PIN."""
     from ioflt.keys.client import KeyClient
+    from ioflt.keys.pkcs11.provider import ASKED
 
     with KeyClient.connect() as keys:
         if provider is None:
             keys.unlock()
         elif passphrase_file is not None or not _opens_by_itself(keys, provider):
-            with ask(passphrase_file, f"Passphrase of the provider {provider}") as passphrase:
+            what = "PIN" if _slots(keys, provider) == (ASKED,) else "Passphrase"
+            with ask(passphrase_file, f"{what} of the provider {provider}") as passphrase:
                 keys.unlock(provider, passphrase)
     say("unlocked")
 
@@ -108,9 +110,10 @@ def _opens_by_itself(keys: KeyClient, name: str) -> bool:
     """Open the provider by what this host has. Raises KeyUnavailableError when no passphrase would help."""
     from ioflt.errors import KeyUnavailableError
     from ioflt.keys.native.file import SECRET_LABELS
+    from ioflt.keys.pkcs11.provider import ASKED
 
-    slots = next((provider.slots for provider in keys.status().providers if provider.name == name), ())
-    waiting = [slot for slot in slots if slot in SECRET_LABELS]
+    slots = _slots(keys, name)
+    waiting = [slot for slot in slots if slot in (*SECRET_LABELS, ASKED)]
     if slots and len(waiting) == len(slots):
         return False
     try:
@@ -120,6 +123,11 @@ def _opens_by_itself(keys: KeyClient, name: str) -> bool:
             raise
         return False
     return True
+
+
+def _slots(keys: KeyClient, name: str) -> tuple[str, ...]:
+    """What opens the provider."""
+    return next((provider.slots for provider in keys.status().providers if provider.name == name), ())
 
 
 def _show(now: Status) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli import kmip, provider_trial, transit
+from ioflt.cli import kmip, pkcs11, provider_trial, transit
 from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask, own_passphrase_option, passphrase_option
 from ioflt.cli.provider_common import open_store, own_passphrase, tell_keyd
@@ -58,6 +58,7 @@ def native(name: str, prompt: bool, passphrase_file: str | None) -> None:
 
 create.add_command(kmip.kmip)
 create.add_command(transit.transit)
+create.add_command(pkcs11.pkcs11)
 provider.add_command(kmip.trust)
 provider.add_command(kmip.renew)
 provider.add_command(provider_trial.test)
@@ -96,6 +97,11 @@ def backup(name: str, out: Path, passphrase_file: str | None, provider_passphras
         case "transit":
             raise UsageError(
                 f"what opens the keys of the provider {name} is on its server; it is backed up there"
+            )
+        case "pkcs11":
+            raise UsageError(
+                f"what opens the keys of the provider {name} is in its token;"
+                " it is backed up as the token's vendor says"
             )
     if os.path.lexists(out):  # before anything is asked
         raise ExistsError("it exists already", file=out)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def test(name: str, as_json: bool) -> None:
     """Try the provider NAME: make a key and get it back; with key servers, on each of them.
 
-    The exit code is 4 when a step failed. The key is destroyed again.
+    With a token (an HSM) each step on the way to its key is shown. The exit code is 4 when a step failed. A
+    key on key servers is destroyed again.
     """
     steps: list[Step] = []
 
@@ -34,6 +35,8 @@ def test(name: str, as_json: bool) -> None:
     match open_store().kind(name):
         case "kmip":
             well = _try_servers(name, tell)
+        case "pkcs11":
+            well = _try_token(name, tell) and _try_keyd(name, tell)
         case _:
             well = _try_keyd(name, tell)
     emit(steps, lambda: None, as_json)
@@ -55,6 +58,16 @@ def _try_servers(name: str, tell: Tell) -> bool:
     if missing:
         raise ProviderUnavailable(missing)
     return try_out(provider.file, store.trust(provider.file), provider.tags(), tell)
+
+
+def _try_token(name: str, tell: Tell) -> bool:
+    """As far as one gets without keyd: to the key, where the PIN is in a file."""
+    from ioflt import hygiene
+    from ioflt.keys.pkcs11.store import Pkcs11Store
+    from ioflt.keys.pkcs11.trial import try_out
+
+    hygiene.forbid_dumps()  # the PIN comes into this process
+    return try_out(Pkcs11Store(open_store().directory).load(name), tell)
 
 
 def _try_keyd(name: str, tell: Tell) -> bool:

@@ -51,7 +51,7 @@ def test_what_shows_or_lists_has_json_and_nothing_secret_is_an_argument() -> Non
         if path.rpartition(" ")[2] in ("list", "show", "status", "inspect", "check"):
             assert "--json" in names, path
         secrets = {"--passphrase", "--password", "--key", "--secret"}
-        if path in ("ioflt vm recrypt", "ioflt provider create transit"):
+        if path in ("ioflt vm recrypt", "ioflt provider create transit", "ioflt provider create pkcs11"):
             secrets -= {"--key"}  # the id or the name of one
         assert not names & secrets, path
 

@@ -29,6 +29,25 @@ HEADER = f"{PLAIN}; a header backup may help: ioflt header restore BACKUP DIR/VM
             "this is a VM; name the datastore, the directory above: /ds",
         ),
         (errors.ProviderLocked("the provider corp waits for its passphrase"), "ioflt keyd unlock corp"),
+        (errors.ProviderLocked("the provider corp waits for its PIN"), "ioflt keyd unlock corp"),
+        (errors.ProviderLocked("the token of corp: wrong PIN"), "ioflt keyd unlock corp"),
+        (errors.KeyNotUsable("the token of corp: wrong PIN"), f"{PLAIN}; try again"),
+        (
+            errors.KeyNotUsable("the token of corp: its PIN is locked"),
+            "have who runs the token set a PIN, then: ioflt keyd unlock corp",
+        ),
+        (
+            errors.KeyNotFound("the token of corp: it has no AES key wrap"),
+            "have who runs the token look at that key, then: ioflt provider test corp",
+        ),
+        (
+            errors.ProviderUnavailable("the token of corp: it needs the package python-pkcs11"),
+            "pip install 'ioflt[pkcs11]'",
+        ),
+        (
+            errors.ProviderUnavailable("the token of corp: no answer within 10 seconds"),
+            "try each step: ioflt provider test corp",
+        ),
         (
             errors.AuthenticationError("unknown operation", "an old copy", file="/ds/web01"),
             f"{PLAIN}; if you know where this home comes from, say so: ioflt vm register /ds/web01",
