@@ -1060,6 +1060,51 @@ def record() -> Iterator[Case]:
     yield "pending-twice", "named twice", "the same file", file_of(operation(pending=["a", "a"]))
     yield "current-uuid", "bad uuid", "none", file_of(operation(current={"path": "a", "uuid": ""}))
     yield from record2()
+    yield from datastore2()
+
+
+def datastore2() -> Iterator[Case]:
+    """Records of datastores of format 2."""
+    label, keys = "datastore-record", [KEY_1, KEY_2]
+
+    def made(macs: int = 1, **fields: object) -> bytes:
+        return file_of(new_datastore(**fields), label, macs)
+
+    operation = recrypt()["operation"]
+    yield "2-datastore", "ok", "a datastore", made()
+    yield "2-datastore-two-keys", "ok", "either of two keys opens", made(2, keys=keys)
+    both = recrypt()["keys"]
+    yield "2-datastore-recrypt", "ok", "new keys are being added", made(2, keys=both, operation=operation)
+    dropping = made(keys=both[:1], operation=operation)
+    yield "2-datastore-dropping", "ok", "old keys are going", dropping
+    yield "2-datastore-mac-stripped", "not a MAC for each key", "one MAC of two", made(keys=keys)
+    old = file_of(datastore(format=2), label)
+    yield "2-datastore-key", "missing field", "a datastore of format 1 that says 2", old
+    yield "2-datastore-generation", "bad field", "generation 0", made(generation=0)
+    yield "2-datastore-no-key", "bad datastore", "none", made(keys=[])
+    five = [{"provider": "local", "key_id": f"key-{number}"} for number in range(5)]
+    yield "2-datastore-five", "bad datastore", "five keys", made(5, keys=five)
+    converting = {"kind": "encrypt"}
+    yield "2-datastore-encrypting", "missing field", "a conversion of a datastore", made(operation=converting)
+    deep_one = {"kind": "deep", "id": UUID, "from": [KEY_1], "to": [KEY_2]}
+    yield "2-datastore-deep", "bad field", "a deep recrypt of a datastore", made(operation=deep_one)
+    yield "2-datastore-other-keys", "bad operation", "keys of neither side", made(operation=operation)
+    flipped = made().replace(b'"encrypted"', b'"clear"')
+    yield "2-datastore-flip", "bad MAC", "encrypting made clear", flipped
+    yield "2-datastore-label", "bad MAC", "under the label of homes", file_of(new_datastore())
+
+
+def new_datastore(**fields: object) -> Json:
+    return {
+        "format": 2,
+        "kind": "datastore",
+        "datastore_id": OTHER_UUID,
+        "generation": 1,
+        "default": "encrypted",
+        "keys": [{"provider": "local", "key_id": "key-0"}],
+        "policy": "",
+        "operation": None,
+    } | fields
 
 
 def record2() -> Iterator[Case]:
@@ -1088,12 +1133,6 @@ def record2() -> Iterator[Case]:
     yield "2-clear-mac-more", macs, "two MACs of a clear home", file_of(clear_home2(), clear_label, 2)
     yield "2-mac-many", "not two lines", "more MACs than there can be keys", file_of(home2(), macs=12)
     yield "1-mac-more", macs, "format 1 with two MACs", file_of(home(), macs=2)
-    yield (
-        "2-datastore",
-        "unknown version",
-        "a datastore of format 2",
-        file_of(datastore(format=2), "datastore-record"),
-    )
     removed = good_two.replace(b"," + text_of(KEY_2), b"")
     cut = b"\n".join(removed.split(b"\n")[:2]) + b"\n"
     yield "2-key-removed", "bad MAC", "one key and its MAC taken away", cut

@@ -1,4 +1,4 @@
-"""`ioflt datastore`: make a directory a datastore, show one."""
+"""`ioflt datastore`: make a directory a datastore, show one, change its keys."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from ioflt.cli.render import describe, emit, json_option, say, warn
-from ioflt.cli.session import connect_keys, directory_argument, open_volume
+from ioflt.cli.render import describe, emit, json_option, progress, say, warn
+from ioflt.cli.session import connect_keys, directory_argument, logged, open_volume
 
 
 @click.group()
 def datastore() -> None:
-    """Make a directory a datastore; show one."""
+    """Make a directory a datastore; show one; change its keys."""
 
 
 @datastore.command()
@@ -73,7 +73,19 @@ def show(directory: Path, as_json: bool) -> None:
             {"name": home.name, "state": home.state, "problem": home.problem}
             for home in summary.homes(volume)
         ]
-        shown = {"directory": str(directory), "record": volume.record, "homes": homes}
+        record = volume.record
+        shown = {
+            "directory": str(directory),
+            "record": {
+                "datastore_id": record.datastore_id,
+                "default": record.default,
+                "policy": record.policy,
+                "generation": record.generation,
+                "operation": record.operation and record.operation.kind,
+                "keys": [str(key) for key in record.keys],
+            },
+            "homes": homes,
+        }
 
     def text() -> None:
         describe(shown)
@@ -81,3 +93,50 @@ def show(directory: Path, as_json: bool) -> None:
             print("\nno VMs in it")
 
     emit(shown, text, as_json)
+
+
+@datastore.command()
+@directory_argument
+@click.option("--key", "key_id", metavar="ID", help="This key, not a new one.")
+@click.option("--provider", metavar="NAME", help="A new key of this provider, or its key ID.")
+@click.option("--add-provider", "add", metavar="NAME", help="A key of this provider besides those it has.")
+@json_option
+def recrypt(
+    directory: Path, key_id: str | None, provider: str | None, add: str | None, as_json: bool
+) -> None:
+    """Give the datastore itself other keys: those of its record, of clear VMs' records, of files at its top.
+
+    Encrypted VMs have keys of their own, which stay: `ioflt vm recrypt`. New VMs get keys of the provider
+    that the datastore has then. It may be mounted meanwhile. Run again after an interruption it goes on; until
+    then the datastore opens by the old keys or the new ones.
+    """
+    from ioflt.datastore import recrypt as shallow
+
+    if add is not None and (key_id is not None or provider is not None):
+        raise click.UsageError("--add-provider goes with neither --key nor --provider")
+    with (
+        open_volume(directory) as volume,
+        logged(),
+        progress(f"recrypting {directory}", None, files=True) as bar,
+    ):
+        options = {"key_id": key_id, "provider": provider, "add": add}
+        keys = shallow.recrypt_datastore(volume, **options, progress=bar.advance)
+    done = [str(key) for key in keys]
+    emit({"keys": done}, lambda: say(f"{directory}: recrypted, opens by {' or '.join(done)}"), as_json)
+
+
+@datastore.command()
+@directory_argument
+@click.option("--accept-rollback", is_flag=True, required=True, help="It is older, and meant so.")
+def register(directory: Path, accept_rollback: bool) -> None:
+    """Vouch for a datastore whose record is older than this host has seen it: its keys changed since.
+
+    Until then it does not open. Whoever has one of those older keys may have written that record, and can
+    make records by which encrypted VMs are clear. Those of clear VMs that got MACs by newer keys are not
+    valid any more: `ioflt vm register --clear`.
+    """
+    from ioflt.datastore.volume import Volume
+
+    with connect_keys() as keys, logged():
+        Volume.accept_rollback(directory, keys)
+    say(f"{directory}: registered")

@@ -191,6 +191,14 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     ),
     (errors.ReadOnlyError, "a raw copy", _copied),
     (
+        errors.AuthenticationError,
+        "rolled back",
+        lambda error: (
+            "if an older state of it is what you want, say so:"
+            f" ioflt datastore register {_file(error, 'DIR')} --accept-rollback"
+        ),
+    ),
+    (
         errors.ReadOnlyError,
         r"\b(record|register)",
         lambda error: (

@@ -14,7 +14,12 @@ _SECTIONS = (
     Section(
         "Datastores",
         (
-            Entry("datastore", "ioflt.cli.datastore", "datastore", "Make a directory a datastore; show one."),
+            Entry(
+                "datastore",
+                "ioflt.cli.datastore",
+                "datastore",
+                "Make a directory a datastore; show one; its keys.",
+            ),
             Entry(
                 "mount", "ioflt.cli.mount", "mount", "Show a datastore's files decrypted at a mount point."
             ),

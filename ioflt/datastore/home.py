@@ -1,7 +1,4 @@
-"""A VM home: its record, whether it may be believed, and what follows for each of its files.
-
-The datastore's root is treated as a home, too: its files follow the datastore's own record.
-"""
+"""A VM home: its record, whether it may be believed, and what follows for each of its files."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
@@ -55,11 +52,23 @@ class Datastore(Protocol):
 
     path: str
     fd: int
-    record: DatastoreRecord
     keys: KeyService
     read_only: bool
     memory: Memory
-    root: Home
+
+    @property
+    def record(self) -> DatastoreRecord:
+        """The datastore's record, as it was seen last."""
+
+    @property
+    def root(self) -> Home:
+        """The datastore's root, whose `standing` looks whether that record changed."""
+
+    def homes(self) -> list[str]:
+        """Names of all homes."""
+
+    def home(self, name: str) -> Home:
+        """The home of that name."""
 
     def write_new_record(self, home: Home) -> None:
         """A first record for a home without content."""
@@ -137,6 +146,11 @@ class Home:
         if claimed is not None and claimed[0] == seen and time.monotonic() < claimed[1]:
             return claimed[2]
         return None
+
+    def is_current(self) -> bool:
+        """Whether the record is the one that was judged last."""
+        judged = self._judged
+        return judged is not None and judged[0] == self._see()
 
     def check_writable(self) -> Standing:
         """The standing, for someone who is about to write. Raises ReadOnlyError with the reason."""
@@ -217,8 +231,14 @@ class Home:
         Raises what `check_writable` raises, and BusyError.
         """
         self.check_writable()  # makes a missing first record
-        with self._record_held(os.O_RDONLY, _hold_shared):
+        with self.unchanging():
             yield self.check_writable()
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """The keys in the record stay as they are, whatever it says. Raises BusyError."""
+        with self._record_held(os.O_RDONLY, _hold_shared):
+            yield
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -248,13 +268,19 @@ class Home:
         try:
             if not syscalls.try_flock(fd, fcntl.LOCK_EX):
                 raise BusyError("another command changes its keys", file=self.name)
-            top = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
-            try:
-                if not syscalls.try_flock(top, fcntl.LOCK_SH):
-                    raise BusyError("is being converted, or a command works on it", file=self.name)
+            with self.shared():
                 yield
-            finally:
-                os.close(top)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Nobody has exclusive use of the home; mounts may use it. Raises BusyError."""
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            if not syscalls.try_flock(fd, fcntl.LOCK_SH):
+                raise BusyError("is being converted, or a command works on it", file=self.name)
+            yield
         finally:
             os.close(fd)
 
@@ -262,7 +288,12 @@ class Home:
         """Write the record, MACed by the home's KEKs or, if clear, by the datastore's; what was written.
 
         `counts`: the generation goes up; only a change of names and an operation's progress leave it.
+        The record of a clear home is not read, changed and stored while the datastore's keys change.
         """
+        with nullcontext() if record.keys else self.volume.root.acting():
+            return self._store(record, new=new, counts=counts)
+
+    def _store(self, record: HomeRecord, *, new: bool, counts: bool) -> HomeRecord:
         generation = record.generation + 1 if counts and not new else max(1, record.generation)
         stored = replace(record, generation=generation)
         records.store(self.fd, stored, self._macing(stored), self.volume.keys, new=new)
@@ -284,16 +315,47 @@ class Home:
 
     def before_rename(self, new_name: str) -> None:
         """A clear home's record is bound to its name: make it good for both until the rename is done."""
-        record = self.check_writable().record
-        if record is not None and record.state is HomeState.CLEAR:
-            self.store(replace(record, names=(self.name, new_name)), counts=False)
+        if self.check_writable().state is HomeState.CLEAR:
+            with self.volume.root.acting():
+                self._store_names((self.name, new_name))
 
     def after_rename(self, new_name: str) -> None:
         """The rename is durable; the old name goes."""
         self.name = new_name
+        if self.standing().state is HomeState.CLEAR:
+            with self.volume.root.acting():
+                self._store_names((new_name,))
+
+    def _store_names(self, names: tuple[str, ...]) -> None:
+        """The datastore's keys stay as they are meanwhile."""
         record = self.standing().record
         if record is not None and record.state is HomeState.CLEAR:
-            self.store(replace(record, names=(new_name,)), counts=False)
+            self._store(replace(record, names=names), new=False, counts=False)
+
+    # Under changed keys of the datastore
+
+    def renew_macs(self) -> None:
+        """A clear home's record gets MACs by the keys that the datastore has now; another stays as it is.
+
+        The caller keeps the datastore's keys as they are, and others from changing the record.
+        """
+        record = self.standing().record
+        if record is not None and record.state is HomeState.CLEAR:
+            self._store(record, new=False, counts=False)
+
+    @contextmanager
+    def appearing(self, record: HomeRecord) -> Iterator[None]:
+        """A home that was made aside, with that record, gets its name in the block.
+
+        The datastore may have got other keys since it was begun: no look at all clear homes found this one.
+        """
+        if record.keys:
+            yield
+            return
+        with self.volume.root.acting() as root:
+            if not records.is_maced(form.parse_home(records.read(self.fd)), root.keys, self.volume.keys):
+                self._store(record, new=False, counts=False)
+            yield
 
     # Inside
 
@@ -303,7 +365,7 @@ class Home:
 
     def _macing(self, record: HomeRecord) -> tuple[KeyRef, ...]:
         """The keys of the record's MACs."""
-        return record.keys or (self.volume.record.key,)
+        return record.keys or self.volume.record.keys
 
     def _claim(self, why: str) -> Standing:
         try:
@@ -323,17 +385,20 @@ class Home:
             unusable = f"its record is unusable: {error}; `ioflt vm register` makes a new one"
             return self._fallback(unusable), known
         record = unverified.record
-        datastore = self.volume.record
         try:
             if record.state is HomeState.CLEAR:
-                if record.datastore_id != datastore.datastore_id:
+                self.volume.root.standing()  # the datastore's keys of now
+                if record.datastore_id != self.volume.record.datastore_id:
                     raise AuthenticationError("record of another datastore")
                 if self.name not in record.names:
                     raise AuthenticationError("record of another home", " ".join(record.names))
                 if self.volume.is_outdated(record.home_id):
                     raise AuthenticationError("outdated record", "the home was encrypted since")
-            records.verify(unverified, self._macing(record), self.volume.keys)
+            changing = self.volume.record.operation is not None
+            records.verify(unverified, self._macing(record), self.volume.keys, changing=changing)
         except CorruptDataError as error:
+            if record.state is HomeState.CLEAR and not self.volume.root.is_current():
+                return self._judge(known)  # the datastore's keys changed since
             return self._fallback(f"its record is not valid here: {error}; see `ioflt vm register`"), known
         refusal, problem, known = self._remember(record)
         self._home_id = record.home_id
@@ -426,26 +491,7 @@ class Home:
     def _fallback(self, problem: str) -> Standing:
         """Without a valid record: read-only, stored as the datastore's default says."""
         datastore = self.volume.record
-        return Standing(datastore.default, (datastore.key,), False, problem, None)
-
-
-class Root(Home):
-    """The datastore's root: files in it follow the datastore's own record, verified when it was opened."""
-
-    @property
-    def is_root(self) -> bool:
-        return True
-
-    @contextmanager
-    def acting(self) -> Iterator[Standing]:
-        yield self.check_writable()  # the datastore's record never changes
-
-    def standing(self) -> Standing:
-        record = self.volume.record
-        return Standing(record.default, (record.key,), False, None, None)
-
-    def known(self) -> Standing | None:
-        return self.standing()
+        return Standing(datastore.default, datastore.keys, False, problem, None)
 
 
 def _hold_shared(fd: int) -> bool:

@@ -240,9 +240,10 @@ def _record(data: bytes, found: Description) -> Description:
             found,
             kind="datastore record",
             datastore_id=record.datastore_id,
-            keys=(str(record.key),),
+            keys=tuple(map(str, record.keys)),
             state=record.default.value,
             policy=record.policy,
+            operation=None if record.operation is None else _operation(record.operation),
         )
     operation = record.operation
     return replace(

@@ -53,13 +53,11 @@ def new_home(volume: Volume, name: str, record: HomeRecord | None = None) -> Ite
     home = volume.adopt(name, _open_directory(volume.fd, draft))
     try:
         with home.exclusive():
-            if record is None:
-                volume.write_new_record(home)
-            else:
-                home.store(record, new=True)
+            first = home.store(record or volume.fresh_record(name, volume.record.default), new=True)
             yield home
-            os.fsync(home.fd)
-            _publish(volume.fd, draft, name, place)
+            with home.appearing(first):
+                os.fsync(home.fd)
+                _publish(volume.fd, draft, name, place)
     except BaseException:  # also after Ctrl-C: nothing half made stays
         volume.forget(home)
         shutil.rmtree(draft, dir_fd=volume.fd)

@@ -60,24 +60,39 @@ def verify(
     unverified: Unverified[DatastoreRecord] | Unverified[HomeRecord],
     by: Sequence[KeyRef],
     keys: KeyService,
+    *,
+    changing: bool = False,
 ) -> None:
     """Raises AuthenticationError if a MAC by one of the keys `by` is wrong, those that can be had.
 
+    `changing`: those of a clear home may be by some of its datastore's keys only, while these are changed.
     Raises the first one's KeyUnavailableError when none can be had.
     """
     missing: KeyUnavailableError | None = None
     verified = False
-    for key, tag in zip(by, unverified.tags, strict=True):
+    for index, key in enumerate(by):
+        tags = unverified.tags[index : index + 1] if unverified.record.keys else unverified.tags
         try:
             expected = keys.mac(key, unverified.label, unverified.payload)
         except KeyUnavailableError as error:
             missing = missing or error
             continue
-        if not compare_digest(expected, tag):
-            raise AuthenticationError("bad MAC", "record changed, or made with another key", file=RECORD)
-        verified = True
-    if missing is not None and not verified:
-        raise missing
+        if any(compare_digest(expected, tag) for tag in tags):
+            verified = True
+        elif not changing:
+            break
+    else:
+        if verified:
+            return
+        if missing is not None:
+            raise missing
+    raise AuthenticationError("bad MAC", "record changed, or made with another key", file=RECORD)
+
+
+def is_maced(unverified: Unverified[HomeRecord], by: Sequence[KeyRef], keys: KeyService) -> bool:
+    """Whether a clear home's record has a MAC by each of the keys. Raises KeyUnavailableError."""
+    expected = [keys.mac(key, unverified.label, unverified.payload) for key in by]
+    return all(any(compare_digest(one, tag) for tag in unverified.tags) for one in expected)
 
 
 def store(

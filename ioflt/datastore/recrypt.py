@@ -1,10 +1,13 @@
 """Shallow recrypt: other KEKs around the same DEKs, also while the VM runs from a mount.
 
-In three steps, each begun by a change of the home's record:
+What is recrypted is a home, or the datastore itself: its root, whose keys MAC the records of clear homes as
+well. In three steps, each begun by a change of the home's record (the datastore's):
 
 1. The record names the new keys and then the old ones, and every file gets a token for the new ones.
 2. When each file was read back, and opened by each new key, the record names the new keys alone.
 3. The tokens for the old keys go; when none is left the operation ends.
+
+The records of clear homes take part as files do: MACs by all keys, then by the new ones alone.
 
 Files say themselves by which keys they open, so an interruption leaves nothing to be guessed: each opens by
 the old keys, the new ones, or both. A file is made or moved while its maker holds the record's lock for
@@ -26,13 +29,15 @@ from dataclasses import replace
 from ioflt.crypto.rng import new_uuid
 from ioflt.datastore import atomic, reach, records, regular, wrapping
 from ioflt.datastore.home import Home
+from ioflt.datastore.root import Root
 from ioflt.datastore.standing import Treatment
 from ioflt.datastore.volume import Volume
 from ioflt.datastore.walk import Node, walk
 from ioflt.datastore.wrapping import Change
-from ioflt.errors import BusyError, IofltError, ReadOnlyError, UsageError
+from ioflt.errors import BugError, BusyError, IofltError, NotFoundError, ReadOnlyError, UsageError
 from ioflt.format.record import record as form
-from ioflt.format.record.record import MAX_KEYS, HomeRecord, Recrypt
+from ioflt.format.record.record import MAX_KEYS, DatastoreRecord, HomeRecord, Recrypt
+from ioflt.keys.client import KeyService
 from ioflt.keys.mounts import MountControl
 from ioflt.types import HomeState, KeyRef
 
@@ -48,6 +53,8 @@ _WRITER_PAUSE_S = 0.02
 
 #: Rounds over all files, each of which ends with all of them done unless files change hands meanwhile.
 _MAX_ROUNDS = 100
+
+_Record = HomeRecord | DatastoreRecord
 
 _log = logging.getLogger(__name__)
 
@@ -70,13 +77,30 @@ def recrypt(
     After an error all opens by the keys that it opened by before, and the call can be repeated. Raises
     UsageError, BusyError, ReadOnlyError, KeyUnavailableError, CorruptDataError, StorageError.
     """
-    home = volume.home(name)
+    return _recrypt(volume.home(name), key_id, provider, add, progress)
+
+
+def recrypt_datastore(
+    volume: Volume,
+    *,
+    key_id: str | None = None,
+    provider: str | None = None,
+    add: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[KeyRef, ...]:
+    """The same for the datastore's own keys; its encrypted homes keep theirs. Raises as `recrypt`."""
+    return _recrypt(volume.root, key_id, provider, add, progress)
+
+
+def _recrypt(
+    home: Home, key_id: str | None, provider: str | None, add: str | None, progress: Progress | None
+) -> tuple[KeyRef, ...]:
     with regular.named(home), home.recrypting():
         atomic.remove_drafts(home.fd)
         record = _record(home)
         operation = record.operation
         if not (isinstance(operation, Recrypt) and key_id is None and provider is None and add is None):
-            record = _begin(home, record, _target(volume, record, key_id, provider, add))
+            record = _begin(home, record, _target(home.volume.keys, record, key_id, provider, add))
         _finish(home, record, progress)
         return _record(home).keys
 
@@ -84,17 +108,17 @@ def recrypt(
 def resume(
     volume: Volume, *, progress: Progress | None = None, but: str | None = None, here: Here | None = None
 ) -> list[str]:
-    """Finish the interrupted recrypts of all homes except `but`; names of those that were finished.
+    """Finish the interrupted recrypts of all homes except `but`, and the datastore's; names of the finished.
 
-    `here`: what a mount does for files that it has open itself. What fails is logged and stays resumable; a
-    home on which another command works is left to it.
+    The datastore's is "". `here`: what a mount does for files that it has open itself. What fails is logged
+    and stays resumable; a home on which another command works is left to it.
     """
     finished = []
-    for name in [] if volume.read_only else volume.homes():
+    for name in [] if volume.read_only else ["", *volume.homes()]:
         if name == but or not _seems_interrupted(volume, name):
             continue
-        home = volume.home(name)
         try:
+            home = volume.home(name) if name else volume.root
             with regular.named(home), home.recrypting():
                 atomic.remove_drafts(home.fd)
                 record = _record(home)
@@ -115,17 +139,29 @@ def files(volume: Volume, name: str) -> int:
         return 2 * len(regular.regular_files(home))
 
 
-def _record(home: Home) -> HomeRecord:
-    record = home.check_writable().record
+def _record(home: Home) -> _Record:
+    record: _Record | None = home.check_writable().record
+    if home.is_root:
+        record = home.volume.record
     if record is None:
         raise ReadOnlyError("it has no record")
-    if record.state is HomeState.CLEAR:
+    if not record.keys:
         raise UsageError("is clear: it has no keys")
     return record
 
 
+def _store(home: Home, record: _Record) -> _Record:
+    if isinstance(record, HomeRecord):
+        return home.store(record)
+    if isinstance(home, Root):
+        return home.replace(record)
+    raise BugError("a datastore's record for a home")
+
+
 def _seems_interrupted(volume: Volume, name: str) -> bool:
-    """Whether a home's record, not yet verified, tells of a recrypt under way."""
+    """Whether a record, a home's not yet verified, tells of a recrypt under way."""
+    if not name:
+        return volume.record.operation is not None
     with suppress(IofltError, OSError):
         return isinstance(form.parse_home(records.read(volume.home(name).fd)).record.operation, Recrypt)
     return False
@@ -135,10 +171,9 @@ def _seems_interrupted(volume: Volume, name: str) -> bool:
 
 
 def _target(
-    volume: Volume, record: HomeRecord, key_id: str | None, provider: str | None, add: str | None
+    keys: KeyService, record: _Record, key_id: str | None, provider: str | None, add: str | None
 ) -> tuple[KeyRef, ...]:
     """The keys that the home is to have."""
-    keys = volume.keys
     now = record.operation.to if isinstance(record.operation, Recrypt) else record.keys
     if add is not None:
         if any(key.provider == add for key in now):
@@ -155,7 +190,7 @@ def _target(
     return tuple(keys.new_key(key.provider) for key in now)
 
 
-def _begin(home: Home, record: HomeRecord, to: tuple[KeyRef, ...]) -> HomeRecord:
+def _begin(home: Home, record: _Record, to: tuple[KeyRef, ...]) -> _Record:
     """Every file opens and has room for the tokens; then the record says what is under way."""
     before = record.operation
     present = (*record.keys, *(before.old if isinstance(before, Recrypt) else ()))
@@ -172,8 +207,8 @@ def _begin(home: Home, record: HomeRecord, to: tuple[KeyRef, ...]) -> HomeRecord
         if set(to) <= set(present) and _are_done(home, Change(to, ()), set()):
             # Back to keys that all files have: asks for no other, which perhaps cannot be had any more.
             begun = replace(begun, keys=to)
-        begun = home.store(begun)
-    _log.info("%s: recrypt to %s", home.name, ", ".join(map(str, to)))
+        begun = _store(home, begun)
+    _log.info("%s: recrypt to %s", _called(home), ", ".join(map(str, to)))
     return begun
 
 
@@ -189,21 +224,21 @@ def _check(home: Home, entry: Node, change: Change) -> None:
 # Going on
 
 
-def _finish(home: Home, record: HomeRecord, progress: Progress | None, here: Here | None = None) -> None:
+def _finish(home: Home, record: _Record, progress: Progress | None, here: Here | None = None) -> None:
     operation = record.operation
     if not isinstance(operation, Recrypt):
         return
     told = progress or (lambda _files: None)
     if record.keys != operation.to:
         with _all_done(home, Change(operation.to, ()), told, here):
-            record = home.store(replace(record, keys=operation.to))
+            record = _store(home, replace(record, keys=operation.to))
     elif not operation.old:
         with _all_done(home, Change(operation.to, ()), told, here):
-            home.store(replace(record, operation=None))
+            _store(home, replace(record, operation=None))
         return
     with _all_done(home, Change(operation.to, operation.old), told, here):
-        home.store(replace(record, operation=None))
-    _log.info("%s: recrypted, opens by %s", home.name, ", ".join(map(str, operation.to)))
+        _store(home, replace(record, operation=None))
+    _log.info("%s: recrypted, opens by %s", _called(home), ", ".join(map(str, operation.to)))
 
 
 @contextmanager
@@ -217,6 +252,9 @@ def _all_done(home: Home, change: Change, progress: Progress, inside: Here | Non
                     _change(home, entry.path, change, inside)
                     _is_done(home, entry.path, change, proven)  # by a descriptor of its own
                     progress(1)
+        for clear in _clear_homes(home):
+            if not _has_macs(clear, change):
+                _renew_macs(home, clear)
         with home.frozen():
             if _are_done(home, change, proven):
                 yield
@@ -225,6 +263,8 @@ def _all_done(home: Home, change: Change, progress: Progress, inside: Here | Non
 
 
 def _are_done(home: Home, change: Change, proven: set[tuple[int, int]]) -> bool:
+    if not all(_has_macs(clear, change) for clear in _clear_homes(home)):
+        return False
     for entry in _encrypted(home):
         with regular.named(home, entry.path):
             if not _is_done(home, entry.path, change, proven):
@@ -253,16 +293,63 @@ def _is_done(home: Home, path: str, change: Change, proven: set[tuple[int, int]]
 
 def _change(home: Home, path: str, change: Change, inside: Here | None) -> None:
     """By whoever has the file open for writing, or may have it now."""
+
+    def once() -> None:
+        with suppress(FileNotFoundError):  # removed or renamed meanwhile
+            _change_once(home, path, change, inside)
+
+    _until_free(once)
+
+
+def _until_free(action: Callable[[], None]) -> None:
+    """Do what raises BusyError as long as somebody else is about it. Raises that in the end."""
     deadline = time.monotonic() + _WRITER_WAIT_S
     while True:
         try:
-            with suppress(FileNotFoundError):  # removed or renamed meanwhile
-                _change_once(home, path, change, inside)
+            action()
             return
         except BusyError:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(_WRITER_PAUSE_S)
+
+
+# Records of clear homes
+
+
+def _clear_homes(root: Home) -> Iterator[Home]:
+    """Those whose records the datastore's keys speak for; of a home, none."""
+    if not root.is_root:
+        return
+    volume = root.volume
+    for name in volume.homes():
+        with suppress(NotFoundError):
+            home = volume.home(name)
+            if home.standing().record is not None and home.standing().state is HomeState.CLEAR:
+                yield home
+
+
+def _has_macs(home: Home, change: Change) -> bool:
+    """Whether its record has the MACs; also when it is gone, or tells of an encrypted home by now."""
+    try:
+        found = form.parse_home(records.read(home.fd))
+    except FileNotFoundError:
+        return True
+    if found.record.state is HomeState.ENCRYPTED:
+        return True
+    if change.drop and len(found.tags) > len(change.ensure):
+        return False
+    return records.is_maced(found, change.ensure, home.volume.keys)
+
+
+def _renew_macs(root: Home, home: Home) -> None:
+    """While nobody else changes the home's record: neither a command, nor a mount that renames it."""
+
+    def once() -> None:
+        with suppress(FileNotFoundError), home.shared(), root.frozen():
+            home.renew_macs()
+
+    _until_free(once)
 
 
 def _change_once(home: Home, path: str, change: Change, inside: Here | None) -> None:
@@ -302,6 +389,10 @@ def _encrypted(home: Home) -> list[Node]:
 def _unless_gone(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
+
+
+def _called(home: Home) -> str:
+    return home.name or home.volume.path
 
 
 def _identity(info: os.stat_result) -> tuple[int, int]:

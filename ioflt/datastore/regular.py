@@ -66,9 +66,7 @@ def opened(home: Home, path: str) -> Iterator[int]:
 
 def full_path(home: Home, path: str = "") -> str:
     """The absolute path of a home, or of a file in it, as users are told it."""
-    return (
-        os.path.join(home.volume.path, home.name, path) if path else os.path.join(home.volume.path, home.name)
-    )
+    return os.path.join(home.volume.path, *filter(None, (home.name, path)))
 
 
 @contextmanager

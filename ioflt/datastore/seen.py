@@ -17,7 +17,7 @@ from ioflt.datastore.atomic import RECORD
 from ioflt.datastore.standing import is_private
 from ioflt.errors import CorruptDataError, IofltError, NotFoundError
 from ioflt.format.record import record as form
-from ioflt.format.record.record import Deep, HomeRecord, Recrypt
+from ioflt.format.record.record import DatastoreRecord, Deep, HomeRecord, Recrypt
 from ioflt.keys import files
 from ioflt.types import HomeState, KeyRef
 
@@ -98,7 +98,7 @@ def look(path: str, found: Survey, *, datastore_id: str | None = None) -> None:
             raise NotFoundError("no datastore here", file=path) from None
         if datastore_id not in (None, record.datastore_id):
             raise NotFoundError("another datastore is there now")
-        found.protected.append(Protected(path, (record.key,)))
+        found.protected.append(Protected(path, record.keys, tuple(_also(record))))
         for name in _directories(top):
             where = os.path.join(path, name)
             try:
@@ -135,7 +135,7 @@ def _read(top: int, name: str) -> HomeRecord | None:
         os.close(fd)
 
 
-def _also(record: HomeRecord) -> Iterator[KeyRef]:
+def _also(record: HomeRecord | DatastoreRecord) -> Iterator[KeyRef]:
     if isinstance(record.operation, Recrypt | Deep):
         for key in (*record.operation.old, *record.operation.to):
             if key not in record.keys:

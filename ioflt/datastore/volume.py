@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 import weakref
@@ -12,18 +13,20 @@ from types import TracebackType
 
 from ioflt import paths
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import atomic, records, seen
-from ioflt.datastore.home import Home, Root
+from ioflt.datastore import atomic, records, root, seen
+from ioflt.datastore.home import Home
 from ioflt.datastore.memory import Memory
+from ioflt.datastore.root import Root
 from ioflt.datastore.standing import is_private
 from ioflt.errors import CorruptDataError, ExistsError, IofltError, NotFoundError, StorageError, UsageError
-from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, HomeRecord
 from ioflt.keys.client import KeyService
 from ioflt.types import HomeState
 
 #: Homes that are open before it is looked which of them were removed behind our back.
 _MANY = 64
+
+_log = logging.getLogger(__name__)
 
 POLICY = {HomeState.ENCRYPTED: "VM Encryption Policy", HomeState.CLEAR: "Datastore Default"}
 
@@ -36,14 +39,18 @@ class Volume:
     ) -> None:
         self.path = path
         self.fd = fd
-        self.record = record
         self.keys = keys
         self.read_only = read_only
         self.memory = Memory(paths.find().homes)
-        self.root: Home = Root(self, "", fd)
+        self.root = Root(self, fd, record)
         self._homes: dict[tuple[int, int], Home] = {}
         self._too_many = _MANY
         self._lock = threading.Lock()
+
+    @property
+    def record(self) -> DatastoreRecord:
+        """The datastore's record, as it was seen last."""
+        return self.root.record
 
     # Making and opening
 
@@ -71,7 +78,7 @@ class Volume:
             if records.stamp(fd) is not None:
                 raise ExistsError("is a datastore already", file=directory)
             key = keys.new_key(provider)
-            record = DatastoreRecord(new_uuid(), default, key, POLICY[default])
+            record = DatastoreRecord(new_uuid(), default, (key,), POLICY[default])
             records.store(fd, record, (key,), keys, new=True)
             seen.note(record.datastore_id, os.path.abspath(directory))
         except FileExistsError as error:
@@ -82,8 +89,15 @@ class Volume:
             os.close(fd)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], keys: KeyService, *, read_only: bool = False) -> Volume:
-        """Open a datastore and verify its record.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        keys: KeyService,
+        *,
+        read_only: bool = False,
+        accept_rollback: bool = False,
+    ) -> Volume:
+        """Open a datastore and verify its record. `accept_rollback`: also if this host has seen a newer one.
 
         Raises NotFoundError when there is none, CorruptDataError, KeyUnavailableError, StorageError.
         """
@@ -96,12 +110,12 @@ class Volume:
             raise StorageError("cannot open the datastore", error.errno or 0, file=name) from error
         try:
             try:
-                unverified = form.parse_datastore(records.read(fd))
+                memory = Memory(paths.find().homes)
+                record = root.load(fd, keys, memory, accept_rollback=accept_rollback)
             except FileNotFoundError as error:
                 raise NotFoundError("no datastore here", file=name) from error
             except OSError as error:
                 raise StorageError("cannot read the record", error.errno or 0, file=name) from error
-            records.verify(unverified, (unverified.record.key,), keys)
         except IofltError as error:
             os.close(fd)
             if error.file is None or error.file == atomic.RECORD:
@@ -110,8 +124,20 @@ class Volume:
         except BaseException:  # nobody else closes it
             os.close(fd)
             raise
-        seen.note(unverified.record.datastore_id, name)
-        return cls(name, fd, unverified.record, keys, read_only=read_only)
+        seen.note(record.datastore_id, name)
+        return cls(name, fd, record, keys, read_only=read_only)
+
+    @classmethod
+    def accept_rollback(cls, path: str | os.PathLike[str], keys: KeyService) -> None:
+        """Go on from an older record than this host has seen. Raises UsageError if it is none, as `open`."""
+        with cls.open(path, keys, accept_rollback=True) as volume:
+            record = volume.record
+            newest = volume.memory.look(record.datastore_id).generation
+            if record.generation >= newest:
+                raise UsageError("was not rolled back, as far as this host knows", file=volume.path)
+            volume.root.replace(record)
+            told = f"generation {record.generation}, {newest} was seen"
+            _log.warning("%s: rolled back, and accepted: %s", volume.path, told)
 
     def close(self) -> None:
         with self._lock:
@@ -206,11 +232,12 @@ class Volume:
     def fresh_record(self, name: str, state: HomeState, provider: str | None = None) -> HomeRecord:
         """A record with a new home id and, if encrypted, a new KEK of that provider, else the datastore's."""
         encrypted = state is HomeState.ENCRYPTED
+        provider = provider or self.root.standing().key.provider
         return HomeRecord(
             new_uuid(),
             self.record.datastore_id,
             state,
-            (self.keys.new_key(provider or self.record.key.provider),) if encrypted else (),
+            (self.keys.new_key(provider),) if encrypted else (),
             () if encrypted else (name,),
             POLICY[state],
             thick=False,
@@ -223,8 +250,9 @@ class Volume:
         Raises BusyError when another mount or a command works on it.
         """
         home = self.home(name)
-        with nullcontext() if home.in_use else home.exclusive():  # files without a name are no obstacle
-            self._remove(home, name)
+        # A record that is put back is not one of before a change of the datastore's keys.
+        with self.root.unchanging(), nullcontext() if home.in_use else home.exclusive():
+            self._remove(home, name)  # files without a name are no obstacle
         self.forget(home)
 
     def _remove(self, home: Home, name: str) -> None:

@@ -148,7 +148,7 @@ async def _resume(volume: Volume, control: Control, ending: threading.Event) -> 
         _log.exception("what was interrupted could not be resumed")
         return
     for name, what in resumed:
-        _log.info("%s: its interrupted %s is complete", name, what)
+        _log.info("%s: its interrupted %s is complete", name or volume.path, what)
 
 
 def _mount(operations: Operations, options: Options) -> int:

@@ -103,3 +103,8 @@ def to_uuid(found: object) -> str:
 def key_json(key: KeyRef) -> dict[str, str]:
     """What `to_key` reads."""
     return {"provider": key.provider, "key_id": key.key_id}
+
+
+def keys_json(keys: tuple[KeyRef, ...]) -> list[dict[str, str]]:
+    """What `to_keys` reads."""
+    return [key_json(key) for key in keys]

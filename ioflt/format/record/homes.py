@@ -9,7 +9,8 @@ from ioflt.errors import MalformedError
 from ioflt.format.record import fields
 from ioflt.format.record.model import MAX_KEYS, Current, Deep, HomeRecord, Operation, Recrypt
 from ioflt.format.record.names import check_name, check_path
-from ioflt.types import HomeState, KeyRef
+from ioflt.format.record.recrypts import check_change, recrypt_json, to_recrypt
+from ioflt.types import HomeState
 
 # The order of fields is the order in the file: format and kind first, so that the kind shows at once.
 _FIRST = ("format", "kind", "home_id", "datastore_id")
@@ -28,7 +29,7 @@ def to_json(record: HomeRecord) -> dict[str, Any]:
         "datastore_id": record.datastore_id,
         "generation": record.generation,
         "state": record.state.value,
-        "keys": _keys_json(record.keys),
+        "keys": fields.keys_json(record.keys),
         "names": list(record.names),
         "policy": record.policy,
         "thick": record.thick,
@@ -99,24 +100,19 @@ def _check_home(record: HomeRecord) -> None:
     if not record.keys or record.names:
         raise MalformedError("bad encrypted home", "no key, or names")
     if isinstance(operation, Recrypt | Deep):
-        if not operation.to or set(operation.to) & set(operation.old):
-            raise MalformedError("bad operation", "keys that come and go")
-        if max(len(operation.to), len(operation.old)) > MAX_KEYS:
-            raise MalformedError("bad operation", "too many keys")
-        if record.keys not in (operation.to, operation.to + operation.old):
-            raise MalformedError("bad operation", "other keys than the home's")
+        check_change(operation, record.keys)
     elif len(record.keys) > MAX_KEYS:
         raise MalformedError("bad encrypted home", "too many keys")
 
 
 def _operation_json(operation: Operation | Recrypt | Deep) -> dict[str, Any]:
+    if isinstance(operation, Recrypt):
+        return recrypt_json(operation)
     made: dict[str, Any] = {"kind": operation.kind, "id": operation.id}
     if isinstance(operation, Operation):
         made["thick"] = operation.thick
     else:
-        made |= {"from": _keys_json(operation.old), "to": _keys_json(operation.to)}
-        if isinstance(operation, Recrypt):
-            return made
+        made |= {"from": fields.keys_json(operation.old), "to": fields.keys_json(operation.to)}
         made["mode"] = operation.mode
     current = operation.current
     made["pending"] = list(operation.pending)
@@ -127,12 +123,7 @@ def _operation_json(operation: Operation | Recrypt | Deep) -> dict[str, Any]:
 def _operation(found: object) -> Operation | Recrypt | Deep:
     kind = found.get("kind") if isinstance(found, dict) else None
     if kind == "recrypt":
-        values = fields.to_object(found, ("kind", "id", "from", "to"))
-        return Recrypt(
-            fields.to_uuid(values["id"]),
-            fields.to_keys(values["from"], "from"),
-            fields.to_keys(values["to"], "to"),
-        )
+        return to_recrypt(found)
     if kind == "deep":
         values = fields.to_object(found, ("kind", "id", "from", "to", "mode", "pending", "current"))
         if values["mode"] not in ("copy", "journal"):
@@ -168,7 +159,3 @@ def _current(found: object) -> Current | None:
         return None
     file = fields.to_object(found, ("path", "uuid"))
     return Current(check_path(file["path"]), fields.to_uuid(file["uuid"]))
-
-
-def _keys_json(keys: tuple[KeyRef, ...]) -> list[dict[str, str]]:
-    return [fields.key_json(key) for key in keys]

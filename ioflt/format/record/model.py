@@ -18,19 +18,6 @@ Mode = Literal["copy", "journal"]
 
 
 @dataclass(frozen=True, slots=True)
-class DatastoreRecord:
-    """`.ioflt` at the datastore's root. `default`: what files at the root and homes without a record are.
-
-    `key` is the datastore's KEK: for files at the root, this record and the records of clear homes.
-    """
-
-    datastore_id: str
-    default: HomeState
-    key: KeyRef
-    policy: str
-
-
-@dataclass(frozen=True, slots=True)
 class Current:
     """The file that an operation works on, and the UUID of its container: the one made, or dissolved."""
 
@@ -76,6 +63,27 @@ class Deep:
     @property
     def kind(self) -> Literal["deep"]:
         return "deep"
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreRecord:
+    """`.ioflt` at the datastore's root. `default`: what files at the root and homes without a record are.
+
+    `keys` are the datastore's KEKs, each of which opens every file at the root, and MACs this record and the
+    records of clear homes. `generation` counts the changes; it is 0 in records of format 1.
+    """
+
+    datastore_id: str
+    default: HomeState
+    keys: tuple[KeyRef, ...]
+    policy: str
+    operation: Recrypt | None = None
+    generation: int = 1
+
+    @property
+    def key(self) -> KeyRef:
+        """The first of the keys."""
+        return self.keys[0]
 
 
 @dataclass(frozen=True, slots=True)

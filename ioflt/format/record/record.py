@@ -8,13 +8,13 @@ from __future__ import annotations
 import binascii
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from ioflt.crypto.mac import TAG_SIZE
 from ioflt.errors import BugError, CorruptDataError, MalformedError, UnsupportedError, UsageError
-from ioflt.format.record import fields, homes
+from ioflt.format.record import datastores, homes
 from ioflt.format.record.model import (
     MAX_KEYS,
     Current,
@@ -53,11 +53,10 @@ __all__ = [
 #: Most bytes of a record file: some ten thousand files under conversion. keyd MACs no more in one message.
 MAX_SIZE = 2 << 20
 
-#: The formats written: of a home's record, and of a datastore's.
+#: The format written.
 FORMAT = 2
-DATASTORE_FORMAT = 1
 
-#: Labels under which keyd derives the MAC key: from the home's KEKs, and twice from the datastore's KEK.
+#: Labels under which keyd derives the MAC key: from the home's KEKs, and twice from the datastore's.
 HOME_LABEL: Final = "home-record"
 CLEAR_HOME_LABEL: Final = "clear-home-record"
 DATASTORE_LABEL: Final = "datastore-record"
@@ -75,7 +74,8 @@ AnyRecord = TypeVar("AnyRecord", DatastoreRecord, HomeRecord, Record, covariant=
 class Unverified(Generic[AnyRecord]):
     """A record whose MACs nobody has verified yet: `tags` (32 bytes each) over `payload` by `label`.
 
-    One tag for each of an encrypted home's keys, in their order; else one, by the datastore's key.
+    One tag for each key of an encrypted home or a datastore, in their order. A clear home's are by the keys
+    that its datastore had when it was written.
     """
 
     record: AnyRecord
@@ -127,7 +127,7 @@ def parse(data: bytes) -> Unverified[Record]:
     record = _from_json(found)
     if _payload(record, found["format"]) != payload:
         raise MalformedError("not canonical")
-    wanted = len(record.keys) if isinstance(record, HomeRecord) and record.keys else 1
+    wanted = len(record.keys) or (1 if found["format"] == 1 else len(set(tags)))
     if len(tags) != wanted:
         raise MalformedError("not a MAC for each key", f"{len(tags)} for {wanted}")
     return Unverified(record, payload, tags)
@@ -150,10 +150,8 @@ def parse_home(data: bytes) -> Unverified[HomeRecord]:
 
 
 def _payload(record: Record, form: int) -> bytes:
-    if isinstance(record, DatastoreRecord):
-        made = _datastore_json(record)
-    else:
-        made = homes.to_json_1(record) if form == 1 else homes.to_json(record)
+    kind = datastores if isinstance(record, DatastoreRecord) else homes
+    made = kind.to_json_1(record) if form == 1 else kind.to_json(record)
     return json.dumps(made, separators=(",", ":")).encode()
 
 
@@ -171,17 +169,6 @@ def _parse_tag(line: bytes) -> bytes:
     return tag
 
 
-def _datastore_json(record: DatastoreRecord) -> dict[str, Any]:
-    return {
-        "format": DATASTORE_FORMAT,
-        "kind": "datastore",
-        "datastore_id": record.datastore_id,
-        "default": record.default.value,
-        "key": fields.key_json(record.key),
-        "policy": record.policy,
-    }
-
-
 def _from_json(found: dict[str, Any]) -> Record:
     form = found.get("format")
     if type(form) is not int:
@@ -191,18 +178,6 @@ def _from_json(found: dict[str, Any]) -> Record:
     kind = found.get("kind")
     if kind == "home":
         return homes.from_json_1(found) if form == 1 else homes.from_json(found)
-    if kind != "datastore":
-        raise MalformedError("unknown kind", repr(kind)[:40])
-    if form != DATASTORE_FORMAT:
-        raise UnsupportedError("unknown version", f"datastore record format {form}")
-    return _datastore(found)
-
-
-def _datastore(found: Mapping[str, Any]) -> DatastoreRecord:
-    fields.check_fields(found, ("format", "kind", "datastore_id", "default", "key", "policy"))
-    return DatastoreRecord(
-        fields.to_uuid(found["datastore_id"]),
-        fields.to_state(found["default"]),
-        fields.to_key(found["key"]),
-        fields.to_policy(found["policy"]),
-    )
+    if kind == "datastore":
+        return datastores.from_json_1(found) if form == 1 else datastores.from_json(found)
+    raise MalformedError("unknown kind", repr(kind)[:40])
