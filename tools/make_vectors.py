@@ -1127,6 +1127,17 @@ def record2() -> Iterator[Case]:
     same = deep(**{"from": [], "to": [KEY_1]}, mode="journal", current=None) | {"keys": [KEY_1]}
     yield "2-deep-same-key", "ok", "a deep recrypt in place under the same KEK", file_of(same)
 
+    moving = {"kind": "move", "id": UUID, "home_id": OTHER_UUID, "datastore_id": UUID}
+    yield "2-move", "ok", "an encrypted home that was copied elsewhere", file_of(home2(operation=moving))
+    clear_moving = file_of(clear_home2(operation=moving), clear_label)
+    yield "2-move-clear", "ok", "a clear home that was copied elsewhere", clear_moving
+    nowhere = home2(operation=without(moving, "datastore_id"))
+    yield "2-move-nowhere", "missing field", "without the other datastore", file_of(nowhere)
+    to_path = home2(operation=moving | {"home_id": "/srv/ds/web"})
+    yield "2-move-path", "bad uuid", "to a path", file_of(to_path)
+    cut_off = file_of(clear_home2(operation=recrypt()["operation"]), clear_label)
+    yield "2-clear-recrypt", "bad clear home", "a recrypt of a clear home", cut_off
+
     macs = "not a MAC for each key"
     yield "2-mac-stripped", macs, "one MAC of two", file_of(two)
     yield "2-mac-more", macs, "two MACs of one key", file_of(home2(), macs=2)

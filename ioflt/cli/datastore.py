@@ -107,8 +107,8 @@ def recrypt(
     """Give the datastore itself other keys: those of its record, of clear VMs' records, of files at its top.
 
     Encrypted VMs have keys of their own, which stay: `ioflt vm recrypt`. New VMs get keys of the provider
-    that the datastore has then. It may be mounted meanwhile. Run again after an interruption it goes on; until
-    then the datastore opens by the old keys or the new ones.
+    that the datastore has then. It may be mounted meanwhile. Run again after an interruption it goes on;
+    until then the datastore opens by the old keys or the new ones.
     """
     from ioflt.datastore import recrypt as shallow
 

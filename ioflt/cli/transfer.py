@@ -105,16 +105,24 @@ def clone(
 @click.command()
 @vm_argument("source", "SRC")
 @vm_argument("target", "DST")
-def move(source: tuple[Path, str], target: tuple[Path, str]) -> None:
+@click.option("--key", "key_id", metavar="ID", help="It gets this key, not a new one.")
+@click.option("--provider", metavar="NAME", help="It gets a new key of this provider, or its key ID.")
+def move(
+    source: tuple[Path, str], target: tuple[Path, str], key_id: str | None, provider: str | None
+) -> None:
     """Rename the powered-off VM SRC to DST, both DIR/VM, or move it into another datastore.
 
-    On one file system an encrypted VM is renamed and keeps its keys. Otherwise it is copied with new keys of
-    DST's datastore, and then removed; if that is interrupted at its end, both are there.
+    On one file system an encrypted VM is renamed; it keeps its keys, whichever provider DST's datastore has,
+    unless another key is asked for: then it gets that first, as by `ioflt vm recrypt`. Across file systems,
+    and where it was clear, it is copied with new data keys, and a new key of DST's datastore's provider
+    unless another one is asked for; then SRC is removed. If that is interrupted at its end, SRC takes no
+    writes until the next command on its datastore removes it, or takes the move back.
     """
-    from ioflt.datastore import clone as clones
+    from ioflt.datastore import move as moves
 
     with _two_volumes(source[0], target[0]) as (old, new), progress(f"moving {source[1]}", None) as bar:
-        clones.move(old, source[1], new, target[1], progress=bar.advance)
+        options = {"key_id": key_id, "provider": provider}
+        moves.move(old, source[1], new, target[1], **options, progress=bar.advance)
     say(f"{target[0] / target[1]}: moved")
 
 

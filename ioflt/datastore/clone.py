@@ -1,4 +1,4 @@
-"""Copies of whole homes, in the same datastore or another one of this host, and their moves.
+"""Copies of whole homes, in the same datastore or another one of this host.
 
 Nothing is decrypted onto a datastore: what was encrypted stays so, and what comes to an encrypting datastore
 becomes so.
@@ -9,24 +9,23 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
-from ioflt import syscalls
 from ioflt.datastore import atomic, container, files, regular, tree
 from ioflt.datastore.container import Progress
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.datastore.home import Home
-from ioflt.datastore.newhome import check_name, dispose, new_home
+from ioflt.datastore.newhome import new_home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.standing import Treatment
 from ioflt.datastore.tree import HomeSide
-from ioflt.datastore.volume import Volume
+from ioflt.datastore.volume import POLICY, Volume
 from ioflt.errors import ReadOnlyError, UsageError
 from ioflt.filters.backing import Backing
 from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import STATE_SLOT_OFFSETS
 from ioflt.format.record.record import HomeRecord
 from ioflt.keys.client import KeyService
-from ioflt.types import HomeState
+from ioflt.types import HomeState, KeyRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,60 +57,54 @@ def clone(
     """
     old = source.home(name)
     with regular.named(old), old.exclusive():
-        record = _sound(old)
+        record = sound(old)
         if same_key and record.state is HomeState.CLEAR:
             raise UsageError("is clear: it has no key that a clone could share")
         if same_key and record.operation is not None:  # not every file has all of the keys
             raise UsageError("its recrypt was interrupted, and comes first")
-        first = _first_record(record, target, new_name, provider, same_key=same_key)
+        first = first_record(record, target, new_name, provider, same_key=same_key)
         with new_home(target, new_name, first) as new:
-            side = _Stored if same_key else HomeSide
-            copied = tree.copy(side(old), old.fd, side(new), new.fd, progress)
-            if same_key:
-                _renumber_all(new, copied)
-            tree.dress_directory(old.fd, new.fd)
+            copied = copy_files(old, new, progress, same_key=same_key)
         return Cloned(new_name, first.state.value, [str(key) for key in first.keys], copied)
 
 
-def move(
-    source: Volume,
-    name: str,
-    target: Volume,
-    new_name: str,
-    *,
-    progress: Progress | None = None,
-) -> None:
-    """Bring a powered-off VM under another name, or into another datastore.
-
-    Where a rename does it, keys stay as they are; else it is cloned, with new keys, and the old one removed:
-    a crash between the two leaves both. Raises as `clone`.
-    """
-    if source is target:
-        _rename_here(source, name, new_name)
-    elif not _rename_across(source, name, target, new_name):
-        clone(source, name, target, new_name, progress=progress)
-        old = source.home(name)
-        with regular.named(old), old.exclusive():
-            dispose(source, old)
+def copy_files(old: Home, new: Home, progress: Progress | None, *, same_key: bool = False) -> list[str]:
+    """All files into a new home, and how its directory looks; their paths. Raises as `clone`."""
+    side = _Stored if same_key else HomeSide
+    copied = tree.copy(side(old), old.fd, side(new), new.fd, progress)
+    if same_key:
+        _renumber_all(new, copied)
+    tree.dress_directory(old.fd, new.fd)
+    return copied
 
 
-def _sound(home: Home) -> HomeRecord:
+def sound(home: Home) -> HomeRecord:
+    """The record of a home that nothing is wrong with. Raises ReadOnlyError otherwise."""
     standing = home.standing()
     if standing.record is None or standing.problem is not None:
         raise ReadOnlyError(standing.problem or "it has no record")
     return standing.record
 
 
-def _first_record(
-    old: HomeRecord, target: Volume, name: str, provider: str | None, *, same_key: bool
+def first_record(
+    old: HomeRecord,
+    target: Volume,
+    name: str,
+    provider: str | None,
+    *,
+    key: KeyRef | None = None,
+    same_key: bool = False,
 ) -> HomeRecord:
+    """The record of a copy, with that key or a new one, if it is to be encrypted."""
     encrypted = HomeState.ENCRYPTED in (old.state, target.record.default)
     state = HomeState.ENCRYPTED if encrypted else HomeState.CLEAR
+    given = old.keys if same_key else () if key is None else (key,)
+    if state is HomeState.CLEAR:
+        return target.fresh_record(name, state)
+    made = target.fresh_record(name, HomeState.CLEAR if given else state, provider)  # clear: no new key
+    made = replace(made, state=state, keys=given or made.keys, names=(), policy=POLICY[state])
     if old.state is HomeState.CLEAR:
-        return target.fresh_record(name, state, provider)
-    made = target.fresh_record(name, HomeState.CLEAR if same_key else state, provider)  # clear: no new key
-    keys = old.keys if same_key else made.keys
-    made = replace(made, state=state, keys=keys, names=())
+        return made
     return replace(made, policy=old.policy, thick=old.thick, clear_files=old.clear_files)
 
 
@@ -157,36 +150,3 @@ def _renumber(fd: int, keys: KeyService) -> None:
         for _ in STATE_SLOT_OFFSETS:  # no slot keeps the old one
             block = replace(block, sequence=block.sequence + 1)
             atomic.write_all(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
-
-
-def _rename_here(volume: Volume, name: str, new_name: str) -> None:
-    home = volume.home(name)
-    with regular.named(home), home.exclusive():
-        record = _sound(home)
-        check_name(volume, new_name)
-        if record.state is HomeState.CLEAR:
-            home.before_rename(new_name)
-        syscalls.renameat2(volume.fd, name, volume.fd, new_name, syscalls.RENAME_NOREPLACE)
-        os.fsync(volume.fd)
-        if record.state is HomeState.CLEAR:
-            home.after_rename(new_name)
-
-
-def _rename_across(source: Volume, name: str, target: Volume, new_name: str) -> bool:
-    """Whether the home was renamed into the other datastore: on one file system, an encrypted one.
-
-    A clear one's record is MACed by its datastore's key, and no record is good for both.
-    """
-    home = source.home(name)
-    with regular.named(home), home.exclusive():
-        record = _sound(home)
-        if record.state is HomeState.CLEAR or os.fstat(source.fd).st_dev != os.fstat(target.fd).st_dev:
-            return False
-        check_name(target, new_name)
-        syscalls.renameat2(source.fd, name, target.fd, new_name, syscalls.RENAME_NOREPLACE)
-        os.fsync(target.fd)
-        os.fsync(source.fd)
-        source.forget(home)
-        moved = target.home(new_name)
-        moved.store(replace(record, datastore_id=target.record.datastore_id))
-    return True

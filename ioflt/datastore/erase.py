@@ -160,7 +160,7 @@ def _record(home: Home, *, certain: bool) -> HomeRecord:
     if certain and standing.refusal is not None:
         raise ReadOnlyError(standing.problem or "its record is not believed")
     if certain and record.operation is not None:
-        which = "deep recrypt" if isinstance(record.operation, Deep) else "recrypt"
+        which = "deep recrypt" if isinstance(record.operation, Deep) else record.operation.kind
         raise UsageError(f"its {which} was interrupted, and comes first")
     return record
 

@@ -28,7 +28,7 @@ from ioflt.errors import (
     ReadOnlyError,
 )
 from ioflt.format.record import record as form
-from ioflt.format.record.record import Current, DatastoreRecord, Deep, HomeRecord, Operation, Recrypt
+from ioflt.format.record.record import Current, DatastoreRecord, Deep, HomeRecord, Move, Operation, Recrypt
 from ioflt.format.vmx import sealed
 from ioflt.keys.client import KeyService
 from ioflt.types import HomeState, KeyRef
@@ -472,6 +472,8 @@ class Home:
         operation = record.operation
         if operation is None or isinstance(operation, Recrypt):  # the VM may run meanwhile
             return None
+        if isinstance(operation, Move):
+            return "its move was interrupted; the next command on the datastore finishes it, or takes it back"
         if isinstance(operation, Deep):
             return "its deep recrypt was interrupted; `ioflt vm recrypt --deep` or the next mount resumes it"
         if operation.kind == "encrypt":

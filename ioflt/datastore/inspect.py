@@ -17,7 +17,7 @@ from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import CIPHER, DATA_OFFSET, HEADER_SIZE, HEADERS_SIZE
 from ioflt.format.record import record as form
-from ioflt.format.record.record import DatastoreRecord, Deep, Operation, Recrypt
+from ioflt.format.record.record import DatastoreRecord, Deep, Move, Operation, Recrypt
 from ioflt.format.vmdk import descriptor, sparse
 from ioflt.format.vmx import sealed
 from ioflt.format.vmx import text as vmx_text
@@ -259,7 +259,9 @@ def _record(data: bytes, found: Description) -> Description:
     )
 
 
-def _operation(operation: Operation | Recrypt | Deep) -> str:
+def _operation(operation: Operation | Recrypt | Deep | Move) -> str:
+    if isinstance(operation, Move):
+        return f"move into the datastore {operation.datastore_id}"
     if isinstance(operation, Recrypt):
         return f"recrypt to {', '.join(map(str, operation.to))}"
     return f"{operation.kind}, {len(operation.pending)} files left"

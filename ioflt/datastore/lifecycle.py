@@ -48,7 +48,7 @@ def encrypt(volume: Volume, name: str, *, thick: bool = False, progress: Progres
     with exclusive(volume, name) as (home, record):
         operation = record.operation
         if not isinstance(operation, Operation):
-            _refuse_recrypt(record)
+            _refuse_others(record)
             if record.state is HomeState.ENCRYPTED:
                 raise UsageError("is encrypted already")
             record = _begin_encrypt(home, record, thick)
@@ -68,7 +68,7 @@ def decrypt(volume: Volume, name: str, *, progress: Progress | None = None) -> N
     with exclusive(volume, name) as (home, record):
         operation = record.operation
         if not isinstance(operation, Operation):
-            _refuse_recrypt(record)
+            _refuse_others(record)
             if record.state is HomeState.CLEAR:
                 raise UsageError("is clear already")
             record = _begin_decrypt(home, record)
@@ -144,12 +144,12 @@ def _seems_interrupted(volume: Volume, name: str) -> bool:
     return False
 
 
-def _refuse_recrypt(record: HomeRecord) -> None:
-    """Raises UsageError while a recrypt is under way."""
+def _refuse_others(record: HomeRecord) -> None:
+    """Raises UsageError while a recrypt or a move is under way."""
     if isinstance(record.operation, Deep):
         raise UsageError("its deep recrypt was interrupted, and comes first")
     if record.operation is not None:
-        raise UsageError("its recrypt was interrupted, and comes first")
+        raise UsageError(f"its {record.operation.kind} was interrupted, and comes first")
 
 
 def _check_authorised(volume: Volume, operation: Operation) -> None:

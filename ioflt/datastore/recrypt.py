@@ -182,12 +182,16 @@ def _target(
             raise UsageError(f"has {len(now)} keys, which is the most")
         return (*now, keys.new_key(add))
     if key_id is not None:
-        wanted = KeyRef(provider or now[0].provider, key_id)
-        keys.mac(wanted, form.HOME_LABEL, b"")  # raises when there is no such key
-        return (wanted,)
+        return (existing(keys, KeyRef(provider or now[0].provider, key_id)),)
     if provider is not None:
         return (keys.new_key(provider),)
     return tuple(keys.new_key(key.provider) for key in now)
+
+
+def existing(keys: KeyService, key: KeyRef) -> KeyRef:
+    """The key. Raises KeyUnavailableError when there is none that can be had."""
+    keys.mac(key, form.HOME_LABEL, b"")
+    return key
 
 
 def _begin(home: Home, record: _Record, to: tuple[KeyRef, ...]) -> _Record:

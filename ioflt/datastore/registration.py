@@ -17,7 +17,7 @@ from ioflt.datastore.standing import Refusal, Treatment, stored_as
 from ioflt.datastore.vmx import read_sealed
 from ioflt.datastore.volume import POLICY, Volume
 from ioflt.errors import IofltError, KeyNotFound, ReadOnlyError, UsageError
-from ioflt.format.record.record import MAX_KEYS, HomeRecord, Operation
+from ioflt.format.record.record import MAX_KEYS, HomeRecord, Move, Operation
 from ioflt.format.vmx import sealed
 from ioflt.types import HomeState, KeyRef
 
@@ -78,7 +78,7 @@ def _accept(home: Home) -> list[str]:
     accepted, strangers = replace(record, home_id=new_uuid()), list[str]()
     operation = record.operation
     decrypting = isinstance(operation, Operation) and operation.kind == "decrypt"
-    if operation is None or decrypting:  # a decryption of then is not gone on with
+    if operation is None or decrypting or isinstance(operation, Move):  # of then, and not gone on with
         keys, strangers = _find_keys(home)
         clear = record.state is HomeState.CLEAR
         if clear and keys:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ioflt.datastore import erase, lifecycle
+from ioflt.datastore import erase, lifecycle, move
 from ioflt.datastore import recrypt as shallow
 from ioflt.datastore.container import Progress
 from ioflt.datastore.deep import home as deep
@@ -18,11 +18,13 @@ def interrupted(
     `here`: what a mount does for files that it has open itself.
     """
     erased = erase.resume(volume)
+    moved = move.resume(volume, but=but)
     encrypted = lifecycle.resume_encryptions(volume, progress=progress, but=but)
     recrypted = shallow.resume(volume, progress=progress, but=but, here=here)
     rewritten = deep.resume(volume, progress=progress, but=but)
     return [
         *((hidden, "erase") for hidden in erased),
+        *((name, "move") for name in moved),
         *((name, "encryption") for name in encrypted),
         *((name, "recrypt") for name in recrypted),
         *((name, "deep recrypt") for name in rewritten),

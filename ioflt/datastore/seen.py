@@ -64,6 +64,15 @@ def note(datastore_id: str, path: str) -> None:
         _log.warning("cannot remember where the datastore is: %s", error)
 
 
+def place(datastore_id: str) -> str | None:
+    """Where the datastore was last, if it was ever opened here."""
+    noted = paths.find().datastores / datastore_id
+    try:
+        return os.fsdecode(files.read(noted, _MAX_NOTE).removesuffix(b"\n"))
+    except NotFoundError:
+        return None
+
+
 def survey() -> Survey:
     """All that the records of datastores say that were opened here."""
     found = Survey()

@@ -7,7 +7,7 @@ from typing import Any
 
 from ioflt.errors import MalformedError
 from ioflt.format.record import fields
-from ioflt.format.record.model import MAX_KEYS, Current, Deep, HomeRecord, Operation, Recrypt
+from ioflt.format.record.model import MAX_KEYS, Current, Deep, HomeRecord, Move, Operation, Recrypt
 from ioflt.format.record.names import check_name, check_path
 from ioflt.format.record.recrypts import check_change, recrypt_json, to_recrypt
 from ioflt.types import HomeState
@@ -94,7 +94,8 @@ def from_json_1(found: Mapping[str, Any]) -> HomeRecord:
 def _check_home(record: HomeRecord) -> None:
     operation = record.operation
     if record.state is HomeState.CLEAR:
-        if record.keys or len(record.names) not in (1, 2) or operation is not None or record.clear_files:
+        stays = operation is None or isinstance(operation, Move)
+        if record.keys or len(record.names) not in (1, 2) or not stays or record.clear_files:
             raise MalformedError("bad clear home", "a key, an operation, clear files, or no name")
         return
     if not record.keys or record.names:
@@ -105,9 +106,12 @@ def _check_home(record: HomeRecord) -> None:
         raise MalformedError("bad encrypted home", "too many keys")
 
 
-def _operation_json(operation: Operation | Recrypt | Deep) -> dict[str, Any]:
+def _operation_json(operation: Operation | Recrypt | Deep | Move) -> dict[str, Any]:
     if isinstance(operation, Recrypt):
         return recrypt_json(operation)
+    if isinstance(operation, Move):
+        place = {"home_id": operation.home_id, "datastore_id": operation.datastore_id}
+        return {"kind": operation.kind, "id": operation.id} | place
     made: dict[str, Any] = {"kind": operation.kind, "id": operation.id}
     if isinstance(operation, Operation):
         made["thick"] = operation.thick
@@ -120,10 +124,13 @@ def _operation_json(operation: Operation | Recrypt | Deep) -> dict[str, Any]:
     return made
 
 
-def _operation(found: object) -> Operation | Recrypt | Deep:
+def _operation(found: object) -> Operation | Recrypt | Deep | Move:
     kind = found.get("kind") if isinstance(found, dict) else None
     if kind == "recrypt":
         return to_recrypt(found)
+    if kind == "move":
+        values = fields.to_object(found, ("kind", "id", "home_id", "datastore_id"))
+        return Move(*(fields.to_uuid(values[name]) for name in ("id", "home_id", "datastore_id")))
     if kind == "deep":
         values = fields.to_object(found, ("kind", "id", "from", "to", "mode", "pending", "current"))
         if values["mode"] not in ("copy", "journal"):

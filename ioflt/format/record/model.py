@@ -66,6 +66,19 @@ class Deep:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """The home was copied: it goes once the home `home_id` is in the datastore `datastore_id`."""
+
+    id: str
+    home_id: str
+    datastore_id: str
+
+    @property
+    def kind(self) -> Literal["move"]:
+        return "move"
+
+
+@dataclass(frozen=True, slots=True)
 class DatastoreRecord:
     """`.ioflt` at the datastore's root. `default`: what files at the root and homes without a record are.
 
@@ -91,9 +104,9 @@ class HomeRecord:
     """`.ioflt` in a home. `keys` is empty and `names` has the directory's name exactly when it is clear.
 
     Each of `keys` opens every file, and new files get a token for each. Two names: a rename is under way.
-    `thick`: new containers are made thick. A home in the middle of an operation is ENCRYPTED, whichever way
-    it goes. `clear_files`: paths of files that an encrypted home keeps clear on purpose. `generation` counts
-    the changes; it is 0 in records of format 1.
+    `thick`: new containers are made thick. A home in the middle of an operation other than a move is
+    ENCRYPTED, whichever way it goes. `clear_files`: paths of files that an encrypted home keeps clear on
+    purpose. `generation` counts the changes; it is 0 in records of format 1.
     """
 
     home_id: str
@@ -103,7 +116,7 @@ class HomeRecord:
     names: tuple[str, ...]
     policy: str
     thick: bool
-    operation: Operation | Recrypt | Deep | None
+    operation: Operation | Recrypt | Deep | Move | None
     generation: int = 1
     clear_files: tuple[str, ...] = ()
 

@@ -12,11 +12,11 @@ import pytest
 
 from ioflt import syscalls
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import check, clone, container, files, lifecycle, newhome, summary
+from ioflt.datastore import check, clone, container, files, lifecycle, move, newhome, summary
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.datastore.standing import stored_as
 from ioflt.datastore.volume import Volume
-from ioflt.errors import BusyError, ExistsError, ReadOnlyError, UsageError
+from ioflt.errors import BusyError, ExistsError, UsageError
 from ioflt.format.luks2 import state
 from ioflt.format.luks2.header import Header
 from ioflt.keys.native.store import NativeStore
@@ -192,7 +192,7 @@ def test_a_clone_by_the_same_key_shares_blocks(stored: Stored, tmp_path: Path) -
     try:
         Volume.init(mountpoint / "ds", HomeState.ENCRYPTED, stored.keys)
         with Volume.open(mountpoint / "ds", stored.keys) as volume:
-            clone.move(stored.volume, "web", volume, "web")
+            move.move(stored.volume, "web", volume, "web")
             large = mountpoint / "ds" / "web" / "large.img"
             home = volume.home("web")
             fd = files.create(home, home.fd, "large.img", mode=0o600)
@@ -206,62 +206,6 @@ def test_a_clone_by_the_same_key_shares_blocks(stored: Stored, tmp_path: Path) -
             assert is_sound(volume)
     finally:
         subprocess.run(["umount", mountpoint], check=True)
-
-
-def test_a_move_in_a_datastore_is_a_rename(stored: Stored) -> None:
-    before = {path: (data, inode) for path, (data, inode, _) in snapshot(stored.top / "web").items()}
-    clone.move(stored.volume, "web", stored.volume, "www")
-    after = {
-        path.replace("/www/", "/web/"): (data, inode)
-        for path, (data, inode, _) in snapshot(stored.top / "www").items()
-    }
-    assert after == before
-    assert stored.volume.homes() == ["www"]
-    assert is_sound(stored.volume)
-
-
-def test_a_clear_vm_is_renamed_with_its_record(stored: Stored) -> None:
-    lifecycle.decrypt(stored.volume, "web")
-    clone.move(stored.volume, "web", stored.volume, "www")
-    assert summary.home(stored.volume, "www").problem is None
-
-
-def test_a_move_between_datastores_of_one_file_system_keeps_keys_and_files(
-    stored: Stored, other: Volume
-) -> None:
-    keys, plain = summary.home(stored.volume, "web").keys, contents(stored.volume, "web")
-    inode = (stored.top / "web" / "disk-flat.vmdk").stat().st_ino
-    clone.move(stored.volume, "web", other, "www")
-    assert Path(other.path, "www", "disk-flat.vmdk").stat().st_ino == inode
-    assert summary.home(other, "www").keys == keys
-    assert contents(other, "www") == plain
-    assert stored.volume.homes() == []
-    assert is_sound(other)
-
-
-def test_a_clear_vm_that_moves_is_stored_as_its_new_datastore_says(stored: Stored, other: Volume) -> None:
-    lifecycle.decrypt(stored.volume, "web")
-    plain = contents(stored.volume, "web")
-    clone.move(stored.volume, "web", other, "www")
-    assert contents(other, "www") == plain
-    assert summary.home(other, "www").state == other.record.default.value
-    assert stored.volume.homes() == []
-    assert os.listdir(stored.top / ".ioflt.d") == []
-
-
-def test_what_a_move_is_refused_for(stored: Stored, other: Volume) -> None:
-    other.make_home("taken", 0o755)
-    stored.volume.make_home("taken", 0o755)
-    before = snapshot(stored.top)
-    for target in (other, stored.volume):
-        with pytest.raises(ExistsError):
-            clone.move(stored.volume, "web", target, "taken")
-    with (
-        Volume.open(other.path, stored.keys, read_only=True) as read_only,
-        pytest.raises(ReadOnlyError),
-    ):
-        clone.move(stored.volume, "web", read_only, "www")
-    assert snapshot(stored.top) == before
 
 
 def test_a_removal_that_is_cut_short_is_finished_at_the_next_start(

@@ -21,6 +21,7 @@ from ioflt.format.record.record import (
     DatastoreRecord,
     Deep,
     HomeRecord,
+    Move,
     Operation,
     Recrypt,
 )
@@ -48,6 +49,7 @@ operations = st.builds(
     st.lists(paths, unique=True, max_size=5).map(tuple),
     st.none() | st.builds(Current, paths, uuids),
 )
+moves = st.builds(Move, uuids, uuids, uuids)
 key_lists = st.lists(keys, min_size=1, max_size=MAX_KEYS, unique=True).map(tuple)
 generations = st.integers(1, 2**63 - 1)
 path_lists = st.lists(paths, unique=True, max_size=5).map(tuple)
@@ -75,7 +77,7 @@ def encrypted_home(
     found: tuple[KeyRef, ...],
     policy: str,
     thick: bool,
-    operation: Operation | None,
+    operation: Operation | Move | None,
     generation: int,
     clear_files: tuple[str, ...],
 ) -> HomeRecord:
@@ -97,7 +99,7 @@ idle = st.builds(
     key_lists,
     texts,
     st.booleans(),
-    st.none() | operations,
+    st.none() | operations | moves,
     generations,
     path_lists,
 )
@@ -111,7 +113,7 @@ clear = st.builds(
     st.lists(names, min_size=1, max_size=2, unique=True).map(tuple),
     texts,
     st.booleans(),
-    st.none(),
+    st.none() | moves,
     generations,
 )
 records = datastores | encrypted | clear
