@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +17,14 @@ from ioflt.crypto.rng import random_bytes
 from ioflt.datastore import atomic, records
 from ioflt.datastore.atomic import PRIVATE_DIR, RECORD
 from ioflt.datastore.header import read_header
-from ioflt.datastore.memory import Memory, Stamp
+from ioflt.datastore.memory import Memory, Seen, Stamp
 from ioflt.datastore.standing import Refusal, Standing, Treatment, is_private, stored_as
 from ioflt.errors import (
     AuthenticationError,
     BusyError,
     CorruptDataError,
     DeniedError,
+    IofltError,
     KeyUnavailableError,
     PeerError,
     ReadOnlyError,
@@ -32,6 +34,8 @@ from ioflt.format.record.record import Current, DatastoreRecord, Deep, HomeRecor
 from ioflt.format.vmx import sealed
 from ioflt.keys.client import KeyService
 from ioflt.types import HomeState, KeyRef
+
+_log = logging.getLogger(__name__)
 
 #: What fsck keeps at the top of a file system, often the datastore's own: no VM, and given no record.
 LOST_FOUND = "lost+found"
@@ -44,7 +48,7 @@ _RECORD_WAIT_S = 30.0
 _RECORD_PAUSE_S = 0.002
 
 #: What a judgement holds for: the record as it was, the home's name, what the host remembered of it.
-_Seen = tuple[records.Stamp | None, str, Stamp | None]
+_Sight = tuple[records.Stamp | None, str, Stamp | None]
 
 
 class Datastore(Protocol):
@@ -100,8 +104,8 @@ class Home:
         self.volume = volume
         self.name = name
         self.fd = fd
-        self._judged: tuple[_Seen, Standing] | None = None
-        self._claimed: tuple[_Seen, float, Standing] | None = None  # without a key, and until when
+        self._judged: tuple[_Sight, Standing] | None = None
+        self._claimed: tuple[_Sight, float, Standing] | None = None  # without a key, and until when
         self._home_id: str | None = None  # of the record judged last
         self._lock_fd: int | None = None
         self._users = 0
@@ -301,6 +305,8 @@ class Home:
         if not new:  # else it is noted when it is judged
             memory, place, before = self.volume.memory, self._place(), self._home_id
             memory.note(stored.home_id, stored.generation, place)
+            if counts and stored.keys:
+                self._tell(stored)
             if before not in (None, stored.home_id):  # another home from now on
                 memory.note(before, 0, None, (place,))
         return stored
@@ -359,7 +365,7 @@ class Home:
 
     # Inside
 
-    def _see(self) -> _Seen:
+    def _see(self) -> _Sight:
         known = None if self._home_id is None else self.volume.memory.stamp(self._home_id)
         return records.stamp(self.fd), self.name, known
 
@@ -406,27 +412,52 @@ class Home:
         return Standing(record.state, self._macing(record), record.thick, problem, record, refusal), known
 
     def _remember(self, record: HomeRecord) -> tuple[Refusal | None, str | None, Stamp | None]:
-        """Compare the record with what this host has seen, and note it.
+        """Compare the record with what this host has seen, and others where it has seen nothing; note it.
 
         Why it is refused, if it is; and to what state of the memory that belongs.
         """
         memory, place = self.volume.memory, self._place()
+        heard: Seen | None = None
         for _ in range(2):  # what was noted is looked at
             known = memory.stamp(record.home_id)
             seen = memory.look(record.home_id)
+            if heard is None and record.keys and (known is None or not seen.asked):
+                heard = self._hear(record)
             others = tuple(one for one in seen.places if one != place and self._is_copy(one, record.home_id))
             gone = tuple(one for one in seen.places if one not in (*others, place))
-            news = record.generation > seen.generation or place not in seen.places
-            if not gone and (self.volume.read_only or not news):
+            generation = max(record.generation, 0 if heard is None else heard.generation)
+            news = generation > seen.generation or place not in seen.places
+            learnt = heard is not None and (known is None or heard.asked != seen.asked)
+            if not gone and not learnt and (self.volume.read_only or not news):
                 break
             here = None if self.volume.read_only else place  # who writes nothing is no copy that matters
-            memory.note(record.home_id, record.generation, here, gone, durable=known is not None)
+            asked = None if heard is None else heard.asked
+            memory.note(record.home_id, generation, here, gone, durable=known is not None, asked=asked)
         if others:
             return Refusal.COPIED, f"the same VM is in {others[-1]}, too (a raw copy)", known
+        if heard is not None and record.generation < heard.generation:
+            generations = f"generation {record.generation}, its key provider tells of {heard.generation}"
+            return Refusal.ROLLED_BACK, f"it was rolled back: its record has {generations}", known
         if record.generation < seen.generation:
             generations = f"generation {record.generation}, this host has seen {seen.generation}"
             return Refusal.ROLLED_BACK, f"it was rolled back: its record has {generations}", known
         return None, None, known
+
+    def _tell(self, record: HomeRecord) -> None:
+        """For other hosts, and this one should it lose its memory. Best effort."""
+        try:
+            self.volume.keys.note_generation(record.keys, record.home_id, record.generation)
+        except IofltError as error:
+            _log.info("%s: its generation is not noted with its keys: %s", self.name, error)
+
+    def _hear(self, record: HomeRecord) -> Seen:
+        """What others have seen of a home that this host does not remember, as far as providers tell."""
+        try:
+            generation, sure = self.volume.keys.seen_generation(record.keys, record.home_id)
+            return Seen(generation, asked=sure)
+        except IofltError as error:
+            _log.info("%s: what was seen of it is not known: %s", self.name, error)
+            return Seen(asked=False)
 
     def _is_copy(self, place: str, home_id: str) -> bool:
         """Whether another directory is the same home. Its record is not verified: saying so is enough."""

@@ -1,7 +1,9 @@
 """What this host remembers of homes, off the datastore: how far each one came, and where it lay.
 
 One file per home id, JSON: the highest generation of its record that was seen, and the directories in which
-it was seen by who may write. A home of a lower generation is an old one that was put back.
+it was seen by who may write. A home of a lower generation is an old one that was put back. Of a home that
+is not remembered the providers of its keys are asked, where these keep generations: once, and again as long
+as they do not answer.
 """
 
 from __future__ import annotations
@@ -26,10 +28,14 @@ Stamp = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """`generation`: the highest that was seen; `places`: absolute paths, the latest last."""
+    """`generation`: the highest that was seen; `places`: absolute paths, the latest last.
+
+    `asked`: whether the providers of its keys could be asked which generation other hosts saw.
+    """
 
     generation: int = 0
     places: tuple[str, ...] = ()
+    asked: bool = True
 
 
 class Memory:
@@ -51,7 +57,8 @@ class Memory:
         try:
             with open(self._path(home_id), "rb") as file:
                 found = json.loads(file.read())
-            return Seen(int(found["generation"]), tuple(map(str, found["places"])))
+            places = tuple(map(str, found["places"]))
+            return Seen(int(found["generation"]), places, bool(found.get("asked", True)))
         except FileNotFoundError:
             return Seen()
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -66,9 +73,11 @@ class Memory:
         gone: tuple[str, ...] = (),
         *,
         durable: bool = True,
+        asked: bool | None = None,
     ) -> None:
         """Remember that the home lies at `place` and has come so far; no more at those `gone`.
 
+        `asked`: as in `Seen`; None leaves it.
         `durable=False` is for a home that was never seen, which would be seen again after a power cut: a
         first look at 10,000 of them does not wait for 20,000 syncs. A host that cannot remember goes on, and
         says so.
@@ -79,13 +88,15 @@ class Memory:
                 places = tuple(one for one in before.places if one not in (*gone, place))
                 if place is not None:
                     places = (*places, place)
-                seen = Seen(max(generation, before.generation), places)
+                asked = before.asked if asked is None else asked
+                seen = Seen(max(generation, before.generation), places, asked)
                 self._write(directory_fd, home_id, seen, durable=durable)
         except OSError as error:
             _log.warning("this host cannot remember the home %s: %s", home_id, error)
 
     def _write(self, directory_fd: int, home_id: str, seen: Seen, *, durable: bool) -> None:
-        text = json.dumps({"generation": seen.generation, "places": list(seen.places[-_MAX_PLACES:])})
+        told = {"generation": seen.generation, "places": list(seen.places[-_MAX_PLACES:])}
+        text = json.dumps(told if seen.asked else told | {"asked": False})
         path = self._path(home_id)
         fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(fd, "wb") as file:

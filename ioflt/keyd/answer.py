@@ -78,6 +78,11 @@ def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBo
         case messages.AddKey(key):
             service.add_key(key.ref)
             return messages.Done()
+        case messages.NoteGeneration(keys, home_id, generation):
+            service.note_generation([key.ref for key in keys], home_id, generation)
+            return messages.Done()
+        case messages.SeenGeneration(keys, home_id):
+            return messages.Generation(*service.seen_generation([key.ref for key in keys], home_id))
         case messages.GetStatus():
             return service.status()
         case messages.GetWarnings():

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum, auto
 from typing import Literal
 
@@ -33,10 +33,12 @@ from ioflt.errors import (
     UsageError,
 )
 from ioflt.format.vmx import sealed
+from ioflt.keyd import generations
 from ioflt.keyd.lockdown import Lockdown, unlock_all
 from ioflt.keyd.registry import Registry
 from ioflt.keys.cache import KeyCache
 from ioflt.keys.native.store import NativeStore
+from ioflt.keys.provider import Generations
 from ioflt.keys.removed import RemovedKeys
 from ioflt.paths import Paths
 from ioflt.types import KeyRef
@@ -139,6 +141,12 @@ class Service:
     def add_key(self, key: KeyRef) -> None:
         self._removed.discard(key)
 
+    def note_generation(self, keys: Sequence[KeyRef], home_id: str, generation: int) -> None:
+        generations.note(self._keepers(keys), home_id, generation)
+
+    def seen_generation(self, keys: Sequence[KeyRef], home_id: str) -> tuple[int, bool]:
+        return generations.seen(self._keepers(keys), home_id)
+
     def status(self) -> Status:
         state: Literal["open", "locked"] = "open" if self._state is State.OPEN else "locked"
         return Status(
@@ -201,6 +209,14 @@ class Service:
             self._state = state
             if state is State.LOCKED:
                 self.wipe()
+
+    def _keepers(self, keys: Sequence[KeyRef]) -> Iterator[tuple[KeyRef, Generations]]:
+        """Who keeps generations beside keys; not for keys that were removed."""
+        for key in keys:
+            with suppress(KeyUnavailableError):  # no such provider here
+                keeper = self._registry.get(key.provider).generations
+                if keeper is not None and key not in self._removed:
+                    yield key, keeper
 
     def _refuse_unless(self, *allowed: State) -> None:
         if self._state not in allowed:

@@ -109,6 +109,17 @@ class KeyService(Protocol):
         """Take back `remove_key`."""
         ...
 
+    def note_generation(self, keys: Sequence[KeyRef], home_id: str, generation: int) -> None:
+        """Note with the home's keys how far it came, where their providers can and answer."""
+        ...
+
+    def seen_generation(self, keys: Sequence[KeyRef], home_id: str) -> tuple[int, bool]:
+        """The highest generation noted with one of the keys, 0 if none was; whether that is all there is.
+
+        Not while a provider does not answer that may have noted one.
+        """
+        ...
+
     def status(self) -> messages.Status:
         """What keyd is, and its providers."""
         ...
@@ -223,6 +234,15 @@ class KeyClient:
 
     def add_key(self, key: KeyRef) -> None:
         self._ask(messages.AddKey(messages.Key.of(key)), messages.Done)
+
+    def note_generation(self, keys: Sequence[KeyRef], home_id: str, generation: int) -> None:
+        request = messages.NoteGeneration(tuple(map(messages.Key.of, keys)), home_id, generation)
+        self._ask(request, messages.Done)
+
+    def seen_generation(self, keys: Sequence[KeyRef], home_id: str) -> tuple[int, bool]:
+        request = messages.SeenGeneration(tuple(map(messages.Key.of, keys)), home_id)
+        answer = self._ask(request, messages.Generation)
+        return answer.value, answer.sure
 
     def status(self) -> messages.Status:
         return self._ask(messages.GetStatus(), messages.Status)

@@ -13,6 +13,21 @@ from ioflt.wire.keyd.messages import ProviderStatus
 KEK_SIZE = 32
 
 
+class Generations(Protocol):
+    """Last seen generations of homes, kept beside the keys of a provider. Blocking, for at most seconds.
+
+    Each raises KeyUnavailableError when the provider cannot be asked.
+    """
+
+    def seen(self, key_id: str, home_id: str) -> int:
+        """The highest that was noted of the home with that KEK; 0 when none was, or none can be."""
+        ...
+
+    def note(self, key_id: str, home_id: str, generation: int) -> None:
+        """Note it, unless a higher one is there, or none can be."""
+        ...
+
+
 class KeyProvider(Protocol):
     """Makes and gives KEKs. Blocking; safe for calls from several threads.
 
@@ -23,6 +38,11 @@ class KeyProvider(Protocol):
     @property
     def name(self) -> str:
         """The name by which a KeyRef finds it."""
+        ...
+
+    @property
+    def generations(self) -> Generations | None:
+        """Where it keeps generations of homes; None: it cannot."""
         ...
 
     def create(self) -> str:

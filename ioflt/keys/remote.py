@@ -14,6 +14,7 @@ from typing import ClassVar, Final, Literal
 from ioflt.crypto.certificates import Certificate
 from ioflt.crypto.secret import Secret
 from ioflt.errors import ProviderLocked, ProviderUnavailable, UsageError
+from ioflt.keys.provider import Generations
 from ioflt.wire.keyd.messages import ProviderStatus
 
 #: How long before a certificate expires the user hears of it.
@@ -26,6 +27,7 @@ class RemoteProvider:
     """The part of a `keys.provider.KeyProvider` that asks no server. Safe for several threads."""
 
     kind: ClassVar[str]
+    generations: Generations | None = None
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # which connection or login there is, and whether there may be one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import KeyNotFound, KeyNotUsable, ProviderLocked
@@ -21,6 +22,7 @@ def check_provider(open_again: Callable[[], KeyProvider], passphrase: Secret | N
     _check_ids(first, second)
     _check_keys(provider, first, second)
     _check_many(provider, first, second)
+    _check_generations(provider, first, second)
     _check_after_restart(_ready(open_again, passphrase), first, provider)
     _check_lock(provider, first, passphrase)
     if passphrase is not None:
@@ -73,6 +75,18 @@ def _check_many(provider: KeyProvider, first: str, second: str) -> None:
             else:
                 assert isinstance(key, Secret)
                 assert key == expected[key_id]
+
+
+def _check_generations(provider: KeyProvider, first: str, second: str) -> None:
+    """Who keeps them keeps the highest, for each key and home; who cannot has none."""
+    keeper, home, other = provider.generations, str(uuid4()), str(uuid4())
+    if keeper is None:
+        return
+    for generation in (3, 5, 4):
+        keeper.note(first, home, generation)
+    keeper.note(first, other, 9)
+    found = [keeper.seen(first, home), keeper.seen(first, other), keeper.seen(second, home)]
+    assert found in ([5, 9, 0], [0, 0, 0])
 
 
 def _check_after_restart(restarted: KeyProvider, key_id: str, before: KeyProvider) -> None:

@@ -1,6 +1,7 @@
 """A small KMIP server in a thread, on ioflt's own codec: for what PyKMIP does not do.
 
-It takes attributes, speaks TLS 1.3, and can be told to misbehave. It keeps everything in memory.
+It keeps the attributes that clients give to keys, speaks TLS 1.3, and can be told to misbehave. Everything is
+in memory.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from ioflt.wire.kmip.ttlv import Item, Type
 
 HOST: Final = "127.0.0.1"
 
-_Attributes: TypeAlias = dict[str, Item]
+#: Values by name; clients' own attributes may have several.
+_Attributes: TypeAlias = dict[str, list[Item]]
 
 
 @dataclass
@@ -46,6 +48,19 @@ class Key:
     material: bytes
     state: State = State.PRE_ACTIVE
     attributes: _Attributes = field(default_factory=dict)
+
+    def add(self, attribute: m.Attribute) -> None:
+        """One more value; its index is the next one."""
+        if attribute.value is None or attribute.index is not None:
+            raise Refused(ResultReason.INVALID_FIELD)
+        self.attributes.setdefault(attribute.name, []).append(attribute.value)
+
+    def modify(self, attribute: m.Attribute) -> None:
+        """Another value at the index, or at the first."""
+        values, index = self.attributes.get(attribute.name, []), attribute.index or 0
+        if attribute.value is None or not 0 <= index < len(values):
+            raise Refused(ResultReason.ITEM_NOT_FOUND)
+        values[index] = attribute.value
 
 
 class Refused(Exception):
@@ -200,8 +215,10 @@ class KmipServer:
             case m.GetAttributes(id=str(key_id)):
                 return m.Attributes(id=key_id, attributes=self._attributes(key_id, asked.names))
             case m.AddAttribute(id=str(key_id)) if self.behaviour.takes_attributes:
-                if asked.attribute.value is not None:
-                    self._key(key_id).attributes[asked.attribute.name] = asked.attribute.value
+                self._key(key_id).add(asked.attribute)
+                return asked
+            case m.ModifyAttribute(id=str(key_id)) if self.behaviour.takes_attributes:
+                self._key(key_id).modify(asked.attribute)
                 return asked
             case m.Locate():
                 return m.Located(ids=tuple(key for key in self.keys if self._fits(key, asked.attributes)))
@@ -227,8 +244,12 @@ class KmipServer:
     def _attributes(self, key_id: str, names: Sequence[str]) -> tuple[m.Attribute, ...]:
         key = self._key(key_id)
         state = Item(Tag.ATTRIBUTE_VALUE, Type.ENUMERATION, int(key.state))
-        known = {"State": state} | key.attributes
-        return tuple(m.Attribute(name=name, value=known[name]) for name in names if name in known)
+        known = {"State": [state]} | key.attributes
+        return tuple(
+            m.Attribute(name=name, index=index or None, value=value)
+            for name in names
+            for index, value in enumerate(known.get(name, []))
+        )
 
     def _fits(self, key_id: str, wanted: Sequence[m.Attribute]) -> bool:
         known = self.keys[key_id].attributes
@@ -236,7 +257,7 @@ class KmipServer:
         return all(
             one.name == "Object Type"
             or (one.name == "State" and one.value is not None and one.value.value == state)
-            or known.get(one.name) == one.value
+            or one.value in known.get(one.name, [])
             for one in wanted
         )
 

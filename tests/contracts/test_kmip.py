@@ -61,6 +61,20 @@ def test_the_contract(server, store, authority, closing):
     check_provider(open_again)
 
 
+def test_generations_are_silently_not_kept(server, store, authority, closing, caplog):
+    """PyKMIP has no attributes of clients' own: it is tried once, and said once."""
+    provider = kmip_peers.make(store, authority, server.port)
+    closing.append(provider)
+    key_id, home_id = provider.create(), "0f0e0d0c-0b0a-4908-8706-050403020100"
+    with caplog.at_level("INFO", "ioflt.keys.kmip"):
+        assert provider.generations.seen(key_id, home_id) == 0
+        for generation in (1, 2):
+            provider.generations.note(key_id, home_id, generation)
+    assert caplog.text.count("its servers keep no generations of homes: InvalidMessage") == 1
+    assert provider.generations.seen(key_id, home_id) == 0
+    assert provider.status().state == "ready"
+
+
 def test_one_of_two_servers_is_killed_during_2000_fetches(
     server, store, authority, certificate, database, closing
 ):

@@ -51,6 +51,7 @@ from ioflt.wire.kmip.messages import (
     Got,
     Locate,
     Located,
+    ModifyAttribute,
     Named,
     Queried,
     Query,
@@ -113,7 +114,19 @@ _NO_BATCHES: Final = (
     ResultReason.GENERAL_FAILURE,
 )
 
+#: Answers to an attribute of ours by a server that has none of clients' own.
+_NO_ATTRIBUTES: Final = (
+    ResultReason.OPERATION_NOT_SUPPORTED,
+    ResultReason.FEATURE_NOT_SUPPORTED,
+    ResultReason.INVALID_MESSAGE,
+    ResultReason.INVALID_FIELD,
+)
+
 _log = logging.getLogger(__name__)
+
+
+class AttributesRefused(Exception):
+    """The servers keep no attributes that clients invent; the text is their reason."""
 
 
 class Closed(ProviderUnavailable):
@@ -179,6 +192,33 @@ class KmipKeys:
         if not isinstance(state, int):
             raise ProviderUnavailable(f"the key server of {self._name} does not tell the state of {key_id}")
         return state
+
+    # Attributes of our own
+
+    async def texts(self, key_id: str, name: str) -> list[str]:
+        """The texts of that attribute of the key: none if it has none. Raises KeyUnavailableError."""
+        told = await self._one(Operation.GET_ATTRIBUTES, GetAttributes(id=key_id, names=(name,)))
+        if not isinstance(told, Attributes):
+            raise ProviderUnavailable(f"the key server of {self._name} does not tell attributes of {key_id}")
+        return [value for value in told.all(name) if isinstance(value, str)]
+
+    async def set_text(self, key_id: str, name: str, text: str, *, new: bool) -> None:
+        """Add the attribute, or change it if the key has it already.
+
+        In a message of its own. Raises AttributesRefused where the servers have no such attributes;
+        KeyUnavailableError.
+        """
+        attribute = Attribute.of(name, Type.TEXT_STRING, text)
+        asked: _Asked = (Operation.MODIFY_ATTRIBUTE, ModifyAttribute(id=key_id, attribute=attribute))
+        if new:
+            asked = (Operation.ADD_ATTRIBUTE, AddAttribute(id=key_id, attribute=attribute))
+        answer = await self._ask([asked])
+        item = answer.items[0] or answer.message.items[0]
+        if item.status == ResultStatus.SUCCESS:
+            return
+        if item.reason in _NO_ATTRIBUTES:
+            raise AttributesRefused(failure_text(item))
+        raise self._error(item, key_id, asked[0])
 
     # The operator's commands
 

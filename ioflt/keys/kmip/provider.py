@@ -24,6 +24,7 @@ from ioflt.errors import (
 )
 from ioflt.keys.kmip.cluster import Cluster
 from ioflt.keys.kmip.file import KmipFile
+from ioflt.keys.kmip.generations import KmipGenerations
 from ioflt.keys.kmip.keys import Closed, KmipKeys
 from ioflt.keys.kmip.store import KmipStore
 from ioflt.keys.remote import RemoteProvider
@@ -45,6 +46,7 @@ class KmipProvider(RemoteProvider):
         self.file = file
         self._store = store
         self._loop: _Loop | None = None
+        self.generations = KmipGenerations(self)
         self._stamp = self._stamp_of_identity()
 
     @property
@@ -77,6 +79,7 @@ class KmipProvider(RemoteProvider):
         if (file, stamp) != (self.file, self._stamp):
             self.file, self._stamp = file, stamp
             self._trouble = ""
+            self.generations = KmipGenerations(self)
             self.close()
 
     def opened_by(self) -> str:

@@ -26,6 +26,8 @@ from ioflt.wire.keyd.messages import ProviderStatus
 class NativeProvider:
     """One provider file, and its KDK in a `KeyCache` while open. Opens by itself if a slot allows it."""
 
+    generations = None
+
     def __init__(self, file: ProviderFile, path: Path, kdks: KeyCache[str]) -> None:
         self.file = file
         self._path = path

@@ -30,6 +30,9 @@ MAX_RECORD = 2 << 20
 #: Most pairs of a VMX's key safe.
 MAX_SAFE_KEYS = 16
 
+#: Most keys of a home, in the middle of a recrypt.
+MAX_HOME_KEYS = 8
+
 Meta = msgspec.Meta
 
 Batch = Meta(max_length=MAX_BATCH)
@@ -41,6 +44,7 @@ DataKey = Annotated[bytearray, Meta(max_length=64)]
 Passphrase = Annotated[bytearray, Meta(max_length=4096)]
 MacLabel = Literal["home-record", "clear-home-record", "datastore-record"]
 LockMode = Literal["refuse", "suspend", "force"]
+HomeId = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
@@ -175,6 +179,21 @@ class AddKey(_Message, frozen=True):
     key: Key
 
 
+class NoteGeneration(_Message, frozen=True):
+    """→ Done: noted with each of the keys whose provider keeps generations and could be asked."""
+
+    keys: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=MAX_HOME_KEYS)]
+    home_id: HomeId
+    generation: Count
+
+
+class SeenGeneration(_Message, frozen=True):
+    """→ Generation: the highest that was noted with one of the keys."""
+
+    keys: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=MAX_HOME_KEYS)]
+    home_id: HomeId
+
+
 class GetStatus(_Message, frozen=True):
     """→ Status."""
 
@@ -219,6 +238,8 @@ RequestBody = (
     | ForgetKey
     | RemoveKey
     | AddKey
+    | NoteGeneration
+    | SeenGeneration
     | GetStatus
     | GetWarnings
     | Lock
@@ -263,6 +284,13 @@ class Unwrapped(_Message, frozen=True):
 
 class Data(_Message, frozen=True):
     value: Annotated[bytes, Meta(max_length=max(MAX_VMX, MAX_RECORD))]
+
+
+class Generation(_Message, frozen=True):
+    """`value` is 0 when none was noted. `sure`: all were asked that may have noted one."""
+
+    value: Count
+    sure: bool
 
 
 class KeyState(_Struct, frozen=True):
@@ -322,6 +350,7 @@ ReplyBody = (
     | Unwrapped
     | Data
     | KeyStates
+    | Generation
     | Status
     | Warnings
     | Locked

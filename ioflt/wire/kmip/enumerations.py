@@ -20,6 +20,7 @@ class Operation(IntEnum):
     GET = 10
     GET_ATTRIBUTES = 11
     ADD_ATTRIBUTE = 13
+    MODIFY_ATTRIBUTE = 14
     ACTIVATE = 18
     REVOKE = 19
     DESTROY = 20

@@ -7,7 +7,7 @@ in another order than the specification's are taken, and written as they came.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -253,14 +253,24 @@ class Attributes(Structure, frozen=True, kw_only=True):
 
     def find(self, name: str) -> Value | None:
         """The value of the first attribute of that name."""
+        return next(self.all(name), None)
+
+    def all(self, name: str) -> Iterator[Value]:
+        """The values of all attributes of that name."""
         for attribute in self.attributes:
             if attribute.name == name and attribute.value is not None:
-                return attribute.value.value
-        return None
+                yield attribute.value.value
 
 
 class AddAttribute(Structure, frozen=True, kw_only=True):
     """Give an object an attribute. The answer has the same form."""
+
+    id: _OptionalId = None
+    attribute: Annotated[Attribute, Is(Tag.ATTRIBUTE)]
+
+
+class ModifyAttribute(Structure, frozen=True, kw_only=True):
+    """Give an attribute of an object, the one of that index or the first, another value."""
 
     id: _OptionalId = None
     attribute: Annotated[Attribute, Is(Tag.ATTRIBUTE)]
@@ -314,6 +324,7 @@ PAYLOADS: Final[Mapping[int, tuple[type[Structure], type[Structure]]]] = {
     Operation.GET: (Get, Got),
     Operation.GET_ATTRIBUTES: (GetAttributes, Attributes),
     Operation.ADD_ATTRIBUTE: (AddAttribute, AddAttribute),
+    Operation.MODIFY_ATTRIBUTE: (ModifyAttribute, ModifyAttribute),
     Operation.ACTIVATE: (Named, Named),
     Operation.REVOKE: (Revoke, Named),
     Operation.DESTROY: (Named, Named),

@@ -34,6 +34,8 @@ EXCHANGES = [
     (m.ForgetKey(KEY), m.Done()),
     (m.RemoveKey(KEY), m.Done()),
     (m.AddKey(KEY), m.Done()),
+    (m.NoteGeneration((KEY, KEY), "0f0e0d0c-0b0a-4908-8706-050403020100", 7), m.Done()),
+    (m.SeenGeneration((KEY,), "0f0e0d0c-0b0a-4908-8706-050403020100"), m.Generation(7, True)),
     (m.GetStatus(), m.Status(1, "0.1", "open", "memfd_secret", 0, 1, ())),
     (m.GetWarnings(), m.Warnings(("never backed up",))),
     (m.Lock("suspend"), m.Locked(("/m/a",), ())),

@@ -67,6 +67,11 @@ EXCHANGES = [
         m.AddAttribute(id="id-1", attribute=TAG),
         m.AddAttribute(id="id-1", attribute=TAG),
     ),
+    (
+        Operation.MODIFY_ATTRIBUTE,
+        m.ModifyAttribute(id="id-1", attribute=TAG),
+        m.ModifyAttribute(id="id-1", attribute=TAG),
+    ),
     (Operation.LOCATE, m.Locate(maximum=2, attributes=(TAG,)), m.Located(ids=("id-1", "id-2"))),
     (
         Operation.REVOKE,

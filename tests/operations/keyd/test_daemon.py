@@ -114,6 +114,11 @@ class TestRequests:
         ]
         assert service.key_states(asked, ask=False) == [(cached, None) for cached, _ in states]
 
+    def test_a_provider_that_keeps_no_generations(self, service):
+        key, home_id = service.new_key(), "0f0e0d0c-0b0a-4908-8706-050403020100"
+        service.note_generation([key, KeyRef("gone", "id")], home_id, 7)
+        assert service.seen_generation([key], home_id) == (0, True)
+
     def test_a_forgotten_key_is_asked_for_again(self, service):
         key, other = service.new_key(), service.new_key()
         [(dek, blob)] = service.generate(key, [b"a"])

@@ -70,7 +70,7 @@ def test_a_key_is_made_as_vsphere_makes_it(server, provider):
     create = server.seen[1].items[0].payload
     names = [attribute.name for attribute in create.template.attributes]
     assert names == ["Cryptographic Algorithm", "Cryptographic Length", "Cryptographic Usage Mask"]
-    tags = {name: value.value for name, value in server.keys[key_id].attributes.items()}
+    tags = {name: value.value for name, (value,) in server.keys[key_id].attributes.items()}
     assert tags["x-Vendor"] == "ioflt"
     assert tags["x-Name"] == "corp"
     assert tags["x-Identifier"] == provider.file.uuid
