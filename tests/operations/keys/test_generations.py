@@ -103,7 +103,8 @@ def test_an_older_home_on_another_host(top: Path, keys: LocalKeys, server: KmipS
     (top / "vm" / ".ioflt").write_bytes(old)
     lose_memory()
     with Volume.open(top, keys) as volume:
-        told = f"generation {before.generation}, its key provider tells of {before.generation + 1}"  # noted as the change began
+        noted = before.generation + 1  # with its key of before: as the change began
+        told = f"generation {before.generation}, its key provider tells of {noted}"
         with pytest.raises(ReadOnlyError, match=f"it was rolled back: its record has {told}"):
             volume.home("vm").check_writable()
         with pytest.raises(ReadOnlyError, match="rolled back"):
