@@ -37,15 +37,18 @@ class KeyCache(Generic[Name]):
         self._free = list(reversed(range(capacity)))
         self._slots: dict[Name, int] = {}
 
-    def put(self, name: Name, key: Secret) -> None:
-        """Keep a copy of a key, in place of the one of that name."""
+    def put(self, name: Name, key: Secret) -> Name | None:
+        """Keep a copy of a key, in place of the one of that name. Returns the name that gave way."""
+        gone = None
         with self._lock:
             slot = self._slots.get(name)
             if slot is None:
                 if not self._free:
-                    self._drop(next(iter(self._slots)))
+                    gone = next(iter(self._slots))
+                    self._drop(gone)
                 slot = self._slots[name] = self._free.pop()
             self._memory[slot * KEY_SIZE : (slot + 1) * KEY_SIZE] = key.view()
+        return gone
 
     def get(self, name: Name) -> Secret | None:
         """A copy in ordinary memory, for the caller to use at once and wipe."""
@@ -54,6 +57,12 @@ class KeyCache(Generic[Name]):
             if slot is None:
                 return None
             return Secret(self._memory[slot * KEY_SIZE : (slot + 1) * KEY_SIZE])
+
+    def drop(self, name: Name) -> None:
+        """Wipe the key of that name, if there is one."""
+        with self._lock:
+            if name in self._slots:
+                self._drop(name)
 
     def drop_if(self, chosen: Callable[[Name], bool]) -> None:
         """Wipe the keys of chosen names."""

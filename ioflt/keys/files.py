@@ -55,12 +55,33 @@ def replace(path: Path, data: bytes | memoryview) -> None:
         os.rename(temporary, path)
 
 
+def supersede(path: Path, data: bytes | memoryview) -> None:
+    """As `replace` of a file that is there; what it held is overwritten as by `destroy`.
+
+    Raises StorageError.
+    """
+    with _telling(path), _temporary(path, data) as temporary:
+        try:
+            syscalls.renameat2(
+                syscalls.AT_FDCWD, temporary, syscalls.AT_FDCWD, path, syscalls.RENAME_EXCHANGE
+            )
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            with open(path, "r+b", buffering=0) as old:  # file systems that cannot exchange two names
+                os.rename(temporary, path)
+                _put(old, bytes(os.fstat(old.fileno()).st_size))
+            return
+        with _directory(path.parent) as directory:
+            os.fsync(directory)  # the new one has the name before the old one is gone
+        destroy(temporary)
+
+
 def remove_left(directory: Path) -> None:
-    """Remove what interrupted calls of `replace` left there. Nobody else may be writing there now."""
+    """Overwrite and remove what interrupted calls left there. Nobody else may be writing there now."""
     for entry in os.scandir(directory):
         if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(entry.path)
+            destroy(Path(entry.path))
 
 
 def destroy(path: Path) -> None:

@@ -27,6 +27,10 @@ Uuid = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-
 
 AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\0]*\Z", max_length=4095)]
 
+class _Identified(msgspec.Struct):
+    uuid: Uuid
+
+
 _FORMAT = re.compile(r"ioflt ([a-z0-9]{1,16}) provider")
 
 _File = TypeVar("_File", bound=msgspec.Struct)
@@ -67,6 +71,11 @@ def kind_of(data: bytes) -> str:
     except MalformedError:
         return ""
     return found[1] if found else ""
+
+
+def uuid_of(data: bytes) -> str:
+    """The uuid that a file of any kind names. Raises MalformedError."""
+    return convert({"uuid": parse_object(data).get("uuid")}, _Identified).uuid
 
 
 def is_name(text: str) -> bool:

@@ -43,8 +43,7 @@ def test_a_name_has_one_key():
 
 def test_the_oldest_gives_way():
     keys = KeyCache(2)
-    for number, name in enumerate("abc"):
-        keys.put(name, key(number))
+    assert [keys.put(name, key(number)) for number, name in enumerate("abc")] == [None, None, "a"]
     assert keys.get("a") is None
     assert (keys.get("b"), keys.get("c")) == (key(1), key(2))
 
@@ -54,7 +53,9 @@ def test_wipe_leaves_only_zeros():
     for number in range(1, 9):
         keys.put(number, key(number))
     keys.drop_if(lambda name: name == 3)
-    assert (keys.get(3), keys.get(4)) == (None, key(4))
+    keys.drop(5)
+    keys.drop(99)
+    assert (keys.get(3), keys.get(4), keys.get(5)) == (None, key(4), None)
     keys.wipe()
     assert len(keys) == 0
     assert not any(keys._memory)

@@ -75,3 +75,32 @@ def test_a_new_file_where_the_file_system_lacks_a_call(tmp_path, monkeypatch, wi
     with pytest.raises(ExistsError):
         files.create(path, b"other")
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"new"]
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_what_is_superseded_is_overwritten(tmp_path, monkeypatch, exchanges):
+    if not exchanges:  # file systems in user space
+        monkeypatch.setattr(syscalls, "renameat2", refusing(errno.EINVAL))
+    path = tmp_path / "keys"
+    files.create(path, b"old secret")
+    with path.open("rb") as old:
+        files.supersede(path, b"new")
+        assert old.read() == bytes(10)
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"new"]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_half_a_file_supersedes_nothing(tmp_path):
+    path = tmp_path / "keys"
+    files.create(path, b"old")
+    assert in_a_child(lambda: files.supersede(path, bytes(2 * LIMIT)))
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"old"]
+
+
+def test_what_was_left_is_overwritten(tmp_path):
+    left = tmp_path / ".keys.0123456789abcdef"
+    left.write_bytes(b"old secret")
+    with left.open("rb") as old:
+        files.remove_left(tmp_path)
+        assert old.read() == bytes(10)
+    assert list(tmp_path.iterdir()) == []
