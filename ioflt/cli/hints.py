@@ -380,6 +380,11 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         _header,
     ),
     (errors.CorruptDataError, "", lambda _: "nothing was changed"),
+    (
+        errors.PeerError,
+        "nothing here seals keys",
+        lambda _: "run keyd as root where systemd-creds works, or give this machine a TPM 2.0 and ioflt[tpm]",
+    ),
     (errors.PeerError, r"keyd", lambda _: "start it again: ioflt keyd start"),
     (errors.BugError, "", lambda _: "please report this with the command and the text above"),
 )
@@ -405,6 +410,10 @@ def with_advice(warning: str) -> str:
         (r"the provider (\S+) was never backed up", "ioflt provider backup {} FILE"),
         (r"the client certificate of the provider (\S+) expire", "ioflt provider renew {} FILE"),
         (r"the trusted certificate .* of the provider (\S+) expire", "ioflt provider trust {}"),
+        (
+            r"the sealed keys of the provider (\S+) are of no use",
+            "begin anew: ioflt provider cache {} --days N",
+        ),
     ):
         name = re.match(pattern, warning)
         if name:

@@ -11,6 +11,7 @@ import click
 from ioflt.cli import key_use
 from ioflt.cli.render import emit, json_option, printable, say
 from ioflt.errors import UsageError
+from ioflt.types import KeyRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,9 +103,13 @@ def destroy(provider: str, key_id: str, yes: bool) -> None:
         if not sys.stdin.isatty():
             raise UsageError("a destroyed key never comes back; if that is meant, say --yes")
         click.confirm(f"Destroy {printable(key_id)} and all that only it opens?", abort=True, err=True)
+    from ioflt.keys.client import KeyClient
+
     with _open(provider) as servers:
         servers.call(lambda keys: keys.destroy(key_id))
     say(f"{key_id} is destroyed")
+    with KeyClient.connect() as keyd:
+        keyd.key_states([KeyRef(provider, key_id)])  # it hears that the key is gone, and drops a sealed copy
 
 
 def _open(name: str) -> AbstractContextManager[KmipProvider]:

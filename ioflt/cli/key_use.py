@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli.render import describe, emit, json_option, printable, say, table, warn
+from ioflt.cli.render import describe, emit, json_option, moment, printable, say, table, warn
 from ioflt.cli.session import connect_keys, directory_argument
 from ioflt.errors import BusyError, UsageError
 from ioflt.types import KeyRef
@@ -21,32 +21,55 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """A key of `key list`; `reason` why its provider does not give it."""
+    """A key of `key list`; `reason` why its provider does not give it, `since` when."""
 
     key: str
     protects: list[str]
     cached: bool
+    expires: str | None
+    sealed_until: str | None
     available: bool
     reason: str | None
+    since: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Single:
+class _SingleKey:
     name: str
     locks: int
 
 
 @dataclass(frozen=True, slots=True)
+class _SingleProvider:
+    """`server`: the only one that has its keys; None: there are several, or it needs none."""
+
+    name: str
+    locks: int
+    server: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _ByCache:
+    """`until` is None for what goes on until keyd ends or is locked."""
+
+    path: str
+    until: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Drilled:
-    """Paths that would be locked, how many go on, paths of which nobody knows; what locks most alone."""
+    """Paths that would be locked, how many go on and which of them by cached keys only, paths of which nobody
+    knows; what locks most alone.
+    """
 
     without: list[str]
     after_reboot: bool
     locked: list[str]
     go_on: int
+    by_cache: list[_ByCache]
     unknown: list[str]
-    single_keys: list[_Single]
-    single_providers: list[_Single]
+    single_keys: list[_SingleKey]
+    single_providers: list[_SingleProvider]
 
 
 def _key(_ctx: click.Context, _param: click.Parameter, value: str) -> KeyRef:
@@ -75,8 +98,18 @@ def list_(directory: Path, as_json: bool) -> None:
     with connect_keys() as keys:
         states = dict(zip(protects, keys.key_states(list(protects)), strict=True))
     rows = [
-        _Listed(str(key), paths, states[key][0], states[key][1] is None, _said(states[key][1]))
+        _Listed(
+            str(key),
+            paths,
+            state.cached,
+            moment(state.expires),
+            moment(state.sealed),
+            state.missing is None,
+            _said(state.missing),
+            moment(state.since),
+        )
         for key, paths in protects.items()
+        for state in [states[key]]
     ]
     for path, reason in found.unknown:
         warn(f"{path}: nobody knows its key: {reason}")
@@ -84,12 +117,20 @@ def list_(directory: Path, as_json: bool) -> None:
     def text() -> None:
         for row in rows:
             print(printable(row.key))
-            had = "cached, " if row.cached else ""
-            print(f"    {had}{'available' if row.available else f'missing: {row.reason}'}")
+            print(f"    {', '.join(_had(row))}")
             for path in row.protects:
                 print(f"    {printable(path)}")
 
     emit(rows, text, as_json)
+
+
+def _had(row: _Listed) -> list[str]:
+    had = []
+    if row.cached:
+        had.append("cached" if row.expires is None else f"cached until {row.expires}")
+    if row.sealed_until is not None:
+        had.append(f"sealed until {row.sealed_until}")
+    return [*had, "available" if row.available else f"missing since {row.since}: {row.reason}"]
 
 
 @click.command(short_help="Whether a key can be had, and what needs it.")
@@ -98,20 +139,26 @@ def list_(directory: Path, as_json: bool) -> None:
 def status(key: KeyRef, as_json: bool) -> None:
     """Show the key ID (PROVIDER:KEY-ID): whether it can be had, and what needs it on this machine.
 
+    A cached key is from its provider or from what was sealed to this machine (`ioflt provider cache`).
     The reasons are those of vSphere, such as KeyStateMissingInKMS.
     """
     from ioflt.datastore import seen
 
     with connect_keys() as keys:
-        ((cached, missing),) = keys.key_states([key])
-        reason = None if missing is None else _vsphere_reason(key, missing, keys)
+        (state,) = keys.key_states([key])
+        reason = None if state.missing is None else _vsphere_reason(key, state.missing, keys)
     used_by = _protects(seen.survey()).get(key, [])
     shown = {
         "key": str(key),
-        "available": cached or missing is None,
-        "cached": cached,
+        "available": state.at_hand or state.missing is None,
+        "cached": state.cached,
+        "from": state.source,
+        "fetched": moment(state.fetched),
+        "expires": moment(state.expires),
+        "sealed_until": moment(state.sealed),
         "reason": reason,
-        "detail": _said(missing),
+        "detail": _said(state.missing),
+        "missing_since": moment(state.since),
         "used_by": used_by,
     }
     emit(shown, lambda: describe(shown), as_json)
@@ -152,47 +199,58 @@ def add(key: KeyRef) -> None:
     """Let keyd ask for the key ID (PROVIDER:KEY-ID) again."""
     with connect_keys() as keys:
         keys.add_key(key)
-        ((_, missing),) = keys.key_states([key])
+        (state,) = keys.key_states([key])
+    missing = state.missing
     say(f"{key}: {'can be had again' if missing is None else f'still missing: {missing.message}'}")
 
 
 @click.command(name="drill", short_help="What would be locked without a provider.")
 @click.option("--without", "lost", metavar="PROVIDER", multiple=True, help="It is gone; again for more.")
-@click.option("--after-reboot", is_flag=True, help="Nothing is cached in keyd any more.")
+@click.option("--after-reboot", is_flag=True, help="Nothing is cached in keyd's memory any more.")
 @json_option
 def drill_(lost: tuple[str, ...], after_reboot: bool, as_json: bool) -> None:
     """Show which VMs would be locked if the keys of PROVIDER could not be had, now or after a reboot.
 
-    Also what single provider, and what single key, locks most by itself. It asks no key server and changes
-    nothing: it reads the records of all datastores that were opened on this machine.
+    What goes on only because keyd has its key cached is named too, with the time at which that ends: cached
+    keys are gone when keyd ends; those sealed to this machine (`ioflt provider cache`) outlast a reboot and
+    expire.
+
+    Also what single provider, and what single key, locks most by itself; and its server, where a provider
+    has only one. It asks no key server: it reads the records of all datastores that were opened on this
+    machine.
     """
+    from ioflt import paths
     from ioflt.datastore import drill, seen
-    from ioflt.transport.unix import NotListening
+    from ioflt.keys import servers
 
     found = seen.survey()
-    cached: frozenset[KeyRef] = frozenset()
-    if not after_reboot:
-        try:
-            cached = frozenset(_cached(found))
-        except NotListening:
-            say("keyd is not running: nothing is cached")
-    locked = drill.locked(found, lambda key: key.provider in lost, cached)
+    cached = _cached(found, after_reboot=after_reboot)
+    locked = drill.locked(found, lambda key: key.provider in lost, cached.keys())
+    kept = drill.by_cache(found, lambda key: key.provider in lost, cached)
+    directory = paths.find().providers
     result = _Drilled(
         list(lost),
         after_reboot,
         [one.path for one in locked],
         len(found.protected) - len(locked),
+        [_ByCache(one.path, moment(until)) for one, until in kept],
         [path for path, _ in found.unknown],
-        [_Single(str(key), count) for key, count in drill.sole_keys(found)[:_MOST]],
-        [_Single(name, count) for name, count in drill.sole_providers(found)],
+        [_SingleKey(str(key), count) for key, count in drill.sole_keys(found)[:_MOST]],
+        [
+            _SingleProvider(name, count, at[0] if len(at) == 1 else None)
+            for name, count in drill.sole_providers(found)
+            for at in [servers.addresses(directory, name)]
+        ],
     )
 
     def text() -> None:
         for path in result.locked:
             print(f"locked  {printable(path)}")
+        for kept_one in result.by_cache:
+            print(f"cached  {printable(kept_one.path)}  until {kept_one.until or 'keyd ends or is locked'}")
         print(f"{len(locked)} locked, {result.go_on} go on, {len(found.unknown)} unknown")
-        rows = [(one.locks, f"the provider {one.name}") for one in result.single_providers]
-        rows += [(one.locks, f"the key {one.name}") for one in result.single_keys]
+        rows = [(one.locks, _named(one)) for one in result.single_providers]
+        rows += [(key.locks, f"the key {key.name}") for key in result.single_keys]
         if rows:
             print("\nWhat locks most by itself:")
             table(("LOCKS", "WITHOUT"), rows)
@@ -202,15 +260,25 @@ def drill_(lost: tuple[str, ...], after_reboot: bool, as_json: bool) -> None:
     emit(result, text, as_json)
 
 
-def _cached(found: Survey) -> list[KeyRef]:
-    """Those of the keys that keyd has cached. Raises NotListening."""
+def _named(single: _SingleProvider) -> str:
+    server = f", whose only server is {single.server}" if single.server else ""
+    return f"the provider {single.name}{server}"
+
+
+def _cached(found: Survey, *, after_reboot: bool) -> dict[KeyRef, int | None]:
+    """Keys that are had without their providers, and until when; None: until keyd ends or is locked."""
     from ioflt.keys.client import KeyClient
 
     keys = list(_protects(found))
-    with KeyClient(start=False) as client:
-        return [
-            key for key, (cached, _) in zip(keys, client.key_states(keys, ask=False), strict=True) if cached
-        ]
+    with KeyClient.connect() as client:
+        states = zip(keys, client.key_states(keys, ask=False), strict=True)
+    ends: dict[KeyRef, int | None] = {}
+    for key, state in states:
+        if state.cached and not after_reboot:
+            ends[key] = state.expires
+        elif state.sealed is not None:
+            ends[key] = state.sealed
+    return ends
 
 
 def _protects(found: Survey) -> dict[KeyRef, list[str]]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
 
 from ioflt.cli.passphrase import ask, passphrase_option
-from ioflt.cli.render import emit, facts, json_option, say, table, warn
+from ioflt.cli.processes import Process, process
+from ioflt.cli.render import emit, facts, json_option, moment, say, table, warn
 
 if TYPE_CHECKING:
     from ioflt.keys.client import KeyClient
-    from ioflt.wire.keyd.messages import Status
+    from ioflt.wire.keyd.messages import CacheStatus, Status
 
 
 @click.group()
@@ -46,21 +50,58 @@ def stop() -> None:
         say("keyd ended")
 
 
-@keyd.command()
+#: Cached keys that are shown to people.
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    """A key in keyd's memory. `expires` is None for one that is kept until keyd ends or is locked."""
+
+    key: str
+    source: str
+    fetched: str | None
+    expires: str | None
+    users: list[Process]
+    other_users: int
+
+
+@keyd.command(short_help="Show keyd, its providers, its keys and their users.")
 @json_option
 def status(as_json: bool) -> None:
-    """Show keyd and its key providers. Does not start it."""
+    """Show keyd, its key providers, and the keys in its memory with who uses them. Does not start it.
+
+    A mount is known by the process that connects for it. Of many keys the first ones are shown; --json shows
+    all.
+    """
     from ioflt.keys.client import KeyClient
     from ioflt.transport.unix import NotListening
 
     try:
         with KeyClient(start=False) as keys:
             now = keys.status()
+            cached = list(islice(_cached(keys), None if as_json else _SHOWN))
     except NotListening:
         emit({"running": False}, lambda: print("keyd is not running"), as_json)
         return
-    data = {"running": True, **{name: getattr(now, name) for name in now.__struct_fields__}}
-    emit(data, lambda: _show(now), as_json)
+    data = {"running": True, **{name: getattr(now, name) for name in now.__struct_fields__}, "keys": cached}
+    emit(data, lambda: _show(now, cached), as_json)
+
+
+def _cached(keys: KeyClient) -> Iterator[_Cached]:
+    """All keys in keyd's memory, fetched page by page."""
+    page = keys.cached_keys()
+    while page:
+        for one in page:
+            yield _Cached(
+                str(one.key.ref),
+                one.source,
+                moment(one.fetched),
+                moment(one.expires),
+                [process(user.pid, user.uid) for user in one.users],
+                one.others,
+            )
+        page = keys.cached_keys(page[-1].key.ref)
 
 
 @keyd.command()
@@ -130,7 +171,7 @@ def _slots(keys: KeyClient, name: str) -> tuple[str, ...]:
     return next((provider.slots for provider in keys.status().providers if provider.name == name), ())
 
 
-def _show(now: Status) -> None:
+def _show(now: Status, cached: list[_Cached]) -> None:
     facts(
         [
             ("state", now.state),
@@ -144,12 +185,26 @@ def _show(now: Status) -> None:
     if now.providers:
         print()
         show_providers(now)
+    if cached:
+        print()
+        table(
+            ("KEY", "FROM", "FETCHED", "EXPIRES", "USED BY"),
+            [(one.key, one.source, one.fetched, one.expires or "", _users(one)) for one in cached],
+        )
+    if now.cached_keys > len(cached):
+        print(f"and {now.cached_keys - len(cached)} more keys: ioflt keyd status --json")
+
+
+def _users(one: _Cached) -> str:
+    others = [f"and {one.other_users} more"] if one.other_users else []
+    return ", ".join([*map(str, one.users), *others])
 
 
 def show_providers(now: Status) -> None:
     """Print the table of providers."""
+    any_sealed = any(provider.cache is not None for provider in now.providers)
     table(
-        ("PROVIDER", "KIND", "OPENED BY", "STATE", "BACKED UP"),
+        ("PROVIDER", "KIND", "OPENED BY", "STATE", "BACKED UP", *(["SEALED KEYS"] if any_sealed else [])),
         [
             (
                 provider.name,
@@ -157,7 +212,16 @@ def show_providers(now: Status) -> None:
                 ", ".join(provider.slots),
                 f"{provider.state}: {provider.reason}" if provider.reason else provider.state,
                 "yes" if provider.backed_up else "no",
+                *([_sealed(provider.cache)] if any_sealed else []),
             )
             for provider in now.providers
         ],
     )
+
+
+def _sealed(cache: CacheStatus | None) -> str:
+    if cache is None:
+        return "no"
+    if cache.reason:
+        return f"of no use: {cache.reason}"
+    return f"{cache.keys}, for {cache.days} days by {cache.by}"

@@ -13,6 +13,7 @@ import click
 from ioflt.cli import kmip, pkcs11, provider_trial, transit
 from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask, own_passphrase_option, passphrase_option
+from ioflt.cli.provider_cache import cache
 from ioflt.cli.provider_common import open_store, own_passphrase, tell_keyd
 from ioflt.cli.provider_slot import slot
 from ioflt.cli.render import emit, json_option, say, warn
@@ -28,6 +29,7 @@ def provider() -> None:
 
 
 provider.add_command(slot)
+provider.add_command(cache)
 
 
 @provider.group()

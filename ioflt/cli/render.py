@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 import click
@@ -103,6 +104,16 @@ def size(count: int) -> str:
     units = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
     power = min((count.bit_length() - 1) // 10, len(units))
     return f"{count / 1024**power:.1f} {units[power - 1]}"
+
+
+def moment(seconds: int | None) -> str | None:
+    """A time in seconds since 1970, as ISO 8601 in UTC; what is beyond its years as it is."""
+    if seconds is None:
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
 
 
 def say(message: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 
 from ioflt.datastore.seen import Protected, Survey
 from ioflt.types import KeyRef
@@ -16,6 +16,19 @@ def locked(found: Survey, is_lost: Callable[[KeyRef], bool], cached: Set[KeyRef]
         for one in found.protected
         if all(is_lost(key) for key in one.keys) and cached.isdisjoint(one.keys)
     ]
+
+
+def by_cache(
+    found: Survey, is_lost: Callable[[KeyRef], bool], cached: Mapping[KeyRef, int | None]
+) -> list[tuple[Protected, int | None]]:
+    """What goes on only by keys that are cached, and until when; `cached` has it of each, None for no end."""
+    kept = []
+    for one in found.protected:
+        ends = [cached[key] for key in one.keys if key in cached]
+        if ends and all(map(is_lost, one.keys)):
+            known = [end for end in ends if end is not None]
+            kept.append((one, max(known) if len(known) == len(ends) else None))
+    return kept
 
 
 def sole_keys(found: Survey) -> list[tuple[KeyRef, int]]:

@@ -17,6 +17,7 @@ from ioflt.errors import IofltError
 from ioflt.keyd.access import Access
 from ioflt.keyd.server import Server
 from ioflt.keyd.service import Service
+from ioflt.keyd.upkeep import Upkeep
 from ioflt.keys.starter import READY
 from ioflt.transport.unix import Listener
 
@@ -64,9 +65,10 @@ def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int
         _tell(ready_fd, READY)
 
     try:
-        trio.run(Server(service, access).serve, listener, ready)
+        with Upkeep(service):
+            trio.run(Server(service, access).serve, listener, ready)
     finally:
-        service.wipe()
+        service.close()
     return 0
 
 

@@ -7,12 +7,22 @@ import os
 from dataclasses import dataclass
 
 from ioflt.transport.unix import Peer
-from ioflt.wire.keyd.messages import AddKey, ForgetKey, Lock, Reload, RemoveKey, RequestBody, Stop, Unlock
+from ioflt.wire.keyd.messages import (
+    AddKey,
+    ForgetKey,
+    Lock,
+    Reload,
+    RemoveKey,
+    RequestBody,
+    SetKeyCache,
+    Stop,
+    Unlock,
+)
 
 #: Members may use the keys of a keyd in system mode.
 GROUP = "ioflt"
 
-_OWNERS_ONLY = (ForgetKey, RemoveKey, AddKey, Lock, Unlock, Reload, Stop)
+_OWNERS_ONLY = (ForgetKey, RemoveKey, AddKey, SetKeyCache, Lock, Unlock, Reload, Stop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import assert_never
 from ioflt.crypto.secret import Secret
 from ioflt.errors import IofltError, PeerError
 from ioflt.keyd.service import Service
+from ioflt.keys.state import KeyState
 from ioflt.wire import failure
 from ioflt.wire.frame import wipe
 from ioflt.wire.keyd import messages
@@ -63,12 +64,7 @@ def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBo
             return messages.Data(service.open_vmx(text, None if by is None else by.ref))
         case messages.GetKeyStates(keys, ask):
             states = service.key_states([key.ref for key in keys], ask=ask)
-            return messages.KeyStates(
-                tuple(
-                    messages.KeyState(cached, None if missing is None else failure.of(missing))
-                    for cached, missing in states
-                )
-            )
+            return messages.KeyStates(tuple(map(_told, states)))
         case messages.ForgetKey(key):
             service.forget_key(key.ref)
             return messages.Done()
@@ -85,6 +81,11 @@ def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBo
             return messages.Generation(*service.seen_generation([key.ref for key in keys], home_id))
         case messages.GetStatus():
             return service.status()
+        case messages.GetCachedKeys(after):
+            return messages.CachedKeys(tuple(service.cached_keys(None if after is None else after.ref)))
+        case messages.SetKeyCache(provider, days):
+            service.set_key_cache(provider, days)
+            return messages.Done()
         case messages.GetWarnings():
             return messages.Warnings(tuple(service.warnings()))
         case messages.Lock(mode):
@@ -98,6 +99,17 @@ def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBo
         case messages.Stop():
             return messages.Done()
     assert_never(request)
+
+
+def _told(state: KeyState) -> messages.KeyState:
+    return messages.KeyState(
+        state.source,
+        state.fetched,
+        state.expires,
+        state.sealed,
+        None if state.missing is None else failure.of(state.missing),
+        state.since,
+    )
 
 
 def _unwrapped(found: list[Secret | IofltError]) -> messages.Unwrapped:

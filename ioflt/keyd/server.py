@@ -56,9 +56,9 @@ class Server:
 
     async def _handle(self, stream: trio.SocketStream) -> None:
         peer = peer_of(stream.socket)
-        self._service.connections += 1
         try:
-            await _Conversation(self, stream, peer).run()
+            with self._service.users.connected(peer):
+                await _Conversation(self, stream, peer).run()
         except RemoteProtocolError as error:
             _log.warning("pid %d of uid %d is cut off: %s", peer.pid, peer.uid, error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -66,7 +66,6 @@ class Server:
         except Exception:  # one client never ends the daemon
             _log.exception("a bug, met by pid %d of uid %d", peer.pid, peer.uid)
         finally:
-            self._service.connections -= 1
             await trio.aclose_forcefully(stream)
 
     async def answer(self, peer: Peer, request: RequestBody) -> ReplyBody:

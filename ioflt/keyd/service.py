@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import os
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum, auto
-from typing import Literal
+from typing import Literal, TypeAlias
+
+import msgspec
 
 import ioflt
 from ioflt.crypto.kdf import hkdf
@@ -30,22 +33,34 @@ from ioflt.errors import (
     KeyUnavailableError,
     MalformedError,
     ProviderLocked,
+    ProviderUnavailable,
     UsageError,
 )
 from ioflt.format.vmx import sealed
 from ioflt.keyd import generations
+from ioflt.keyd.kept import Facts, KeptKeys
 from ioflt.keyd.lockdown import Lockdown, unlock_all
+from ioflt.keyd.missing import MissingKeys
 from ioflt.keyd.registry import Registry
-from ioflt.keys.cache import KeyCache
+from ioflt.keyd.sealing import Sealing
+from ioflt.keyd.users import Users
 from ioflt.keys.native.store import NativeStore
 from ioflt.keys.provider import Generations
 from ioflt.keys.removed import RemovedKeys
+from ioflt.keys.sealed import seal
+from ioflt.keys.sealed.cache import Sealer
+from ioflt.keys.sealed.clock import LatestTime
+from ioflt.keys.state import KeyState
 from ioflt.paths import Paths
 from ioflt.types import KeyRef
-from ioflt.wire.keyd.messages import Locked, LockMode, MacLabel, Status
+from ioflt.wire.keyd import messages
+from ioflt.wire.keyd.messages import CachedKey, Key, Locked, LockMode, MacLabel, Status
 
 #: Bytes of a DEK: an AES-256-XTS key pair.
 DEK_SIZE = 64
+
+#: A KEK, and where it is from.
+_Given: TypeAlias = tuple[Secret, Facts]
 
 
 class State(Enum):
@@ -55,18 +70,29 @@ class State(Enum):
 
 
 class Service:
-    """A `keys.client.KeyService`. Its directories are there."""
+    """A `keys.client.KeyService`. Its directories are there.
 
-    def __init__(self, where: Paths) -> None:
+    `clock` is what keys expire by, `sealer` binds sealed keys to this host.
+    """
+
+    def __init__(
+        self, where: Paths, clock: LatestTime | None = None, sealer: Sealer = seal.to_this_host
+    ) -> None:
+        store = NativeStore(where.providers)
         self._paths = where
-        self._registry = Registry(NativeStore(where.providers))
-        self._keks: KeyCache[KeyRef] = KeyCache()
+        self._clock = clock or LatestTime()
+        self._registry = Registry(store)
+        self._keks = KeptKeys(self._clock)
+        self._sealing = Sealing(store, self._clock, sealer)
+        self._missing = MissingKeys()
         self._removed = RemovedKeys(where.removed_keys)
         self._state = State.OPEN
         self._lock = threading.Lock()
         self._administration = threading.Lock()
-        #: Connections now; the server counts them.
-        self.connections = 0
+        #: Who is connected; the server tells.
+        self.users = Users()
+        #: Set when there is something to `save`.
+        self.changed = threading.Event()
 
     def default_provider(self) -> str:
         return self._registry.default()
@@ -124,19 +150,44 @@ class Service:
         with self._safe_opener(text) as (opener, wrapping):
             return sealed.open_(text, wrapping, opener)
 
-    def key_states(
-        self, keys: Sequence[KeyRef], *, ask: bool = True
-    ) -> list[tuple[bool, KeyUnavailableError | None]]:
-        missing = self._ask_all(set(keys), lambda _key, _kek: None) if ask else {}
-        return [(key in self._keks, missing.get(key)) for key in keys]
+    def key_states(self, keys: Sequence[KeyRef], *, ask: bool = True) -> list[KeyState]:
+        if ask:
+            self._ask_all(set(keys), self._ask, self._take_note)
+        return [self._key_state(key) for key in keys]
+
+    def cached_keys(self, after: KeyRef | None = None) -> list[CachedKey]:
+        """The first page of the keys in memory, or the next one."""
+        known = self._keks.all()
+        names = [(key.provider, key.key_id) for key, _ in known]
+        begin = 0 if after is None else bisect_right(names, (after.provider, after.key_id))
+        page = []
+        for key, facts in known[begin : begin + messages.MAX_PAGE]:
+            users = self.users.of(key)
+            shown = tuple(users[: messages.MAX_USERS])
+            others = len(users) - len(shown)
+            page.append(CachedKey(Key.of(key), facts.source, facts.fetched, facts.expires, shown, others))
+        return page
+
+    def set_key_cache(self, provider: str, days: int | None) -> None:
+        self._refuse_unless(State.OPEN)
+        self._sealing.set(provider, days)
+        if days is not None and self._sealing.ready(provider):
+            for key, facts in self._keks.all():
+                kek = self._keks.get(key) if key.provider == provider else None
+                if kek is not None:
+                    with kek:
+                        self._seal(key, kek, facts)
+        self._sealing.save()
 
     def forget_key(self, key: KeyRef) -> None:
-        self._keks.drop_if(lambda one: one == key)
+        self._keks.drop(key)
+        self._sealing.drop(key)
 
     def remove_key(self, key: KeyRef) -> None:
         with self._lock:
             self._removed.add(key)
-            self._keks.drop_if(lambda one: one == key)
+            self._keks.drop(key)
+        self._sealing.drop(key)
 
     def add_key(self, key: KeyRef) -> None:
         self._removed.discard(key)
@@ -155,8 +206,11 @@ class Service:
             state,
             self._keks.kind,
             len(self._keks),
-            self.connections,
-            self._registry.status(),
+            self.users.connections,
+            tuple(
+                msgspec.structs.replace(provider, cache=self._sealing.status(provider.name))
+                for provider in self._registry.status()
+            ),
         )
 
     def lock(self, mode: LockMode) -> Locked:
@@ -176,6 +230,7 @@ class Service:
                 self._set(State.OPEN)
                 raise
             self._set(State.LOCKED)
+            self._sealing.lock()
             return lockdown.report()
 
     def unlock(self, provider: str | None = None, passphrase: Secret | None = None) -> None:
@@ -186,29 +241,47 @@ class Service:
                 raise UsageError("a passphrase for which provider?")
             if self._state is not State.OPEN:
                 self._registry.unlock()
+                self._sealing.unlock()
                 self._set(State.OPEN)
             unlock_all(self._paths)  # a keyd that died may have locked them
 
     def reload(self) -> None:
         changed = self._registry.reload()
+        self._sealing.reload()
         self._keks.drop_if(lambda key: key.provider in changed)
 
     def warnings(self) -> list[str]:
         lines = self._registry.warnings()
         if self._keks.kind == "plain":
             lines.append("keyd may not lock memory: keys can reach the swap space")
-        return lines
+        return lines + self._sealing.warnings()
 
-    def wipe(self) -> None:
-        """Forget all keys, at the end of the process."""
+    def upkeep(self) -> None:
+        """What time asks for: expired keys are wiped, sealed ones asked for again and written."""
+        self._keks.drop_expired()
+        if self._state is State.OPEN:
+            self._renew()
+        self.save()
+
+    def save(self) -> None:
+        """Write the sealed keys that came since the last time."""
+        self._sealing.save()
+
+    def close(self) -> None:
+        """Write what is to be kept, and forget all keys, at the end of the process."""
+        self._sealing.close()
+        self._wipe()
+
+    def _wipe(self) -> None:
         self._registry.lock()
         self._keks.wipe()
+        self._missing.forget()
 
     def _set(self, state: State) -> None:
         with self._lock:
             self._state = state
             if state is State.LOCKED:
-                self.wipe()
+                self._wipe()
 
     def _keepers(self, keys: Sequence[KeyRef]) -> Iterator[tuple[KeyRef, Generations]]:
         """Who keeps generations beside keys; not for keys that were removed."""
@@ -249,21 +322,34 @@ class Service:
     def _kek(self, key: KeyRef) -> Secret:
         """A copy of a KEK, for the caller to wipe."""
         self._refuse_unless(State.OPEN, State.CLOSING)
-        cached = self._keks.get(key)
-        if cached is not None:
-            return cached
-        (found,) = self._ask(key.provider, [key.key_id])
-        if isinstance(found, KeyUnavailableError):
-            raise found
-        self._keep(key, found)
+        found = self._keks.get(key)
+        if found is None:
+            (answer,) = self._obtain(key.provider, [key.key_id])
+            if isinstance(answer, KeyUnavailableError):
+                raise answer
+            found, facts = answer
+            self._keep(key, found, facts)
+        self.users.used(key)
         return found
 
     def _fetch(self, keys: set[KeyRef]) -> dict[KeyRef, KeyUnavailableError]:
         """Put KEKs into the cache. Returns why some cannot be had."""
-        return self._ask_all([key for key in keys if key not in self._keks], self._keep)
+        return self._ask_all([key for key in keys if key not in self._keks], self._obtain, self._keep)
+
+    def _renew(self) -> None:
+        """Ask again for what is in memory and, sealed, is old; and for what came from there.
+
+        What nobody has used since keyd started, such as the old key of a recrypt, expires.
+        """
+        due = {KeyRef(name, key_id) for name, ids in self._sealing.due().items() for key_id in ids}
+        wanted = [key for key, facts in self._keks.all() if facts.source == "sealed" or key in due]
+        self._ask_all(wanted, self._ask, self._take_note)
 
     def _ask_all(
-        self, keys: Iterable[KeyRef], take: Callable[[KeyRef, Secret], None]
+        self,
+        keys: Iterable[KeyRef],
+        ask: Callable[[str, list[str]], list[_Given | KeyUnavailableError]],
+        take: Callable[[KeyRef, Secret, Facts], None],
     ) -> dict[KeyRef, KeyUnavailableError]:
         """Ask each provider once. `take` gets the KEKs, wiped after it. Returns why others are missing."""
         wanted: dict[str, list[str]] = {}
@@ -271,30 +357,87 @@ class Service:
         for key in keys:
             wanted.setdefault(key.provider, []).append(key.key_id)
         for name, ids in wanted.items():
-            for key_id, kek in zip(ids, self._ask(name, ids), strict=True):
+            for key_id, answer in zip(ids, ask(name, ids), strict=True):
                 key = KeyRef(name, key_id)
-                if isinstance(kek, Secret):
-                    with kek:
-                        take(key, kek)
-                else:
-                    missing[key] = kek
+                if isinstance(answer, KeyUnavailableError):
+                    missing[key] = answer
+                    continue
+                kek, facts = answer
+                with kek:
+                    take(key, kek, facts)
         return missing
 
-    def _ask(self, provider: str, ids: list[str]) -> list[Secret | KeyUnavailableError]:
+    def _obtain(self, provider: str, ids: list[str]) -> list[_Given | KeyUnavailableError]:
+        """A provider's answers, and in the place of those that did not come what is sealed to this host."""
+        found: dict[str, _Given | KeyUnavailableError] = {}
+        sealed = self._sealing.ready(provider)
+        if sealed and self._sealing.is_silent(provider):
+            found = {key_id: given for key_id in ids if (given := self._unsealed(provider, key_id))}
+        asked = [key_id for key_id in ids if key_id not in found]
+        for key_id, answer in zip(asked, self._ask(provider, asked), strict=True):
+            found[key_id] = answer
+            if sealed and isinstance(answer, ProviderUnavailable):
+                found[key_id] = self._unsealed(provider, key_id) or answer
+        return [found[key_id] for key_id in ids]
+
+    def _unsealed(self, provider: str, key_id: str) -> _Given | None:
+        key = KeyRef(provider, key_id)
+        return None if key in self._removed else self._sealing.get(key)
+
+    def _ask(self, provider: str, ids: list[str]) -> list[_Given | KeyUnavailableError]:
         """A provider's answers; it is not asked for keys that were removed."""
         allowed = [key_id for key_id in ids if KeyRef(provider, key_id) not in self._removed]
-        found: dict[str, Secret | KeyUnavailableError]
-        try:
-            found = dict(zip(allowed, self._registry.get(provider).get(allowed), strict=True))
-        except KeyUnavailableError as error:
-            found = dict.fromkeys(allowed, error)
+        found: dict[str, Secret | KeyUnavailableError] = {}
+        if allowed:
+            try:
+                found = dict(zip(allowed, self._registry.get(provider).get(allowed), strict=True))
+            except KeyUnavailableError as error:
+                found = dict.fromkeys(allowed, error)
+            self._sealing.told(provider, found.items())
         removed = KeyNotUsable("the key was removed from this host")
-        return [found.get(key_id, removed) for key_id in ids]
+        now = self._clock.now()
+        answers: list[_Given | KeyUnavailableError] = []
+        for key_id in ids:
+            answer = found.get(key_id, removed)
+            missing = answer if isinstance(answer, KeyUnavailableError) else None
+            self._missing.note(KeyRef(provider, key_id), missing)
+            answers.append(
+                answer if isinstance(answer, KeyUnavailableError) else (answer, Facts("provider", now))
+            )
+        return answers
 
-    def _keep(self, key: KeyRef, kek: Secret) -> None:
+    def _keep(self, key: KeyRef, kek: Secret, facts: Facts) -> None:
+        """Into memory, and to what is sealed."""
         with self._lock:
             if self._state is not State.LOCKED and key not in self._removed:
-                self._keks.put(key, kek)
+                self._keks.put(key, kek, facts)
+        self._seal(key, kek, facts)
+
+    def _take_note(self, key: KeyRef, kek: Secret, facts: Facts) -> None:
+        """Of a key that its provider gave although nobody needs it now: what is here of it is good again."""
+        if key in self._keks:
+            self._keep(key, kek, facts)
+        elif self._sealing.expires(key) is not None:
+            self._seal(key, kek, facts)
+
+    def _seal(self, key: KeyRef, kek: Secret, facts: Facts) -> None:
+        if facts.source != "provider" or not self._sealing.ready(key.provider):
+            return
+        with self._lock:  # what was removed meanwhile, or locked, does not come back
+            if self._state is not State.LOCKED and key not in self._removed:
+                self._sealing.put(key, kek, facts.fetched)
+                self.changed.set()
+
+    def _key_state(self, key: KeyRef) -> KeyState:
+        facts, missing = self._keks.facts(key), self._missing.get(key)
+        return KeyState(
+            None if facts is None else facts.source,
+            None if facts is None else facts.fetched,
+            None if facts is None else facts.expires,
+            self._sealing.expires(key),
+            None if missing is None else missing[1],
+            None if missing is None else missing[0],
+        )
 
     def _unwrap_one(self, key: KeyRef, blob: bytes, aad: bytes) -> Secret | IofltError:
         try:

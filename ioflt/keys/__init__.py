@@ -6,8 +6,10 @@ native/        keys derived from one that this host keeps: as many ways to open 
 kmip/          keys on a cluster of KMIP servers
 transit/       keys wrapped by an OpenBao or Vault server
 pkcs11/        keys wrapped by a token (an HSM), whose module has a process of its own
+sealed/        keys of providers with servers, sealed to this host for a time
 directory      the directory of all providers; `provider_file`: what their files share
 removed        keys that this host does without; `destroy`: the end of a key
-cache          KEKs in keyd's memory
+servers        on which servers a provider's keys are
+cache          KEKs in keyd's memory; `state`: what keyd knows of one
 client         asks keyd: `link` and `channel` are a connection, `starter` starts it; `mounts` asks mounts
 """

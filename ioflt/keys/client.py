@@ -19,6 +19,7 @@ from ioflt.errors import BugError, IofltError, KeyUnavailableError, PeerError, P
 from ioflt.keys import starter
 from ioflt.keys.channel import ConnectionLost
 from ioflt.keys.link import Link
+from ioflt.keys.state import KeyState
 from ioflt.transport import unix
 from ioflt.transport.unix import NotListening
 from ioflt.types import KeyRef
@@ -26,7 +27,7 @@ from ioflt.wire import failure
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import wipe
 from ioflt.wire.keyd import messages
-from ioflt.wire.keyd.messages import LockMode, MacLabel
+from ioflt.wire.keyd.messages import CachedKey, LockMode, MacLabel
 
 #: Connections kept for the next call.
 MAX_IDLE = 8
@@ -88,17 +89,26 @@ class KeyService(Protocol):
         """The plaintext of a sealed VMX, by that key or any that can be had. Raises CorruptDataError too."""
         ...
 
-    def key_states(
-        self, keys: Sequence[KeyRef], *, ask: bool = True
-    ) -> list[tuple[bool, KeyUnavailableError | None]]:
-        """For each key whether keyd has it cached, and why its provider does not give it, if it does not.
+    def key_states(self, keys: Sequence[KeyRef], *, ask: bool = True) -> list[KeyState]:
+        """What keyd knows of each key, once its provider was asked for it.
 
-        `ask=False` asks no provider.
+        `ask=False` asks no provider: what it said last counts.
+        """
+        ...
+
+    def cached_keys(self, after: KeyRef | None = None) -> Sequence[CachedKey]:
+        """Keys in memory, in order: the first page, or the next after that key. The last page is empty."""
+        ...
+
+    def set_key_cache(self, provider: str, days: int | None) -> None:
+        """Seal the keys of a provider to this host, for so many days after it gave them; None: no more.
+
+        UsageError: it has no servers. NotFoundError. PeerError: nothing here seals keys to this host.
         """
         ...
 
     def forget_key(self, key: KeyRef) -> None:
-        """Forget a KEK; its provider is asked for it again when it is needed."""
+        """Forget a KEK, sealed or not; its provider is asked for it again when it is needed."""
         ...
 
     def remove_key(self, key: KeyRef) -> None:
@@ -215,16 +225,21 @@ class KeyClient:
         request = messages.OpenVmx(text, None if key is None else messages.Key.of(key))
         return self._ask(request, messages.Data).value
 
-    def key_states(
-        self, keys: Sequence[KeyRef], *, ask: bool = True
-    ) -> list[tuple[bool, KeyUnavailableError | None]]:
-        found: list[tuple[bool, KeyUnavailableError | None]] = []
+    def key_states(self, keys: Sequence[KeyRef], *, ask: bool = True) -> list[KeyState]:
+        found: list[KeyState] = []
         for start in range(0, len(keys), messages.MAX_BATCH):
             batch = tuple(map(messages.Key.of, keys[start : start + messages.MAX_BATCH]))
             answer = self._ask(messages.GetKeyStates(batch, ask), messages.KeyStates)
             _expect_length(answer.states, batch)
-            found += [(state.cached, _missing(state.missing)) for state in answer.states]
+            found += map(_state, answer.states)
         return found
+
+    def cached_keys(self, after: KeyRef | None = None) -> Sequence[CachedKey]:
+        request = messages.GetCachedKeys(None if after is None else messages.Key.of(after))
+        return self._ask(request, messages.CachedKeys).keys
+
+    def set_key_cache(self, provider: str, days: int | None) -> None:
+        self._ask(messages.SetKeyCache(provider, days), messages.Done)
 
     def forget_key(self, key: KeyRef) -> None:
         self._ask(messages.ForgetKey(messages.Key.of(key)), messages.Done)
@@ -342,6 +357,10 @@ class KeyClient:
                 if not tries_left:
                     raise
         raise BugError("no try was left, and none was made")
+
+
+def _state(told: messages.KeyState) -> KeyState:
+    return KeyState(told.source, told.fetched, told.expires, told.sealed, _missing(told.missing), told.since)
 
 
 def _missing(told: Failure | None) -> KeyUnavailableError | None:

@@ -102,10 +102,14 @@ class ProviderDirectory:
         finally:
             os.close(directory)
 
+    def sealed_keys(self, name: str) -> Path:
+        """Where keys of the provider are that are sealed to this host."""
+        return self.directory / f"{name}~keys"  # no provider's name has a tilde
+
     def _secrets(self, name: str) -> list[Path]:
-        """The files beside a provider's that open it: native's key file, kmip's identities."""
-        # No provider's name has a tilde.
-        return [self.directory / f"{name}{end}" for end in (".key", ".pem", "~pending.pem")]
+        """The files beside a provider's that open it: native's key file, kmip's identities, sealed keys."""
+        beside = [self.directory / f"{name}{end}" for end in (".key", ".pem", "~pending.pem")]
+        return [*beside, self.sealed_keys(name)]
 
     @property
     def _default_file(self) -> Path:

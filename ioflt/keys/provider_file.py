@@ -27,6 +27,7 @@ Uuid = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-
 
 AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\0]*\Z", max_length=4095)]
 
+
 class _Identified(msgspec.Struct):
     uuid: Uuid
 

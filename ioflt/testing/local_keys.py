@@ -31,10 +31,6 @@ class LocalKeys(Service):
             _make_local(store)
         super().__init__(where)
 
-    def close(self) -> None:
-        """Forget all keys."""
-        self.wipe()
-
     def __enter__(self) -> LocalKeys:
         return self
 

@@ -32,6 +32,12 @@ MAX_SAFE_KEYS = 16
 
 #: Most keys of a home, in the middle of a recrypt.
 MAX_HOME_KEYS = 8
+#: Longest that a sealed key may be good, in days.
+MAX_CACHE_DAYS = 365
+
+#: Most keys of one page of `CachedKeys`, and most users that it names of one: a page has at most 3.4 MB.
+MAX_PAGE = 256
+MAX_USERS = 8
 
 Meta = msgspec.Meta
 
@@ -46,6 +52,10 @@ MacLabel = Literal["home-record", "clear-home-record", "datastore-record"]
 LockMode = Literal["refuse", "suspend", "force"]
 HomeId = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+#: Seconds since 1970.
+Time = Annotated[int, Meta(ge=0, lt=2**53)]
+#: Where a cached key is from: its provider gave it to this keyd, or it was sealed to this host before.
+Source = Literal["provider", "sealed"]
 
 
 class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,7 +165,7 @@ class OpenVmx(_Message, frozen=True):
 
 
 class GetKeyStates(_Message, frozen=True):
-    """→ KeyStates, one for each key. `ask`: providers are asked, whatever is cached."""
+    """→ KeyStates, one for each key. `ask`: providers are asked, whatever is cached; else they are not."""
 
     keys: Annotated[tuple[Key, ...], Batch]
     ask: bool
@@ -196,6 +206,19 @@ class SeenGeneration(_Message, frozen=True):
 
 class GetStatus(_Message, frozen=True):
     """→ Status."""
+
+
+class GetCachedKeys(_Message, frozen=True):
+    """→ CachedKeys: the first ones, or the next after that key."""
+
+    after: Key | None = None
+
+
+class SetKeyCache(_Message, frozen=True):
+    """→ Done: keys of that provider are sealed to this host for so many days from now on; None: no more."""
+
+    provider: ProviderName
+    days: Annotated[int, Meta(ge=1, le=MAX_CACHE_DAYS)] | None
 
 
 class GetWarnings(_Message, frozen=True):
@@ -241,6 +264,8 @@ RequestBody = (
     | NoteGeneration
     | SeenGeneration
     | GetStatus
+    | GetCachedKeys
+    | SetKeyCache
     | GetWarnings
     | Lock
     | Unlock
@@ -294,18 +319,41 @@ class Generation(_Message, frozen=True):
 
 
 class KeyState(_Struct, frozen=True):
-    """`cached`: keyd has it. `missing`: why its provider does not give it, if it was asked and does not."""
+    """`source`: keyd has it from there (None: it has not), until `expires` (None: its end, or a lock).
 
-    cached: bool
+    `missing`: why its provider did not give it when it was last asked, and `since` when.
+    `sealed`: until when a copy is good that is sealed to this host.
+    """
+
+    source: Source | None
+    fetched: Time | None
+    expires: Time | None
+    sealed: Time | None
     missing: Failure | None
+    since: Time | None
 
 
 class KeyStates(_Message, frozen=True):
     states: Annotated[tuple[KeyState, ...], Batch]
 
 
+class CacheStatus(_Struct, frozen=True):
+    """The keys of a provider that are sealed to this host: good for `days`, `keys` of them now.
+
+    `by`: what seals them. `reason`: why the cache is of no use here; it is left as it is.
+    """
+
+    days: Count
+    by: str
+    keys: Count
+    reason: str = ""
+
+
 class ProviderStatus(_Struct, frozen=True):
-    """`state` is "ready", "locked" or "unavailable"; `reason` says why it is not ready."""
+    """`state` is "ready", "locked" or "unavailable"; `reason` says why it is not ready.
+
+    `cache` is None while no keys are sealed to this host.
+    """
 
     name: ProviderName
     kind: str
@@ -313,6 +361,7 @@ class ProviderStatus(_Struct, frozen=True):
     slots: tuple[str, ...]
     backed_up: bool
     reason: str = ""
+    cache: CacheStatus | None = None
 
 
 class Status(_Message, frozen=True):
@@ -325,6 +374,33 @@ class Status(_Message, frozen=True):
     cached_keys: int
     connections: int
     providers: tuple[ProviderStatus, ...]
+
+
+class User(_Struct, frozen=True):
+    """A process that is connected now, as the kernel saw it when it connected."""
+
+    pid: Count
+    uid: Count
+
+
+class CachedKey(_Struct, frozen=True):
+    """A key in memory: where it is from, when its provider gave it, until when it is good, who used it.
+
+    `users` are those who are connected now, `others` the number of those beside them.
+    """
+
+    key: Key
+    source: Source
+    fetched: Time
+    expires: Time | None
+    users: Annotated[tuple[User, ...], Meta(max_length=MAX_USERS)]
+    others: Count
+
+
+class CachedKeys(_Message, frozen=True):
+    """A page of them, in the order of their names; the last page is empty."""
+
+    keys: Annotated[tuple[CachedKey, ...], Meta(max_length=MAX_PAGE)]
 
 
 class Warnings(_Message, frozen=True):
@@ -352,6 +428,7 @@ ReplyBody = (
     | KeyStates
     | Generation
     | Status
+    | CachedKeys
     | Warnings
     | Locked
     | Done

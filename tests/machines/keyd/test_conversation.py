@@ -13,6 +13,10 @@ from ioflt.wire.keyd.connection import ClientConnection, ServerConnection, State
 
 KEY = m.Key("local", "id-1")
 
+PROVIDER = m.ProviderStatus(
+    "corp", "kmip", "ready", ("client certificate",), True, cache=m.CacheStatus(30, "tpm2", 5)
+)
+
 EXCHANGES = [
     (m.DefaultProvider(), m.Text("local")),
     (m.NewKey(), m.Made(KEY)),
@@ -29,14 +33,23 @@ EXCHANGES = [
     (m.OpenVmx(b"sealed"), m.Data(b"text")),
     (
         m.GetKeyStates((KEY, KEY), True),
-        m.KeyStates((m.KeyState(True, None), m.KeyState(False, Failure("KeyNotFound", "no such key")))),
+        m.KeyStates(
+            (
+                m.KeyState("sealed", 1, 2, 3, None, None),
+                m.KeyState(None, None, None, None, Failure("KeyNotFound", "no such key"), 2**53 - 1),
+            )
+        ),
     ),
     (m.ForgetKey(KEY), m.Done()),
     (m.RemoveKey(KEY), m.Done()),
     (m.AddKey(KEY), m.Done()),
     (m.NoteGeneration((KEY, KEY), "0f0e0d0c-0b0a-4908-8706-050403020100", 7), m.Done()),
     (m.SeenGeneration((KEY,), "0f0e0d0c-0b0a-4908-8706-050403020100"), m.Generation(7, True)),
-    (m.GetStatus(), m.Status(1, "0.1", "open", "memfd_secret", 0, 1, ())),
+    (m.GetStatus(), m.Status(1, "0.1", "open", "memfd_secret", 0, 1, (PROVIDER,))),
+    (m.GetCachedKeys(), m.CachedKeys((m.CachedKey(KEY, "provider", 1, None, (m.User(1, 0),), 2),))),
+    (m.GetCachedKeys(KEY), m.CachedKeys(())),
+    (m.SetKeyCache("corp", 30), m.Done()),
+    (m.SetKeyCache("corp", None), m.Done()),
     (m.GetWarnings(), m.Warnings(("never backed up",))),
     (m.Lock("suspend"), m.Locked(("/m/a",), ())),
     (m.Unlock("corp", bytearray(b"passphrase")), m.Done()),
@@ -119,7 +132,7 @@ def test_garbage_ends_the_conversation_and_nothing_else(garbage, kind):
 @given(st.data())
 def test_a_flipped_byte_gives_a_message_or_an_error(data):
     client, server = greeted()
-    request, _ = data.draw(st.sampled_from(EXCHANGES[:14]))
+    request, _ = data.draw(st.sampled_from(EXCHANGES))
     frame = client.send(request)
     frame[data.draw(st.integers(0, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
     server.receive_data(frame)
@@ -176,6 +189,9 @@ LATER = {
     "a negative file id": m.SealVmx(KEY, b"", -1, None),
     "a VMX above the limit": m.OpenVmx(bytes(m.MAX_VMX + 1)),
     "a passphrase above the limit": m.Unlock("p", bytearray(4097)),
+    "a cache for no day": m.SetKeyCache("p", 0),
+    "a cache for more than a year": m.SetKeyCache("p", 366),
+    "a page after no key": m.GetCachedKeys(m.Key("p", "")),
 }
 
 
@@ -185,6 +201,42 @@ def test_what_a_server_refuses_later(name):
     server.receive_data(write_frame(m.Request(2, LATER[name])))
     with pytest.raises(RemoteProtocolError):
         server.next_event()
+
+
+USER = m.User(1, 1)
+STRANGE = {
+    "a page above the limit": m.CachedKeys((m.CachedKey(KEY, "sealed", 1, 2, (), 0),) * (m.MAX_PAGE + 1)),
+    "too many users": m.CachedKeys((m.CachedKey(KEY, "sealed", 1, 2, (USER,) * (m.MAX_USERS + 1), 0),)),
+    "a key from elsewhere": m.CachedKeys((m.CachedKey(KEY, "disk", 1, 2, (), 0),)),
+    "a time before 1970": m.CachedKeys((m.CachedKey(KEY, "sealed", -1, 2, (), 0),)),
+    "a time without sense": m.KeyStates((m.KeyState("sealed", 1, 2**53, None, None, None),)),
+    "a negative pid": m.CachedKeys((m.CachedKey(KEY, "sealed", 1, 2, (m.User(-1, 0),), 0),)),
+    "a cache of fewer than no keys": m.Status(
+        1, "", "open", "", 0, 0, (m.ProviderStatus("p", "", "ready", (), True, "", m.CacheStatus(1, "", -1)),)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_a_client_refuses(name):
+    client, _ = greeted()
+    client.send(m.GetCachedKeys())
+    client.receive_data(write_frame(m.Reply(1, STRANGE[name])))
+    with pytest.raises(RemoteProtocolError, match="not a message"):
+        client.next_event()
+
+
+def test_the_largest_page_fits():
+    client, server = greeted()
+    server.receive_data(client.send(m.GetCachedKeys(m.Key("\U0001f511" * 128, "\U0001f511" * MAX_KEY_ID))))
+    server.next_event()
+    user = m.User(2**63 - 1, 2**63 - 1)
+    key = m.Key("\U0001f511" * 128, "\U0001f511" * MAX_KEY_ID)
+    page = m.CachedKeys(
+        (m.CachedKey(key, "provider", 2**53 - 1, 2**53 - 1, (user,) * m.MAX_USERS, 2**63 - 1),) * m.MAX_PAGE
+    )
+    client.receive_data(server.send(page))
+    assert client.next_event() == page
 
 
 def test_the_largest_batch_fits():

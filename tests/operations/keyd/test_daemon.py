@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,15 +105,24 @@ class TestRequests:
         service.generate(removed, [b"a"])
         service.remove_key(removed)
         asked = [key, removed, KeyRef("gone", "id"), KeyRef(key.provider, "made elsewhere")]
+        before = int(time.time())
         states = service.key_states(asked)
-        assert [cached for cached, _ in states] == [True, False, False, False]
-        assert [type(missing) for _, missing in states] == [
+        assert [state.source for state in states] == ["provider", None, None, None]
+        assert [type(state.missing) for state in states] == [
             type(None),
             KeyNotUsable,
             KeyNotFound,
             KeyNotFound,
         ]
-        assert service.key_states(asked, ask=False) == [(cached, None) for cached, _ in states]
+        assert [state.since is not None and state.since >= before for state in states] == [False] + [True] * 3
+        assert states[0].fetched is not None
+        assert (states[0].expires, states[0].sealed) == (None, None)
+        again = service.key_states(asked, ask=False)  # what was said last
+        assert [(state.source, state.since, str(state.missing)) for state in again] == [
+            (state.source, state.since, str(state.missing)) for state in states
+        ]
+        service.add_key(removed)
+        assert service.key_states([removed])[0].missing is None
 
     def test_a_provider_that_keeps_no_generations(self, service):
         key, home_id = service.new_key(), "0f0e0d0c-0b0a-4908-8706-050403020100"
@@ -125,7 +135,7 @@ class TestRequests:
         service.generate(other, [b"a"])
         for _ in range(2):  # twice is no error
             service.forget_key(key)
-        assert [cached for cached, _ in service.key_states([key, other], ask=False)] == [False, True]
+        assert [state.cached for state in service.key_states([key, other], ask=False)] == [False, True]
         assert service.unwrap([(key, blob, b"a")]) == [dek]
 
     def test_a_removed_key_is_not_used_until_it_is_added(self, service):
@@ -192,6 +202,30 @@ class TestRequests:
         NativeStore(where.providers).mark_backed_up("local")
         keys.reload()
         assert keys.warnings() == []
+
+    def test_who_uses_a_key(self, keys, where):
+        key, other = keys.new_key(), keys.new_key()
+        [(_, blob)] = keys.generate(key, [b"a"])
+        keys.mac(other, "home-record", b"")
+        ask = (
+            "import sys, ioflt.keys.client as c, ioflt.types as t\n"
+            "keys = c.KeyClient(); keys.mac(t.KeyRef(*sys.argv[1:3]), 'home-record', b'')\n"
+            "print(flush=True); input()"
+        )
+        command = [sys.executable, "-c", ask, key.provider, key.key_id]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as second:
+            second.stdout.readline()
+            used = {one.key.ref: one for one in keys.cached_keys()}
+            assert [user.pid for user in used[key].users] == sorted([os.getpid(), second.pid])
+            assert [user.pid for user in used[other].users] == [os.getpid()]
+            assert {user.uid for user in used[key].users} == {os.getuid()}
+            second.communicate(b"\n")
+        while keys.status().connections > 1:
+            pass
+        used = {one.key.ref: one for one in keys.cached_keys()}
+        assert [user.pid for user in used[key].users] == [os.getpid()]
+        assert used[key].source == "provider"
+        assert keys.unwrap([(key, blob, b"a")])
 
     def test_the_default_provider(self, keys, where):
         store = NativeStore(where.providers)
@@ -465,7 +499,7 @@ class TestSecrecy:
             for line in Path(f"/proc/{status.pid}/maps").read_text().splitlines()
             if "/secretmem" in line
         ]
-        assert len(regions) == 2  # KEKs and KDKs
+        assert len(regions) == 3  # KEKs, KDKs, and the keys of sealed caches
         with open(f"/proc/{status.pid}/mem", "rb", buffering=0) as memory:
             for region in regions:
                 memory.seek(int(region.split("-")[0], 16))

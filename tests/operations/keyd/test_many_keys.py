@@ -1,6 +1,8 @@
 """A host restart: the keys of ten thousand VMs at once."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from ioflt.crypto.secret import Secret
 from ioflt.keys.client import KeyClient
 from ioflt.testing.local_keys import LocalKeys
+from ioflt.wire.keyd.messages import MAX_PAGE
 
 COUNT = 10_000
 
@@ -17,6 +20,15 @@ def cpu_seconds(pid):
     """User and system time of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def listed(client):
+    """All pages of cached keys."""
+    page = client.cached_keys()
+    while page:
+        assert len(page) <= MAX_PAGE
+        yield from page
+        page = client.cached_keys(page[-1].key.ref)
 
 
 @pytest.mark.slow
@@ -34,5 +46,11 @@ def test_ten_thousand_keys_in_a_second(where, ioflt_home):
         cpu = time.process_time() - here, cpu_seconds(pid) - there
         assert all(isinstance(dek, Secret) for dek in found)
         assert client.status().cached_keys == COUNT
+        assert [one.key.ref for one in listed(client)] == sorted(keys, key=lambda key: key.key_id)
+        shown = subprocess.run(
+            [sys.executable, "-m", "ioflt", "keyd", "status"], capture_output=True, text=True, check=True
+        ).stdout
+        assert f"and {COUNT - 20} more keys: ioflt keyd status --json" in shown
+        assert len(shown.splitlines()) < 40
     print(f"{COUNT} keys: {took:.2f} s, CPU {cpu[0]:.2f} s here, {cpu[1]:.2f} s in keyd")
     assert sum(cpu) < 1

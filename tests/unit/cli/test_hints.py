@@ -119,6 +119,8 @@ def test_a_missing_mount_point_is_missing(tmp_path: Path) -> None:
 def test_the_backup_warning_ends_with_its_command() -> None:
     warning = "the provider local was never backed up: without this host its keys are lost"
     assert with_advice(warning) == f"{warning}; ioflt provider backup local FILE"
+    warning = "the sealed keys of the provider corp are of no use: bad MAC; it is left as it is"
+    assert with_advice(warning) == f"{warning}; begin anew: ioflt provider cache corp --days N"
     assert with_advice("key memory is plain") == "key memory is plain"
 
 

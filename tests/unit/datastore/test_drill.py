@@ -36,6 +36,22 @@ def test_what_is_locked(lost, cached, locked):
     assert [one.path for one in found] == locked
 
 
+@pytest.mark.parametrize(
+    ("lost", "cached", "until"),
+    [
+        (set(), {A1: 5}, {}),
+        ({"a"}, {}, {}),
+        ({"a"}, {A1: 5}, {"ds": 5, "ds/one": 5, "ds/same": 5}),  # ds/both has a key that is not lost
+        ({"a"}, {A1: 5, A2: 9}, {"ds": 5, "ds/one": 5, "ds/two": 9, "ds/same": 9}),
+        ({"a"}, {A1: None, A2: 9}, {"ds": None, "ds/one": None, "ds/two": 9, "ds/same": None}),
+        ({"a", "b"}, {B1: 5}, {"ds/both": 5, "ds/other": 5}),
+    ],
+)
+def test_what_goes_on_by_cached_keys_only(lost, cached, until):
+    found = drill.by_cache(FOUND, lambda key: key.provider in lost, cached)
+    assert {one.path: end for one, end in found} == until
+
+
 def test_what_locks_most_by_itself():
     assert drill.sole_keys(FOUND) == [(A1, 2), (A2, 1), (B1, 1)]
     assert drill.sole_providers(FOUND) == [("a", 4), ("b", 1)]

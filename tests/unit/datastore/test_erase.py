@@ -136,7 +136,7 @@ def test_files_that_are_clear_on_purpose_are_overwritten_whole(stored: Stored) -
 
 def test_keyd_forgets_what_nothing_else_needs(stored: Stored) -> None:
     def cached(key: KeyRef) -> bool:
-        return stored.keys.key_states([key], ask=False)[0][0]
+        return stored.keys.key_states([key], ask=False)[0].cached
 
     clone.clone(stored.volume, "web", stored.volume, "twin", same_key=True)
     (key,) = stored.home.standing().keys

@@ -8,6 +8,7 @@ from ioflt.crypto.kdf import hkdf
 from ioflt.crypto.mac import tag
 from ioflt.crypto.secret import Secret
 from ioflt.keys.native.file import SLOT_KINDS
+from ioflt.keys.sealed import file as cache_file
 from ioflt.wire.control import messages as control
 from ioflt.wire.frame import write_frame
 from ioflt.wire.keyd import messages as m
@@ -31,6 +32,19 @@ def test_the_key_tree():
     for label in ("dek-wrap", "vmx-keysafe", "mac/home-record"):
         assert hkdf(kek, label) == Secret(bytes.fromhex(told(label)))
     assert tag(hkdf(kek, "mac/home-record"), b"abc").hex() == told("its MAC of the text abc")
+
+
+def test_a_sealed_cache():
+    own = Secret(bytes.fromhex(told("CK")))
+    for label in ("cache/wrap", "cache/mac"):
+        assert hkdf(own, label) == Secret(bytes.fromhex(told(label)))
+    _, _, example = KEYS.partition("stand for a wrapped one:\n")
+    data = bytes.fromhex(example.partition("```")[0])
+    content, mac = cache_file.parse(data)
+    assert cache_file.signed(content) + tag(hkdf(own, "cache/mac"), cache_file.signed(content)) == data
+    assert data.endswith(mac)
+    assert (content.days, content.seen, content.seal.credential) == (30, 1_800_000_000, b"ZZZZ")
+    assert [(key.key_id, key.fetched) for key in content.keys] == [("id-1", 1_799_990_000)]
 
 
 def test_the_conversation():
