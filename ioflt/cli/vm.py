@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ioflt.cli.lazy import Entry, LazyGroup, Section
-from ioflt.cli.render import describe, emit, json_option, progress, say, table, warn
+from ioflt.cli.render import describe, emit, json_option, moment, progress, say, table, warn
 from ioflt.cli.session import connect_keys, directory_argument, home_argument, logged
+from ioflt.errors import KeyUnavailableError
 
 if TYPE_CHECKING:
     from ioflt.datastore.volume import Volume
@@ -52,16 +53,29 @@ vm = LazyGroup(
 
 @contextmanager
 def open_vms(directory: Path, *, read_only: bool = False, but: str | None = None) -> Iterator[Volume]:
-    """The datastore at `directory`, what was interrupted in it finished first, except for `but`."""
+    """The datastore at `directory`, what was interrupted in it finished first, except for `but`.
+
+    `read_only`: to show what is there, also where the datastore's key cannot be had, with a warning.
+    """
     from ioflt.datastore import resume
     from ioflt.datastore.volume import Volume
 
+    def claimed(why: KeyUnavailableError) -> None:
+        warn(f"{directory}: its key cannot be had, so this is what it claims: {why.message}")
+
     with connect_keys() as keys:
-        with Volume.open(directory, keys) as volume, progress("finishing what was interrupted", None) as bar:
+        finished: list[tuple[str, str]] = []
+        with (
+            suppress(KeyUnavailableError) if read_only else nullcontext(),
+            Volume.open(directory, keys) as volume,
+            progress("finishing what was interrupted", None) as bar,
+        ):
             finished = resume.interrupted(volume, progress=bar.advance, but=but)
         for name, what in finished:
             say(f"{directory / name}: its interrupted {what} is finished now")
-        with Volume.open(directory, keys, read_only=read_only) as volume:
+        with Volume.open(
+            directory, keys, read_only=read_only, locked=claimed if read_only else None
+        ) as volume:
             yield volume
 
 
@@ -97,12 +111,21 @@ def list_(directory: Path, as_json: bool) -> None:
 @home_argument
 @json_option
 def show(home: tuple[Path, str], as_json: bool) -> None:
-    """Show one VM: what its record says, and its files."""
+    """Show one VM: what its record says, and its files.
+
+    Of a VM that is locked also which of its keys is missing, at which provider, and since when as far as the
+    key daemon knows.
+    """
+    import msgspec
+
     from ioflt.datastore import summary
 
     directory, name = home
     with open_vms(directory, read_only=True, but=name) as volume:
-        shown = summary.home(volume, name)
+        found = summary.home(volume, name)
+    shown = msgspec.to_builtins(found, enc_hook=str)
+    for key in shown["missing"]:
+        key["since"] = moment(key["since"])
     emit(shown, lambda: describe(shown), as_json)
 
 

@@ -379,7 +379,7 @@ class Home:
         except (FileNotFoundError, CorruptDataError):
             return self._fallback("its record cannot be verified")
         problem = f"its key cannot be had: {why}"
-        return Standing(record.state, self._macing(record), record.thick, problem, record)
+        return Standing(record.state, self._macing(record), record.thick, problem, record, locked=True)
 
     def _judge(self, known: Stamp | None) -> tuple[Standing, Stamp | None]:
         """The standing, and the state of the host's memory that it belongs to: `known`, if it read none."""

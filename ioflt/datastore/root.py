@@ -40,6 +40,11 @@ def load(fd: int, keys: KeyService, memory: Memory, *, accept_rollback: bool = F
     return record
 
 
+def claimed(fd: int) -> DatastoreRecord:
+    """What the record there says, unverified. Raises FileNotFoundError, CorruptDataError, OSError."""
+    return form.parse_datastore(records.read(fd)).record
+
+
 class Root(Home):
     """The root of an open datastore."""
 

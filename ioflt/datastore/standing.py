@@ -32,7 +32,8 @@ class Standing:
     """What is known of a home. `problem`: why it takes no writes, if it does not.
 
     Each of `keys` opens every file of it, and new files are made for all of them. `refusal`: its record is
-    valid, but this host knows better than to act by it.
+    valid, but this host knows better than to act by it. `locked`: none of the keys can be had, and all this
+    is what the record claims.
     """
 
     state: HomeState
@@ -41,6 +42,7 @@ class Standing:
     problem: str | None
     record: HomeRecord | None
     refusal: Refusal | None = None
+    locked: bool = False
 
     @property
     def key(self) -> KeyRef:

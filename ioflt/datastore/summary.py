@@ -10,6 +10,7 @@ from ioflt.datastore.regular import Entry
 from ioflt.datastore.standing import Standing, Treatment
 from ioflt.datastore.volume import Volume
 from ioflt.errors import IofltError
+from ioflt.types import HomeState
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,23 @@ class FileSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingKey:
+    """A key that a locked home needs: the provider that does not give it, why, and since when (seconds since
+    1970; None where that is not known).
+    """
+
+    key: str
+    provider: str
+    reason: str
+    since: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class HomeSummary:
-    """A home. `problem`: why it takes no writes. `state` and `keys` are those by which its files are read."""
+    """A home. `problem`: why it takes no writes. `state` and `keys` are those by which its files are read.
+
+    `missing`: of a locked home, the keys of which any one would open it.
+    """
 
     name: str
     state: str
@@ -36,6 +52,7 @@ class HomeSummary:
     policy: str | None
     thick: bool
     problem: str | None
+    missing: list[MissingKey]
     files: list[FileSummary]
 
 
@@ -62,6 +79,7 @@ def home(volume: Volume, name: str) -> HomeSummary:
     except IofltError as error:
         return _unknown(name, error)
     record = standing.record
+    missing = _missing(found, standing)
     return HomeSummary(
         name,
         standing.state.value,
@@ -69,15 +87,32 @@ def home(volume: Volume, name: str) -> HomeSummary:
         None if record is None else record.policy,
         standing.thick,
         standing.problem,
-        [_file(found, standing, entry) for entry in entries],
+        missing,
+        [_file(found, standing, entry, locked=bool(missing)) for entry in entries],
     )
 
 
 def _unknown(name: str, error: IofltError) -> HomeSummary:
-    return HomeSummary(name, "unknown", [], None, False, error.message, [])
+    return HomeSummary(name, "unknown", [], None, False, error.message, [], [])
 
 
-def _file(found: Home, standing: Standing, entry: Entry) -> FileSummary:
+def _missing(home: Home, standing: Standing) -> list[MissingKey]:
+    """What keyd has heard of the keys of an encrypted home, if it can be opened by none of them."""
+    if standing.state is not HomeState.ENCRYPTED or not standing.locked:
+        return []
+    keys = list(dict.fromkeys(standing.keys))
+    try:
+        states = home.volume.keys.key_states(keys, ask=False)
+    except IofltError as error:
+        return [MissingKey(str(key), key.provider, error.message, None) for key in keys]
+    return [
+        MissingKey(str(key), key.provider, state.missing.message, state.since)
+        for key, state in zip(keys, states, strict=True)
+        if state.missing is not None
+    ]
+
+
+def _file(found: Home, standing: Standing, entry: Entry, *, locked: bool) -> FileSummary:
     treatment = Treatment.CLEAR
     length: int | None = entry.info.st_size
     problem = None
@@ -87,6 +122,9 @@ def _file(found: Home, standing: Standing, entry: Entry) -> FileSummary:
             if treatment is not Treatment.CLEAR:
                 length = None
                 length = files.look(fd, treatment).length
+                if locked and entry.path.lower().endswith(".vmdk"):  # in vSphere's words
+                    disk = regular.full_path(found, entry.path)
+                    problem = f"The disk [{disk}] is encrypted and a required key was not found."
     except IofltError as error:
         problem = error.message
     return FileSummary(entry.path, treatment.value, length, entry.info.st_blocks * 512, problem)

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,15 @@ from ioflt.datastore.home import Home
 from ioflt.datastore.memory import Memory
 from ioflt.datastore.root import Root
 from ioflt.datastore.standing import is_private
-from ioflt.errors import CorruptDataError, ExistsError, IofltError, NotFoundError, StorageError, UsageError
+from ioflt.errors import (
+    CorruptDataError,
+    ExistsError,
+    IofltError,
+    KeyUnavailableError,
+    NotFoundError,
+    StorageError,
+    UsageError,
+)
 from ioflt.format.record.record import DatastoreRecord, HomeRecord
 from ioflt.keys.client import KeyService
 from ioflt.types import HomeState
@@ -96,10 +105,13 @@ class Volume:
         *,
         read_only: bool = False,
         accept_rollback: bool = False,
+        locked: Callable[[KeyUnavailableError], None] | None = None,
     ) -> Volume:
         """Open a datastore and verify its record. `accept_rollback`: also if this host has seen a newer one.
 
-        Raises NotFoundError when there is none, CorruptDataError, KeyUnavailableError, StorageError.
+        `locked`: for who only shows what is there; told why the key of the datastore cannot be had, when what
+        its record claims has to do. Raises NotFoundError when there is none, CorruptDataError,
+        KeyUnavailableError, StorageError.
         """
         name = os.path.abspath(path)
         try:
@@ -111,7 +123,12 @@ class Volume:
         try:
             try:
                 memory = Memory(paths.find().homes)
-                record = root.load(fd, keys, memory, accept_rollback=accept_rollback)
+                record, certain = root.load(fd, keys, memory, accept_rollback=accept_rollback), True
+            except KeyUnavailableError as error:
+                if locked is None:
+                    raise
+                record, certain = root.claimed(fd), False
+                locked(error)
             except FileNotFoundError as error:
                 raise NotFoundError("no datastore here", file=name) from error
             except OSError as error:
@@ -124,7 +141,8 @@ class Volume:
         except BaseException:  # nobody else closes it
             os.close(fd)
             raise
-        seen.note(record.datastore_id, name)
+        if certain:
+            seen.note(record.datastore_id, name)
         return cls(name, fd, record, keys, read_only=read_only)
 
     @classmethod
