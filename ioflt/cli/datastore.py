@@ -125,7 +125,7 @@ def recrypt(
     emit({"keys": done}, lambda: say(f"{directory}: recrypted, opens by {' or '.join(done)}"), as_json)
 
 
-@datastore.command()
+@datastore.command(short_help="Vouch for a datastore with an older record.")
 @directory_argument
 @click.option("--accept-rollback", is_flag=True, required=True, help="It is older, and meant so.")
 def register(directory: Path, accept_rollback: bool) -> None:
