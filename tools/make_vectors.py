@@ -918,6 +918,24 @@ def deep(**fields: object) -> Json:
     return home2(keys=[KEY_2, KEY_1], operation=found | fields)
 
 
+def of_disk(**fields: object) -> Json:
+    """A conversion of a disk, in a home in which a file is clear."""
+    found: Json = {
+        "kind": "encrypt-disk",
+        "id": "99999999-8888-4777-8666-555555555555",
+        "thick": False,
+        "files": ["b.vmdk", "b-flat.vmdk"],
+        "pending": ["b-flat.vmdk"],
+        "current": None,
+    }
+    return home2(clear_files=["a.iso"], operation=found | fields)
+
+
+def rename(**fields: object) -> Json:
+    found: Json = {"kind": "rename", "from": "a.iso", "to": "tools/a.iso"}
+    return home2(clear_files=["a.iso"], operation=found | fields)
+
+
 def datastore(**fields: object) -> Json:
     found: Json = {
         "format": 1,
@@ -1126,6 +1144,12 @@ def record2() -> Iterator[Case]:
     yield "2-deep", "ok", "in the middle of a deep recrypt", file_of(deep(), macs=2)
     same = deep(**{"from": [], "to": [KEY_1]}, mode="journal", current=None) | {"keys": [KEY_1]}
     yield "2-deep-same-key", "ok", "a deep recrypt in place under the same KEK", file_of(same)
+    clearing = of_disk(kind="decrypt-disk", current={"path": "b-flat.vmdk", "uuid": UUID})
+    yield "2-disk-decrypting", "ok", "in the middle of vm decrypt --disk", file_of(clearing)
+    yield "2-disk-encrypting", "ok", "vm encrypt --disk was just begun", file_of(of_disk())
+    yield "2-rename", "ok", "a clear file is being renamed", file_of(rename())
+    over = rename(**{"from": "x", "to": "a.iso"})
+    yield "2-rename-over", "ok", "an encrypted file takes a clear one's name", file_of(over)
 
     moving = {"kind": "move", "id": UUID, "home_id": OTHER_UUID, "datastore_id": UUID}
     yield "2-move", "ok", "an encrypted home that was copied elsewhere", file_of(home2(operation=moving))
@@ -1176,6 +1200,23 @@ def record2() -> Iterator[Case]:
     yield "2-deep-mode", "bad field", "another mode", file_of(deep(mode="fast"), macs=2)
     yield "2-deep-pending", "bad path", "above the home", file_of(deep(pending=["../a"]), macs=2)
     yield "2-operation-kind", "bad field", "rot13", file_of(recrypt(kind="rot13"), macs=2)
+    yield "2-disk-listed", bad, "a file that is clear, too", file_of(of_disk(files=["b.vmdk", "a.iso"]))
+    yield "2-disk-none", bad, "no files", file_of(of_disk(files=[], pending=[]))
+    yield "2-disk-pending", bad, "a pending file more", file_of(of_disk(pending=["b.vmdk", "c.vmdk"]))
+    yield "2-disk-up", "bad path", "above the home", file_of(of_disk(files=["b.vmdk", "../c"]))
+    yield "2-disk-twice", "named twice", "one file twice", file_of(of_disk(files=["b.vmdk", "b.vmdk"]))
+    whole = without(of_disk()["operation"], "files")
+    yield "2-disk-whole", "missing field", "no list of files", file_of(home2(operation=whole))
+    listing = file_of(home2(operation=converting | {"files": ["web01.vmx"]}))
+    yield "2-decrypting-files", "unknown field", "a list of files without -disk", listing
+    yield "1-disk", "bad field", "vm encrypt --disk in format 1", file_of(operation(kind="encrypt-disk"))
+    yield "2-rename-same", bad, "to the same name", file_of(rename(to="a.iso"))
+    yield "2-rename-below", bad, "into itself", file_of(rename(to="a.iso/b"))
+    yield "2-rename-up", "bad path", "out of the home", file_of(rename(to="../a.iso"))
+    yield "2-rename-id", "unknown field", "an id", file_of(rename(id=UUID))
+    listed = home2(clear_files=["a.iso"], operation=None)
+    more = file_of(listed).replace(b'"a.iso"]', b'"a.iso","b.vmdk"]')
+    yield "2-clear-files-flip", "bad MAC", "one more clear file", more
 
 
 def vectors() -> Iterator[tuple[str, Vector]]:

@@ -17,7 +17,7 @@ from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import CIPHER, DATA_OFFSET, HEADER_SIZE, HEADERS_SIZE
 from ioflt.format.record import record as form
-from ioflt.format.record.record import DatastoreRecord, Deep, Move, Operation, Recrypt
+from ioflt.format.record.record import DatastoreRecord, Deep, Move, Operation, Recrypt, Rename
 from ioflt.format.vmdk import descriptor, sparse
 from ioflt.format.vmx import sealed
 from ioflt.format.vmx import text as vmx_text
@@ -62,6 +62,7 @@ class Description:
     home_id: str | None = None
     state: str | None = None
     policy: str | None = None
+    clear_files: tuple[str, ...] = ()
     operation: str | None = None
 
 
@@ -255,13 +256,16 @@ def _record(data: bytes, found: Description) -> Description:
         state=record.state.value,
         provisioning="thick" if record.thick else "thin",
         policy=record.policy,
+        clear_files=record.clear_files,
         operation=None if operation is None else _operation(operation),
     )
 
 
-def _operation(operation: Operation | Recrypt | Deep | Move) -> str:
+def _operation(operation: Operation | Recrypt | Deep | Move | Rename) -> str:
     if isinstance(operation, Move):
         return f"move into the datastore {operation.datastore_id}"
+    if isinstance(operation, Rename):
+        return f"rename of {operation.old} to {operation.new}"
     if isinstance(operation, Recrypt):
         return f"recrypt to {', '.join(map(str, operation.to))}"
     return f"{operation.kind}, {len(operation.pending)} files left"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ioflt.errors import MalformedError
 from ioflt.format.record import fields
-from ioflt.format.record.model import MAX_KEYS, Current, Deep, HomeRecord, Move, Operation, Recrypt
+from ioflt.format.record.model import MAX_KEYS, Current, Deep, HomeRecord, Move, Operation, Recrypt, Rename
 from ioflt.format.record.names import check_name, check_path
 from ioflt.format.record.recrypts import check_change, recrypt_json, to_recrypt
 from ioflt.types import HomeState
+
+#: Ends the kind of a conversion that is about a disk's files only.
+_OF_DISK = "-disk"
 
 # The order of fields is the order in the file: format and kind first, so that the kind shows at once.
 _FIRST = ("format", "kind", "home_id", "datastore_id")
@@ -100,21 +104,37 @@ def _check_home(record: HomeRecord) -> None:
         return
     if not record.keys or record.names:
         raise MalformedError("bad encrypted home", "no key, or names")
+    if isinstance(operation, Operation) and operation.files is not None:
+        if not operation.files or not set(operation.pending) <= set(operation.files):
+            raise MalformedError("bad operation", "pending files that it is not about")
+        if set(operation.files) & set(record.clear_files):
+            raise MalformedError("bad operation", "files that are clear whatever comes")
+    if isinstance(operation, Rename) and _is_below(operation.new, operation.old):
+        raise MalformedError("bad operation", "renamed to itself, or below")
     if isinstance(operation, Recrypt | Deep):
         check_change(operation, record.keys)
     elif len(record.keys) > MAX_KEYS:
         raise MalformedError("bad encrypted home", "too many keys")
 
 
-def _operation_json(operation: Operation | Recrypt | Deep | Move) -> dict[str, Any]:
+def _is_below(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top}/")
+
+
+def _operation_json(operation: Operation | Recrypt | Deep | Move | Rename) -> dict[str, Any]:
     if isinstance(operation, Recrypt):
         return recrypt_json(operation)
     if isinstance(operation, Move):
         place = {"home_id": operation.home_id, "datastore_id": operation.datastore_id}
         return {"kind": operation.kind, "id": operation.id} | place
+    if isinstance(operation, Rename):
+        return {"kind": operation.kind, "from": operation.old, "to": operation.new}
     made: dict[str, Any] = {"kind": operation.kind, "id": operation.id}
     if isinstance(operation, Operation):
         made["thick"] = operation.thick
+        if operation.files is not None:
+            made["kind"] += _OF_DISK
+            made["files"] = list(operation.files)
     else:
         made |= {"from": fields.keys_json(operation.old), "to": fields.keys_json(operation.to)}
         made["mode"] = operation.mode
@@ -124,8 +144,11 @@ def _operation_json(operation: Operation | Recrypt | Deep | Move) -> dict[str, A
     return made
 
 
-def _operation(found: object) -> Operation | Recrypt | Deep | Move:
+def _operation(found: object) -> Operation | Recrypt | Deep | Move | Rename:
     kind = found.get("kind") if isinstance(found, dict) else None
+    if kind == "rename":
+        values = fields.to_object(found, ("kind", "from", "to"))
+        return Rename(check_path(values["from"]), check_path(values["to"]))
     if kind == "recrypt":
         return to_recrypt(found)
     if kind == "move":
@@ -143,6 +166,11 @@ def _operation(found: object) -> Operation | Recrypt | Deep | Move:
             fields.to_paths(values["pending"], "pending"),
             _current(values["current"]),
         )
+    if kind in ("encrypt-disk", "decrypt-disk"):
+        values = fields.to_object(found, ("kind", "id", "thick", "files", "pending", "current"))
+        whole = {name: value for name, value in values.items() if name != "files"}
+        whole["kind"] = kind.removesuffix(_OF_DISK)
+        return replace(_conversion(whole), files=fields.to_paths(values["files"], "files"))
     if kind not in ("encrypt", "decrypt"):
         raise MalformedError("bad field", "operation kind")
     return _conversion(found)

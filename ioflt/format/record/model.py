@@ -27,13 +27,17 @@ class Current:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A conversion of the home under way. `pending`: paths in the home that are not converted yet."""
+    """A conversion under way, of the whole home or of just the `files`, those of a disk.
+
+    `pending`: paths in the home that are not converted yet.
+    """
 
     kind: Direction
     id: str
     thick: bool
     pending: tuple[str, ...]
     current: Current | None
+    files: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,18 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Rename:
+    """A rename under way that clear files take part in. It is done when nothing is at `old` any more."""
+
+    old: str
+    new: str
+
+    @property
+    def kind(self) -> Literal["rename"]:
+        return "rename"
+
+
+@dataclass(frozen=True, slots=True)
 class DatastoreRecord:
     """`.ioflt` at the datastore's root. `default`: what files at the root and homes without a record are.
 
@@ -106,7 +122,8 @@ class HomeRecord:
     Each of `keys` opens every file, and new files get a token for each. Two names: a rename is under way.
     `thick`: new containers are made thick. A home in the middle of an operation other than a move is
     ENCRYPTED, whichever way it goes. `clear_files`: paths of files that an encrypted home keeps clear on
-    purpose. `generation` counts the changes; it is 0 in records of format 1.
+    purpose, without those of a conversion and as they were before a rename that is under way. `generation`
+    counts the changes; it is 0 in records of format 1.
     """
 
     home_id: str
@@ -116,7 +133,7 @@ class HomeRecord:
     names: tuple[str, ...]
     policy: str
     thick: bool
-    operation: Operation | Recrypt | Deep | Move | None
+    operation: Operation | Recrypt | Deep | Move | Rename | None
     generation: int = 1
     clear_files: tuple[str, ...] = ()
 

@@ -27,6 +27,7 @@ from ioflt.format.record.model import (
     Operation,
     Record,
     Recrypt,
+    Rename,
 )
 from ioflt.format.strict_json import parse_object
 from ioflt.types import HomeState
@@ -43,6 +44,7 @@ __all__ = [
     "Operation",
     "Record",
     "Recrypt",
+    "Rename",
     "Unverified",
     "encode",
     "label",

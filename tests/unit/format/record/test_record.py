@@ -24,6 +24,7 @@ from ioflt.format.record.record import (
     Move,
     Operation,
     Recrypt,
+    Rename,
 )
 from ioflt.testing.vectors import Vector, read
 from ioflt.types import HomeState, KeyRef
@@ -93,6 +94,20 @@ def in_recrypt(home: HomeRecord, old: tuple[KeyRef, ...], deep: bool, drop: bool
     return dataclasses.replace(home, keys=to if drop else to + old, operation=operation)
 
 
+def of_disk(home: HomeRecord, made: Operation, others: tuple[str, ...]) -> HomeRecord:
+    files = made.pending + tuple(path for path in others if path not in made.pending)
+    clear_files = tuple(path for path in home.clear_files if path not in files)
+    return dataclasses.replace(
+        home, clear_files=clear_files, operation=dataclasses.replace(made, files=files)
+    )
+
+
+def in_rename(home: HomeRecord, old: str, new: str) -> HomeRecord:
+    return dataclasses.replace(
+        home, operation=Rename(old, f"x{new}" if f"{new}/".startswith(f"{old}/") else new)
+    )
+
+
 idle = st.builds(
     encrypted_home,
     st.tuples(uuids, uuids),
@@ -103,7 +118,12 @@ idle = st.builds(
     generations,
     path_lists,
 )
-encrypted = idle | st.builds(in_recrypt, idle, key_lists, st.booleans(), st.booleans(), uuids)
+encrypted = (
+    idle
+    | st.builds(in_recrypt, idle, key_lists, st.booleans(), st.booleans(), uuids)
+    | st.builds(of_disk, idle, operations, st.lists(paths, min_size=1, unique=True).map(tuple))
+    | st.builds(in_rename, idle, paths, paths)
+)
 clear = st.builds(
     HomeRecord,
     uuids,
