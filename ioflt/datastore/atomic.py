@@ -62,7 +62,7 @@ def remove_drafts(top_fd: int) -> None:
 
 
 class Draft:
-    """A file in the making, open for reading and writing at `fd`, mode 0600.
+    """A file in the making, open for reading and writing at `fd`, mode 0600, locked (flock) meanwhile.
 
     Leaving the `with` block without a publication throws it away. `take` hands the descriptor on.
     """

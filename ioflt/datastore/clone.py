@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
-from ioflt.datastore import atomic, container, files, regular, tree
+from ioflt.datastore import atomic, clearlist, container, files, regular, tree
 from ioflt.datastore.container import Progress
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.datastore.home import Home
@@ -83,7 +83,7 @@ def sound(home: Home) -> HomeRecord:
     standing = home.standing()
     if standing.record is None or standing.problem is not None:
         raise ReadOnlyError(standing.problem or "it has no record")
-    return standing.record
+    return clearlist.settled(home.fd, standing.record)
 
 
 def first_record(

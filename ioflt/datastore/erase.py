@@ -23,7 +23,7 @@ from typing import Final
 
 from ioflt import syscalls
 from ioflt.crypto.rng import random_bytes
-from ioflt.datastore import atomic, newhome, records, regular, seen
+from ioflt.datastore import atomic, clearlist, newhome, records, regular, seen
 from ioflt.datastore.atomic import PRIVATE_DIR, RECORD
 from ioflt.datastore.header import read_header
 from ioflt.datastore.home import Home
@@ -33,7 +33,7 @@ from ioflt.errors import BusyError, CorruptDataError, IofltError, ReadOnlyError,
 from ioflt.format.luks2 import binary
 from ioflt.format.luks2.layout import BINARY_SIZE, DATA_OFFSET, HEADER_OFFSETS
 from ioflt.format.record import record as form
-from ioflt.format.record.record import Deep, HomeRecord, Operation, Recrypt
+from ioflt.format.record.record import Deep, HomeRecord, Operation, Recrypt, Rename
 from ioflt.format.vmx import sealed
 from ioflt.types import HomeState, KeyRef
 
@@ -105,7 +105,8 @@ def erase(volume: Volume, name: str, *, destroy: Destroy | None = None) -> Recei
             raise ReadOnlyError("the datastore is opened read-only")
         with home.exclusive():
             record = _record(home, certain=destroy is not None)
-            found = _inventory(home, record)
+            clear_files = clearlist.now(home.fd, record)
+            found = _inventory(home, clear_files)
             atomic.make_private_dir(volume.fd)
             keys = _keys(record)
             shared, unknown = _shared(home, keys)
@@ -117,7 +118,7 @@ def erase(volume: Volume, name: str, *, destroy: Destroy | None = None) -> Recei
                 if not shared[key]:
                     with suppress(IofltError):  # the home is as good as gone; keyd is not what stops that
                         volume.keys.forget_key(key)
-            overwritten = _overwrite(home.fd, [file.path for file in found], record.clear_files)
+            overwritten = _overwrite(home.fd, [file.path for file in found], clear_files)
             shutil.rmtree(hidden, dir_fd=volume.fd)
     _log.info("%s: erased, home id %s", place, record.home_id)
     return Receipt(
@@ -137,7 +138,7 @@ def resume(volume: Volume) -> list[str]:
     def end(path: str, fd: int) -> None:
         clear: tuple[str, ...] = ()
         with suppress(FileNotFoundError, CorruptDataError):  # overwritten last, when nothing clear is left
-            clear = form.parse_home(records.read(fd)).record.clear_files
+            clear = clearlist.now(fd, form.parse_home(records.read(fd)).record)
         _overwrite(fd, _paths(fd), clear)
         shutil.rmtree(path, dir_fd=volume.fd)
 
@@ -159,7 +160,7 @@ def _record(home: Home, *, certain: bool) -> HomeRecord:
         raise ReadOnlyError(standing.problem or "its conversion was interrupted")
     if certain and standing.refusal is not None:
         raise ReadOnlyError(standing.problem or "its record is not believed")
-    if certain and record.operation is not None:
+    if certain and not isinstance(record.operation, Rename | None):
         which = "deep recrypt" if isinstance(record.operation, Deep) else record.operation.kind
         raise UsageError(f"its {which} was interrupted, and comes first")
     return record
@@ -207,25 +208,25 @@ def _fate(key: KeyRef, destroy: Destroy | None) -> str:
 # What there is
 
 
-def _inventory(home: Home, record: HomeRecord) -> list[_File]:
+def _inventory(home: Home, clear_files: Sequence[str]) -> list[_File]:
     """All files of the home, each of which can be written. Raises for what an erase would not destroy."""
     found = []
     for path in _paths(home.fd):
         with regular.named(home, path):
             fd = syscalls.open_beneath(home.fd, path, os.O_RDWR | os.O_NONBLOCK)
             try:
-                found.append(_judge(fd, path, record))
+                found.append(_judge(fd, path, clear_files))
             finally:
                 os.close(fd)
     return found
 
 
-def _judge(fd: int, path: str, record: HomeRecord) -> _File:
+def _judge(fd: int, path: str, clear_files: Sequence[str]) -> _File:
     if path == RECORD:
         return _File(path, "record")
     if path.startswith(f"{PRIVATE_DIR}/"):
         return _File(path, "left over or under way")
-    if path in record.clear_files:
+    if path in clear_files:
         return _File(path, "clear")
     if stored_as(path) is Treatment.VMX:
         with suppress(CorruptDataError):

@@ -18,7 +18,7 @@ from ioflt.datastore.header import read_state_slots
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
-from ioflt.datastore.standing import Treatment, stored_as
+from ioflt.datastore.standing import Treatment
 from ioflt.datastore.vmx import Place, VmxFile, seal_new
 from ioflt.errors import IofltError, MalformedError
 from ioflt.filters.backing import Backing
@@ -28,7 +28,6 @@ from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.format.vmx import sealed
 from ioflt.sectors import round_down
-from ioflt.types import HomeState
 
 #: Bytes of a chunk when one file's contents are copied into another.
 COPY_CHUNK = 1 << 20
@@ -55,22 +54,24 @@ def create(
     """Make an empty regular file as its home says, complete before it has a name; FileExistsError if taken.
 
     After a power cut it is there, complete, or not there. Its name is durable when the directory is synced.
-    Returns a descriptor (read and write) of the backing file. `owner`: (uid, gid).
+    Returns a descriptor (read and write) of the backing file. `owner`: (uid, gid). Where the home's record
+    lists its name, it is clear: `namespace.release` comes before, where that is not meant.
     """
     keys = home.volume.keys
     with home.acting() as known, Draft(home.fd) as draft:
         fd = draft.fd
-        if known.state is HomeState.ENCRYPTED:
-            if stored_as(name) is Treatment.VMX:
-                text = seal_new(keys, known.keys, b"", file_id or container.new_file_id())
-                atomic.write_all(fd, text)
-            else:
-                thin = not known.thick if thin is None else thin
-                container.create(fd, keys, known.keys, thin=thin, file_id=file_id)
+        lists = known.record is not None and known.record.clear_files
+        treatment = home.treatment(home.path_of(parent_fd, name) if lists else name, standing=known)
+        if treatment is Treatment.VMX:
+            text = seal_new(keys, known.keys, b"", file_id or container.new_file_id())
+            atomic.write_all(fd, text)
+        elif treatment is Treatment.CONTAINER:
+            thin = not known.thick if thin is None else thin
+            container.create(fd, keys, known.keys, thin=thin, file_id=file_id)
         if owner is not None and owner != (os.geteuid(), os.getegid()):
             os.fchown(fd, *owner)
         os.fchmod(fd, mode)
-        if known.state is HomeState.ENCRYPTED:
+        if treatment is not Treatment.CLEAR:
             os.fsync(fd)  # else a power cut may leave a name without a header behind it, which never opens
         draft.publish_new(parent_fd, name)
         return draft.take()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import reach, records, recovery
+from ioflt.datastore import clearfiles, reach, records, recovery
 from ioflt.datastore.home import Home
 from ioflt.datastore.volume import Volume
 from ioflt.errors import AuthenticationError, CorruptDataError, MalformedError, ReadOnlyError, UsageError
@@ -54,7 +54,10 @@ def restore(volume: Volume, name: str, saved: HeaderBackup) -> Restored:
     """
     home = volume.home(name)
     record = _record_to_restore(volume, home, saved.record)
-    present = [one for one in saved.headers if os.path.lexists(_path(home, one.path))]
+    decrypted = clearfiles.paths(home)  # since the backup
+    present = [
+        one for one in saved.headers if one.path not in decrypted and os.path.lexists(_path(home, one.path))
+    ]
     for one in present:
         path = _path(home, one.path)
         if os.path.realpath(path) != path:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
 from ioflt import syscalls
 from ioflt.crypto.rng import random_bytes
-from ioflt.datastore import atomic, records
+from ioflt.datastore import atomic, clearlist, records
 from ioflt.datastore.atomic import PRIVATE_DIR, RECORD
 from ioflt.datastore.header import read_header
 from ioflt.datastore.memory import Memory, Seen, Stamp
@@ -30,7 +32,16 @@ from ioflt.errors import (
     ReadOnlyError,
 )
 from ioflt.format.record import record as form
-from ioflt.format.record.record import Current, DatastoreRecord, Deep, HomeRecord, Move, Operation, Recrypt
+from ioflt.format.record.record import (
+    Current,
+    DatastoreRecord,
+    Deep,
+    HomeRecord,
+    Move,
+    Operation,
+    Recrypt,
+    Rename,
+)
 from ioflt.format.vmx import sealed
 from ioflt.keys.client import KeyService
 from ioflt.types import HomeState, KeyRef
@@ -157,7 +168,17 @@ class Home:
         return judged is not None and judged[0] == self._see()
 
     def check_writable(self) -> Standing:
-        """The standing, for someone who is about to write. Raises ReadOnlyError with the reason."""
+        """The standing, for someone who is about to write. Raises ReadOnlyError with the reason.
+
+        A rename of clear files that was interrupted is ended first.
+        """
+        standing = self._writable()
+        if _is_renaming(standing):
+            with self.changing():
+                standing = self._writable()
+        return standing
+
+    def _writable(self) -> Standing:
         if self.volume.read_only:
             raise ReadOnlyError("the datastore is mounted read-only", file=self.name)
         standing = self.standing()
@@ -177,10 +198,12 @@ class Home:
         encrypted = stored_as(path)
         if known.record is None:
             return encrypted
-        if path in known.record.clear_files:
+        if path in clearlist.now(self.fd, known.record):
             return Treatment.CLEAR
         operation = known.record.operation
         if not isinstance(operation, Operation):  # a recrypt leaves everything encrypted
+            return encrypted
+        if operation.files is not None and path not in operation.files:
             return encrypted
         if operation.current is not None and self._is_current(operation, operation.current, path, fd):
             is_that = fd is not None and carries(fd, path, operation.current.uuid)
@@ -234,13 +257,30 @@ class Home:
 
         Raises what `check_writable` raises, and BusyError.
         """
-        self.check_writable()  # makes a missing first record
+        while True:
+            self.check_writable()  # makes a missing first record
+            with self.unchanging():
+                standing = self._writable()
+                if not _is_renaming(standing):  # else who did it was interrupted just now
+                    yield standing
+                    return
+
+    @contextmanager
+    def steady(self) -> Iterator[Standing]:
+        """The standing, for who looks how a file of some name is stored: clear ones keep their names.
+
+        Raises what `standing` raises, and BusyError.
+        """
+        standing = self.standing()
+        if standing.record is None or not (standing.record.clear_files or _is_renaming(standing)):
+            yield standing
+            return
         with self.unchanging():
-            yield self.check_writable()
+            yield self.standing()
 
     @contextmanager
     def unchanging(self) -> Iterator[None]:
-        """The keys in the record stay as they are, whatever it says. Raises BusyError."""
+        """The keys and names in the record stay as they are, whatever it says. Raises BusyError."""
         with self._record_held(os.O_RDONLY, _hold_shared):
             yield
 
@@ -249,6 +289,22 @@ class Home:
         """Nobody makes or moves a file of the home: who acted by the record is done. Raises BusyError."""
         with self._record_held(os.O_RDWR, _hold_alone):
             yield
+
+    @contextmanager
+    def changing(self) -> Iterator[tuple[HomeRecord, Callable[..., HomeRecord]]]:
+        """The record, for who alone may change it, and a `store` for other ones, as often as need be.
+
+        Nobody else acts by any of them meanwhile. A rename that was interrupted is ended first. Raises
+        BusyError, ReadOnlyError when there is no valid record.
+        """
+        with ExitStack() as held, self.frozen():
+            standing = self.standing()
+            if standing.record is None:
+                raise ReadOnlyError(standing.problem or "it has no record", file=self.name)
+            record = clearlist.settled(self.fd, standing.record)
+            if record is not standing.record:
+                record = self.store(record, held=held)
+            yield record, partial(self.store, held=held)
 
     @contextmanager
     def _record_held(self, flags: int, hold: Callable[[int], bool]) -> Iterator[None]:
@@ -288,19 +344,24 @@ class Home:
         finally:
             os.close(fd)
 
-    def store(self, record: HomeRecord, *, new: bool = False, counts: bool = True) -> HomeRecord:
+    def store(
+        self, record: HomeRecord, *, new: bool = False, counts: bool = True, held: ExitStack | None = None
+    ) -> HomeRecord:
         """Write the record, MACed by the home's KEKs or, if clear, by the datastore's; what was written.
 
-        `counts`: the generation goes up; only a change of names and an operation's progress leave it.
-        The record of a clear home is not read, changed and stored while the datastore's keys change.
+        `counts`: the generation goes up; only a change of names and an operation's progress leave it. Nobody
+        acts by it before `held` is closed. The record of a clear home is not read, changed and stored while
+        the datastore's keys change.
         """
         with nullcontext() if record.keys else self.volume.root.acting():
-            return self._store(record, new=new, counts=counts)
+            return self._store(record, new=new, counts=counts, held=held)
 
-    def _store(self, record: HomeRecord, *, new: bool, counts: bool) -> HomeRecord:
+    def _store(
+        self, record: HomeRecord, *, new: bool, counts: bool, held: ExitStack | None = None
+    ) -> HomeRecord:
         generation = record.generation + 1 if counts and not new else max(1, record.generation)
         stored = replace(record, generation=generation)
-        records.store(self.fd, stored, self._macing(stored), self.volume.keys, new=new)
+        records.store(self.fd, stored, self._macing(stored), self.volume.keys, new=new, held=held)
         self._judged = None
         if not new:  # else it is noted when it is judged
             memory, place, before = self.volume.memory, self._place(), self._home_id
@@ -316,6 +377,18 @@ class Home:
             os.close(self._lock_fd)
             self._lock_fd = None
         os.close(self.fd)
+
+    # Names
+
+    def path_of(self, parent_fd: int, name: str) -> str:
+        """The path in the home of a name in that directory, wherever that was moved to meanwhile.
+
+        Raises OSError ENOENT when it is in the home no more.
+        """
+        top, parent = (os.readlink(f"/proc/self/fd/{fd}") for fd in (self.fd, parent_fd))
+        if not clearlist.is_below(parent, top):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return os.path.join(parent[len(top) + 1 :], name)
 
     # Renames of the directory
 
@@ -501,7 +574,7 @@ class Home:
 
     def _operation_problem(self, record: HomeRecord) -> str | None:
         operation = record.operation
-        if operation is None or isinstance(operation, Recrypt):  # the VM may run meanwhile
+        if operation is None or isinstance(operation, Recrypt | Rename):  # the VM may run meanwhile
             return None
         if isinstance(operation, Move):
             return "its move was interrupted; the next command on the datastore finishes it, or takes it back"
@@ -511,7 +584,12 @@ class Home:
             return "its encryption was interrupted; `ioflt vm encrypt` or the next mount resumes it"
         if not self.volume.is_authorised(operation.id):
             return "its record tells of a decryption that this host never started (an old copy put back?)"
-        return "its decryption was interrupted; `ioflt vm decrypt` resumes it, `ioflt vm encrypt` goes back"
+        if operation.files is None:
+            which, resuming = "its decryption", "ioflt vm decrypt"
+        else:
+            which = f"the decryption of its disk {operation.files[0]}"
+            resuming = f"ioflt vm decrypt --disk {operation.files[0]}"
+        return f"{which} was interrupted; `{resuming}` resumes it, `ioflt vm encrypt` goes back"
 
     def _without_record(self, known: Stamp | None) -> tuple[Standing, Stamp | None]:
         if any(not is_private(name) for name in os.listdir(self.fd)):
@@ -527,18 +605,29 @@ class Home:
         return Standing(datastore.default, datastore.keys, False, problem, None)
 
 
+def _is_renaming(standing: Standing) -> bool:
+    return standing.record is not None and isinstance(standing.record.operation, Rename)
+
+
 def _hold_shared(fd: int) -> bool:
     """The flock of a record, for reading. Who wants it alone has the OFD lock, too: he is let pass first."""
-    deadline = time.monotonic() + _RECORD_WAIT_S
-    while syscalls.is_write_locked(fd):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_RECORD_PAUSE_S)
-    return syscalls.try_flock(fd, fcntl.LOCK_SH, wait=_RECORD_WAIT_S)
+    free = _await(lambda: not syscalls.is_write_locked(fd))
+    return free and syscalls.try_flock(fd, fcntl.LOCK_SH, wait=_RECORD_WAIT_S)
 
 
 def _hold_alone(fd: int) -> bool:
-    return syscalls.try_write_lock(fd) and syscalls.try_flock(fd, fcntl.LOCK_EX, wait=_RECORD_WAIT_S)
+    mine = _await(lambda: syscalls.try_write_lock(fd))
+    return mine and syscalls.try_flock(fd, fcntl.LOCK_EX, wait=_RECORD_WAIT_S)
+
+
+def _await(condition: Callable[[], bool]) -> bool:
+    """Whether it came true in `_RECORD_WAIT_S` seconds."""
+    deadline = time.monotonic() + _RECORD_WAIT_S
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_RECORD_PAUSE_S)
+    return True
 
 
 def carries(fd: int, path: str, uuid: str) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from ioflt import syscalls
-from ioflt.datastore import atomic, container, files
+from ioflt.datastore import atomic, clearfiles, container, files
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
@@ -43,6 +43,16 @@ class Move:
     def exchanges(self) -> bool:
         return bool(self.flags & syscalls.RENAME_EXCHANGE)
 
+    def concerns_clear_files(self) -> bool:
+        """Whether an encrypted home keeps a file clear at or below one of the two names."""
+        return any(
+            clearfiles.has_any(home) and clearfiles.concern(home, home.path_of(parent_fd, name))
+            for home, parent_fd, name in (
+                (self.home, self.old_fd, self.old),
+                (self.new_home, self.new_fd, self.new),
+            )
+        )
+
     @property
     def renames_home(self) -> bool:
         return self.is_dir and self.top and self.new_top
@@ -55,11 +65,47 @@ class Move:
         return stored_as(self.old) is not stored_as(self.new)
 
 
-def check_link(home: Home, treatment: Treatment, new_home: Home, new: str) -> None:
-    """Whether a file may get another link there. Raises CrossHomeError, OSError EPERM for a VMX."""
+def check_link(home: Home, treatment: Treatment | None, new_home: Home, new: str) -> None:
+    """Whether a file may get another link there; `treatment`: None for what is no regular file.
+
+    Raises CrossHomeError, OSError EPERM for a VMX, and for a clear file of an encrypted home.
+    """
     _check_homes(home, new_home)
-    if treatment is Treatment.VMX or (treatment is Treatment.CONTAINER and stored_as(new) is Treatment.VMX):
+    if home.standing().state is HomeState.CLEAR or treatment is None:
+        return
+    if treatment is not Treatment.CONTAINER or stored_as(new) is Treatment.VMX:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@contextmanager
+def steady(home: Home) -> Iterator[None]:
+    """For who makes or removes a name: it comes between no rename of clear files and the record of that.
+
+    Raises ReadOnlyError, BusyError.
+    """
+    home.check_writable()
+    with home.acting() if clearfiles.has_any(home) else nullcontext():
+        yield
+
+
+def remove(home: Home, parent_fd: int, name: str, how: Callable[..., None]) -> None:
+    """Remove a name by `how`, which is as os.unlink. A clear file that had it is listed no more.
+
+    Raises ReadOnlyError, BusyError, OSError.
+    """
+    with steady(home):
+        path = home.path_of(parent_fd, name) if clearfiles.has_any(home) else None
+        if path is None or path not in clearfiles.paths(home):
+            how(name, dir_fd=parent_fd)
+            return
+    clearfiles.remove(home, path, parent_fd, lambda: how(name, dir_fd=parent_fd))
+
+
+def release(home: Home, parent_fd: int, name: str) -> None:
+    """Before a file is made: it is encrypted, also where a clear one was removed behind our back."""
+    home.check_writable()
+    if clearfiles.has_any(home):
+        clearfiles.release(home, home.path_of(parent_fd, name))
 
 
 def rename(move: Move, renamed_home: Home | None) -> None:
@@ -67,7 +113,10 @@ def rename(move: Move, renamed_home: Home | None) -> None:
     if renamed_home is None:
         with _acting(move):
             _check(move)
-            _rename(move)
+            if not move.concerns_clear_files():
+                _rename(move)
+                return
+        _rename_clear(move)
         return
     _check(move)
     if not move.flags and _is_directory(move.new_fd, move.new):
@@ -79,6 +128,23 @@ def rename(move: Move, renamed_home: Home | None) -> None:
     renamed_home.after_rename(move.new)
 
 
+def _rename_clear(move: Move) -> None:
+    """Raises CrossHomeError, and EINVAL for an exchange of what is stored in two ways."""
+    home = move.home
+    if move.new_home is not home:
+        raise CrossHomeError("clear files stay in their home, and keep others off their names", file=move.old)
+    old, new = home.path_of(move.old_fd, move.old), home.path_of(move.new_fd, move.new)
+    if old == new:
+        return
+    if not move.exchanges:
+        clearfiles.rename(home, old, new, lambda: _rename(move))
+        return
+    with _acting(move):
+        if not {old, new} <= set(clearfiles.paths(home)):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        _rename(move)
+
+
 def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFile:
     """Rename to or from *.vmx: the content of `source` under the new name, the old name gone.
 
@@ -87,6 +153,8 @@ def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFil
     """
     with _acting(move):
         _check(move)
+        if move.concerns_clear_files():  # let tools copy
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         return _convert(move, source, place, file_id)
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import ExitStack
 from hmac import compare_digest
 
 from ioflt.datastore import atomic
@@ -102,18 +103,22 @@ def store(
     keys: KeyService,
     *,
     new: bool = False,
+    held: ExitStack | None = None,
 ) -> None:
     """Write the record, MACed by each of the keys `by`, durably. `new`: FileExistsError if there is one.
 
-    Raises KeyUnavailableError when one of the keys cannot be had.
+    `held`: the file stays locked (flock) until that is closed. Raises KeyUnavailableError when one of the
+    keys cannot be had.
     """
     payload = form.encode(record)
-    write(top_fd, form.seal(payload, [keys.mac(key, form.label(record), payload) for key in by]), new=new)
+    tags = [keys.mac(key, form.label(record), payload) for key in by]
+    write(top_fd, form.seal(payload, tags), new=new, held=held)
 
 
-def write(top_fd: int, data: bytes, *, new: bool = False) -> None:
+def write(top_fd: int, data: bytes, *, new: bool = False, held: ExitStack | None = None) -> None:
     """The same with a record's bytes, as they were read."""
-    with atomic.Draft(top_fd) as draft:
+    with ExitStack() as own:
+        draft = (own if held is None else held).enter_context(atomic.Draft(top_fd))
         atomic.write_all(draft.fd, data)
         os.fchmod(draft.fd, 0o644)
         if not new:

@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import atomic, reach, records, regular, wrapping
+from ioflt.datastore import atomic, clearlist, reach, records, regular, wrapping
 from ioflt.datastore.home import Home
 from ioflt.datastore.root import Root
 from ioflt.datastore.standing import Treatment
@@ -150,6 +150,12 @@ def _record(home: Home) -> _Record:
     return record
 
 
+def _as_it_is(home: Home, record: _Record) -> _Record:
+    """The home's record while it is frozen: clear files may have got other names since it was read."""
+    now = home.standing().record
+    return record if now is None else clearlist.settled(home.fd, now)
+
+
 def _store(home: Home, record: _Record) -> _Record:
     if isinstance(record, HomeRecord):
         return home.store(record)
@@ -206,8 +212,8 @@ def _begin(home: Home, record: _Record, to: tuple[KeyRef, ...]) -> _Record:
     for entry in _encrypted(home):
         with regular.named(home, entry.path):
             _check(home, entry, Change(to + old, ()))
-    begun = replace(record, keys=to + old, operation=Recrypt(new_uuid(), old, to))
     with home.frozen():
+        begun = replace(_as_it_is(home, record), keys=to + old, operation=Recrypt(new_uuid(), old, to))
         if set(to) <= set(present) and _are_done(home, Change(to, ()), set()):
             # Back to keys that all files have: asks for no other, which perhaps cannot be had any more.
             begun = replace(begun, keys=to)
@@ -235,13 +241,13 @@ def _finish(home: Home, record: _Record, progress: Progress | None, here: Here |
     told = progress or (lambda _files: None)
     if record.keys != operation.to:
         with _all_done(home, Change(operation.to, ()), told, here):
-            record = _store(home, replace(record, keys=operation.to))
+            record = _store(home, replace(_as_it_is(home, record), keys=operation.to))
     elif not operation.old:
         with _all_done(home, Change(operation.to, ()), told, here):
-            _store(home, replace(record, operation=None))
+            _store(home, replace(_as_it_is(home, record), operation=None))
         return
     with _all_done(home, Change(operation.to, operation.old), told, here):
-        _store(home, replace(record, operation=None))
+        _store(home, replace(_as_it_is(home, record), operation=None))
     _log.info("%s: recrypted, opens by %s", _called(home), ", ".join(map(str, operation.to)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ioflt.datastore import erase, lifecycle, move
+from ioflt.datastore import clearfiles, erase, lifecycle, move
 from ioflt.datastore import recrypt as shallow
 from ioflt.datastore.container import Progress
 from ioflt.datastore.deep import home as deep
@@ -19,12 +19,14 @@ def interrupted(
     """
     erased = erase.resume(volume)
     moved = move.resume(volume, but=but)
+    renamed = clearfiles.resume(volume, but=but)
     encrypted = lifecycle.resume_encryptions(volume, progress=progress, but=but)
     recrypted = shallow.resume(volume, progress=progress, but=but, here=here)
     rewritten = deep.resume(volume, progress=progress, but=but)
     return [
         *((hidden, "erase") for hidden in erased),
         *((name, "move") for name in moved),
+        *((name, "rename") for name in renamed),
         *((name, "encryption") for name in encrypted),
         *((name, "recrypt") for name in recrypted),
         *((name, "deep recrypt") for name in rewritten),

@@ -103,11 +103,13 @@ class Names(Served):
         parent, text = self._target(new_parent_inode, new_name)
 
         def make() -> None:
+            namespace.release(parent.home, parent.path_fd, text)
             with parent.home.acting():
                 link()
 
         def link() -> None:
-            namespace.check_link(node.home, node.treatment, parent.home, text)
+            treatment = node.treatment if node.is_regular else None
+            namespace.check_link(node.home, treatment, parent.home, text)
             if node.format == stat.S_IFLNK:  # a symlink has no path through /proc that does not follow it
                 self._link_symlink(node, parent, text)
             else:
@@ -238,10 +240,13 @@ class Names(Served):
         parent, text = self._target(parent_inode, name)
         owner = (ctx.uid, self._group(parent, ctx))
         mode = stat.S_IMODE(mode) & ~ctx.umask
+
+        def make() -> int:
+            namespace.release(parent.home, parent.path_fd, text)
+            return files.create(parent.home, parent.path_fd, text, mode=mode, owner=owner)
+
         async with self._changing(parent.home):
-            fd = await self._in_thread(
-                lambda: files.create(parent.home, parent.path_fd, text, mode=mode, owner=owner)
-            )
+            fd = await self._in_thread(make)
             try:
                 return await self._lookup(parent, text), fd
             except BaseException:  # nobody else closes it
@@ -260,13 +265,13 @@ class Names(Served):
         parent, text = self._target(parent_inode, name)
 
         def run() -> None:
-            parent.home.check_writable()
-            make(parent.path_fd, text)
-            try:
-                self._own(parent, text, ctx)
-            except BaseException:  # what has the wrong owner does not stay
-                undo(text, dir_fd=parent.path_fd)
-                raise
+            with namespace.steady(parent.home):
+                make(parent.path_fd, text)
+                try:
+                    self._own(parent, text, ctx)
+                except BaseException:  # what has the wrong owner does not stay
+                    undo(text, dir_fd=parent.path_fd)
+                    raise
 
         async with self._changing(parent.home):
             await self._in_thread(run)
@@ -296,13 +301,9 @@ class Names(Served):
     async def _remove(self, parent_inode: InodeT, name: FileNameT, how: Callable[..., None]) -> None:
         parent, text = self._target(parent_inode, name)
 
-        def run() -> None:
-            parent.home.check_writable()
-            how(text, dir_fd=parent.path_fd)
-
         async with self._changing(parent.home):
             victim = self._known(parent, text)
-            await self._in_thread(run)
+            await self._in_thread(namespace.remove, parent.home, parent.path_fd, text, how)
             self._note_unlinked(victim)
 
     async def _rename(self, node: Node, move: namespace.Move, new_parent: Node, *, converts: bool) -> None:

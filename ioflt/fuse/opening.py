@@ -171,7 +171,7 @@ class Opener:
     def _open(self, node: Node, created: int | None) -> OpenFile:
         """In a worker thread."""
         if created is not None:
-            return self._open_file(node, created, node.home.standing(), writable=True)
+            return self._open_file(node, created, writable=True)
         standing = node.home.standing()
         if os.stat(node.path_fd).st_nlink == 0 and not node.unlinked:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # replaced; the kernel looks it up again
@@ -186,10 +186,15 @@ class Opener:
                 read_only = True
         if fd < 0:
             fd = node.reopen(os.O_RDONLY)
-        return self._open_file(node, fd, standing, writable=not read_only)
+        return self._open_file(node, fd, writable=not read_only)
 
-    def _open_file(self, node: Node, fd: int, standing: Standing, *, writable: bool) -> OpenFile:
-        node.treatment = node.home.treatment(node.path, fd, standing)
+    def _open_file(self, node: Node, fd: int, *, writable: bool) -> OpenFile:
+        try:
+            with node.home.steady() as standing:
+                node.treatment = self._treatment(node, fd, standing)
+        except BaseException:  # nobody else closes it
+            os.close(fd)
+            raise
         node.note_stamp()
         return files.open_file(
             node.home,
@@ -201,8 +206,26 @@ class Opener:
             name=node.shown,
         )
 
+    @staticmethod
+    def _treatment(node: Node, fd: int, standing: Standing) -> Treatment:
+        """How the file `fd` is stored, whose name may be listed in the home's record."""
+        record = standing.record
+        if record is None or not record.clear_files or node.parent is None:
+            return node.home.treatment(node.path, fd, standing)
+        if node.unlinked:  # it has no name any more
+            return node.treatment
+        try:
+            info = os.stat(node.name, dir_fd=node.parent.path_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            info = None
+        if info is None or not os.path.samestat(info, os.fstat(fd)):  # another mount renamed it
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node.home.treatment(node.home.path_of(node.parent.path_fd, node.name), fd, standing)
+
     def _check_treatment(self, node: Node, standing: Standing) -> None:
         """The home may have been converted while the file was open for reading: never write the old way."""
+        if node.unlinked:
+            return
         clear = node.treatment is Treatment.CLEAR
         if clear != (node.home.treatment(node.path, standing=standing) is Treatment.CLEAR):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
