@@ -43,7 +43,8 @@ def erase(home: tuple[Path, str], yes: bool, destroy_key: bool, out: Path | None
 
     Headers with wrapped keys and recovery slots, states, sealed VMX files and the record get random bytes;
     the data stays where it lies, as ciphertext that nothing opens. That is quick, also for large disks, and
-    needs no key. Once begun, the next command on the datastore or the next mount finishes it.
+    needs no key; only disks that are clear are overwritten whole. Once begun, the next command on the
+    datastore or the next mount finishes it.
 
     Raw copies and header backups of the VM open as before, by its keys and recovery passphrases. So may old
     blocks where the storage does not overwrite in place (btrfs, snapshots, flash): what has no recovery slots
@@ -72,6 +73,12 @@ def erase(home: tuple[Path, str], yes: bool, destroy_key: bool, out: Path | None
             warn(f"{key.key}: kept, it also opens {other}")
     for path in receipt.unknown:
         warn(f"{path}: unknown whether it has a key of the VM")
+    for file in receipt.files:
+        if file.stored == "clear":
+            warn(
+                f"{place / file.path}: was clear, and is overwritten; no key hides what the storage keeps of"
+                " it elsewhere (btrfs, snapshots, flash)"
+            )
     say(f"{place}: erased; raw copies and header backups of it are not")
     emit(receipt, lambda: describe(_short(receipt)), as_json)
 

@@ -43,6 +43,13 @@ def _copied(error: errors.IofltError) -> str:
     return f"remove one of the two, or give one keys of its own: {own}"
 
 
+def _disk_decryption(error: errors.IofltError) -> str:
+    vm = _file(error, "DIR/VM")
+    disk = re.search(r"of its disk (.*) was interrupted", error.message)
+    named = shlex.quote(disk[1]) if disk else "FILE"
+    return f"finish it, or go back: ioflt vm decrypt {vm} --disk {named}, ioflt vm encrypt {vm}"
+
+
 def _header(error: errors.IofltError) -> str:
     if (error.file or "").lower().endswith(".vmx"):  # the one file of an encrypted VM that is no container
         return "nothing was changed"
@@ -206,9 +213,15 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
             f" ioflt vm register {_file(error, 'DIR/VM')}  (add --clear for a clear one)"
         ),
     ),
+    (errors.IofltError, r"the decryption of its disk .* was interrupted", _disk_decryption),
     (
-        errors.ReadOnlyError,
-        r"decrypt",
+        errors.UsageError,
+        r"encryption (of its disk .* )?was interrupted, and comes first",
+        lambda error: f"finish it: ioflt vm encrypt {_file(error, 'DIR/VM')}",
+    ),
+    (
+        errors.IofltError,
+        r"decryption was interrupted",
         lambda error: (
             "finish it, or go back:"
             f" ioflt vm decrypt {_file(error, 'DIR/VM')}, ioflt vm encrypt {_file(error, 'DIR/VM')}"

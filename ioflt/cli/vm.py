@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shlex
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from ioflt.cli.hints import advising
 from ioflt.cli.lazy import Entry, LazyGroup, Section
 from ioflt.cli.render import describe, emit, json_option, moment, progress, say, table, warn
 from ioflt.cli.session import connect_keys, directory_argument, home_argument, logged
-from ioflt.errors import KeyUnavailableError
+from ioflt.errors import IofltError, KeyUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from ioflt.datastore.volume import Volume
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
 
 vm = LazyGroup(
     name="vm",
@@ -79,6 +84,26 @@ def open_vms(directory: Path, *, read_only: bool = False, but: str | None = None
             yield volume
 
 
+def _disk_option(help_text: str) -> Callable[[_Command], _Command]:
+    def normal(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+        return None if value is None else os.path.normpath(value)
+
+    return click.option(
+        "--disk", metavar="FILE", callback=normal, help=f"{help_text} FILE: its path in the VM."
+    )
+
+
+@contextmanager
+def _advising_disk(place: Path, disk: str | None) -> Iterator[None]:
+    """What the errors of a conversion of one disk do not know."""
+    vm = shlex.quote(str(place))
+    with (
+        advising(UsageError, "an encrypted disk is not allowed", f"encrypt the VM: ioflt vm encrypt {vm}"),
+        advising(UsageError, "no disk$|there is no file", f"see its files: ioflt vm show {vm}"),
+    ):
+        yield
+
+
 @click.command(name="list")
 @directory_argument
 @json_option
@@ -132,7 +157,8 @@ def show(home: tuple[Path, str], as_json: bool) -> None:
 @click.command()
 @home_argument
 @click.option("--thick", is_flag=True, help="Fill the holes of disks, so that no one sees what is unused.")
-def encrypt(home: tuple[Path, str], thick: bool) -> None:
+@_disk_option("Only this disk of an encrypted VM, which is clear.")
+def encrypt(home: tuple[Path, str], thick: bool, disk: str | None) -> None:
     """Encrypt the powered-off VM in place: each file anew beside the old, then in its stead.
 
     Run again after an interruption it goes on. It also takes back a decrypt that was interrupted.
@@ -140,17 +166,20 @@ def encrypt(home: tuple[Path, str], thick: bool) -> None:
     from ioflt.datastore import lifecycle
 
     directory, name = home
+    place = directory / name
     with (
+        _advising_disk(place, disk),
         open_vms(directory, but=name) as volume,
-        progress(f"encrypting {name}", total(volume, name)) as bar,
+        progress(f"encrypting {disk or name}", total(volume, name, disk)) as bar,
     ):
-        lifecycle.encrypt(volume, name, thick=thick, progress=bar.advance)
-    say(f"{directory / name}: encrypted")
+        files = lifecycle.encrypt(volume, name, disk=disk, thick=thick, progress=bar.advance)
+    say(f"{place}: {', '.join(files)} encrypted" if files else f"{place}: encrypted")
 
 
 @click.command()
 @home_argument
-def decrypt(home: tuple[Path, str]) -> None:
+@_disk_option("Only this disk, with its snapshots; the VM stays encrypted.")
+def decrypt(home: tuple[Path, str], disk: str | None) -> None:
     """Decrypt the powered-off VM in place. This writes its plaintext to the datastore.
 
     Run again after an interruption it goes on; `ioflt vm encrypt` takes it back instead.
@@ -158,12 +187,15 @@ def decrypt(home: tuple[Path, str]) -> None:
     from ioflt.datastore import lifecycle
 
     directory, name = home
+    place = directory / name
     with (
+        _advising_disk(place, disk),
         open_vms(directory, but=name) as volume,
-        progress(f"decrypting {name}", total(volume, name)) as bar,
+        progress(f"decrypting {disk or name}", total(volume, name, disk)) as bar,
     ):
-        lifecycle.decrypt(volume, name, progress=bar.advance)
-    say(f"{directory / name}: decrypted; whoever reads the datastore reads this VM")
+        files = lifecycle.decrypt(volume, name, disk=disk, progress=bar.advance)
+    what = f"{', '.join(files)} decrypted" if files else "decrypted"
+    say(f"{place}: {what}; whoever reads the datastore reads this {'disk' if files else 'VM'}")
 
 
 @click.command()
@@ -186,8 +218,16 @@ def register(home: tuple[Path, str], clear: bool, accept_rollback: bool) -> None
     say(f"{directory / name}: registered")
 
 
-def total(volume: Volume, name: str) -> int:
-    """Bytes that a conversion of the VM reads, about."""
-    from ioflt.datastore import summary
+def total(volume: Volume, name: str, disk: str | None = None) -> int:
+    """Bytes that a conversion of the VM, or of the disk, reads, about."""
+    from ioflt.datastore import diskfiles, summary
 
-    return sum(file.length or 0 for file in summary.home(volume, name).files)
+    lengths = {file.path: file.length or 0 for file in summary.home(volume, name).files}
+    if disk is None:
+        return sum(lengths.values())
+    try:
+        return sum(
+            lengths[entry.path] for entry in diskfiles.of_disk(volume.home(name), disk, lambda _: True)
+        )
+    except IofltError:  # the conversion tells what is wrong
+        return 0

@@ -1,9 +1,11 @@
-"""Conversion of whole homes: encrypt, decrypt, go on after an interruption, or go back.
+"""Conversion of whole homes, or of single disks: encrypt, decrypt, go on after an interruption, or go back.
 
 The home's record holds an operation from the first file to the last. An interrupted encryption may be resumed
 by anyone; a decryption only by the host that started it, because only it remembers the one-time id: a record
 that was put back from an old copy would otherwise bring plaintext onto the datastore. For the same reason the
 host remembers the generations of records (`memory`).
+
+An encrypted home may keep single disks clear; in a clear one there is no encrypted disk.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import atomic, convert, files, records, regular
+from ioflt.datastore import atomic, clearlist, convert, diskfiles, files, records, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.convert import Conversion
 from ioflt.datastore.home import Home
@@ -30,7 +32,7 @@ from ioflt.errors import (
     UsageError,
 )
 from ioflt.format.record import record as form
-from ioflt.format.record.record import Deep, HomeRecord, Operation
+from ioflt.format.record.record import Deep, HomeRecord, Operation, Rename
 from ioflt.types import HomeState
 
 __all__ = ["decrypt", "encrypt", "exclusive", "register", "resume_encryptions"]
@@ -38,29 +40,47 @@ __all__ = ["decrypt", "encrypt", "exclusive", "register", "resume_encryptions"]
 _log = logging.getLogger(__name__)
 
 
-def encrypt(volume: Volume, name: str, *, thick: bool = False, progress: Progress | None = None) -> None:
+def encrypt(
+    volume: Volume,
+    name: str,
+    *,
+    disk: str | None = None,
+    thick: bool = False,
+    progress: Progress | None = None,
+) -> tuple[str, ...]:
     """Encrypt a clear home in place, go on with an interrupted encryption, or take back a decryption.
 
-    `thick`: holes become encrypted zeros; what is gone on with stays as it was begun. After an error the home
-    takes no writes and the call can be repeated. Raises UsageError when it is encrypted already, BusyError,
-    ReadOnlyError, KeyUnavailableError, CorruptDataError, StorageError.
+    `disk`: in an encrypted home, what is clear of the disk to which the file at that path belongs.
+    `thick`: holes become encrypted zeros; what is gone on with stays as it was begun. Returns the paths of a
+    disk's files. After an error the home takes no writes and the call can be repeated. Raises UsageError when
+    it is encrypted already, BusyError, ReadOnlyError, KeyUnavailableError, CorruptDataError, StorageError.
     """
     with exclusive(volume, name) as (home, record):
         operation = record.operation
         if not isinstance(operation, Operation):
             _refuse_others(record)
-            if record.state is HomeState.ENCRYPTED:
+            if disk is not None:
+                record = _begin_encrypt_disk(home, record, disk, thick)
+            elif record.state is HomeState.ENCRYPTED:
                 raise UsageError("is encrypted already")
-            record = _begin_encrypt(home, record, thick)
+            else:
+                record = _begin_encrypt(home, record, thick)
+        elif disk is not None and not _is_about(operation, disk):
+            raise _interrupted(operation)
         elif operation.kind == "decrypt":
             _check_authorised(volume, operation)
             record = _turn(home, record, progress)
             volume.end_authorisation(operation.id)
-        _finish_encrypt(home, record, progress)
+        return _finish_encrypt(home, record, progress)
 
 
-def decrypt(volume: Volume, name: str, *, progress: Progress | None = None) -> None:
+def decrypt(
+    volume: Volume, name: str, *, disk: str | None = None, progress: Progress | None = None
+) -> tuple[str, ...]:
     """Decrypt an encrypted home in place, go on with that, or take back an interrupted encryption.
+
+    `disk`: just the disk to which the file at that path belongs, snapshots included. Returns the paths of a
+    disk's files.
 
     Nothing is changed unless every file opens. Raises UsageError when it is clear already,
     AuthenticationError for a decryption that this host did not start, and what `encrypt` raises.
@@ -71,26 +91,37 @@ def decrypt(volume: Volume, name: str, *, progress: Progress | None = None) -> N
             _refuse_others(record)
             if record.state is HomeState.CLEAR:
                 raise UsageError("is clear already")
-            record = _begin_decrypt(home, record)
+            record = _begin_decrypt(home, record, disk)
+        elif not _is_about(operation, disk):  # nobody decrypts more than he was asked to
+            raise _interrupted(operation)
         elif operation.kind == "encrypt":
             record = _turn(home, record, progress)
         else:
             _check_authorised(volume, operation)
         conversion = Conversion(home, record, progress)
         conversion.run()
-        cleared = replace(
-            conversion.record,
-            home_id=new_uuid(),  # no clear record of before is valid ever again
-            state=HomeState.CLEAR,
-            keys=(),
-            names=(name,),
-            clear_files=(),
-            policy=POLICY[HomeState.CLEAR],
-            thick=False,
-            operation=None,
-        )
-        home.store(cleared)
+        home.store(_cleared(home, conversion))
         volume.end_authorisation(conversion.operation.id)
+        return conversion.operation.files or ()
+
+
+def _cleared(home: Home, conversion: Conversion) -> HomeRecord:
+    """The record after a decryption."""
+    record, files_of_disk = conversion.record, conversion.operation.files
+    if files_of_disk is not None:
+        there = (path for path in files_of_disk if clearlist.exists(home.fd, path))
+        return replace(record, clear_files=tuple(sorted((*record.clear_files, *there))), operation=None)
+    return replace(
+        record,
+        home_id=new_uuid(),  # no clear record of before is valid ever again
+        state=HomeState.CLEAR,
+        keys=(),
+        names=(home.name,),
+        clear_files=(),
+        policy=POLICY[HomeState.CLEAR],
+        thick=False,
+        operation=None,
+    )
 
 
 def resume_encryptions(
@@ -132,8 +163,12 @@ def exclusive(volume: Volume, name: str, *, copies: bool = False) -> Iterator[tu
             refused = standing.refusal is not None and not (copies and standing.refusal is Refusal.COPIED)
             if standing.record is None or refused:
                 raise ReadOnlyError(standing.problem or "it has no record")
+            record = standing.record
+            if isinstance(record.operation, Rename):
+                with home.changing() as (record, _):
+                    """Entering it ended the rename."""
             atomic.remove_drafts(home.fd)
-            yield home, standing.record
+            yield home, record
 
 
 def _seems_interrupted(volume: Volume, name: str) -> bool:
@@ -150,6 +185,18 @@ def _refuse_others(record: HomeRecord) -> None:
         raise UsageError("its deep recrypt was interrupted, and comes first")
     if record.operation is not None:
         raise UsageError(f"its {record.operation.kind} was interrupted, and comes first")
+
+
+def _is_about(operation: Operation, disk: str | None) -> bool:
+    """Whether that conversion is the one of the disk, or of the whole home."""
+    return operation.files is None if disk is None else disk in (operation.files or ())
+
+
+def _interrupted(operation: Operation) -> UsageError:
+    """Of another conversion than the one that is wanted."""
+    what = f"{operation.kind}ion"
+    which = f"its {what}" if operation.files is None else f"the {what} of its disk {operation.files[0]}"
+    return UsageError(f"{which} was interrupted, and comes first")
 
 
 def _check_authorised(volume: Volume, operation: Operation) -> None:
@@ -174,11 +221,38 @@ def _begin_encrypt(home: Home, record: HomeRecord, thick: bool) -> HomeRecord:
     return _store_first(home, record, begun, entries)
 
 
-def _begin_decrypt(home: Home, record: HomeRecord) -> HomeRecord:
-    entries = _check_encrypted(home, _files(home, record))
-    operation = _operation("decrypt", False, entries)
+def _begin_encrypt_disk(home: Home, record: HomeRecord, disk: str, thick: bool) -> HomeRecord:
+    if record.state is HomeState.CLEAR:
+        raise UsageError("is not encrypted: an encrypted disk is not allowed in it")
+    found = diskfiles.of_disk(home, disk, lambda _: True)
+    if not found:  # a part of a disk that lost its descriptor
+        found = [entry for entry in regular.regular_files(home) if entry.path == disk]
+    entries = _check_clear(home, [entry for entry in found if entry.path in record.clear_files])
+    if not entries:
+        raise UsageError(f"its file {disk} is encrypted already")
+    operation = _operation("encrypt", thick or record.thick, entries, disk)
+    clear_files = tuple(path for path in record.clear_files if path not in operation.pending)
+    return home.store(replace(record, clear_files=clear_files, operation=operation))
+
+
+def _files_of_disk(home: Home, record: HomeRecord, disk: str) -> list[Entry]:
+    """Those that are encrypted, by what encrypted descriptors say."""
+    if disk in record.clear_files:
+        raise UsageError(f"its disk {disk} is clear already")
+    found = diskfiles.of_disk(home, disk, lambda path: path not in record.clear_files)
+    if not found:
+        raise UsageError(f"its file {disk} is no disk")
+    return [entry for entry in found if entry.path not in record.clear_files]
+
+
+def _begin_decrypt(home: Home, record: HomeRecord, disk: str | None) -> HomeRecord:
+    wanted = _files(home, record) if disk is None else _files_of_disk(home, record, disk)
+    entries = _check_encrypted(home, wanted)
+    operation = _operation("decrypt", False, entries, disk)
     begun = replace(record, operation=operation)
     home.volume.authorise(operation.id)
+    if disk is not None:  # other files may come and go as they like
+        return home.store(begun)
     try:
         return _store_first(home, record, begun, entries)
     except BusyError:
@@ -206,25 +280,31 @@ def _turn(home: Home, record: HomeRecord, progress: Progress | None) -> HomeReco
     conversion.settle()
     operation = conversion.operation
     unconverted = frozenset(operation.pending)
-    entries = [entry for entry in _files(home, record) if entry.path not in unconverted]
+    entries = [
+        entry
+        for entry in _files(home, record)
+        if entry.path not in unconverted and (operation.files is None or entry.path in operation.files)
+    ]
     if operation.kind == "decrypt":
         back = _operation("encrypt", record.thick, _check_clear(home, entries))
     else:
         back = _operation("decrypt", False, _check_encrypted(home, entries))
         home.volume.authorise(back.id)
-    return home.store(replace(conversion.record, operation=back))
+    return home.store(replace(conversion.record, operation=replace(back, files=operation.files)))
 
 
-def _finish_encrypt(home: Home, record: HomeRecord, progress: Progress | None) -> None:
+def _finish_encrypt(home: Home, record: HomeRecord, progress: Progress | None) -> tuple[str, ...]:
     conversion = Conversion(home, record, progress)
     conversion.run()
     home.store(replace(conversion.record, operation=None))
+    return conversion.operation.files or ()
 
 
-def _operation(kind: form.Direction, thick: bool, entries: list[Entry]) -> Operation:
+def _operation(kind: form.Direction, thick: bool, entries: list[Entry], disk: str | None = None) -> Operation:
     # The longest first: so the record, which has a limit, never grows by naming the current file.
     paths = sorted((entry.path for entry in entries), key=lambda path: (-len(path), path))
-    return Operation(kind, new_uuid(), thick, tuple(paths), None)
+    files_of_disk = None if disk is None else tuple(sorted(paths, key=lambda path: (path != disk, path)))
+    return Operation(kind, new_uuid(), thick, tuple(paths), None, files_of_disk)
 
 
 def _check_clear(home: Home, entries: list[Entry]) -> list[Entry]:
