@@ -95,7 +95,7 @@ def show(directory: Path, as_json: bool) -> None:
     emit(shown, text, as_json)
 
 
-@datastore.command()
+@datastore.command(short_help="Give the datastore itself another key.")
 @directory_argument
 @click.option("--key", "key_id", metavar="ID", help="This key, not a new one.")
 @click.option("--provider", metavar="NAME", help="A new key of this provider, or its key ID.")

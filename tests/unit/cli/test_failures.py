@@ -66,7 +66,7 @@ def test_hints_quote_names_for_the_shell() -> None:
         errors.PeerError("keyd did not answer"),
         errors.BugError("impossible"),
         errors.ReadOnlyError("the home's record is missing"),
-        errors.ReadOnlyError("a decrypt was interrupted"),
+        errors.ReadOnlyError("its decryption was interrupted"),
         errors.NotFoundError("not a datastore"),
     ],
     ids=lambda error: type(error).__name__,
