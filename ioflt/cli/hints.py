@@ -167,6 +167,11 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     ),
     (errors.KeyNotUsable, "wrong (passphrase|PIN)", lambda _: "nothing was changed; try again"),
     (errors.KeyCorrupt, "", lambda error: f"see what its servers hold: ioflt key locate {_provider(error)}"),
+    (
+        errors.KeyNotUsable,
+        "removed from this host",
+        lambda _: "see the keys of a datastore: ioflt key list DIR; take it back: ioflt key add ID",
+    ),
     (errors.KeyNotUsable, "", lambda _: "see the providers and their keys: ioflt provider list"),
     (
         errors.UnsupportedError,
@@ -292,11 +297,6 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         errors.BusyError,
         "the key .* is in use",
         lambda _: "to do without it all the same, and lock what it alone opens: ioflt key remove --force ID",
-    ),
-    (
-        errors.KeyNotUsable,
-        "removed from this host",
-        lambda _: "see the keys of a datastore: ioflt key list DIR; take it back: ioflt key add ID",
     ),
     (errors.BusyError, "mounted there already", lambda error: f"ioflt umount {_file(error, 'MOUNTPOINT')}"),
     (

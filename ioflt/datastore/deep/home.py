@@ -178,10 +178,15 @@ def _drop_slots(home: Home, entries: list[Entry]) -> None:
             with regular.named(home, entry.path):
                 fd = _take(home, entry.path)
                 try:
-                    for slot in recovery.slots(fd):
-                        recovery.remove_slot(fd, slot, None)
+                    _drop_slots_of(fd)
                 finally:
                     os.close(fd)
+
+
+def _drop_slots_of(fd: int) -> None:
+    if not is_recrypting(fd):  # one that is has those of its new key only
+        for slot in recovery.slots(fd):
+            recovery.remove_slot(fd, slot, None)
 
 
 def _mode_for(home: Home, entries: list[Entry]) -> Mode:
@@ -253,6 +258,8 @@ class _Work:
             return
         fd = _take(self._home, path)
         try:
+            if self._ways.drop:  # said when it was begun otherwise
+                _drop_slots_of(fd)
             current = self.operation.current or self._choose(path, fd)
             names = self._names(path, fd)
             made = [one for one in self.operation.pending if one != path and self._is(one, current.uuid)]

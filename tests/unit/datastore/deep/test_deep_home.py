@@ -402,6 +402,24 @@ def test_the_passphrase_is_needed_again_for_files_not_begun(stored: Stored) -> N
     assert sound(stored)
 
 
+@pytest.mark.allow_log("an interrupted deep recrypt cannot be resumed now")
+def test_slots_of_files_not_begun_can_be_dropped_instead(stored: Stored) -> None:
+    for name in ("disk-000001.vmdk", "disk-flat.vmdk"):
+        add_slot(stored, name, "old")
+    before = seen(stored)
+    with Secret(b"lost") as passphrase, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(journal.Journal, "run", fail)
+        with pytest.raises(StorageError):
+            home.recrypt(stored.volume, "web", mode="journal", ways=OldWays(passphrase))
+    assert resume.interrupted(stored.volume) == []  # it says so in the log
+    home.recrypt(stored.volume, "web", ways=OldWays(drop=True))
+    for name in ("disk-000001.vmdk", "disk-flat.vmdk"):
+        with stored.path(name).open("rb") as file:
+            assert recovery.slots(file.fileno()) == ()
+    assert seen(stored) == before
+    assert sound(stored)
+
+
 def fail(*_: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
