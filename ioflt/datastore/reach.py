@@ -13,11 +13,13 @@ from typing import TypeVar
 
 from ioflt import paths, syscalls
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import files, recovery
+from ioflt.datastore import files, records, recovery
 from ioflt.datastore.home import Home
 from ioflt.datastore.standing import Treatment
 from ioflt.datastore.walk import raise_it, walk
 from ioflt.errors import BusyError, DeniedError, IofltError, PeerError, UsageError
+from ioflt.format.record import record as form
+from ioflt.format.record.record import Deep, HomeRecord
 from ioflt.keys import mounts
 from ioflt.keys.client import KeyService
 from ioflt.keys.mounts import MountControl
@@ -95,12 +97,38 @@ def reading(path: str) -> Iterator[int]:
 
 
 def add_slot(path: str, keys: KeyService, passphrase: Secret) -> int:
-    """`recovery.add_slot` by whoever may write the header now. Raises as that and as `change`."""
+    """`recovery.add_slot` by whoever may write the header now. Raises as that and as `change`.
+
+    Raises UsageError in the middle of a deep recrypt, which would drop the slot again.
+    """
+    _refuse_while_rewritten(path)
     return change(
         path,
         lambda fd: recovery.add_slot(fd, keys, passphrase),
         lambda mount, below: mount.add_keyslot(below, passphrase),
     )
+
+
+def _refuse_while_rewritten(path: str) -> None:
+    """By the record of the home that has the file, not verified: a false one refuses, and gives nothing."""
+    top = os.path.dirname(path)
+    while top != "/":
+        record = _home_record(top)
+        if record is not None:
+            if isinstance(record.operation, Deep):
+                raise UsageError("its deep recrypt was interrupted, and comes first", file=top)
+            return
+        top = os.path.dirname(top)
+
+
+def _home_record(directory: str) -> HomeRecord | None:
+    with suppress(IofltError, OSError):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return form.parse_home(records.read(fd)).record
+        finally:
+            os.close(fd)
+    return None
 
 
 def remove_slot(path: str, number: int) -> None:

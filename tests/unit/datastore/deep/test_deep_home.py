@@ -420,6 +420,22 @@ def test_slots_of_files_not_begun_can_be_dropped_instead(stored: Stored) -> None
     assert sound(stored)
 
 
+def test_no_passphrase_is_added_that_would_be_dropped_again(stored: Stored) -> None:
+    """Also to files that were rewritten already: what is asked for is one passphrase for all."""
+    before = seen(stored)
+    stop_in_place(stored)
+    for name in ("disk.vmdk", "disk-flat.vmdk"):
+        path = os.path.realpath(stored.path(name))
+        with Secret(b"late") as passphrase, pytest.raises(UsageError, match="comes first") as caught:
+            reach.add_slot(path, stored.keys, passphrase)
+        assert caught.value.file == os.path.dirname(path)
+    home.recrypt(stored.volume, "web")
+    assert seen(stored) == before
+    with Secret(b"late") as passphrase:
+        assert reach.add_slot(os.path.realpath(stored.path("disk.vmdk")), stored.keys, passphrase) == 0
+    assert sound(stored)
+
+
 def fail(*_: object) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
