@@ -311,6 +311,11 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         "a shell stands in it",
         lambda error: f"see who it is, and end it: fuser -vm {_file(error, 'MOUNTPOINT')}",
     ),
+    (
+        errors.BusyError,
+        "another command changes its keys|its keys are being changed|a command works on it",
+        lambda _: "let that command end, then try again",
+    ),
     (errors.BusyError, "", lambda _: "power the VM off and close its disks, then try again"),
     (
         errors.UsageError,

@@ -10,7 +10,7 @@ import click
 
 from ioflt.cli.render import describe, emit, json_option, moment, printable, say, table, warn
 from ioflt.cli.session import connect_keys, directory_argument
-from ioflt.errors import BusyError, UsageError
+from ioflt.errors import BusyError, NotFoundError, UsageError
 from ioflt.types import KeyRef
 
 if TYPE_CHECKING:
@@ -176,6 +176,7 @@ def remove(key: KeyRef, force: bool) -> None:
     from ioflt.datastore import drill, seen
 
     found = seen.survey()
+    _refuse_unknown(found, key.provider)
     locked = {one.path for one in drill.locked(found, lambda one: one == key, frozenset())}
     for path in _protects(found).get(key, []):
         if path in locked:
@@ -224,6 +225,8 @@ def drill_(lost: tuple[str, ...], after_reboot: bool, as_json: bool) -> None:
     from ioflt.keys import servers
 
     found = seen.survey()
+    for name in lost:
+        _refuse_unknown(found, name)
     cached = _cached(found, after_reboot=after_reboot)
     locked = drill.locked(found, lambda key: key.provider in lost, cached.keys())
     kept = drill.by_cache(found, lambda key: key.provider in lost, cached)
@@ -263,6 +266,18 @@ def drill_(lost: tuple[str, ...], after_reboot: bool, as_json: bool) -> None:
 def _named(single: _SingleProvider) -> str:
     server = f", whose only server is {single.server}" if single.server else ""
     return f"the provider {single.name}{server}"
+
+
+def _refuse_unknown(found: Survey, provider: str) -> None:
+    """A slip in a name must not look like good news. Raises NotFoundError."""
+    from ioflt import paths
+    from ioflt.keys.directory import ProviderDirectory
+
+    known = {key.provider for key in _protects(found)} | set(
+        ProviderDirectory(paths.find().providers).names()
+    )
+    if provider not in known:
+        raise NotFoundError(f"no provider {provider} is configured here, and nothing has keys of it")
 
 
 def _cached(found: Survey, *, after_reboot: bool) -> dict[KeyRef, int | None]:

@@ -64,6 +64,14 @@ HEADER = f"{PLAIN}; a header backup may help: ioflt header restore BACKUP DIR/VM
             "close them, or lock nevertheless: ioflt keyd lock --suspend (their I/O waits), --force (fails)",
         ),
         (
+            errors.BusyError("another command changes its keys", file="web01"),
+            "let that command end, then try again",
+        ),
+        (
+            errors.KeyNotUsable("the key was removed from this host"),
+            "see the keys of a datastore: ioflt key list DIR; take it back: ioflt key add ID",
+        ),
+        (
             errors.BusyError("in use: a file is open or a shell stands in it", file="/mnt"),
             "see who it is, and end it: fuser -vm /mnt",
         ),
