@@ -8,14 +8,14 @@ to change it.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ioflt import syscalls
-from ioflt.errors import BusyError, CorruptDataError, MalformedError, StorageError
+from ioflt.datastore import atomic
+from ioflt.errors import BusyError, CorruptDataError, MalformedError
 from ioflt.format.luks2 import binary
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2.layout import (
@@ -105,7 +105,6 @@ def write(fd: int, header: luks2.Header) -> None:
     primary, secondary = luks2.serialize(header)
     info = os.fstat(fd)
     for data, offset in ((secondary, HEADER_SIZE), (primary, 0)):
-        if os.pwrite(fd, data, offset) != len(data):
-            raise StorageError("header half written", errno.EIO)
+        atomic.write_all(fd, data, offset)
         os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
         os.fsync(fd)

@@ -8,13 +8,12 @@ never touched, so no passphrase is ever the last way in.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 
 from ioflt.crypto.rng import random_bytes
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import header
+from ioflt.datastore import atomic, header
 from ioflt.datastore.container import FILL_STEP, Container, new_file_id, unwrap
 from ioflt.errors import (
     AuthenticationError,
@@ -22,7 +21,6 @@ from ioflt.errors import (
     KeyUnavailableError,
     MalformedError,
     NotFoundError,
-    StorageError,
 )
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import keyslot, state
@@ -263,7 +261,6 @@ def _put_new_state(fd: int, backup: luks2.Header, dek: Secret) -> None:
 def _put(fd: int, offset: int, data: bytes) -> None:
     """Write and sync; the file's times stay."""
     info = os.fstat(fd)
-    if os.pwrite(fd, data, offset) != len(data):
-        raise StorageError("half written", errno.EIO)
+    atomic.write_all(fd, data, offset)
     os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
     os.fsync(fd)

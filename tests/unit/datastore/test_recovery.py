@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -95,6 +96,27 @@ def test_three_passphrases_and_no_fourth(stored: Stored) -> None:
         recovery.add_slot(fd, stored.keys, secret("four"))
     assert path.read_bytes() == before
     assert path.stat().st_mtime_ns == mtime
+    assert stored.read("a.vmdk") == BODY
+
+
+def test_a_full_file_system_says_so(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = stored.put("a.vmdk", BODY)
+    write, calls = os.pwrite, []
+
+    def half(fd: int, data: bytes, offset: int) -> int:
+        calls.append(offset)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data[: len(data) // 2], offset)
+
+    with opened(path) as fd:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pwrite", half)
+            with pytest.raises(OSError, match="No space left"):
+                recovery.add_slot(fd, stored.keys, secret("one"))
+        assert recovery.slots(fd) == ()
+        assert recovery.add_slot(fd, stored.keys, secret("one")) == 0
+        assert recovery.find_slot(fd, secret("one")) == 0
     assert stored.read("a.vmdk") == BODY
 
 
