@@ -1,4 +1,4 @@
-"""Runs OASIS KMIP test cases (XML) of a folder, with all below it, through ioflt's codec and client.
+"""Runs the OASIS KMIP test cases (*.xml) of a folder, with all below it, through ioflt's codec and client.
 
 Codec: every message goes XML → TTLV → object → TTLV and XML → TTLV → XML → TTLV, and must stay the same.
 Playback: our client sends each request to a server that knows the case. The server compares what comes with
@@ -7,18 +7,21 @@ the case's request, and answers with the case's response, which the client must 
 Variables are bound as OASIS means them: `$UNIQUE_IDENTIFIER_0` and its like stand for one value throughout a
 case, given by whoever sends it first; `$NOW`, also with seconds added, is the sender's time.
 
-Failed files are named with the reason. The last line is "N passed, N failed".
+Failed files are named with the reason. The last line is "N passed, N failed"; the exit code is 0 when all
+passed, and 1 when one failed, or when there is none.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import os
 import re
+import stat
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +39,17 @@ from ioflt.wire.kmip.structure import Structure
 from ioflt.wire.kmip.ttlv import Item
 
 MESSAGES = ("RequestMessage", "ResponseMessage")
+
+#: A row of messages without a root, as some cases are, with text and comments between them.
+ROW = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*\?>)?(?:\s|#[^\n<]*|<!--.*?-->)*<(?:Request|Response)Message\b",
+    re.DOTALL,
+)
+DECLARATION = re.compile(rb"^(?:\xef\xbb\xbf)?\s*<\?xml[^>]*\?>")
+
+#: The highest major version whose messages are read.
+MAX_MAJOR = 2
+
 NOW = re.compile(r"\$NOW([+-][0-9]+)?", re.ASCII)
 
 Bindings = dict[str, str]
@@ -45,17 +59,49 @@ class Failed(IofltError):
     """Why a case fails."""
 
 
+def cases(top: Path, trouble: Callable[[OSError], None]) -> Iterator[Path]:
+    """The files of cases at or below `top`, in order. Links are followed; no folder is read twice.
+
+    `trouble` is told of folders that cannot be looked into.
+    """
+    if not top.is_dir():
+        yield top
+        return
+    been: set[tuple[int, int]] = set()
+    for folder, below, files in os.walk(top, onerror=trouble, followlinks=True):
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in been:
+            below.clear()
+            continue
+        been.add((here.st_dev, here.st_ino))
+        below.sort()
+        yield from (Path(folder, name) for name in sorted(files) if name.lower().endswith(".xml"))
+
+
+def read(path: Path) -> bytes:
+    """The document, or as much of it as shows that it is too large."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait, a device might never end
+            raise Failed("not a regular file")
+        with path.open("rb") as file:
+            return file.read(xml.MAX_DOCUMENT + 1)
+    except OSError as error:
+        raise Failed(error.strerror or "it cannot be read") from None
+
+
 def load(path: Path) -> list[Element]:
     """The messages of a case, in order."""
-    document = path.read_bytes()
-    try:
-        root = xml.parse(document)
-    except ttlv.ProtocolError:  # some cases are a row of messages without a root
-        body = re.sub(rb"^\s*<\?xml[^>]*\?>", b"", document)
-        root = xml.parse(b"<KMIP>" + body + b"</KMIP>")
-    found = [root] if root.tag in MESSAGES else [child for child in root if child.tag in MESSAGES]
+    document = read(path)
+    if ROW.match(document):
+        document = b"<KMIP>" + DECLARATION.sub(b"", document) + b"</KMIP>"
+    found = [element for element in xml.parse(document).iter() if element.tag in MESSAGES]
     if not found:
         raise Failed("no message in it")
+    for number, element in enumerate(found, 1):
+        major = element.find("*/ProtocolVersion/ProtocolVersionMajor")
+        told = "" if major is None else major.get("value", "")
+        if told.isdecimal() and int(told[:9]) > MAX_MAJOR:
+            raise Failed(f"message {number} is of KMIP {told[:9]}; versions up to {MAX_MAJOR} are read")
     return found
 
 
@@ -84,6 +130,8 @@ def invent(kind: str) -> str:
         return str(uuid.uuid4())
     if kind in ("ByteString", "BigInteger"):
         return random_bytes(32).hex()
+    if kind == "Boolean":
+        return "true"
     return str(int.from_bytes(random_bytes(2), "big"))
 
 
@@ -222,20 +270,44 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("directory", metavar="DIR", type=Path, help="folder of XML test cases")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="folder of XML test cases, or one case")
     directory: Path = parser.parse_args().directory
-    passed = failed = 0
-    for path in sorted(directory.rglob("*.xml")):
-        try:
-            run(path)
-        except Exception as error:  # whatever a case does, the others run
-            failed += 1
-            reason = str(error) if isinstance(error, IofltError) else f"{type(error).__name__}, a bug"
-            print(f"{path.relative_to(directory)}: {reason}")
-        else:
+    passed = 0
+    failures: list[tuple[Path, str]] = []
+
+    def trouble(error: OSError) -> None:
+        failures.append((Path(error.filename), error.strerror or ""))
+
+    for path in cases(directory, trouble):
+        reason = judge(path)
+        if reason is None:
             passed += 1
+        else:
+            failures.append((path, reason))
+    for path, reason in sorted(failures):
+        name = path.relative_to(directory) if path != directory else path
+        print(one_line(f"{name}: {reason}"))
+    failed = len(failures)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
+
+
+def judge(path: Path) -> str | None:
+    """Why the case fails."""
+    try:
+        run(path)
+    except IofltError as error:
+        return str(error)
+    except Exception as error:  # whatever a case does, the others run
+        return f"{type(error).__name__}, a bug"
+    return None
+
+
+def one_line(text: str) -> str:
+    """The text as one line that any terminal takes: names of files may be any bytes."""
+    plain = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return plain.encode(encoding, "backslashreplace").decode(encoding)
 
 
 if __name__ == "__main__":

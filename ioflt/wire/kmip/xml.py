@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
-from xml.etree.ElementTree import Element, ParseError, tostring  # defusedxml parses
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, tostring  # defusedxml parses
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
+from defusedxml.ElementTree import DefusedXMLParser
 
 from ioflt.crypto.secret import Secret
 from ioflt.wire.kmip.enumerations import MASKS, fold, name_of, number_of
@@ -23,16 +23,22 @@ from ioflt.wire.kmip.ttlv import MAX_DEPTH, SECRET_TAGS, Item, ProtocolError, Ty
 #: Longest document, in bytes.
 MAX_DOCUMENT: Final = 16 << 20
 
+#: Elements in an element: a message has `MAX_DEPTH` structures, and a few more may be around it.
+MAX_NESTING: Final = MAX_DEPTH + 8
+
 _TYPES: Final = {type_name(kind): kind for kind in Type}
 _RANGES: Final = {
     Type.INTEGER: (32, True),
     Type.LONG_INTEGER: (64, True),
     Type.ENUMERATION: (32, False),
+    Type.BOOLEAN: (1, False),
     Type.INTERVAL: (32, False),
     Type.DATE_TIME: (64, True),
     Type.DATE_TIME_EXTENDED: (64, True),
 }
+_BOOLEANS: Final = {"true": True, "false": False}
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}|0x[0-9A-Fa-f]{1,16}", re.ASCII)
+_MASK: Final = re.compile(r"0x[0-9A-Fa-f]{1,8}", re.ASCII)
 _TAG: Final = re.compile(r"0x[0-9A-Fa-f]{6}", re.ASCII)
 _HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{2})*", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -42,14 +48,38 @@ _DATES: Final = range(-62135596800, 253402300800)  # the years that have a date 
 
 
 def parse(document: bytes) -> Element:
-    """The root of an XML document; comments and what stands between elements are dropped."""
+    """The root of an XML document; comments, namespaces and what stands between elements are dropped."""
     if len(document) > MAX_DOCUMENT:
-        raise ProtocolError("too large", f"{len(document)} bytes")
+        raise ProtocolError("too large", f"more than {MAX_DOCUMENT} bytes")
+    parser = DefusedXMLParser(target=_Builder())
     try:
-        root: Element = fromstring(document)
-    except (ParseError, DefusedXmlException, ValueError, LookupError):
-        raise ProtocolError("not XML") from None
+        parser.feed(document)
+        root: Element = parser.close()
+    except DefusedXmlException:
+        raise ProtocolError("not XML", "it declares entities, which are not taken") from None
+    except ParseError as error:
+        raise ProtocolError("not XML", str(error)) from None
+    except (ValueError, LookupError):
+        raise ProtocolError("not XML", "its encoding is not known") from None
     return root
+
+
+class _Builder(TreeBuilder):
+    """Elements without their namespaces, and not too many in each other: Python copies them recursively."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = 0
+
+    def start(self, tag: str, attrs: dict[str, str]) -> Element:
+        self._depth += 1
+        if self._depth > MAX_NESTING:
+            raise ProtocolError("nested too deeply")
+        return super().start(tag.rpartition("}")[2], attrs)
+
+    def end(self, tag: str) -> Element:
+        self._depth -= 1
+        return super().end(tag.rpartition("}")[2])
 
 
 def decode(element: Element) -> Item:
@@ -78,11 +108,11 @@ def _decode(element: Element, attribute: str, depth: int) -> Item:
     kind = _TYPES.get(type_)
     text = element.get("value")
     if kind is None:
-        raise ProtocolError("unknown type", element.tag)
+        raise ProtocolError("unknown type", f"{type_[:80]} of {element.tag[:80]}")
     if text is None or len(element):
-        raise ProtocolError("bad value", f"{element.tag} has no value, or has children")
+        raise ProtocolError("bad value", f"{element.tag[:80]} has no value, or has children")
     name = attribute if tag == Tag.ATTRIBUTE_VALUE else TAGS.get(tag, "")
-    value = _value(kind, text, name, element.tag)
+    value = _value(kind, text, name, element.tag[:80])
     return Item(tag, kind, Secret(value) if tag in SECRET_TAGS and isinstance(value, bytes) else value)
 
 
@@ -90,14 +120,15 @@ def _children(element: Element, depth: int) -> tuple[Item, ...]:
     attribute = ""
     children = []
     for child in element:
-        children.append(_decode(child, attribute, depth + 1))
-        if child.tag == "AttributeName":
-            attribute = child.get("value", "")
+        item = _decode(child, attribute, depth + 1)
+        children.append(item)
+        if item.tag == Tag.ATTRIBUTE_NAME and isinstance(item.value, str):
+            attribute = item.value
     return tuple(children)
 
 
 def _tag_of(element: Element) -> int:
-    name = str(element.tag).rpartition("}")[2]
+    name = element.tag
     if name != "TTLV":
         found = BY_NAME.get(name) or _FOLDED.get(fold(name))
         if found is None:
@@ -117,17 +148,15 @@ def _value(kind: int, text: str, name: str, where: str) -> Value:
     if kind == Type.TEXT_STRING:
         return text
     if kind in (Type.BYTE_STRING, Type.BIG_INTEGER):
-        digits = text.removeprefix("0x")
+        digits = "".join(text.split()).removeprefix("0x")
         if not _HEX.fullmatch(digits):
             raise bad
         raw = bytes.fromhex(digits)
         return _stretched(raw) if kind == Type.BIG_INTEGER else raw
-    if kind == Type.BOOLEAN:
-        flag = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
-        if flag is None:
-            raise bad
-        return flag
-    number = _number(kind, text.strip(), name)
+    text = text.strip()
+    if kind == Type.BOOLEAN and text.lower() in _BOOLEANS:
+        return _BOOLEANS[text.lower()]
+    number = _number(kind, text, name)
     if number is None:
         raise bad
     bits, signed = _RANGES[Type(kind)]
@@ -136,7 +165,7 @@ def _value(kind: int, text: str, name: str, where: str) -> Value:
     low, high = (-(1 << bits - 1), 1 << bits - 1) if signed else (0, 1 << bits)
     if not low <= number < high:
         raise bad
-    return number
+    return number == 1 if kind == Type.BOOLEAN else number
 
 
 def _number(kind: int, text: str, name: str) -> int | None:
@@ -147,11 +176,16 @@ def _number(kind: int, text: str, name: str) -> int | None:
         # From 2.0 on an enumeration may name a tag (AttributeReference).
         return found if found is not None else _FOLDED.get(fold(text))
     if kind == Type.INTEGER:
-        bits = [number_of(name, word) for word in re.split(r"[\s|]+", text) if word]
+        bits = [_bit(name, word) for word in re.split(r"[\s|]+", text) if word]
         return None if None in bits else _union(bit for bit in bits if bit is not None)
     if kind in (Type.DATE_TIME, Type.DATE_TIME_EXTENDED):
         return _moment(text, _SECOND if kind == Type.DATE_TIME else _MICROSECOND)
     return None
+
+
+def _bit(name: str, word: str) -> int | None:
+    """A bit of a mask: by its name, or as a number where it has none (an extension)."""
+    return int(word, 16) if _MASK.fullmatch(word) else number_of(name, word)
 
 
 def _union(bits: Iterable[int]) -> int:

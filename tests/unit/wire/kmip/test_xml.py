@@ -50,11 +50,18 @@ def test_there_and_back(tag, value):
         ('<CryptographicUsageMask type="Integer" value="12"/>', 12),
         ('<CryptographicUsageMask type="Integer" value="0x0000000c"/>', 12),
         ('<CryptographicUsageMask type="Integer" value=""/>', 0),
+        ('<CryptographicUsageMask type="Integer" value="Encrypt   Decrypt"/>', 12),
+        ('<CryptographicUsageMask type="Integer" value="Encrypt 0x10000000"/>', 0x10000004),
         ('<BatchCount type="Integer" value="0xffffffff"/>', -1),
         ('<TimeStamp type="DateTime" value="1970-01-01T01:00:00+01:00"/>', 0),
         ('<TimeStamp type="DateTime" value="1970-01-01T00:00:01Z"/>', 1),
         ('<TimeStamp type="DateTime" value="0x0000000000000001"/>', 1),
         ('<BatchOrderOption type="Boolean" value="TRUE"/>', True),
+        ('<BatchOrderOption type="Boolean" value="1"/>', True),
+        ('<BatchOrderOption type="Boolean" value="0x0000000000000000"/>', False),
+        ('<Data type="ByteString" value=""/>', b""),
+        ('<Data type="ByteString" value="0102 0a0B"/>', b"\1\2\n\x0b"),
+        ('<LeaseTime type="Interval" value="0x00000e10"/>', 3600),
         ('<Modulus type="BigInteger" value="0080"/>', bytes(6) + b"\0\x80"),
         ('<Modulus type="BigInteger" value="80"/>', b"\xff" * 7 + b"\x80"),
         ('<AttributeReference type="Enumeration" value="CryptographicLength"/>', 0x42002A),
@@ -77,6 +84,49 @@ def test_an_attribute_s_value_is_of_the_enumeration_that_its_name_says():
     )
     assert item.value[1].value == 3
     assert 'value="AES"' in xml.to_text(item)
+
+
+def test_namespaces_are_dropped():
+    item = read(
+        '<k:Attribute xmlns:k="urn:oasis:tc:kmip:xmlns">'
+        '<k:AttributeName type="TextString" value="State"/>'
+        '<k:AttributeValue type="Enumeration" value="Active"/>'
+        "</k:Attribute>"
+    )
+    assert [child.name for child in item.value] == ["AttributeName", "AttributeValue"]
+    assert item.value[1].value == 2
+
+
+@pytest.mark.parametrize(
+    ("document", "reason", "detail"),
+    [
+        (b"", "not XML", "no element found"),
+        (b"hello", "not XML", "line 1"),
+        (b"<BatchItem>\n</Batch>", "not XML", "mismatched tag: line 2"),
+        (b'<!DOCTYPE a [<!ENTITY x "y">]><a>&x;</a>', "not XML", "entities"),
+        (b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>', "not XML", "entities"),
+        (b'<?xml version="1.0" encoding="none"?><BatchItem/>', "not XML", "encoding"),
+        (b"<A>" * 300_000 + b"</A>" * 300_000, "nested too deeply", ""),
+        (b" " * (16 << 20) + b"<BatchItem/>", "too large", ""),
+        (b'<BatchOrderOption type="Boolean" value="2"/>', "bad value", ""),
+        (b'<Data type="ByteString" value="123"/>', "bad value", ""),
+        (b'<BatchCount type="Integer" value="2147483648"/>', "bad value", ""),
+        (b'<BatchCount type="Integer"/>', "bad value", "no value"),
+        (
+            b'<UniqueIdentifier type="Identifier" value="1"/>',
+            "unknown type",
+            "Identifier of UniqueIdentifier",
+        ),
+        (b"<Nothing/>", "unknown tag", "Nothing"),
+        (b"<TTLV/>", "unknown tag", "without a number"),
+    ],
+    ids=lambda part: "" if isinstance(part, bytes) else None,
+)
+def test_bad_documents(document, reason, detail):
+    with pytest.raises(ttlv.ProtocolError) as caught:
+        xml.decode(xml.parse(document))
+    assert caught.value.reason == reason
+    assert detail in str(caught.value)
 
 
 def test_tables_have_each_name_and_number_once():
