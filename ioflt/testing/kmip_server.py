@@ -79,8 +79,11 @@ class Behaviour:
     max_batch: int = 1024
     too_large: ResultReason = ResultReason.RESPONSE_TOO_LARGE
     hangs: bool = False
+    hangs_after: int | None = None  # answers on a connection
     takes_attributes: bool = True
     cut_after: int | None = None  # requests on a connection
+    close_after: int | None = None  # answers on a connection
+    drip: float | None = None  # seconds before each byte of an answer
     hold_batches: threading.Event | None = None  # answers to several at once wait for it
     edit: Callable[[m.ResponseMessage], m.ResponseMessage] | None = None
 
@@ -171,13 +174,25 @@ class KmipServer:
             self.seen.append(event)
             if self.behaviour.cut_after is not None and requests > self.behaviour.cut_after:
                 return
-            if self.behaviour.hangs:
+            after = self.behaviour.hangs_after
+            if self.behaviour.hangs or (after is not None and requests > after):
                 await trio.sleep_forever()
             hold = self.behaviour.hold_batches
             if hold is not None and len(event.items) > 1:
                 await trio.to_thread.run_sync(hold.wait, abandon_on_cancel=True)
             answer = self._answer(event)
-            await stream.send_all(machine.send(answer))
+            await self._send(stream, machine.send(answer))
+            if requests == self.behaviour.close_after:
+                await stream.aclose()
+                return
+
+    async def _send(self, stream: trio.SSLStream[trio.SocketStream], data: bytearray) -> None:
+        if self.behaviour.drip is None:
+            await stream.send_all(data)
+            return
+        for byte in data:
+            await trio.sleep(self.behaviour.drip)
+            await stream.send_all(bytes((byte,)))
 
     def _answer(self, request: m.RequestMessage) -> m.ResponseMessage:
         items: tuple[m.ResponseItem, ...]

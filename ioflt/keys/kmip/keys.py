@@ -305,8 +305,8 @@ class KmipKeys:
             return
         rest = []
         for flight, item in zip(batch, answer.items, strict=True):
-            if item is None:
-                rest.append(flight)  # the server stopped at one that failed
+            if item is None or (len(batch) > 1 and item.reason == ResultReason.RESPONSE_TOO_LARGE):
+                rest.append(flight)  # the server stopped at one that failed, or had no room for this one
             else:
                 flight.result = self._key(flight.id, item)
         await self._one_by_one(rest)

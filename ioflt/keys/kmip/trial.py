@@ -31,15 +31,19 @@ class _Trial:
     async def run(self, tags: list[tuple[str, str]]) -> bool:
         good = [server for server in self._file.servers if await self._greets(server)]
         if good:
-            async with trio.open_nursery() as nursery:
-                keys = {server: self._keys(server, nursery) for server in good}
-                await self._key(keys, tags)
-                nursery.cancel_scope.cancel()
+            clusters = {server: self._alone(server) for server in good}
+            try:
+                async with trio.open_nursery() as nursery:
+                    keys = {one: KmipKeys(self._file.name, clusters[one], nursery) for one in good}
+                    await self._key(keys, tags)
+                    nursery.cancel_scope.cancel()
+            finally:
+                for cluster in clusters.values():
+                    cluster.close()
         return self._well
 
-    def _keys(self, server: KmipServer, nursery: trio.Nursery) -> KmipKeys:
-        alone = msgspec.structs.replace(self._file, servers=(server,))
-        return KmipKeys(self._file.name, Cluster(alone, self._trust), nursery)
+    def _alone(self, server: KmipServer) -> Cluster:
+        return Cluster(msgspec.structs.replace(self._file, servers=(server,)), self._trust)
 
     async def _greets(self, server: KmipServer) -> bool:
         connection: Connection | None = None

@@ -1,7 +1,9 @@
 """The kmip provider with a server that can be told to misbehave."""
 
+import ssl
 import threading
 import time
+import warnings
 
 import msgspec
 import pytest
@@ -9,6 +11,7 @@ import trio
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import KeyCorrupt, KeyNotFound, ProviderLocked, ProviderUnavailable
+from ioflt.keys.kmip import trial
 from ioflt.keys.kmip.file import KmipServer as Server
 from ioflt.testing.kmip_server import KmipServer
 from ioflt.testing.pykmip import HOST, Authority
@@ -165,6 +168,45 @@ def test_a_server_that_stops_at_the_first_failure(server, provider):
     assert isinstance(unknown, KeyNotFound)
 
 
+def test_a_server_that_answers_in_another_order(server, provider):
+    def turn(answer):
+        return m.ResponseMessage(answer.header, answer.items[::-1])
+
+    server.behaviour.edit = turn
+    ids = server.add(100)
+    found = provider.get([*ids, "unknown"])
+    assert found[:-1] == keys_of(server, ids)
+    assert isinstance(found[-1], KeyNotFound)
+
+
+def test_a_server_whose_answer_has_no_room_for_all(server, provider):
+    def fill(answer):
+        items = tuple(
+            item if place < 10 else msgspec.structs.replace(item, payload=None, **TOO_LARGE)
+            for place, item in enumerate(answer.items)
+        )
+        return m.ResponseMessage(answer.header, items)
+
+    server.behaviour.edit = fill
+    ids = server.add(30)
+    assert provider.get(ids) == keys_of(server, ids)
+    assert server.most_connections <= 4
+
+
+TOO_LARGE = {"status": ResultStatus.OPERATION_FAILED, "reason": ResultReason.RESPONSE_TOO_LARGE}
+
+
+def test_a_server_that_leaves_answers_out(server, provider):
+    def leave_out(answer):
+        items = answer.items[::2]
+        return m.ResponseMessage(msgspec.structs.replace(answer.header, count=len(items)), items)
+
+    server.behaviour.edit = leave_out
+    for found in provider.get(server.add(4)):
+        assert isinstance(found, ProviderUnavailable)
+        assert f"{HOST}:{server.port}: not KMIP: an answer is missing" in found.message
+
+
 def changed(payload):
     """An edit that changes the payload of each Get's answer."""
 
@@ -229,6 +271,42 @@ def test_a_server_of_the_first_version(server, provider):
     assert {str(message.header.version) for message in server.seen[1:]} == {"1.0"}
 
 
+@pytest.mark.parametrize("minor", [0, 1, 2, 3])
+def test_a_server_of_one_version(server, provider, minor):
+    server.behaviour.versions = (m.Version(major=1, minor=minor),)
+    key_id = provider.create()
+    assert provider.get([key_id]) == keys_of(server, [key_id])
+    assert {str(message.header.version) for message in server.seen[1:]} == {f"1.{minor}"}
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_server_of_one_version_of_tls(authority, certificate, store, version):
+    server = KmipServer(certificate, authority.path)
+    server.context.minimum_version = server.context.maximum_version = version
+    with server:
+        provider = kmip_peers.make(store, authority, server.port)
+        key_id = provider.create()
+        assert provider.get([key_id]) == keys_of(server, [key_id])
+        told = []
+        assert trial.try_out(provider.file, store.trust(provider.file), [], told.append)
+        assert told[0].result == version.name.replace("_", ".")
+        provider.close()
+
+
+def test_a_server_of_an_old_version_of_tls_is_refused(authority, certificate, store):
+    server = KmipServer(certificate, authority.path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        server.context.minimum_version = server.context.maximum_version = ssl.TLSVersion.TLSv1_1
+    server.context.set_ciphers("ALL:@SECLEVEL=0")
+    with server:
+        provider = kmip_peers.make(store, authority, server.port)
+        (found,) = provider.get(["any"])
+        assert isinstance(found, ProviderUnavailable)
+        assert f"{HOST}:{server.port}: TLS: " in found.message
+        provider.close()
+
+
 def test_a_server_with_no_version_of_ours(server, provider):
     server.behaviour.versions = (m.Version(major=3, minor=0),)
     (found,) = provider.get(server.add(1))
@@ -266,6 +344,48 @@ def test_kept_connections_that_the_server_cuts_lose_nothing(server, provider):
     for key_id in ids[:20]:
         assert provider.get([key_id]) == keys_of(server, [key_id])
     assert provider.get(ids) == keys_of(server, ids)
+
+
+def test_a_server_that_closes_after_each_answer(server, provider):
+    server.behaviour.close_after = 2  # that to the greeting is the first
+    ids = [*server.add(200), provider.create()]
+    for key_id in ids[:20]:
+        assert provider.get([key_id]) == keys_of(server, [key_id])
+    assert provider.get(ids) == keys_of(server, ids)
+    assert server.asked(Operation.CREATE) == 1
+
+
+def test_a_server_that_closes_after_the_greeting(server, provider):
+    server.behaviour.close_after = 1
+    (found,) = provider.get(server.add(1))
+    assert isinstance(found, ProviderUnavailable)
+    assert f"{HOST}:{server.port}: the server ended the connection" in found.message
+
+
+@pytest.mark.parametrize("greeted", [False, True])
+def test_a_server_that_drips_is_given_up_in_time(server, store, authority, greeted):
+    provider = kmip_peers.make(store, authority, server.port, seconds=0.5)
+    ids = server.add(1)
+    if greeted:
+        assert provider.get(ids) == keys_of(server, ids)
+    server.behaviour.drip = 0.1  # never silent for longer: only the sum shows that it hangs
+    start = time.monotonic()
+    (found,) = provider.get(ids)
+    assert time.monotonic() - start < 4 * 0.5 + 5  # the second part is for a busy machine
+    assert isinstance(found, ProviderUnavailable)
+    assert f"{HOST}:{server.port}: no answer within 0.5 seconds" in found.message
+    provider.close()
+
+
+def test_trying_out_a_server_that_hangs_ends_in_time(server, provider, store):
+    file = msgspec.structs.replace(provider.file, timeout=0.3)
+    server.behaviour.hangs_after = 1
+    told = []
+    start = time.monotonic()
+    assert not trial.try_out(file, store.trust(file), [], told.append)
+    assert time.monotonic() - start < 3 * 0.3 + 5  # the second part is for a busy machine
+    assert [step.step for step in told] == ["connect", "certificate", "version", "make a key"]
+    assert "did not answer (no answer within 0.3 seconds)" in told[-1].error
 
 
 def test_a_key_is_never_made_twice(server, provider):
