@@ -129,6 +129,23 @@ def test_bad_documents(document, reason, detail):
     assert detail in str(caught.value)
 
 
+WHOLE = (
+    b'<Attribute><AttributeName type="TextString" value="State"/><AttributeIndex type="Integer" value="0"/>'
+    b'<AttributeValue type="Enumeration" value="Active"/><TTLV tag="0x540001" type="DateTime" value="0"/>'
+    b'<Data type="ByteString" value="00ff"/><Fresh type="Boolean" value="true"/></Attribute>'
+)
+
+
+@given(st.integers(0, len(WHOLE)), st.integers(0, 12), st.binary(max_size=12) | st.text(max_size=8))
+def test_any_document_gives_an_item_or_an_error(at, dropped, put):
+    put = put.encode() if isinstance(put, str) else put
+    try:
+        item = xml.decode(xml.parse(WHOLE[:at] + put + WHOLE[at + dropped :]))
+    except ttlv.ProtocolError:
+        return
+    assert ttlv.parse(ttlv.write(item)) == item
+
+
 def test_tables_have_each_name_and_number_once():
     assert len(BY_NAME) == len(TAGS)
     for tag, table in (*ENUMERATIONS.items(), *MASKS.items()):
