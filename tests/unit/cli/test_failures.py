@@ -67,6 +67,8 @@ def test_hints_quote_names_for_the_shell() -> None:
         errors.BugError("impossible"),
         errors.ReadOnlyError("the home's record is missing"),
         errors.ReadOnlyError("its decryption was interrupted"),
+        errors.ReadOnlyError("the decryption of its disk a b.vmdk was interrupted"),
+        errors.UsageError("the encryption of its disk a.vmdk was interrupted, and comes first"),
         errors.NotFoundError("not a datastore"),
     ],
     ids=lambda error: type(error).__name__,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ioflt import syscalls
-from ioflt.datastore import clearfiles, files, lifecycle, namespace, regular, resume
+from ioflt.datastore import clearfiles, files, lifecycle, namespace, recrypt, regular, resume
 from ioflt.datastore.home import Home
 from ioflt.datastore.namespace import Move
 from ioflt.datastore.standing import Treatment
@@ -352,6 +352,19 @@ def test_clear_files_keep_their_names_while_keys_change(home: Home) -> None:
     unlink(home, "c1")
     assert record_of(home).clear_files == ("c2", "dir/c3")
     assert isinstance(record_of(home).operation, Recrypt)
+
+
+def test_a_recrypt_keeps_what_became_of_the_list_meanwhile(home: Home) -> None:
+    generation = record_of(home).generation
+
+    def meanwhile(_files: int) -> None:
+        if "c1" in record_of(home).clear_files:
+            unlink(home, "c1")
+
+    recrypt.recrypt(home.volume, "vm", progress=meanwhile)  # type: ignore[arg-type]
+    assert listed(home) == list(record_of(home).clear_files) == ["c2", "dir/c3"]
+    assert record_of(home).operation is None
+    assert record_of(home).generation == generation + 4  # begun, the removal, all files done, ended
 
 
 def test_paths_are_those_of_now(home: Home) -> None:
