@@ -57,7 +57,7 @@ def keys(golden: Path, ioflt_home: Path) -> Iterator[Service]:
         NativeStore(where.providers).restore((golden / "provider.backup").read_bytes(), passphrase)
     service = Service(where)
     yield service
-    service.wipe()
+    service.close()
 
 
 def contents(volume: Volume) -> Iterator[tuple[str, str]]:
