@@ -348,7 +348,7 @@ def test_in_the_middle_nobody_opens_it(stored: Stored) -> None:
     path = stored.path("disk-flat.vmdk")
     with pytest.raises(UnsupportedError, match="recrypt under way"):
         stored.read("disk-flat.vmdk")
-    with Secret(b"x") as passphrase, pytest.raises(UnsupportedError, match="recrypt under way"):
+    with Secret(b"x") as passphrase, pytest.raises(UsageError, match="comes first"):
         reach.add_slot(str(path), stored.keys, passphrase)
     with path.open("r+b") as file:
         saved = next(one for one in backup.headers if one.path == "disk-flat.vmdk")
