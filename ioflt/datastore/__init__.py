@@ -3,10 +3,12 @@
 Synchronous, no trio, no FUSE. `volume` is the way in; `container`, `plain` and `vmx` are the three kinds
 of open file, all with the interface of `openfile.OpenFile`.
 
-    volume, home, standing, records, memory     which homes there are, and what is believed of each
+    volume, home, standing, records             which homes there are, and what is believed of each
+    memory, sightings                           what hosts have seen of them: old ones put back, raw copies
+    locks                                       who uses a home, and who has it alone
     files, regular, walk, tree, namespace       files of a home by name: made, found, copied, renamed
     header, headers, recovery, wrapping, reach  headers of containers, and who may change them
-    lifecycle, convert                          encrypt and decrypt
+    lifecycle, convert, fileid                  encrypt and decrypt
     recrypt, deep                               other KEKs; other DEKs
     clone, erase, newhome, registration         whole homes; `resume` goes on with what was interrupted
     transfer, package, ova, exchange            VMs in and out

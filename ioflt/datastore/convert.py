@@ -18,8 +18,9 @@ from ioflt.crypto.rng import new_uuid
 from ioflt.datastore import atomic, container, files, regular
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container, Progress
+from ioflt.datastore.fileid import carries, file_id_of, uuid_of
 from ioflt.datastore.header import read_header
-from ioflt.datastore.home import Home, carries, file_id_of, uuid_of
+from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.standing import Treatment, stored_as

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,21 +10,17 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
-from uuid import UUID
 
-from ioflt import syscalls
-from ioflt.crypto.rng import random_bytes
-from ioflt.datastore import atomic, clearlist, records
-from ioflt.datastore.atomic import PRIVATE_DIR, RECORD
-from ioflt.datastore.header import read_header
-from ioflt.datastore.memory import Memory, Seen, Stamp
+from ioflt.datastore import clearlist, records
+from ioflt.datastore.fileid import carries
+from ioflt.datastore.locks import HomeLocks
+from ioflt.datastore.memory import Memory, Stamp
+from ioflt.datastore.sightings import Sightings
 from ioflt.datastore.standing import Refusal, Standing, Treatment, is_private, stored_as
 from ioflt.errors import (
     AuthenticationError,
-    BusyError,
     CorruptDataError,
     DeniedError,
-    IofltError,
     KeyUnavailableError,
     PeerError,
     ReadOnlyError,
@@ -42,21 +36,14 @@ from ioflt.format.record.record import (
     Recrypt,
     Rename,
 )
-from ioflt.format.vmx import sealed
 from ioflt.keys.client import KeyService
 from ioflt.types import HomeState, KeyRef
-
-_log = logging.getLogger(__name__)
 
 #: What fsck keeps at the top of a file system, often the datastore's own: no VM, and given no record.
 LOST_FOUND = "lost+found"
 
 #: Seconds for which a key that could not be had is not asked for again by `unverified`.
 _UNAVAILABLE_S = 1.0
-
-#: Seconds for which a change of files waits for a change of the record, and the other way round.
-_RECORD_WAIT_S = 30.0
-_RECORD_PAUSE_S = 0.002
 
 #: What a judgement holds for: the record as it was, the home's name, what the host remembered of it.
 _Sight = tuple[records.Stamp | None, str, Stamp | None]
@@ -104,7 +91,7 @@ class Datastore(Protocol):
         """Whether no clear record of that home is valid any more."""
 
 
-class Home:
+class Home(HomeLocks):
     """A directory at the top of the datastore. Owns the directory descriptor `fd`.
 
     `standing()` looks whether the record changed, at the price of one stat, so that a mount notices what
@@ -112,14 +99,12 @@ class Home:
     """
 
     def __init__(self, volume: Datastore, name: str, fd: int) -> None:
+        super().__init__(name, fd)
         self.volume = volume
-        self.name = name
-        self.fd = fd
+        self._sightings = Sightings(volume.memory, volume.keys, read_only=volume.read_only)
         self._judged: tuple[_Sight, Standing] | None = None
         self._claimed: tuple[_Sight, float, Standing] | None = None  # without a key, and until when
         self._home_id: str | None = None  # of the record judged last
-        self._lock_fd: int | None = None
-        self._users = 0
 
     @property
     def is_root(self) -> bool:
@@ -214,43 +199,6 @@ class Home:
 
     # In use
 
-    def enter(self) -> None:
-        """Count one open file. Raises BusyError while the home is being converted."""
-        if self._users == 0:
-            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                os.close(fd)
-                raise BusyError("is being converted, or a command works on it", file=self.name) from error
-            self._lock_fd = fd
-        self._users += 1
-
-    @property
-    def in_use(self) -> bool:
-        """Whether a file of it is open here."""
-        return self._users > 0
-
-    def leave(self) -> None:
-        """One open file less."""
-        self._users -= 1
-        if self._users == 0 and self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Nobody has a file of the home open, here or in any mount. Raises BusyError."""
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BusyError("in use: a file of it is open in a mount", file=self.name) from error
-            yield
-        finally:
-            os.close(fd)
-
     @contextmanager
     def acting(self) -> Iterator[Standing]:
         """The standing, for who makes or moves files by it: the record stays as it is until he is done.
@@ -279,18 +227,6 @@ class Home:
             yield self.standing()
 
     @contextmanager
-    def unchanging(self) -> Iterator[None]:
-        """The keys and names in the record stay as they are, whatever it says. Raises BusyError."""
-        with self._record_held(os.O_RDONLY, _hold_shared):
-            yield
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Nobody makes or moves a file of the home: who acted by the record is done. Raises BusyError."""
-        with self._record_held(os.O_RDWR, _hold_alone):
-            yield
-
-    @contextmanager
     def changing(self) -> Iterator[tuple[HomeRecord, Callable[..., HomeRecord]]]:
         """The record, for who alone may change it, and a `store` for other ones, as often as need be.
 
@@ -305,44 +241,6 @@ class Home:
             if record is not standing.record:
                 record = self.store(record, held=held)
             yield record, partial(self.store, held=held)
-
-    @contextmanager
-    def _record_held(self, flags: int, hold: Callable[[int], bool]) -> Iterator[None]:
-        """Lock the file of the record. It is replaced with each change: who waited looks again."""
-        while True:
-            fd = os.open(RECORD, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
-            try:
-                if not hold(fd):
-                    raise BusyError("its keys are being changed, or files made and moved", file=self.name)
-                if records.is_current(self.fd, fd):
-                    yield
-                    return
-            finally:
-                os.close(fd)
-
-    @contextmanager
-    def recrypting(self) -> Iterator[None]:
-        """The one command that changes the home's keys, while mounts may use it. Raises BusyError."""
-        atomic.make_private_dir(self.fd)
-        fd = os.open(PRIVATE_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
-        try:
-            if not syscalls.try_flock(fd, fcntl.LOCK_EX):
-                raise BusyError("another command changes its keys", file=self.name)
-            with self.shared():
-                yield
-        finally:
-            os.close(fd)
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Nobody has exclusive use of the home; mounts may use it. Raises BusyError."""
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
-        try:
-            if not syscalls.try_flock(fd, fcntl.LOCK_SH):
-                raise BusyError("is being converted, or a command works on it", file=self.name)
-            yield
-        finally:
-            os.close(fd)
 
     def store(
         self, record: HomeRecord, *, new: bool = False, counts: bool = True, held: ExitStack | None = None
@@ -364,19 +262,8 @@ class Home:
         records.store(self.fd, stored, self._macing(stored), self.volume.keys, new=new, held=held)
         self._judged = None
         if not new:  # else it is noted when it is judged
-            memory, place, before = self.volume.memory, self._place(), self._home_id
-            memory.note(stored.home_id, stored.generation, place)
-            if counts and stored.keys:
-                self._tell(stored)
-            if before not in (None, stored.home_id):  # another home from now on
-                memory.note(before, 0, None, (place,))
+            self._sightings.written(self.fd, stored, self._home_id, counts=counts)
         return stored
-
-    def close(self) -> None:
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
-        os.close(self.fd)
 
     # Names
 
@@ -479,84 +366,10 @@ class Home:
             if record.state is HomeState.CLEAR and not self.volume.root.is_current():
                 return self._judge(known)  # the datastore's keys changed since
             return self._fallback(f"its record is not valid here: {error}; see `ioflt vm register`"), known
-        refusal, problem, known = self._remember(record)
+        refusal, problem, known = self._sightings.compare(self.fd, record)
         self._home_id = record.home_id
         problem = problem or self._operation_problem(record)
         return Standing(record.state, self._macing(record), record.thick, problem, record, refusal), known
-
-    def _remember(self, record: HomeRecord) -> tuple[Refusal | None, str | None, Stamp | None]:
-        """Compare the record with what this host has seen, and others where it has seen nothing; note it.
-
-        Why it is refused, if it is; and to what state of the memory that belongs.
-        """
-        memory, place = self.volume.memory, self._place()
-        heard: Seen | None = None
-        for _ in range(2):  # what was noted is looked at
-            known = memory.stamp(record.home_id)
-            seen = memory.look(record.home_id)
-            if heard is None and record.keys and (known is None or not seen.asked):
-                heard = self._hear(record)
-            others = tuple(one for one in seen.places if one != place and self._is_copy(one, record.home_id))
-            gone = tuple(one for one in seen.places if one not in (*others, place))
-            generation = max(record.generation, 0 if heard is None else heard.generation)
-            news = generation > seen.generation or place not in seen.places
-            learnt = heard is not None and (known is None or heard.asked != seen.asked)
-            if not gone and not learnt and (self.volume.read_only or not news):
-                break
-            here = None if self.volume.read_only else place  # who writes nothing is no copy that matters
-            asked = None if heard is None else heard.asked
-            memory.note(record.home_id, generation, here, gone, durable=known is not None, asked=asked)
-        if others:
-            return Refusal.COPIED, f"the same VM is in {others[-1]}, too (a raw copy)", known
-        if heard is not None and record.generation < heard.generation:
-            generations = f"generation {record.generation}, its key provider tells of {heard.generation}"
-            return Refusal.ROLLED_BACK, f"it was rolled back: its record has {generations}", known
-        if record.generation < seen.generation:
-            generations = f"generation {record.generation}, this host has seen {seen.generation}"
-            return Refusal.ROLLED_BACK, f"it was rolled back: its record has {generations}", known
-        return None, None, known
-
-    def _tell(self, record: HomeRecord) -> None:
-        """For other hosts, and this one should it lose its memory. Best effort."""
-        try:
-            self.volume.keys.note_generation(record.keys, record.home_id, record.generation)
-        except IofltError as error:
-            _log.info("%s: its generation is not noted with its keys: %s", self.name, error)
-
-    def _hear(self, record: HomeRecord) -> Seen:
-        """What others have seen of a home that this host does not remember, as far as providers tell."""
-        try:
-            generation, sure = self.volume.keys.seen_generation(record.keys, record.home_id)
-            return Seen(generation, asked=sure)
-        except IofltError as error:
-            _log.info("%s: what was seen of it is not known: %s", self.name, error)
-            return Seen(asked=False)
-
-    def _is_copy(self, place: str, home_id: str) -> bool:
-        """Whether another directory is the same home. Its record is not verified: saying so is enough."""
-        try:
-            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except PermissionError:  # a confined mount reads its own datastore only
-            return os.path.lexists(os.path.join(place, RECORD)) and not self._is_at(place)
-        except OSError:
-            return False
-        try:
-            if os.path.samestat(os.fstat(fd), os.fstat(self.fd)):
-                return False
-            return form.parse_home(records.read(fd)).record.home_id == home_id
-        except (OSError, CorruptDataError):
-            return False
-        finally:
-            os.close(fd)
-
-    def _is_at(self, place: str) -> bool:
-        try:
-            return os.path.samestat(os.stat(place), os.fstat(self.fd))
-        except OSError:
-            return False
-
-    def _place(self) -> str:
-        return os.readlink(f"/proc/self/fd/{self.fd}")
 
     def _is_current(self, operation: Operation, current: Current, path: str, fd: int | None) -> bool:
         """Whether that is the file being converted, under this or another of its names (hard links)."""
@@ -607,45 +420,3 @@ class Home:
 
 def _is_renaming(standing: Standing) -> bool:
     return standing.record is not None and isinstance(standing.record.operation, Rename)
-
-
-def _hold_shared(fd: int) -> bool:
-    """The flock of a record, for reading. Who wants it alone has the OFD lock, too: he is let pass first."""
-    free = _await(lambda: not syscalls.is_write_locked(fd))
-    return free and syscalls.try_flock(fd, fcntl.LOCK_SH, wait=_RECORD_WAIT_S)
-
-
-def _hold_alone(fd: int) -> bool:
-    mine = _await(lambda: syscalls.try_write_lock(fd))
-    return mine and syscalls.try_flock(fd, fcntl.LOCK_EX, wait=_RECORD_WAIT_S)
-
-
-def _await(condition: Callable[[], bool]) -> bool:
-    """Whether it came true in `_RECORD_WAIT_S` seconds."""
-    deadline = time.monotonic() + _RECORD_WAIT_S
-    while not condition():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_RECORD_PAUSE_S)
-    return True
-
-
-def carries(fd: int, path: str, uuid: str) -> bool:
-    """Whether `fd`, the file at `path`, is the encrypted file of that UUID (a sealed VMX has it as id)."""
-    try:
-        if stored_as(path) is Treatment.VMX:
-            return sealed.peek(os.pread(fd, sealed.PEEK_SIZE, 0)).file_id == file_id_of(uuid)
-        return read_header(fd).uuid == uuid
-    except CorruptDataError:
-        return False
-
-
-def file_id_of(uuid: str) -> int:
-    """The file id that goes with the UUID of a conversion: a sealed VMX has no room for more."""
-    return (1 << 62) | (UUID(uuid).int & ((1 << 62) - 1))
-
-
-def uuid_of(file_id: int) -> str:
-    """A new UUID for which `file_id_of` gives this id (bit 62 set, bit 63 clear)."""
-    low = (1 << 63) | (file_id & ((1 << 62) - 1))
-    return str(UUID(int=int.from_bytes(random_bytes(8)) << 64 | low, version=4))

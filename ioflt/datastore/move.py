@@ -165,7 +165,7 @@ def _copy(
         with new_home(target, new_name, first) as new:
             copy_files(home, new, progress)
             leaving = home.store(replace(record, operation=operation))
-    except BaseException:
+    except BaseException:  # also a key pressed: two of them that take writes must not stay
         if leaving.operation is not None:  # perhaps the copy has its name
             with suppress(IofltError, OSError):  # then the next start looks again
                 _settle(source, home, leaving, operation)
@@ -176,9 +176,8 @@ def _copy(
 def _settle(source: Volume, home: Home, record: HomeRecord, operation: Move) -> bool:
     """Nobody moves the home any more: it goes if its copy is there. Whether it went.
 
-    The caller has exclusive use of it.
-
-    Raises NotFoundError when the other datastore is not there now, and what opening it raises.
+    The caller has exclusive use of it. Raises NotFoundError when the other datastore is not there now, and
+    what opening it raises.
     """
     path = seen.place(operation.datastore_id)
     if path is None:

@@ -21,8 +21,9 @@ from ioflt.datastore.deep import disk, rekey
 from ioflt.datastore.deep.disk import DiskFile, HomeStorage
 from ioflt.datastore.deep.journal import Journal
 from ioflt.datastore.deep.replacement import Replacement
+from ioflt.datastore.fileid import file_id_of
 from ioflt.datastore.header import is_recrypting
-from ioflt.datastore.home import Home, file_id_of
+from ioflt.datastore.home import Home
 from ioflt.datastore.lifecycle import exclusive
 from ioflt.datastore.regular import Entry
 from ioflt.datastore.standing import Refusal, Treatment, stored_as

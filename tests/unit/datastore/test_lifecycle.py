@@ -15,7 +15,8 @@ import pytest
 
 from ioflt import paths
 from ioflt.datastore import convert, files, lifecycle, regular, summary
-from ioflt.datastore.home import Home, file_id_of, uuid_of
+from ioflt.datastore.fileid import file_id_of, uuid_of
+from ioflt.datastore.home import Home
 from ioflt.datastore.standing import Treatment, stored_as
 from ioflt.datastore.volume import Volume
 from ioflt.errors import (
