@@ -121,6 +121,23 @@ def test_every_subformat_goes_out_as_an_ova(
     compare(raw, tmp_path / "back" / "d.vmdk", "raw")
 
 
+def test_a_disk_whose_cid_became_shorter(volumes: tuple[Volume, Volume], tmp_path: Path) -> None:
+    """One of 16 writers of a text descriptor leaves a NUL in it, and the end of the longer text."""
+    encrypted, _ = volumes
+    source = tmp_path / "guest"
+    source.mkdir()
+    disk = source / "d.vmdk"
+    qemu_img("create", "-f", "vmdk", "-o", "subformat=monolithicFlat", disk, "1M")
+    while b"\0\n" not in disk.read_bytes():  # 2 digits fewer, with 1 of 256 writers
+        subprocess.run(
+            ["qemu-io", "-f", "vmdk", "-c", "write -P 7 0 512", disk], check=True, stdout=subprocess.DEVNULL
+        )
+    (source / "guest.vmx").write_text('scsi0.present = "TRUE"\nscsi0:0.fileName = "d.vmdk"\n')
+    transfer.import_directory(encrypted, source)
+    transfer.export_ova(encrypted, "guest", tmp_path / "out.ova")
+    compare(disk, unpack(tmp_path / "out.ova", tmp_path / "out"))
+
+
 def test_a_large_disk(tmp_path: Path) -> None:
     """Tables of which most are missing; a directory of more than a sector."""
     capacity = 300 << 30

@@ -413,6 +413,8 @@ def vmdk() -> Iterator[Vector]:
     yield text("vmfs", "ok", "as ESXi writes it", DESCRIPTOR)
     yield text("crlf", "ok", "with the line ends of a Windows host", DESCRIPTOR.replace("\n", "\r\n"))
     yield text("padded", "ok", "padded with NULs", DESCRIPTOR.encode() + bytes(512))
+    shorter = DESCRIPTOR.replace("1a2b3c4d", "4d")
+    yield text("cid-shorter", "ok", "QEMU wrote a shorter CID", f"{shorter}\0{shorter[-5:]}")
     yield text(
         "unknown-key",
         "ok",
@@ -474,6 +476,8 @@ def vmdk() -> Iterator[Vector]:
         "no-header", "no descriptor header", "the first line is missing", DESCRIPTOR.partition("\n")[2]
     )
     yield text("nul", "NUL byte", "a NUL inside", DESCRIPTOR.replace("vmfs", "vm\0fs"))
+    yield text("nul-more", "NUL byte", "the text's last 7 bytes after it", f"{DESCRIPTOR}\0{DESCRIPTOR[-7:]}")
+    yield text("nul-other", "NUL byte", "after it what is not its end", f"{DESCRIPTOR}\0#\n")
     yield text("cid", "bad CID", "a CID of nine digits", DESCRIPTOR.replace("1a2b3c4d", "1a2b3c4d5"))
     yield text("cid-twice", "duplicate key", "two CIDs", DESCRIPTOR.replace("CID=1a", "CID=00\ncid=1a", 1))
     yield text("no-cid", "missing key", "no CID", DESCRIPTOR.replace("CID=1a2b3c4d\n", ""))

@@ -30,6 +30,7 @@ MAGIC: Final = b"# Disk DescriptorFile"
 
 _MAX_SECTORS: Final = (1 << 63) // 512  # the largest file offset, in 512-byte sectors
 _MAX_NAME: Final = 255
+_MAX_LEFT: Final = 6  # bytes that a CID of 1 digit instead of 8 leaves of the text of before
 
 _CREATE_TYPES: Final = frozenset(
     {
@@ -108,22 +109,34 @@ def is_descriptor(first_bytes: bytes) -> bool:
     return first_bytes.lstrip(b" \t\r\n").startswith(MAGIC)
 
 
-def parse(data: bytes, own_name: str | None = None) -> Descriptor:
-    """The descriptor in `data` (NULs after its end are padding). `own_name` is the text file it stands in.
+def text_of(data: bytes) -> bytes:
+    """The text of the descriptor in `data`, without what stands after its end.
 
-    Keys that are not known here are passed over. Raises MalformedError: "too large", "no descriptor header",
-    "NUL byte", "odd line", "duplicate key", "missing key", "bad CID", "bad extent", "too many extents",
-    "no extents", "sector count overflow", "extent name not confined", "parent name not confined",
-    "change track name not confined"; UnsupportedError: "unknown version", "unknown createType",
-    "unknown extent type".
+    That is NULs, and what a rewrite in place leaves: QEMU writes a new CID without leading zeros over the old
+    one, and a text that is n bytes shorter, with its NUL, leaves the last n - 1 bytes of the longer one.
+
+    Raises MalformedError: "too large", "no descriptor header", "NUL byte".
     """
     if len(data) > MAX_SIZE:
         raise MalformedError("too large", f"descriptor of {len(data)} bytes, at most {MAX_SIZE}")
-    text = data.rstrip(b"\0")
+    text, _, rest = data.partition(b"\0")
     if not is_descriptor(text):
         raise MalformedError("no descriptor header")
-    if b"\0" in text:
+    rest = rest.rstrip(b"\0")
+    if len(rest) > _MAX_LEFT or not text.endswith(rest):
         raise MalformedError("NUL byte")
+    return text
+
+
+def parse(data: bytes, own_name: str | None = None) -> Descriptor:
+    """The descriptor in `data`. `own_name` is the text file it stands in.
+
+    Keys that are not known here are passed over. Raises what `text_of` raises; MalformedError: "odd line",
+    "duplicate key", "missing key", "bad CID", "bad extent", "too many extents", "no extents", "sector count
+    overflow", "extent name not confined", "parent name not confined", "change track name not confined";
+    UnsupportedError: "unknown version", "unknown createType", "unknown extent type".
+    """
+    text = text_of(data)
     header: dict[str, str] = {}
     ddb: dict[str, str] = {}
     extents: list[Extent] = []

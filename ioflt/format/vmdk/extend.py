@@ -46,6 +46,7 @@ def extended(text: bytes, own_name: str, sectors: int) -> bytes:
 
     Raises what `descriptor.parse` and `sole_extent` raise; UsageError for fewer sectors, or too many.
     """
+    text = descriptor.text_of(text)
     parsed = descriptor.parse(text, own_name)
     if sectors <= sole_extent(parsed).sectors:
         raise UsageError(f"has {parsed.sectors * 512} bytes: a disk only becomes longer")
