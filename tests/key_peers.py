@@ -53,7 +53,7 @@ class Tpm:
             *("--server", f"type=unixio,path={server}", "--ctrl", f"type=unixio,path={control}"),
             *("--flags", "not-need-init,startup-clear"),
         ) as started:
-            wait_until(lambda: server.exists() and control.exists(), started)
+            wait_until(lambda: all(map(_listens, (control, server))), started)
             yield
 
     def extend(self, pcr: int) -> None:
@@ -117,6 +117,16 @@ class Tang:
     def _answers(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def _listens(path: Path) -> bool:
+    """Whether a server takes connections there: in 1 of 400 starts its socket has a name before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def wait_until(condition, started: subprocess.Popen[bytes]) -> None:
