@@ -245,7 +245,9 @@ def _leftover_processes() -> Iterator[tuple[int, str]]:
         except OSError:  # gone, or not ours to look at
             continue
         if mark in environment and command:
-            yield int(entry.name), command.replace(b"\0", b" ").decode(errors="replace").strip()
+            test = next((one for one in environment if one.startswith(b"PYTEST_CURRENT_TEST=")), b"")
+            shown = command.replace(b"\0", b" ") + b" started by " + test.partition(b"=")[2]
+            yield int(entry.name), shown.decode(errors="replace")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -270,7 +272,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def _anything_left(base: Path) -> bool:
-    """Name and end what tests left running or mounted."""
+    """Name and end what tests left running or mounted; pytest puts the test's name in the environment."""
     deadline = time.monotonic() + 5
     while (processes := dict(_leftover_processes())) and time.monotonic() < deadline:
         time.sleep(0.05)
