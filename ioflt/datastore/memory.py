@@ -56,7 +56,10 @@ class Memory:
         """What is remembered of the home."""
         try:
             with open(self._path(home_id), "rb") as file:
-                found = json.loads(file.read())
+                text = file.read()
+            if not text.strip(b"\0"):  # what was not `durable`, after a power cut: empty, or zeros on ext4
+                return Seen(asked=False)
+            found = json.loads(text)
             places = tuple(map(str, found["places"]))
             return Seen(int(found["generation"]), places, bool(found.get("asked", True)))
         except FileNotFoundError:

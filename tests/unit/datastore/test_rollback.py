@@ -207,6 +207,17 @@ def test_memory(tmp_path: Path) -> None:
     assert len(memory.look(home_id).places) == 16
 
 
+@pytest.mark.parametrize("left", [b"", bytes(40)])
+def test_memory_that_a_power_cut_emptied(tmp_path: Path, left: bytes) -> None:
+    """What was noted at a first look is not synced: nothing is remembered then, and nothing is wrong."""
+    memory, home = Memory(tmp_path), "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
+    memory.note(home, 3, "/ds/web", durable=False)
+    (tmp_path / home).write_bytes(left)
+    assert memory.look(home) == Seen(asked=False)  # so that the providers of its keys are asked
+    memory.note(home, 2, "/ds/web", asked=True)
+    assert memory.look(home) == Seen(2, ("/ds/web",))
+
+
 @pytest.mark.allow_log("cannot (be read|remember)")
 def test_memory_that_fails(tmp_path: Path) -> None:
     home_id = "0f0e0d0c-0b0a-4908-8706-050403020100"
