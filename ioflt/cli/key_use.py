@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ioflt.errors import KeyUnavailableError
     from ioflt.keys.client import KeyClient
 
+_LOCKED_NOW = "locked from now on; what of it is open goes on until it is closed"
+
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
@@ -180,7 +182,7 @@ def remove(key: KeyRef, force: bool) -> None:
     locked = {one.path for one in drill.locked(found, lambda one: one == key, frozenset())}
     for path in _protects(found).get(key, []):
         if path in locked:
-            warn(f"{path}: {'locked from now on' if force else 'has no other key'}")
+            warn(f"{path}: {_LOCKED_NOW if force else 'has no other key'}")
         else:
             warn(f"{path}: another key opens it too")
     for path, reason in found.unknown:

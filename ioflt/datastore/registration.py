@@ -14,7 +14,7 @@ from ioflt.datastore import convert, regular
 from ioflt.datastore.header import is_recrypting, read_header
 from ioflt.datastore.home import Home
 from ioflt.datastore.standing import Refusal, Treatment, stored_as
-from ioflt.datastore.vmx import read_sealed
+from ioflt.datastore.vmx import open_sealed, read_sealed
 from ioflt.datastore.volume import POLICY, Volume
 from ioflt.errors import IofltError, KeyNotFound, ReadOnlyError, UsageError
 from ioflt.format.record.record import MAX_KEYS, HomeRecord, Move, Operation
@@ -127,7 +127,7 @@ def _proven_keys(home: Home, fd: int, treatment: Treatment) -> frozenset[KeyRef]
     keys = home.volume.keys
     if treatment is Treatment.VMX:
         text = read_sealed(fd)
-        keys.open_vmx(text)
+        open_sealed(keys, text)
         return frozenset(sealed.peek(text).keys)
     header = read_header(fd)
     answers = keys.unwrap([(token.key, token.blob, token.aad(header.uuid)) for token in header.tokens])

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ioflt import syscalls
+from ioflt.crypto.secret import Secret
 from ioflt.datastore import atomic, openfile
-from ioflt.errors import MalformedError, ReadOnlyError
+from ioflt.errors import MalformedError, ProviderLocked, ReadOnlyError
 from ioflt.format.vmx import sealed
 from ioflt.format.vmx.sealed import MAX_PLAINTEXT
 from ioflt.keys.client import KeyService
@@ -25,8 +26,17 @@ Place = Callable[[], tuple[int, int, str] | None]
 
 def seal_new(keys: KeyService, by: Sequence[KeyRef], plaintext: bytes, file_id: int) -> bytes:
     """A new sealed VMX that each of the keys `by` opens."""
-    text = keys.seal_vmx(by[0], plaintext, file_id, None)
+    text = keys.seal_vmx(by[0], plaintext, file_id)
     return text if len(by) == 1 else keys.rewrap_vmx(text, by)
+
+
+def open_sealed(keys: KeyService, text: bytes, by: KeyRef | None = None) -> bytes:
+    """The plaintext of a sealed VMX, by that key or any that can be had.
+
+    Raises CorruptDataError, KeyUnavailableError.
+    """
+    with keys.config_key(text, by) as key:
+        return sealed.open_with(text, key)
 
 
 def read_sealed(fd: int) -> bytes:
@@ -43,7 +53,8 @@ class VmxFile:
     """Owns `fd`, the sealed file as it was opened or last committed.
 
     A commit replaces the file atomically, so `fd` then is another inode; owner, mode and times stay.
-    `place` tells where to.
+    `place` tells where to. It holds the configuration key, as a container holds its DEK: what was opened is
+    saved although the key of its VM cannot be had any more.
     """
 
     def __init__(self, fd: int, keys: KeyService, *, writable: bool, place: Place) -> None:
@@ -53,7 +64,8 @@ class VmxFile:
         self._writable = writable
         self._place = place
         self._lock = threading.Lock()
-        self._dirty = False
+        self._text = b""
+        self._key: Secret | None = None
         try:
             self.refresh()
         except BaseException:  # taken over, so ours to close
@@ -61,16 +73,25 @@ class VmxFile:
             raise
 
     def refresh(self) -> None:
-        """Read the file again: somebody else may have written before we got the writer's lock."""
-        self._text = read_sealed(self._fd)
-        info = sealed.peek(self._text)
-        if info.key is None:
-            raise MalformedError("foreign key safe", "no fqid locator")
+        """Read the file again: somebody else may have written before we got the writer's lock.
+
+        keyd is asked unless the key safe is the one that it opened for us before.
+        """
+        text = read_sealed(self._fd)
+        info = sealed.peek(text)
+        key = self._key if self._is_safe_of(info) else None
+        key = key or self._keys.config_key(text)
+        self._buffer = bytearray(sealed.open_with(text, key))
+        self._text, self._key = text, key
         self.file_id = info.file_id
-        self.key: KeyRef = info.key
-        self._buffer = bytearray(self._keys.open_vmx(self._text))
         self._mtime = os.fstat(self._fd).st_mtime_ns
         self._dirty = False
+
+    def _is_safe_of(self, info: sealed.SealedInfo) -> bool:
+        if not self._text:
+            return False
+        held = sealed.peek(self._text)
+        return (info.safe, info.file_id) == (held.safe, held.file_id)
 
     def follow(self) -> bool:
         """Go over to the file that has our name now, should another mount have committed; `refresh` follows.
@@ -111,6 +132,7 @@ class VmxFile:
         return self._mtime
 
     def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
+        self._open_key()
         with self._lock:
             return bytes(self._buffer[offset : offset + length])
 
@@ -172,7 +194,7 @@ class VmxFile:
                 return
             if not self._is_at(place[1], place[2]):
                 return
-            text = self._keys.seal_vmx(self.key, bytes(self._buffer), self.file_id, self._text)
+            text = sealed.reseal(self._text, self._open_key(), bytes(self._buffer))
             self._put(place, text, self._mtime)
             self._dirty = False
 
@@ -224,10 +246,15 @@ class VmxFile:
         os.close(self._fd)
 
     def wipe(self) -> None:
-        """Forget the plaintext, as far as Python can; `rekey` reads it again. The length stays to be seen."""
+        """Forget the key, and the plaintext as far as Python can; `rekey` reads it again. The length stays
+        to be seen.
+        """
         with self._lock:
             self._buffer[:] = bytes(len(self._buffer))
             self._dirty = False  # nothing must put zeros in the file's place
+            if self._key is not None:
+                self._key.wipe()
+                self._key = None
 
     def rekey(self, keys: KeyService) -> None:
         """After `wipe`: open it again."""
@@ -239,7 +266,13 @@ class VmxFile:
         syscalls.touch(self._fd)  # the kernel's clock, for a time that compares with those of other files
         self._mtime = os.fstat(self._fd).st_mtime_ns
 
+    def _open_key(self) -> Secret:
+        if self._key is None:  # an unlock could not open it again
+            raise ProviderLocked("shut since its key was locked")
+        return self._key
+
     def _check_size(self, length: int) -> None:
+        self._open_key()
         if not self._writable:
             raise ReadOnlyError("opened for reading only")
         if length > MAX_PLAINTEXT:

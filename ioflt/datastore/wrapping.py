@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import container, header
 from ioflt.datastore.standing import Treatment
-from ioflt.datastore.vmx import VmxFile, read_sealed
+from ioflt.datastore.vmx import VmxFile, open_sealed, read_sealed
 from ioflt.errors import AuthenticationError, IofltError
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2.token import IofltToken
@@ -146,5 +146,5 @@ def _prove_tokens(
 
 
 def _prove_vmx(text: bytes, keys: KeyService, by: Sequence[KeyRef]) -> None:
-    if len({keys.open_vmx(text, key) for key in by}) != 1:
+    if len({open_sealed(keys, text, key) for key in by}) != 1:
         raise AuthenticationError("key safe differs", "its keys give different contents")

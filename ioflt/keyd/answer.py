@@ -37,6 +37,8 @@ def wipe_keys(reply: messages.ReplyBody) -> None:
         case messages.Unwrapped(keys):
             for key in keys:
                 wipe(key)
+        case messages.ConfigKey(key):
+            wipe(key)
 
 
 def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBody:
@@ -56,12 +58,12 @@ def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBo
             return messages.Data(service.rewrap(source.key.ref, key.ref, source.blob, source.aad, aad))
         case messages.Mac(key, label, data):
             return messages.Data(service.mac(key.ref, label, data))
-        case messages.SealVmx(key, plaintext, file_id, keep):
-            return messages.Data(service.seal_vmx(key.ref, plaintext, file_id, keep))
+        case messages.SealVmx(key, plaintext, file_id):
+            return messages.Data(service.seal_vmx(key.ref, plaintext, file_id))
         case messages.RewrapVmx(text, keys):
             return messages.Data(service.rewrap_vmx(text, [key.ref for key in keys]))
-        case messages.OpenVmx(text, by):
-            return messages.Data(service.open_vmx(text, None if by is None else by.ref))
+        case messages.GetConfigKey(head, by):
+            return messages.ConfigKey(_give(service.config_key(head, None if by is None else by.ref)))
         case messages.GetKeyStates(keys, ask):
             states = service.key_states([key.ref for key in keys], ask=ask)
             return messages.KeyStates(tuple(map(_told, states)))

@@ -2,7 +2,7 @@
 
 State      who sets it        what it refuses
 OPEN       start, unlock      nothing
-CLOSING    lock, second pass  what opens files (new keys, DEKs, VMX): mounts still seal what they flush
+CLOSING    lock, second pass  what opens files (new keys, DEKs, VMX): mounts still end what they began
 LOCKED     lock               all that needs a key
 
 Threads: any number of calls run side by side. `_state` changes and KEKs enter the cache under `_lock`, so
@@ -121,13 +121,9 @@ class Service:
         with self._derived(key, f"mac/{label}") as mac_key:
             return tag(mac_key, data)
 
-    def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int, keep: bytes | None) -> bytes:
-        if keep is None:
-            with self._derived(key, "vmx-keysafe") as wrapping:
-                return sealed.seal(plaintext, wrapping, key, file_id, None)
-        safe = sealed.peek(keep).safe
-        with self._safe_opener(keep, key) as (opener, wrapping):
-            return sealed.seal(plaintext, wrapping, opener, file_id, safe)
+    def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int) -> bytes:
+        with self._derived(key, "vmx-keysafe") as wrapping:
+            return sealed.seal(plaintext, wrapping, key, file_id)
 
     def rewrap_vmx(self, text: bytes, keys: Sequence[KeyRef]) -> bytes:
         with ExitStack() as derived:
@@ -142,13 +138,13 @@ class Service:
                     to.append((key, None))
             return sealed.rewrap(text, wrapping, opener, to)
 
-    def open_vmx(self, text: bytes, key: KeyRef | None = None) -> bytes:
+    def config_key(self, head: bytes, key: KeyRef | None = None) -> Secret:
         self._refuse_unless(State.OPEN)
         if key is not None:
             with self._derived(key, "vmx-keysafe") as wrapping:
-                return sealed.open_(text, wrapping, key)
-        with self._safe_opener(text) as (opener, wrapping):
-            return sealed.open_(text, wrapping, opener)
+                return sealed.config_key(head, wrapping, key)
+        with self._safe_opener(head) as (opener, wrapping):
+            return sealed.config_key(head, wrapping, opener)
 
     def key_states(self, keys: Sequence[KeyRef], *, ask: bool = True) -> list[KeyState]:
         if ask:
@@ -302,13 +298,13 @@ class Service:
             yield derived
 
     @contextmanager
-    def _safe_opener(self, text: bytes, first: KeyRef | None = None) -> Iterator[tuple[KeyRef, Secret]]:
-        """Of the keys that open a sealed VMX one that can be had, and its wrapping key; `first` if it can."""
+    def _safe_opener(self, text: bytes) -> Iterator[tuple[KeyRef, Secret]]:
+        """Of the keys that open a sealed VMX the first that can be had, and its wrapping key."""
         keys = sealed.peek(text).keys
         if not keys:
             raise MalformedError("foreign key safe", "it names no key of a provider")
         missing: KeyUnavailableError | None = None
-        for key in sorted(keys, key=lambda one: one != first):
+        for key in keys:
             try:
                 kek = self._kek(key)
             except KeyUnavailableError as error:

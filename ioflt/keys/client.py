@@ -77,16 +77,19 @@ class KeyService(Protocol):
         """The 32-byte MAC of a record. Compare it in constant time."""
         ...
 
-    def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int, keep: bytes | None) -> bytes:
-        """A sealed VMX. `keep`: the sealed text that it replaces; its other key-safe pairs stay."""
+    def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int) -> bytes:
+        """A new sealed VMX, with a configuration key of its own."""
         ...
 
     def rewrap_vmx(self, text: bytes, keys: Sequence[KeyRef]) -> bytes:
         """The same sealed VMX with a key-safe pair for each of these keys. Raises CorruptDataError too."""
         ...
 
-    def open_vmx(self, text: bytes, key: KeyRef | None = None) -> bytes:
-        """The plaintext of a sealed VMX, by that key or any that can be had. Raises CorruptDataError too."""
+    def config_key(self, text: bytes, key: KeyRef | None = None) -> Secret:
+        """What the content of a sealed VMX is under (32 bytes), by that key or any that can be had.
+
+        It stays as long as the file does. Raises CorruptDataError too.
+        """
         ...
 
     def key_states(self, keys: Sequence[KeyRef], *, ask: bool = True) -> list[KeyState]:
@@ -213,17 +216,18 @@ class KeyClient:
     def mac(self, key: KeyRef, label: MacLabel, data: bytes) -> bytes:
         return self._ask(messages.Mac(messages.Key.of(key), label, data), messages.Data).value
 
-    def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int, keep: bytes | None) -> bytes:
-        request = messages.SealVmx(messages.Key.of(key), plaintext, file_id, keep)
+    def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int) -> bytes:
+        request = messages.SealVmx(messages.Key.of(key), plaintext, file_id)
         return self._ask(request, messages.Data).value
 
     def rewrap_vmx(self, text: bytes, keys: Sequence[KeyRef]) -> bytes:
         request = messages.RewrapVmx(text, tuple(map(messages.Key.of, keys)))
         return self._ask(request, messages.Data).value
 
-    def open_vmx(self, text: bytes, key: KeyRef | None = None) -> bytes:
-        request = messages.OpenVmx(text, None if key is None else messages.Key.of(key))
-        return self._ask(request, messages.Data).value
+    def config_key(self, text: bytes, key: KeyRef | None = None) -> Secret:
+        head = text[: messages.MAX_VMX_HEAD]
+        request = messages.GetConfigKey(head, None if key is None else messages.Key.of(key))
+        return _take(self._ask(request, messages.ConfigKey).key)
 
     def key_states(self, keys: Sequence[KeyRef], *, ask: bool = True) -> list[KeyState]:
         found: list[KeyState] = []

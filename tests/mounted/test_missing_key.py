@@ -67,3 +67,31 @@ def test_a_mount_is_among_the_users_of_its_keys(place: Place, top: Path) -> None
     place.umount()
     shown = json.loads(place.ioflt("keyd", "status", "--json").stdout)
     assert [one["users"] for one in shown["keys"] if one["key"] == key] == [[]]
+
+
+def test_what_is_open_is_saved_although_its_key_is_gone(place: Place, top: Path) -> None:
+    """A disk at each write, a VMX whole at fsync and close: what was acknowledged is there afterwards."""
+    vmx, disk = top / "web01.vmx", top / "one-flat.vmdk"
+    vmx.write_bytes(b'memsize = "64"\n')
+    (key,) = json.loads(place.ioflt("vm", "show", place.datastore / "web01", "--json").stdout)["keys"]
+    with vmx.open("r+b", buffering=0) as opened, disk.open("r+b", buffering=0) as guest:
+        said = place.ioflt("key", "remove", "--force", key)
+        assert "what of it is open goes on until it is closed" in said.stderr
+        opened.write(b'memsize = "128"\n')
+        os.fsync(opened.fileno())
+        with vmx.open("r+b", buffering=0) as another:  # as long as it is open here
+            another.seek(0, os.SEEK_END)
+            another.write(b'numvcpus = "2"\n')
+        opened.seek(0)
+        assert opened.read() == b'memsize = "128"\nnumvcpus = "2"\n'
+        opened.truncate(0)
+        opened.seek(0)
+        opened.write(b'memsize = "256"\n')  # saved by close
+        guest.write(b"WRITTEN")
+        os.fsync(guest.fileno())
+    with pytest.raises(OSError, match=os.strerror(errno.ENOKEY)):
+        vmx.read_bytes()
+    place.ioflt("key", "add", key)
+    place.remount()
+    assert vmx.read_bytes() == b'memsize = "256"\n'
+    assert disk.read_bytes() == b"WRITTEN" + TEXT[7:]

@@ -27,7 +27,7 @@ from ioflt.datastore.home import Home
 from ioflt.datastore.lifecycle import exclusive
 from ioflt.datastore.regular import Entry
 from ioflt.datastore.standing import Refusal, Treatment, stored_as
-from ioflt.datastore.vmx import read_sealed, seal_new
+from ioflt.datastore.vmx import open_sealed, read_sealed, seal_new
 from ioflt.datastore.volume import Volume
 from ioflt.errors import BugError, BusyError, IofltError, UsageError
 from ioflt.format.luks2 import recrypt as change
@@ -298,7 +298,7 @@ class _Work:
             text = read_sealed(fd)
             if not self._ways.drop and self._ways.passphrase is None:
                 _check_vmx_ways(text)
-            plaintext = self._keys.open_vmx(text)
+            plaintext = open_sealed(self._keys, text)
             file_id = new_file_id() if self._copied else sealed.peek(text).file_id
             made = seal_new(self._keys, self.operation.to, plaintext, file_id)
             atomic.replace(self._home.fd, parent_fd, name, made, like=os.fstat(fd))

@@ -25,7 +25,19 @@ from ioflt.format.vmx import text as vmx_text
 from ioflt.format.vmx.text import MAX_PLAINTEXT, is_sealed
 from ioflt.types import MAX_KEY_ID, MAX_PROVIDER_NAME, KeyRef
 
-__all__ = ["MAX_PLAINTEXT", "PEEK_SIZE", "SealedInfo", "is_sealed", "open_", "peek", "rewrap", "seal"]
+__all__ = [
+    "MAX_PLAINTEXT",
+    "PEEK_SIZE",
+    "SealedInfo",
+    "config_key",
+    "is_sealed",
+    "open_",
+    "open_with",
+    "peek",
+    "reseal",
+    "rewrap",
+    "seal",
+]
 
 #: Bytes from the start of the file that `peek` needs at most. It takes the whole file as well.
 PEEK_SIZE: Final = 32 << 10
@@ -61,30 +73,27 @@ class SealedInfo:
         return self.keys[0] if self.keys else None
 
 
-def seal(plaintext: bytes, wrapping: Secret, key: KeyRef, file_id: int, keep_safe: str | None) -> bytes:
-    """The sealed text of a VMX (any bytes, at most MAX_PLAINTEXT) as file `file_id`.
+def seal(plaintext: bytes, wrapping: Secret, key: KeyRef, file_id: int) -> bytes:
+    """The sealed text of a new VMX (any bytes, at most MAX_PLAINTEXT) as file `file_id`.
 
-    `wrapping` is 32 bytes, derived by the caller from the KEK that `key` names. `keep_safe` is the key safe
-    of the file's last save: it stays, so a save changes `encryption.data` only; None makes a new config key.
-    Raises UsageError when too large, or for a safe of another key; AuthenticationError when `keep_safe` does
-    not open.
+    `wrapping` is 32 bytes, derived by the caller from the KEK that `key` names. Raises UsageError when too
+    large.
     """
-    if len(plaintext) > MAX_PLAINTEXT:
-        raise UsageError(f"VMX of {len(plaintext)} bytes is too large, at most {MAX_PLAINTEXT}")
     if not 0 <= file_id < 1 << 64:
         raise BugError(f"file id {file_id}")
-    safe_key = _safe_key(wrapping, file_id)
-    if keep_safe is None:
-        config_key = Secret.random(32)
-        safe_text = safe.write(KeySafe((_pair(safe_key, config_key, key),)))
-    else:
-        kept = safe.parse(keep_safe)
-        if key not in kept.keys:
-            raise UsageError(f"the key safe to keep is not for {key}")
-        config_key = _config_key(kept, safe_key, key)
-        safe_text = keep_safe
-    clear = _clear_lines(plaintext, file_id)
-    return vmx_text.write(clear, safe_text, box.seal(config_key, plaintext, _MAC))
+    with Secret.random(32) as new, _safe_key(wrapping, file_id) as safe_key:
+        safe_text = safe.write(KeySafe((_pair(safe_key, new, key),)))
+        return _write(plaintext, file_id, safe_text, new)
+
+
+def reseal(text: bytes, key: Secret, plaintext: bytes) -> bytes:
+    """What replaces the sealed `text` when its content is `plaintext` now. `key` is its config key.
+
+    The key safe stays, so a save changes `encryption.data` and the clear lines only. Raises UsageError when
+    too large.
+    """
+    info = peek(text)
+    return _write(plaintext, info.file_id, info.safe, key)
 
 
 def rewrap(text: bytes, wrapping: Secret, key: KeyRef, to: Sequence[tuple[KeyRef, Secret | None]]) -> bytes:
@@ -93,15 +102,15 @@ def rewrap(text: bytes, wrapping: Secret, key: KeyRef, to: Sequence[tuple[KeyRef
     `wrapping` is derived from the KEK `key` that opens it now. Where a key comes without what is derived from
     its KEK, the pair that it has stays. Raises as `open_`.
     """
-    open_(text, wrapping, key)
     vmx, info = vmx_text.parse(text), peek(text)
     present = safe.parse(info.safe)
-    config_key = _config_key(present, _safe_key(wrapping, info.file_id), key)
     there = dict(zip(present.keys, present.pairs, strict=True))
-    pairs = tuple(
-        there[one] if secret is None else _pair(_safe_key(secret, info.file_id), config_key, one)
-        for one, secret in to
-    )
+    with config_key(text, wrapping, key) as found:
+        open_with(text, found)
+        pairs = tuple(
+            there[one] if secret is None else _pair(_safe_key(secret, info.file_id), found, one)
+            for one, secret in to
+        )
     return bytes(vmx.lines.set(vmx_text.KEY_SAFE, safe.write(KeySafe(pairs))))
 
 
@@ -111,9 +120,24 @@ def open_(text: bytes, wrapping: Secret, key: KeyRef | None = None) -> bytes:
     Raises AuthenticationError for a wrong key, another file's id, a changed length or changed data;
     MalformedError for text that is not of this form.
     """
+    with config_key(text, wrapping, key) as found:
+        return open_with(text, found)
+
+
+def config_key(text: bytes, wrapping: Secret, key: KeyRef | None = None) -> Secret:
+    """What the content is under: 32 bytes that stay while the file is saved and gets other keys.
+
+    `text` is the file, or its first PEEK_SIZE bytes. Raises as `open_`, for the key safe.
+    """
     info = peek(text)
-    config_key = _config_key(safe.parse(info.safe), _safe_key(wrapping, info.file_id), key)
-    with box.open_(config_key, vmx_text.parse(text).data, _MAC) as plaintext:
+    with _safe_key(wrapping, info.file_id) as safe_key:
+        return _config_key(safe.parse(info.safe), safe_key, key)
+
+
+def open_with(text: bytes, key: Secret) -> bytes:
+    """As `open_`, by the config key; nothing is said of the key safe and the file id then."""
+    info = peek(text)
+    with box.open_(key, vmx_text.parse(text).data, _MAC) as plaintext:
         if len(plaintext) != info.length:
             raise AuthenticationError("length does not verify", f"{info.length} in clear")
         return bytes(plaintext.view())
@@ -177,6 +201,12 @@ def _config_key(key_safe: KeySafe, safe_key: Secret, key: KeyRef | None) -> Secr
     pair = pairs[0 if key is None else key_safe.keys.index(key)]
     with box.open_(safe_key, pair.data, _MAC) as inner:
         return cryptodict.parse_key(inner).key
+
+
+def _write(plaintext: bytes, file_id: int, safe_text: str, key: Secret) -> bytes:
+    if len(plaintext) > MAX_PLAINTEXT:
+        raise UsageError(f"VMX of {len(plaintext)} bytes is too large, at most {MAX_PLAINTEXT}")
+    return vmx_text.write(_clear_lines(plaintext, file_id), safe_text, box.seal(key, plaintext, _MAC))
 
 
 def _clear_lines(plaintext: bytes, file_id: int) -> Dictionary:

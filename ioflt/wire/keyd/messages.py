@@ -27,6 +27,9 @@ MAX_AAD = 1024
 MAX_VMX = 2 << 20
 MAX_RECORD = 2 << 20
 
+#: What is needed of a sealed VMX to open its key safe, in bytes from its start.
+MAX_VMX_HEAD = 32 << 10
+
 #: Most pairs of a VMX's key safe.
 MAX_SAFE_KEYS = 16
 
@@ -45,6 +48,7 @@ Batch = Meta(max_length=MAX_BATCH)
 Blob = Annotated[bytes, Meta(max_length=MAX_BLOB)]
 Aad = Annotated[bytes, Meta(max_length=MAX_AAD)]
 Vmx = Annotated[bytes, Meta(max_length=MAX_VMX)]
+VmxHead = Annotated[bytes, Meta(max_length=MAX_VMX_HEAD)]
 ProviderName = Annotated[str, Meta(min_length=1, max_length=MAX_PROVIDER_NAME)]
 DataKey = Annotated[bytearray, Meta(max_length=64)]
 Passphrase = Annotated[bytearray, Meta(max_length=4096)]
@@ -142,12 +146,11 @@ class Mac(_Message, frozen=True):
 
 
 class SealVmx(_Message, frozen=True):
-    """→ Data: the sealed text. `keep` is the text it replaces, whose other key-safe pairs stay."""
+    """→ Data: the sealed text of a new file, with a configuration key of its own."""
 
     key: Key
     plaintext: Vmx
     file_id: Count
-    keep: Vmx | None
 
 
 class RewrapVmx(_Message, frozen=True):
@@ -157,10 +160,10 @@ class RewrapVmx(_Message, frozen=True):
     keys: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=MAX_SAFE_KEYS)]
 
 
-class OpenVmx(_Message, frozen=True):
-    """→ Data: the plaintext, opened by that key of its key safe, or by any that can be had."""
+class GetConfigKey(_Message, frozen=True):
+    """→ ConfigKey of a sealed VMX, by that key of its key safe, or by any that can be had."""
 
-    text: Vmx
+    head: VmxHead
     key: Key | None = None
 
 
@@ -256,7 +259,7 @@ RequestBody = (
     | Mac
     | SealVmx
     | RewrapVmx
-    | OpenVmx
+    | GetConfigKey
     | GetKeyStates
     | ForgetKey
     | RemoveKey
@@ -305,6 +308,12 @@ class Unwrapped(_Message, frozen=True):
 
     keys: Annotated[tuple[DataKey, ...], Batch]
     failures: Annotated[dict[int, Failure], Batch]
+
+
+class ConfigKey(_Message, frozen=True):
+    """Of a sealed VMX."""
+
+    key: DataKey
 
 
 class Data(_Message, frozen=True):
@@ -424,6 +433,7 @@ ReplyBody = (
     | Made
     | Generated
     | Unwrapped
+    | ConfigKey
     | Data
     | KeyStates
     | Generation

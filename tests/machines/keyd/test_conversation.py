@@ -28,9 +28,9 @@ EXCHANGES = [
     ),
     (m.Rewrap(m.Wrapped(KEY, b"blob", b"aad"), KEY, b"other"), m.Data(b"blob")),
     (m.Mac(KEY, "home-record", b"record"), m.Data(bytes(32))),
-    (m.SealVmx(KEY, b"text", 2**62 + 1, None), m.Data(b"sealed")),
+    (m.SealVmx(KEY, b"text", 2**62 + 1), m.Data(b"sealed")),
     (m.RewrapVmx(b"sealed", (KEY, KEY)), m.Data(b"sealed")),
-    (m.OpenVmx(b"sealed"), m.Data(b"text")),
+    (m.GetConfigKey(b"sealed"), m.ConfigKey(bytearray(32))),
     (
         m.GetKeyStates((KEY, KEY), True),
         m.KeyStates(
@@ -56,7 +56,7 @@ EXCHANGES = [
     (m.Unlock(None, None), m.Done()),
     (m.Reload(), m.Done()),
     (m.Stop(), m.Done()),
-    (m.OpenVmx(b"x"), Failure("MalformedError", "", reason="no key safe", file="a.vmx")),
+    (m.GetConfigKey(b"x"), Failure("MalformedError", "", reason="no key safe", file="a.vmx")),
 ]
 
 
@@ -186,8 +186,8 @@ LATER = {
     "an AAD above the limit": m.Generate(KEY, (bytes(m.MAX_AAD + 1),)),
     "an unknown label": m.Mac(KEY, "other", b""),
     "an unknown mode": m.Lock("gently"),
-    "a negative file id": m.SealVmx(KEY, b"", -1, None),
-    "a VMX above the limit": m.OpenVmx(bytes(m.MAX_VMX + 1)),
+    "a negative file id": m.SealVmx(KEY, b"", -1),
+    "a VMX above the limit": m.RewrapVmx(bytes(m.MAX_VMX + 1), (KEY,)),
     "a passphrase above the limit": m.Unlock("p", bytearray(4097)),
     "a cache for no day": m.SetKeyCache("p", 0),
     "a cache for more than a year": m.SetKeyCache("p", 366),

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ioflt.crypto.secret import Secret
+from ioflt.datastore.vmx import open_sealed
 from ioflt.errors import (
     AuthenticationError,
     DeniedError,
@@ -176,17 +177,16 @@ class TestRequests:
     def test_a_vmx(self, service):
         key = service.new_key()
         text = b'displayName = "web01"\nnvram = "a.nvram"\n'
-        sealed = service.seal_vmx(key, text, 2**62 + 5, None)
+        sealed = service.seal_vmx(key, text, 2**62 + 5)
         assert b"nvram" not in sealed
-        assert service.open_vmx(sealed) == text
-        again = service.seal_vmx(key, text + b'a = "b"\n', 2**62 + 5, sealed)
-        assert service.open_vmx(again) == text + b'a = "b"\n'
-        line = next(line for line in sealed.splitlines() if line.startswith(b"encryption.keySafe"))
-        assert line in again
+        assert open_sealed(service, sealed) == text
+        with service.config_key(sealed) as one, service.config_key(sealed, key) as other:
+            assert one == other
+            assert len(one) == 32
         with pytest.raises(MalformedError):
-            service.open_vmx(text)
+            service.config_key(text)
         with pytest.raises(AuthenticationError):
-            service.open_vmx(sealed.replace(b"id=%d" % (2**62 + 5), b"id=%d" % (2**62 + 6)))
+            service.config_key(sealed.replace(b"id=%d" % (2**62 + 5), b"id=%d" % (2**62 + 6)))
 
     def test_status_and_warnings(self, keys, where):
         assert keys.warnings() == []
@@ -521,7 +521,7 @@ class TestSecrecy:
         keys.unlock("corp", Secret(b"correct horse"))
         key = keys.new_key("corp")
         with pytest.raises(PeerError):
-            keys._call(m.OpenVmx(bytes(m.MAX_VMX + 1)))
+            keys._call(m.GetConfigKey(bytes(m.MAX_VMX_HEAD + 1)))
         assert "correct horse" not in log(where)
         assert key.key_id not in log(where)
 

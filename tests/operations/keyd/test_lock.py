@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from ioflt.crypto.secret import Secret
+from ioflt.datastore.vmx import open_sealed
 from ioflt.errors import BusyError, ProviderLocked
 from ioflt.keys.mounts import MountControl
 from ioflt.keys.native.store import NativeStore
@@ -16,7 +17,7 @@ from tests.operations.keyd.fake_mount import FakeMount
 def test_locked_nothing_that_needs_a_key_is_done(keys):
     key = keys.new_key()
     [(dek, blob)] = keys.generate(key, [b""])
-    sealed = keys.seal_vmx(key, b"", 1, None)
+    sealed = keys.seal_vmx(key, b"", 1)
     keys.lock("refuse")
     for ask in (
         keys.new_key,
@@ -24,8 +25,8 @@ def test_locked_nothing_that_needs_a_key_is_done(keys):
         lambda: keys.unwrap([(key, blob, b"")]),
         lambda: keys.rewrap(key, key, blob, b"", b""),
         lambda: keys.mac(key, "home-record", b""),
-        lambda: keys.seal_vmx(key, b"", 1, None),
-        lambda: keys.open_vmx(sealed),
+        lambda: keys.seal_vmx(key, b"", 1),
+        lambda: keys.config_key(sealed),
     ):
         with pytest.raises(ProviderLocked, match="keyd is locked"):
             ask()
@@ -89,14 +90,14 @@ def test_from_suspend_to_force(keys, where):
         assert mount.kinds == ["Lock", "Lock", "Lock"]
 
 
-def test_a_mount_may_seal_what_it_flushes(keys, where):
+def test_a_mount_may_end_what_it_began(keys, where):
     key = keys.new_key()
     sealed = []
     with FakeMount(where.mounts / "a.sock") as mount:
-        mount.during_lock = lambda: sealed.append(keys.seal_vmx(key, b'a = "b"\n', 1, None))
+        mount.during_lock = lambda: sealed.append(keys.seal_vmx(key, b'a = "b"\n', 1))
         keys.lock("refuse")
     keys.unlock()
-    assert keys.open_vmx(sealed[0]) == b'a = "b"\n'
+    assert open_sealed(keys, sealed[0]) == b'a = "b"\n'
 
 
 def test_a_mount_that_comes_meanwhile_is_locked_too(keys, where):

@@ -131,7 +131,7 @@ def test_keys_turned_round(home: Home) -> None:
 
 def test_a_pair_of_a_vmx_that_was_changed(home: Home, keys: Keys) -> None:
     path = Path(home.volume.path, "vm", "vm.vmx")
-    other = keys.seal_vmx(record_of(home).keys[1], b"planted", sealed.peek(path.read_bytes()).file_id, None)
+    other = keys.seal_vmx(record_of(home).keys[1], b"planted", sealed.peek(path.read_bytes()).file_id)
     mine, planted = (sealed.peek(text).safe for text in (path.read_bytes(), other))
     pairs = mine.removeprefix("vmware:key/list/(").removesuffix(")").split(",pair/")
     swapped = f"vmware:key/list/({pairs[0]},{planted.removeprefix('vmware:key/list/(')}"

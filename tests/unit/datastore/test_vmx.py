@@ -12,7 +12,7 @@ from ioflt import syscalls
 from ioflt.datastore import atomic, files, openfile
 from ioflt.datastore.standing import Treatment
 from ioflt.datastore.vmx import VmxFile
-from ioflt.errors import AuthenticationError, MalformedError, ReadOnlyError
+from ioflt.errors import AuthenticationError, MalformedError, ProviderLocked, ReadOnlyError
 from ioflt.format.vmx.sealed import MAX_PLAINTEXT
 from ioflt.types import HomeState
 
@@ -292,6 +292,24 @@ def test_wiped_buffer_is_never_committed(open_vmx, keys):
     file.commit()
     file.write(0, b"x")
     file.wipe()
+    file.flush()
+    file.rekey(keys)
+    assert file.read(0, 100) == TEXT
+
+
+def test_wiped_it_is_shut_until_it_has_its_key_again(open_vmx, keys):
+    file = open_vmx()
+    file.write(0, TEXT)
+    file.commit()
+    file.wipe()
+    for action in (
+        lambda: file.read(0, 10),
+        lambda: file.write(0, b"x"),
+        lambda: file.truncate(0),
+        lambda: file.allocate(openfile.ZERO_RANGE, 0, 10),
+    ):
+        with pytest.raises(ProviderLocked):
+            action()
     file.flush()
     file.rekey(keys)
     assert file.read(0, 100) == TEXT

@@ -16,8 +16,8 @@ FILE_ID = (1 << 62) + 77
 PLAIN = b'displayName = "we|22b"\r\nmemsize = "512"\n\0\0'
 
 
-def seal(plain: bytes, keep_safe: str | None = None, file_id: int = FILE_ID) -> bytes:
-    return sealed.seal(plain, WRAPPING, KEY, file_id, keep_safe)
+def seal(plain: bytes, file_id: int = FILE_ID) -> bytes:
+    return sealed.seal(plain, WRAPPING, KEY, file_id)
 
 
 SEALED = seal(PLAIN)
@@ -57,7 +57,7 @@ def test_the_clear_lines() -> None:
 
 def test_the_longest_clear_lines_fit_a_peek() -> None:
     key = KeyRef("é" * 128, "ポ" * 1024)
-    text = sealed.seal(b'displayName = "' + b"\x01" * 5000 + b'"\n', WRAPPING, key, FILE_ID, None)
+    text = sealed.seal(b'displayName = "' + b"\x01" * 5000 + b'"\n', WRAPPING, key, FILE_ID)
     info = sealed.peek(text[: sealed.PEEK_SIZE])
     assert info.key == key
     assert len(info.display_name or "") == 256
@@ -72,26 +72,24 @@ def test_a_name_in_another_encoding_is_readable() -> None:
 def test_a_save_keeps_the_safe_and_changes_the_data() -> None:
     first = seal(PLAIN)
     info = sealed.peek(first)
-    second = seal(PLAIN, info.safe)
+    with sealed.config_key(first[: sealed.PEEK_SIZE], WRAPPING) as key:
+        second = sealed.reseal(first, key, PLAIN)
+        assert sealed.open_with(second, key) == PLAIN
+        with pytest.raises(UsageError, match="too large"):
+            sealed.reseal(first, key, b"x" * (sealed.MAX_PLAINTEXT + 1))
     assert sealed.peek(second) == info
     assert second != first
     assert sealed.open_(second, WRAPPING) == PLAIN
     assert sealed.peek(seal(PLAIN)).safe != info.safe
 
 
-def test_a_kept_safe_must_be_this_files_and_keys() -> None:
-    safe = sealed.peek(seal(PLAIN)).safe
-    with pytest.raises(AuthenticationError):
-        seal(PLAIN, safe, FILE_ID + 1)
-    with pytest.raises(AuthenticationError):
-        sealed.seal(PLAIN, Secret(bytes(32)), KEY, FILE_ID, safe)
-    with pytest.raises(UsageError, match="not for"):
-        sealed.seal(PLAIN, WRAPPING, KeyRef("local", "other"), FILE_ID, safe)
-
-
 def test_another_key_does_not_open() -> None:
     with pytest.raises(AuthenticationError):
         sealed.open_(seal(PLAIN), Secret(bytes(32)))
+    with pytest.raises(AuthenticationError):
+        sealed.config_key(seal(PLAIN), WRAPPING, KeyRef("local", "other"))
+    with pytest.raises(AuthenticationError):
+        sealed.open_with(seal(PLAIN), Secret(bytes(32)))
 
 
 @pytest.mark.parametrize("line", [2, 3, 4])
