@@ -4,7 +4,7 @@ Synchronous, no trio, no FUSE. `volume` is the way in; `container`, `plain` and 
 of open file, all with the interface of `openfile.OpenFile`.
 
     volume, home, standing, records             which homes there are, and what is believed of each
-    memory, sightings                           what hosts have seen of them: old ones put back, raw copies
+    memory, sightings, copies                   what hosts have seen of them: old ones put back, raw copies
     locks                                       who uses a home, and who has it alone
     files, regular, walk, tree, namespace       files of a home by name: made, found, copied, renamed
     header, headers, recovery, wrapping, reach  headers of containers, and who may change them

@@ -16,10 +16,10 @@ import pyfuse3
 import trio
 
 from ioflt import confinement, hygiene, paths
-from ioflt.datastore import atomic, newhome, resume
+from ioflt.datastore import atomic, copies, newhome, resume
 from ioflt.datastore.volume import Volume
 from ioflt.datastore.wrapping import Change
-from ioflt.errors import BusyError, PeerError
+from ioflt.errors import BusyError, IofltError, PeerError
 from ioflt.fuse import hook
 from ioflt.fuse.broker import Broker
 from ioflt.fuse.control import Control
@@ -95,6 +95,7 @@ async def _serve(
         await nursery.start(control.serve, listener)
         nursery.start_soon(_end_by_signal, operations)
         if not operations.volume.read_only:
+            await trio.to_thread.run_sync(_look_for_copies, operations.volume)
             nursery.start_soon(_resume, operations.volume, control, ending)
         ready()
         _log.info("serves %s", operations.volume.path)
@@ -113,6 +114,13 @@ def _confine(volume: Volume, where: paths.Paths) -> None:
     writable, readable = (own, datastore) if volume.read_only else ((*own, *datastore), ())
     for lack in confinement.confine(writable, readable, outwards=False):
         _log.warning("the mount is less confined than it could be: %s", lack)
+
+
+def _look_for_copies(volume: Volume) -> None:
+    try:
+        copies.look(volume)
+    except (IofltError, OSError) as error:  # no obstacle: they are found when they are looked at
+        _log.warning("raw copies are not looked for: %s", error)
 
 
 async def _end_by_signal(operations: Operations) -> None:

@@ -262,3 +262,48 @@ def test_a_raw_copy_beside_a_mount(place: Place, home: Path) -> None:
             (home.parent / name / "disk").open("r+b")
     subprocess.run(["rm", "-r", copy], check=True)
     (home / "disk").write_bytes(b"again")
+
+
+def copied(place: Place) -> Path:
+    """A raw copy of the home, made behind the back of the mount that may be there."""
+    copy = place.datastore / "copy"
+    subprocess.run(["cp", "-a", place.datastore / "vm", copy], check=True)
+    return copy
+
+
+def takes_no_writes(*homes: Path) -> None:
+    for home in homes:
+        with pytest.raises(OSError, match=EROFS):
+            (home / "disk").open("r+b")
+        assert (home / "disk").read_bytes() == b"disk" * 5000
+
+
+def test_a_raw_copy_made_before_the_mount(place: Place, home: Path) -> None:
+    """Nobody has looked at the copy yet when the original is opened."""
+    place.umount()
+    copy = copied(place)
+    place.mount()
+    takes_no_writes(home, home.parent / "copy")
+    assert "the same VM is in" in place.log
+    subprocess.run(["rm", "-r", copy], check=True)
+    (home / "disk").write_bytes(b"again")
+
+
+@pytest.mark.parametrize(
+    "look", [os.listdir, lambda top: (top / "copy").exists()], ids=["listed", "looked up"]
+)
+def test_a_raw_copy_made_beside_a_mount_is_seen_at_the_first_look(place: Place, home: Path, look) -> None:
+    (home / "disk").open("r+b").close()
+    copied(place)
+    look(home.parent)
+    takes_no_writes(home, home.parent / "copy")
+
+
+def test_a_raw_copy_gets_a_life_of_its_own(place: Place, home: Path) -> None:
+    place.umount()
+    copy = copied(place)
+    place.mount()
+    place.ioflt("vm", "recrypt", "--deep", copy)
+    for name in ("vm", "copy"):
+        (home.parent / name / "disk").write_bytes(name.encode())
+    assert record(copy).home_id != record(place.datastore / "vm").home_id

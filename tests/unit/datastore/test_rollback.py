@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ioflt import paths
-from ioflt.datastore import files, lifecycle, recrypt
+from ioflt.datastore import copies, files, lifecycle, recrypt
 from ioflt.datastore.memory import Memory, Seen
 from ioflt.datastore.standing import Refusal
 from ioflt.datastore.volume import Volume
@@ -168,6 +168,23 @@ def test_a_raw_copy(volume: Volume, vm: Path, keys: LocalKeys) -> None:
         shutil.rmtree(copy)
         early.home("vm").check_writable()
     volume.home("vm").check_writable()
+
+
+def test_copies_that_nobody_looked_at(volume: Volume, vm: Path, keys: LocalKeys) -> None:
+    """A mount looks for them when it starts; whose record is not valid is none, and takes nothing away."""
+    copy, forged = vm.with_name("copy"), vm.with_name("forged")
+    shutil.copytree(vm, copy, symlinks=True, ignore=shutil.ignore_patterns("fifo"))
+    copies.look(volume)
+    volume.home("other").check_writable()
+    for home, place in (("vm", copy), ("copy", vm)):
+        refused(volume, f"the same VM is in {place}, too", home)
+    volume.forget(volume.home("copy"))
+    shutil.rmtree(copy)
+    forged.mkdir()
+    (forged / ".ioflt").write_bytes(form.seal(form.encode(record_of(volume)), [bytes(32)]))
+    copies.look(volume)
+    volume.home("vm").check_writable()
+    assert "not valid here" in (volume.home("forged").standing().problem or "")
 
 
 def test_a_copy_that_is_only_looked_at(volume: Volume, vm: Path, keys: LocalKeys, tmp_path: Path) -> None:
