@@ -131,6 +131,12 @@ def open_beneath(dir_fd: int, name: str, flags: int) -> int:
     return _check(_libc.syscall(_SYS_OPENAT2, dir_fd, os.fsencode(name), how, len(how)))
 
 
+def mount_id(fd: int) -> int:
+    """The kernel's number for the mount by which `fd` was opened."""
+    with open(f"/proc/self/fdinfo/{fd}") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
+
+
 def try_flock(fd: int, how: int, *, wait: float = 0) -> bool:
     """flock(2), `how` LOCK_SH or LOCK_EX; False when it is not to be had within `wait` seconds."""
     deadline = time.monotonic() + wait

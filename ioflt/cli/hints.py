@@ -203,6 +203,11 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     ),
     (errors.ReadOnlyError, "a raw copy", _copied),
     (
+        errors.ReadOnlyError,
+        "^cannot be moved away",
+        lambda error: f"copy it instead: ioflt vm clone {_file(error, 'DIR/VM')} DST",
+    ),
+    (
         errors.AuthenticationError,
         "rolled back",
         lambda error: (

@@ -20,9 +20,9 @@ from ioflt.datastore import records, recrypt, regular, seen
 from ioflt.datastore.clone import copy_files, first_record, sound
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
-from ioflt.datastore.newhome import check_name, dispose, new_home
+from ioflt.datastore.newhome import check_name, dispose, new_home, no_changes
 from ioflt.datastore.volume import Volume
-from ioflt.errors import BusyError, IofltError, NotFoundError, UsageError
+from ioflt.errors import BusyError, IofltError, NotFoundError, ReadOnlyError, UsageError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import HomeRecord, Move
 from ioflt.types import HomeState, KeyRef
@@ -50,6 +50,7 @@ def move(
     home = source.home(name)
     with regular.named(home), home.exclusive():
         record = sound(home)
+        _check_leaves(source, home)
         check_name(target, new_name)
         encrypted = HomeState.ENCRYPTED in (record.state, target.record.default)
         clear = record.state is HomeState.CLEAR
@@ -104,10 +105,22 @@ def _seems_interrupted(volume: Volume, name: str) -> bool:
 
 
 def _can_rename(source: Volume, record: HomeRecord, target: Volume) -> bool:
-    """A clear home's record is MACed by its datastore's keys, and no record is good for both."""
+    """A clear home's record is MACed by its datastore's keys, and no record is good for both.
+
+    No rename leads from one mount to another, be they of one file system.
+    """
     if source is target:
         return True
-    return record.state is HomeState.ENCRYPTED and os.fstat(source.fd).st_dev == os.fstat(target.fd).st_dev
+    one_mount = syscalls.mount_id(source.fd) == syscalls.mount_id(target.fd)
+    one_device = os.fstat(source.fd).st_dev == os.fstat(target.fd).st_dev  # a subvolume has one of its own
+    return record.state is HomeState.ENCRYPTED and one_mount and one_device
+
+
+def _check_leaves(source: Volume, home: Home) -> None:
+    """Before anything is done: raises ReadOnlyError when the home cannot be removed from where it is."""
+    for fd in (source.fd, home.fd):
+        if (why := no_changes(fd)) is not None:
+            raise ReadOnlyError(f"cannot be moved away: {why}")
 
 
 def _change_keys(

@@ -131,6 +131,8 @@ def check_name(volume: Volume, name: str) -> str:
     """The path of a home that can be made there. Raises ReadOnlyError, UsageError, ExistsError."""
     if volume.read_only:
         raise ReadOnlyError("the datastore is open for reading only", file=volume.path)
+    if (why := no_changes(volume.fd)) is not None:
+        raise ReadOnlyError(f"takes no new VM: {why}", file=volume.path)
     try:
         confine(name, "VM")
     except MalformedError:
@@ -141,6 +143,15 @@ def check_name(volume: Volume, name: str) -> str:
     if os.path.lexists(place):
         raise ExistsError("is there already", file=place)
     return place
+
+
+def no_changes(fd: int) -> str | None:
+    """Why no name can be made in, or removed from, that directory, as far as it can be told before."""
+    if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+        return "its file system is mounted read-only"
+    if not os.access(f"/proc/self/fd/{fd}", os.W_OK | os.X_OK, effective_ids=True):
+        return "its directory may not be written"
+    return None
 
 
 def _open_directory(dir_fd: int, name: str) -> int:
