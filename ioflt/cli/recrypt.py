@@ -69,7 +69,8 @@ def recrypt(
     rewritten. Copies of the VM from before still open as they did, also by the old recovery passphrases; what
     is written from now on does not. After an interruption, even a power cut, this command goes on, or the
     next one on the datastore, or the next mount; until then nobody opens a file that is rewritten in place.
-    A raw copy of a VM becomes a VM of its own.
+    Where it was begun with --recovery-passphrase-file only this command goes on, told the passphrase again. A
+    raw copy of a VM becomes a VM of its own.
     """
     shallow = (key_id, provider, add)
     if deep and any(option is not None for option in shallow):

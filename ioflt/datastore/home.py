@@ -11,8 +11,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
+from ioflt import syscalls
 from ioflt.datastore import clearlist, records
 from ioflt.datastore.fileid import carries
+from ioflt.datastore.header import read_header
 from ioflt.datastore.locks import HomeLocks
 from ioflt.datastore.memory import Memory, Stamp
 from ioflt.datastore.sightings import Sightings
@@ -392,7 +394,11 @@ class Home(HomeLocks):
         if isinstance(operation, Move):
             return "its move was interrupted; the next command on the datastore finishes it, or takes it back"
         if isinstance(operation, Deep):
-            return "its deep recrypt was interrupted; `ioflt vm recrypt --deep` or the next mount resumes it"
+            begun = "its deep recrypt was interrupted; `ioflt vm recrypt --deep`"
+            if slots := _with_slots(self.fd, operation):
+                which = f"{slots[0]} and others" if len(slots) > 1 else slots[0]
+                return f"{begun} resumes it, told again what becomes of the recovery slots of {which}"
+            return f"{begun} or the next mount resumes it"
         if operation.kind == "encrypt":
             return "its encryption was interrupted; `ioflt vm encrypt` or the next mount resumes it"
         if not self.volume.is_authorised(operation.id):
@@ -416,6 +422,26 @@ class Home(HomeLocks):
         """Without a valid record: read-only, stored as the datastore's default says."""
         datastore = self.volume.record
         return Standing(datastore.default, datastore.keys, False, problem, None)
+
+
+def _with_slots(top_fd: int, operation: Deep) -> list[str]:
+    """The files of which it has to be said again what becomes of their recovery slots."""
+    found = []
+    for path in operation.pending:
+        try:
+            fd = syscalls.open_beneath(top_fd, path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            header = read_header(fd)
+        except (CorruptDataError, OSError):  # no container, or one in the middle of it: that has the new slot
+            continue
+        finally:
+            os.close(fd)
+        done = operation.current is not None and operation.current.uuid == header.uuid
+        if header.keyslots and not done:
+            found.append(path)
+    return found
 
 
 def _is_renaming(standing: Standing) -> bool:

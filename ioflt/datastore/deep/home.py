@@ -148,7 +148,10 @@ def _files(home: Home, record: HomeRecord) -> list[Entry]:
 
 
 def _check(home: Home, path: str, ways: OldWays) -> None:
-    """Raises the error of a file that does not open, and UsageError for a way in of which nothing is said."""
+    """Raises the error of a file that does not open, and UsageError for a way in of which nothing is said.
+
+    A VMX opens by keys alone: one that a passphrase opens, too, opens here not at all.
+    """
     where = regular.full_path(home, path)
     fd = regular.open_file(home, path)
     if is_recrypting(fd):  # of a home that lost its record: it goes on
@@ -156,20 +159,11 @@ def _check(home: Home, path: str, ways: OldWays) -> None:
         return
     file = files.open_file(home, fd, stored_as(path), writable=False, place=lambda: None, name=where)
     try:
-        if ways.drop or ways.passphrase is not None:
-            return
-        if stored_as(path) is Treatment.VMX:
-            _check_vmx_ways(read_sealed(fd))
-        elif recovery.slots(fd):
+        told = ways.drop or ways.passphrase is not None
+        if not told and stored_as(path) is not Treatment.VMX and recovery.slots(fd):
             raise UsageError("has recovery slots, which open only the old key")
     finally:
         file.close()
-
-
-def _check_vmx_ways(text: bytes) -> None:
-    info = sealed.peek(text)
-    if len(info.locators) > len(info.keys):
-        raise UsageError("has recovery slots, which open only the old key")
 
 
 def _drop_slots(home: Home, entries: list[Entry]) -> None:
@@ -296,8 +290,6 @@ class _Work:
             fd = files.open_regular(parent_fd, name, os.O_RDONLY)
             opened.callback(os.close, fd)
             text = read_sealed(fd)
-            if not self._ways.drop and self._ways.passphrase is None:
-                _check_vmx_ways(text)
             plaintext = open_sealed(self._keys, text)
             file_id = new_file_id() if self._copied else sealed.peek(text).file_id
             made = seal_new(self._keys, self.operation.to, plaintext, file_id)

@@ -30,6 +30,7 @@ from ioflt.datastore.deep import disk, home, journal, replacement
 from ioflt.datastore.deep.home import OldWays
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.datastore.vmx import read_sealed
+from ioflt.datastore.volume import Volume
 from ioflt.errors import (
     AuthenticationError,
     BusyError,
@@ -418,6 +419,62 @@ def test_slots_of_files_not_begun_can_be_dropped_instead(stored: Stored) -> None
             assert recovery.slots(file.fileno()) == ()
     assert seen(stored) == before
     assert sound(stored)
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_a_vmx_that_a_passphrase_opens_is_refused_before_anything_is_done(stored: Stored, drop: bool) -> None:
+    """Nothing here opens it. So whoever goes on with a deep recrypt never meets one."""
+    text = stored.path("web.vmx").read_bytes()
+    safe = sealed.peek(text).safe
+    phrase = safe.replace("list/(", "list/(pair/(phrase/id/pass2key%3dx,HMAC%2dSHA%2d1,QUJD),")
+    stored.path("web.vmx").write_bytes(text.replace(safe.encode(), phrase.encode()))
+    assert sealed.peek(stored.path("web.vmx").read_bytes()).locators[0] == "passphrase"
+    if drop:
+        add_slot(stored, "disk-flat.vmdk", "old")
+    before = snapshot(stored.top)
+    with pytest.raises(MalformedError, match="foreign key safe") as caught:
+        home.recrypt(stored.volume, "web", ways=OldWays(drop=drop))
+    assert str(caught.value.file).endswith("web/web.vmx")
+    assert snapshot(stored.top) == before
+
+
+def interrupted_with_slots_left(stored: Stored) -> None:
+    for name in ("disk-000001.vmdk", "disk-flat.vmdk"):
+        add_slot(stored, name, "old")
+    with Secret(b"new") as passphrase, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(journal.Journal, "run", fail)
+        with pytest.raises(StorageError):
+            home.recrypt(stored.volume, "web", mode="journal", ways=OldWays(passphrase))
+
+
+@pytest.mark.allow_log("an interrupted deep recrypt cannot be resumed now")
+def test_it_is_said_who_resumes_it(stored: Stored) -> None:
+    """A mount cannot where a passphrase is wanted again; it can when that file is done."""
+    interrupted_with_slots_left(stored)
+    assert stored.home.standing().problem == (
+        "its deep recrypt was interrupted; `ioflt vm recrypt --deep` resumes it, told again what becomes of"
+        " the recovery slots of disk-000001.vmdk and others"
+    )
+    with stored.path("disk-000001.vmdk").open("r+b") as one, stored.path("disk-flat.vmdk").open("r+b") as two:
+        for file in (one, two):
+            recovery.remove_slot(file.fileno(), 0, None)
+    with Volume.open(stored.top, stored.keys) as again:
+        assert again.home("web").standing().problem == (
+            "its deep recrypt was interrupted; `ioflt vm recrypt --deep` or the next mount resumes it"
+        )
+    assert resume.interrupted(stored.volume) == [("web", "deep recrypt")]
+    assert stored.home.standing().problem is None
+
+
+def test_slots_that_were_made_already_ask_for_nothing(stored: Stored) -> None:
+    """Cut off in the file that has the new slot: whoever comes goes on with it."""
+    add_slot(stored, "disk-000001.vmdk", "old")
+    with Secret(b"new") as passphrase, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(journal.Journal, "_convert", fail)
+        with pytest.raises(StorageError):
+            home.recrypt(stored.volume, "web", mode="journal", ways=OldWays(passphrase))
+    assert "or the next mount resumes it" in (stored.home.standing().problem or "")
+    assert resume.interrupted(stored.volume) == [("web", "deep recrypt")]
 
 
 def test_no_passphrase_is_added_that_would_be_dropped_again(stored: Stored) -> None:
