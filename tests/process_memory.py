@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,3 +23,20 @@ def memory_holds(pid: int, *needles: bytes) -> list[bool]:
                 content = memory.read(end - start)
                 found = [was or needle in content for was, needle in zip(found, needles, strict=True)]
     return found
+
+
+def core_holds(pid: int, directory: Path, *needles: bytes) -> list[bool]:
+    """Which of these lie in a core dump of that process, as gdb's gcore writes it: of all that it has mapped,
+    also what it keeps out of dumps.
+    """
+    command = ["gcore", "-a", "-o", directory / "core", str(pid)]
+    done = subprocess.run(
+        command, env=os.environ | {"DEBUGINFOD_URLS": ""}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    dump = directory / f"core.{pid}"
+    try:
+        with dump.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
+            return [content.find(needle) >= 0 for needle in needles]
+    finally:
+        dump.unlink()

@@ -16,15 +16,21 @@ from pathlib import Path
 
 import pytest
 
+from ioflt import paths
 from ioflt.datastore.container import unwrap
 from ioflt.datastore.header import read_header
+from ioflt.format.record import record as form
+from ioflt.keyd.registry import Registry
 from ioflt.keys.client import KeyClient
+from ioflt.keys.native.store import NativeStore
 from ioflt.transport.unix import NotListening
 from tests.mounted.place import Place, await_end, eventually
 from tests.mounted.second import second_mount
-from tests.process_memory import memory_holds
+from tests.process_memory import core_holds, memory_holds
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
+
+gcore = pytest.mark.interop("gcore")
 
 #: What is long for a read that is served, and short for a test.
 A_WHILE = 0.3
@@ -305,35 +311,82 @@ def dek_of(path: Path) -> bytes:
         return bytes(dek.view())
 
 
+def config_key_of(path: Path) -> bytes:
+    with KeyClient.connect() as keys, keys.config_key(path.read_bytes()) as key:
+        return bytes(key.view())
+
+
+def kek_of(home: Path) -> bytes:
+    (ref,) = form.parse_home((home / ".ioflt").read_bytes()).record.keys
+    (kek,) = Registry(NativeStore(paths.find().providers)).get(ref.provider).get([ref.key_id])
+    with kek:
+        return bytes(kek.view())
+
+
+@gcore
 @pytest.mark.parametrize("mode", ["suspend", "force"])
 def test_after_the_lock_no_data_key_is_in_the_mounts_memory(place, top, mode):
-    disk = top / "disk-flat.vmdk"
-    dek = dek_of(place.datastore / "vm" / "disk-flat.vmdk")
-    needles = (dek, dek[:32], dek[32:])
-    with opened(disk, os.O_RDWR) as fd:
+    disk, vmx = top / "disk-flat.vmdk", top / "vm.vmx"
+    vmx.write_text('memsize = "64"\n')
+    stored = place.datastore / "vm"
+    dek, config_key = dek_of(stored / "disk-flat.vmdk"), config_key_of(stored / "vm.vmx")
+    needles = (dek, config_key, dek[:32], dek[32:])
+    with opened(disk, os.O_RDWR) as fd, opened(vmx, os.O_RDWR) as vmx_fd:
         os.pwrite(fd, TEXT, 5000)
         os.fsync(fd)
-        assert memory_holds(place.pid, *needles)[0]
+        os.pwrite(vmx_fd, b"M", 0)
+        os.fsync(vmx_fd)
+        assert core_holds(place.pid, place.base, *needles)[:2] == [True] * 2
         lock(mode)
-        assert memory_holds(place.pid, *needles) == [False] * 3
+        assert core_holds(place.pid, place.base, *needles) == [False] * 4
+        assert memory_holds(place.pid, *needles) == [False] * 4
         unlock()
         assert os.pread(fd, 10, 5000) == TEXT[:10]
 
 
+@gcore
 def test_closed_files_leave_no_data_key_behind(place, top):
     dek = dek_of(place.datastore / "vm" / "disk-flat.vmdk")
-    assert (top / "disk-flat.vmdk").read_bytes() == TEXT
+    with opened(top / "disk-flat.vmdk") as fd:
+        assert os.pread(fd, len(TEXT), 0) == TEXT
+        assert core_holds(place.pid, place.base, dek) == [True]
     lock("refuse")
-    assert memory_holds(place.pid, dek, dek[:32], dek[32:]) == [False] * 3
+    assert core_holds(place.pid, place.base, dek, dek[:32], dek[32:]) == [False] * 3
 
 
+@gcore
 def test_keyd_keeps_no_key_after_the_lock(place, top):
-    """KEKs lie where /proc/pid/mem does not reach; data keys pass through ordinary memory and are wiped."""
-    dek = dek_of(place.datastore / "vm" / "disk-flat.vmdk")
+    """KEKs lie where no dump reaches; data keys pass through ordinary memory and are wiped."""
+    home = place.datastore / "vm"
+    dek, kek = dek_of(home / "disk-flat.vmdk"), kek_of(home)
     with KeyClient.connect() as keys:
-        pid = keys.status().pid
+        status = keys.status()
+        assert status.memory == "memfd_secret"
+        needles = (dek, dek[:32], dek[32:], kek)
+        assert core_holds(status.pid, place.base, *needles) == [False] * 4
         keys.lock("refuse")
-    assert memory_holds(pid, dek, dek[:32], dek[32:]) == [False] * 3
+    assert core_holds(status.pid, place.base, *needles) == [False] * 4
+
+
+@gcore
+@pytest.mark.interop("setpriv", "prlimit")
+def test_keyd_wipes_keys_that_lie_in_ordinary_memory(place):
+    """Where it may lock none a dump has them before the lock, which shows that it would after it."""
+    place.ioflt("keyd", "stop")
+    bare = ["prlimit", "--memlock=0", "setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]
+    start = [*bare, sys.executable, "-m", "ioflt", "mount", place.datastore, place.mountpoint]
+    subprocess.run(start, check=True, capture_output=True)
+    (place.mountpoint / "vm").mkdir()
+    (place.mountpoint / "vm" / "disk-flat.vmdk").write_bytes(TEXT)
+    home = place.datastore / "vm"
+    dek, kek = dek_of(home / "disk-flat.vmdk"), kek_of(home)
+    with KeyClient.connect() as keys:
+        status = keys.status()
+        assert status.memory == "plain"
+        assert core_holds(status.pid, place.base, kek) == [True]
+        keys.lock("refuse")
+        assert core_holds(status.pid, place.base, kek, dek, dek[:32], dek[32:]) == [False] * 4
+        keys.unlock()
 
 
 @pytest.mark.interop("setpriv")
