@@ -7,6 +7,7 @@ from typing import assert_never
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import IofltError, PeerError
+from ioflt.keyd.outward import GoesOut
 from ioflt.keyd.service import Service
 from ioflt.keys.state import KeyState
 from ioflt.wire import failure
@@ -18,9 +19,14 @@ _log = logging.getLogger(__name__)
 
 
 def answer(service: Service, request: messages.RequestBody) -> messages.ReplyBody:
-    """The reply to a request; a Failure for every error. The caller wipes the reply once it is sent."""
+    """The reply to a request; a Failure for every error. The caller wipes the reply once it is sent.
+
+    Raises GoesOut, and is then to be called again where that provider may be waited for.
+    """
     try:
         return _answer(service, request)
+    except GoesOut:
+        raise
     except IofltError as error:
         return failure.of(error)
     except Exception as error:  # one bad request never ends the daemon

@@ -1,4 +1,8 @@
-"""keyd's socket: a trio task for each connection, a thread for each request.
+"""keyd's socket: a trio task for each connection, a thread for each request that is being answered.
+
+Threads: those that answer from memory wait for nobody. Each provider has its own, for requests that wait for
+it (`outward`), and so has each kind of request that waits for others: a lock for mounts, a status for what
+opens a provider. Whatever hangs uses up its own.
 
 Tasks: the accept loop, a handler for each connection, one that waits for signals; all in one nursery, which
 Stop or a signal cancels. A handler serves one request after the other. Nothing that a client does ends more
@@ -9,11 +13,13 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections import defaultdict
 from collections.abc import Callable
 
 import trio
 
 from ioflt.errors import DeniedError, IofltError
+from ioflt.keyd import outward
 from ioflt.keyd.access import Access
 from ioflt.keyd.answer import answer, wipe_keys
 from ioflt.keyd.service import Service
@@ -21,10 +27,24 @@ from ioflt.transport.unix import Listener, Peer, peer_of
 from ioflt.wire import failure
 from ioflt.wire.frame import Pause, RemoteProtocolError, wipe
 from ioflt.wire.keyd.connection import ServerConnection
-from ioflt.wire.keyd.messages import Hello, ReplyBody, RequestBody, Stop
+from ioflt.wire.keyd.messages import (
+    GetStatus,
+    GetWarnings,
+    Hello,
+    Lock,
+    Reload,
+    ReplyBody,
+    RequestBody,
+    SetKeyCache,
+    Stop,
+    Unlock,
+)
 
-#: Requests that run at the same time.
+#: Threads of each sort.
 MAX_THREADS = 32
+
+#: Kinds of requests that wait for others than a provider that has a key.
+_WAITING = (Lock, Unlock, Reload, SetKeyCache, GetStatus, GetWarnings)
 
 _CHUNK = 64 << 10
 
@@ -37,7 +57,8 @@ class Server:
     def __init__(self, service: Service, access: Access) -> None:
         self._service = service
         self._access = access
-        self._threads = trio.CapacityLimiter(MAX_THREADS)
+        #: By the provider that is waited for, or the kind of request; "": nobody is waited for.
+        self._threads = defaultdict[str, trio.CapacityLimiter](lambda: trio.CapacityLimiter(MAX_THREADS))
         self._end = trio.CancelScope()
 
     async def serve(self, listener: Listener, ready: Callable[[], None]) -> None:
@@ -72,8 +93,19 @@ class Server:
         """The reply, from a thread; a Failure for what this peer may not ask."""
         if not self._access.may_connect(peer) or not self._access.may_ask(peer, request):
             return failure.of(DeniedError(f"uid {peer.uid} may not ask this of keyd"))
+        if isinstance(request, _WAITING):
+            return await self._in_thread(type(request).__name__, request)
+        allowed, sort = frozenset[str](), ""
+        while True:
+            try:
+                with outward.only_to(allowed):
+                    return await self._in_thread(sort, request)
+            except outward.GoesOut as out:
+                allowed, sort = allowed | {out.provider}, f"provider {out.provider}"
+
+    async def _in_thread(self, sort: str, request: RequestBody) -> ReplyBody:
         return await trio.to_thread.run_sync(
-            answer, self._service, request, abandon_on_cancel=True, limiter=self._threads
+            answer, self._service, request, abandon_on_cancel=True, limiter=self._threads[sort]
         )
 
     def stop(self) -> None:

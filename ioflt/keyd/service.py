@@ -6,7 +6,8 @@ CLOSING    lock, second pass  what opens files (new keys, DEKs, VMX): mounts sti
 LOCKED     lock               all that needs a key
 
 Threads: any number of calls run side by side. `_state` changes and KEKs enter the cache under `_lock`, so
-that none enters after a lock wiped it; nobody waits for a provider while holding it. `_administration` makes
+that none enters after a lock wiped it; nobody waits for a provider while holding it. Whoever is going to wait
+for one says so to `outward` first, before anything was changed. `_administration` makes
 lock and unlock follow one another; it is held while mounts are waited for, and these may call in meanwhile.
 """
 
@@ -37,7 +38,7 @@ from ioflt.errors import (
     UsageError,
 )
 from ioflt.format.vmx import sealed
-from ioflt.keyd import generations
+from ioflt.keyd import generations, outward
 from ioflt.keyd.kept import Facts, KeptKeys
 from ioflt.keyd.lockdown import Lockdown, unlock_all
 from ioflt.keyd.missing import MissingKeys
@@ -45,7 +46,7 @@ from ioflt.keyd.registry import Registry
 from ioflt.keyd.sealing import Sealing
 from ioflt.keyd.users import Users
 from ioflt.keys.native.store import NativeStore
-from ioflt.keys.provider import Generations
+from ioflt.keys.provider import Generations, KeyProvider
 from ioflt.keys.removed import RemovedKeys
 from ioflt.keys.sealed import seal
 from ioflt.keys.sealed.cache import Sealer
@@ -100,7 +101,7 @@ class Service:
     def new_key(self, provider: str | None = None) -> KeyRef:
         self._refuse_unless(State.OPEN)
         name = provider if provider is not None else self.default_provider()
-        return KeyRef(name, self._registry.get(name).create())
+        return KeyRef(name, self._provider(name).create())
 
     def generate(self, key: KeyRef, aads: Sequence[bytes]) -> list[tuple[Secret, bytes]]:
         self._refuse_unless(State.OPEN)
@@ -279,13 +280,28 @@ class Service:
             if state is State.LOCKED:
                 self._wipe()
 
-    def _keepers(self, keys: Sequence[KeyRef]) -> Iterator[tuple[KeyRef, Generations]]:
-        """Who keeps generations beside keys; not for keys that were removed."""
+    def _keepers(self, keys: Sequence[KeyRef]) -> list[tuple[KeyRef, Generations]]:
+        """Who keeps generations beside keys; not for keys that were removed. Raises GoesOut."""
+        found = []
         for key in keys:
             with suppress(KeyUnavailableError):  # no such provider here
                 keeper = self._registry.get(key.provider).generations
                 if keeper is not None and key not in self._removed:
-                    yield key, keeper
+                    outward.check(key.provider)
+                    found.append((key, keeper))
+        return found
+
+    def _provider(self, name: str) -> KeyProvider:
+        """A provider that is going to be waited for. Raises KeyUnavailableError; GoesOut."""
+        provider = self._registry.get(name)
+        outward.check(name)
+        return provider
+
+    def _announce(self, providers: Iterable[str]) -> None:
+        """All that are going to be waited for, so that none is asked twice. Raises GoesOut."""
+        for name in providers:
+            with suppress(KeyUnavailableError):  # whoever asks hears of it
+                self._provider(name)
 
     def _refuse_unless(self, *allowed: State) -> None:
         if self._state not in allowed:
@@ -352,6 +368,7 @@ class Service:
         missing: dict[KeyRef, KeyUnavailableError] = {}
         for key in keys:
             wanted.setdefault(key.provider, []).append(key.key_id)
+        self._announce(wanted)
         for name, ids in wanted.items():
             for key_id, answer in zip(ids, ask(name, ids), strict=True):
                 key = KeyRef(name, key_id)
@@ -366,6 +383,7 @@ class Service:
     def _obtain(self, provider: str, ids: list[str]) -> list[_Given | KeyUnavailableError]:
         """A provider's answers, and in the place of those that did not come what is sealed to this host."""
         found: dict[str, _Given | KeyUnavailableError] = {}
+        self._announce([provider])  # so that what opens sealed keys is waited for there, too
         sealed = self._sealing.ready(provider)
         if sealed and self._sealing.is_silent(provider):
             found = {key_id: given for key_id in ids if (given := self._unsealed(provider, key_id))}
@@ -386,7 +404,7 @@ class Service:
         found: dict[str, Secret | KeyUnavailableError] = {}
         if allowed:
             try:
-                found = dict(zip(allowed, self._registry.get(provider).get(allowed), strict=True))
+                found = dict(zip(allowed, self._provider(provider).get(allowed), strict=True))
             except KeyUnavailableError as error:
                 found = dict.fromkeys(allowed, error)
             self._sealing.told(provider, found.items())

@@ -158,6 +158,14 @@ class PyKmip:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
+    def hang(self) -> None:
+        """Take connections, as the kernel does that, and answer nobody until `go_on`."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """End `hang`."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+
     def _wait(self, output: Path) -> None:
         end = time.monotonic() + _START_S
         while self.process.poll() is None and time.monotonic() < end:

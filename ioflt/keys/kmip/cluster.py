@@ -4,13 +4,17 @@ Tasks: any number may call `exchange`. A connection is used by one at a time; at
 and who finds none waits. The server that answered last is asked first. A kept connection that turns out to
 be dead says nothing about its server: the request is sent again on a fresh one. A server that fails on a
 fresh connection is passed over for this request, and the next one is asked.
+
+A server that lets a time limit pass hangs, and is passed over by all requests, those that wait for a
+connection too: they would wait for it one after the other. A task of its own looks when it answers again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
 import trio
@@ -21,19 +25,28 @@ from ioflt.transport import tls
 from ioflt.transport.tls import Stream, TlsFailed, Trust
 from ioflt.wire.frame import Pause, wipe
 from ioflt.wire.kmip.connection import Answer, ClientConnection, agreed
-from ioflt.wire.kmip.messages import RequestMessage, Version
+from ioflt.wire.kmip.enumerations import Operation
+from ioflt.wire.kmip.messages import RequestMessage, Version, request
+from ioflt.wire.kmip.structure import Structure
 
 MAX_CONNECTIONS: Final = 4
 
 #: Seconds after which an unused connection is not used any more: servers close them, some without a word.
 MAX_IDLE_S: Final = 60.0
 
+#: Seconds between two looks whether a server that hung answers again.
+LOOK_S: Final = 1.0
+
 _CHUNK: Final = 64 << 10
 
-#: A request in the version that a server speaks.
-Make: TypeAlias = Callable[[Version], RequestMessage]
+#: One item of a request.
+Asked: TypeAlias = tuple[Operation, Structure]
 
 _log = logging.getLogger(__name__)
+
+
+class Silent(TlsFailed):
+    """The server let the time limit pass."""
 
 
 class Connection:
@@ -92,47 +105,48 @@ class Connection:
 class Cluster:
     """The servers of a provider's file."""
 
-    def __init__(self, file: KmipFile, trust: Trust) -> None:
+    def __init__(self, file: KmipFile, trust: Trust, nursery: trio.Nursery | None = None) -> None:
+        """`nursery`: for the looks at servers that hang. Without one each request finds out by itself."""
         self._file = file
         self._trust = trust
+        self._nursery = nursery
         self._context: ssl.SSLContext | None = None
         self._idle: list[Connection] = []
         self._places = trio.Semaphore(MAX_CONNECTIONS)
         self._good = file.servers[0]
+        self._hanging: dict[KmipServer, str] = {}  # why they are passed over
         self._logged: dict[KmipServer, str] = {}
 
-    async def exchange(self, make: Make, *, idempotent: bool = True) -> Answer:
-        """The answer of the first server that gives one to the request that `make` makes.
+    async def exchange(self, asked: Sequence[Asked], *, idempotent: bool = True) -> Answer:
+        """The answer of the first server that gives one.
 
-        A request that is not `idempotent` is never sent a second time. Raises ProviderUnavailable with the
-        reason of every server.
+        What is not `idempotent` is never sent a second time. Raises ProviderUnavailable with the reason of
+        every server.
         """
-        reasons: dict[KmipServer, str] = {}
+        failed: dict[KmipServer, str] = {}
         async with self._places:
             while True:
-                connection = await self._take(reasons)
+                connection = await self._take(failed)
                 fresh, sent = connection.used == 0, False
                 try:
-                    with trio.fail_after(self._file.timeout):
+                    with self._in_time():
                         if not idempotent and not fresh:
                             await connection.greet()  # so that it is not sent into a dead connection
                         sent = True
-                        answer = await connection.exchange(make(connection.version))
+                        answer = await connection.exchange(request(connection.version, asked))
                 except BaseException as error:  # half an answer may be left on it
                     connection.close()
-                    if not isinstance(error, trio.TooSlowError | PeerError):
+                    if not isinstance(error, PeerError):
                         raise
-                    if fresh or isinstance(error, trio.TooSlowError):
-                        self._blame(connection.server, error, reasons)
+                    if fresh or isinstance(error, Silent):
+                        self._blame(connection.server, error, failed, asked)
                     if sent and not idempotent:
                         raise ProviderUnavailable(
-                            f"{self._what}: {connection.server} did not answer ({self._told(error)});"
+                            f"{self._what}: {connection.server} did not answer ({error});"
                             " whether it did what was asked is not known"
                         ) from error
                 else:
-                    self._good = connection.server
-                    if self._logged.pop(connection.server, None):
-                        _log.info("key server %s of %s answers again", connection.server, self._file.name)
+                    self._answers(connection.server)
                     self._idle.append(connection)
                     return answer
 
@@ -146,51 +160,91 @@ class Cluster:
         """A greeted connection to that server. Raises TlsFailed, PeerError."""
         if self._context is None:
             self._context = self._trust.context()
-        try:
-            with trio.fail_after(self._file.timeout):
-                stream = await tls.connect(server.host, server.port, self._context, server.fingerprint)
-                connection = Connection(server, stream)
-                try:
-                    await connection.greet()
-                except BaseException:  # cancelled, too: nobody else closes it
-                    connection.close()
-                    raise
-                return connection
-        except trio.TooSlowError as error:
-            raise TlsFailed(self._told(error)) from None
+        with self._in_time():
+            stream = await tls.connect(server.host, server.port, self._context, server.fingerprint)
+            connection = Connection(server, stream)
+            try:
+                await connection.greet()
+            except BaseException:  # cancelled, too: nobody else closes it
+                connection.close()
+                raise
+            return connection
 
     @property
     def _what(self) -> str:
         return f"the key servers of {self._file.name}"
 
-    async def _take(self, reasons: dict[KmipServer, str]) -> Connection:
+    @contextlib.contextmanager
+    def _in_time(self) -> Iterator[None]:
+        try:
+            with trio.fail_after(self._file.timeout):
+                yield
+        except trio.TooSlowError:
+            raise Silent(f"no answer within {self._file.timeout:g} seconds") from None
+
+    async def _take(self, failed: dict[KmipServer, str]) -> Connection:
         """A kept connection or a new one, of a server that is not passed over."""
         while self._idle:
             connection = self._idle.pop()
             old = trio.current_time() - connection.last > MAX_IDLE_S
-            if not old and connection.server not in reasons:
+            if not old and connection.server not in failed and connection.server not in self._hanging:
                 return connection
             connection.close()
         first = self._good
         for server in sorted(self._file.servers, key=lambda server: server != first):
-            if server not in reasons:
+            if server not in failed and server not in self._hanging:
                 try:
                     return await self.open(server)
                 except PeerError as error:
-                    self._blame(server, error, reasons)
+                    self._blame(server, error, failed)
                 except IofltError as error:
                     raise ProviderUnavailable(f"{self._what}: {error}") from error
+        reasons = self._hanging | failed
         told = "; ".join(f"{server}: {reasons[server]}" for server in self._file.servers if server in reasons)
         raise ProviderUnavailable(f"{self._what} do not answer: {told}")
 
-    def _blame(self, server: KmipServer, error: BaseException, reasons: dict[KmipServer, str]) -> None:
-        """Pass a server over for this request. The log has it once, until the server answers again."""
-        reasons[server] = self._told(error)
-        if self._logged.get(server) != reasons[server]:
-            self._logged[server] = reasons[server]
-            _log.warning("key server %s of %s: %s", server, self._file.name, reasons[server])
+    def _blame(
+        self,
+        server: KmipServer,
+        error: PeerError,
+        failed: dict[KmipServer, str],
+        asked: Sequence[Asked] = (),
+    ) -> None:
+        """Pass a server over for this request, and for all if it hangs. The log has it once, until the server
+        answers again.
+        """
+        failed[server] = str(error)
+        if self._logged.get(server) != failed[server]:
+            self._logged[server] = failed[server]
+            _log.warning("key server %s of %s: %s", server, self._file.name, failed[server])
+        if isinstance(error, Silent) and self._nursery is not None and server not in self._hanging:
+            self._hanging[server] = failed[server]
+            gets = [one for one in asked if one[0] == Operation.GET]
+            self._nursery.start_soon(self._look_after, server, gets[:1])
 
-    def _told(self, error: BaseException) -> str:
-        if isinstance(error, trio.TooSlowError):
-            return f"no answer within {self._file.timeout:g} seconds"
-        return error.message if isinstance(error, IofltError) else str(error)
+    def _answers(self, server: KmipServer) -> None:
+        self._good = server
+        if self._logged.pop(server, None):
+            _log.info("key server %s of %s answers again", server, self._file.name)
+
+    async def _look_after(self, server: KmipServer, unanswered: Sequence[Asked]) -> None:
+        """Until a server that hangs answers: it may greet and still give no key, as it gave none before.
+
+        One connection at a time, which waits with the server: it is answered as soon as the server goes on.
+        """
+        while True:
+            try:
+                connection = await self.open(server)
+                try:
+                    if unanswered:
+                        with self._in_time():
+                            await connection.exchange(request(connection.version, unanswered))
+                finally:
+                    connection.close()
+            except IofltError as error:
+                self._hanging[server] = str(error)
+                await trio.sleep(LOOK_S)
+            else:
+                del self._hanging[server]
+                self._answers(server)
+                return

@@ -24,7 +24,7 @@ from ioflt.errors import (
     PeerError,
     ProviderUnavailable,
 )
-from ioflt.keys.kmip.cluster import MAX_CONNECTIONS, Cluster
+from ioflt.keys.kmip.cluster import MAX_CONNECTIONS, Asked, Cluster
 from ioflt.keys.provider import KEK_SIZE
 from ioflt.types import MAX_KEY_ID
 from ioflt.wire.kmip.connection import Answer
@@ -55,14 +55,11 @@ from ioflt.wire.kmip.messages import (
     Named,
     Queried,
     Query,
-    RequestMessage,
     ResponseItem,
     RevocationReason,
     Revoke,
     TemplateAttribute,
-    Version,
     failure_text,
-    request,
 )
 from ioflt.wire.kmip.structure import Structure
 from ioflt.wire.kmip.tags import Tag
@@ -75,7 +72,6 @@ BATCH: Final = 64
 MAX_LOCATED: Final = 1000
 
 Found: TypeAlias = "Secret | KeyUnavailableError"
-_Asked: TypeAlias = tuple[Operation, Structure]
 
 #: A key as vSphere asks for it: no name, nothing but what it is for.
 _TEMPLATE: Final = TemplateAttribute(
@@ -209,7 +205,7 @@ class KmipKeys:
         KeyUnavailableError.
         """
         attribute = Attribute.of(name, Type.TEXT_STRING, text)
-        asked: _Asked = (Operation.MODIFY_ATTRIBUTE, ModifyAttribute(id=key_id, attribute=attribute))
+        asked: Asked = (Operation.MODIFY_ATTRIBUTE, ModifyAttribute(id=key_id, attribute=attribute))
         if new:
             asked = (Operation.ADD_ATTRIBUTE, AddAttribute(id=key_id, attribute=attribute))
         answer = await self._ask([asked])
@@ -364,15 +360,12 @@ class KmipKeys:
             raise self._error(item or answer.message.items[0], key_id, operation)
         return item.payload
 
-    async def _ask(self, asked: Sequence[_Asked], *, idempotent: bool = True) -> Answer:
-        def make(version: Version) -> RequestMessage:
-            return request(version, asked)
-
-        return await self._cluster.exchange(make, idempotent=idempotent)
+    async def _ask(self, asked: Sequence[Asked], *, idempotent: bool = True) -> Answer:
+        return await self._cluster.exchange(asked, idempotent=idempotent)
 
     async def _tag(self, key_id: str, tags: Iterable[tuple[str, str]]) -> None:
         """Say whose key it is. In a message of its own, as some servers refuse the whole message."""
-        asked: list[_Asked] = [
+        asked: list[Asked] = [
             (
                 Operation.ADD_ATTRIBUTE,
                 AddAttribute(id=key_id, attribute=Attribute.of(name, Type.TEXT_STRING, text)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from typing import ParamSpec, TypeVar
 
 import trio
@@ -198,13 +199,12 @@ class _Loop:
             self._ready.set()
 
     async def _main(self) -> None:
-        cluster = Cluster(self._file, self._trust)
-        try:
+        with ExitStack() as at_end:
             async with trio.open_nursery() as nursery:
+                cluster = Cluster(self._file, self._trust, nursery)
+                at_end.callback(cluster.close)
                 self._keys = KmipKeys(self._file.name, cluster, nursery)
                 self._token = trio.lowlevel.current_trio_token()
                 self._ready.set()
                 await self._end.wait()
                 nursery.cancel_scope.cancel()
-        finally:
-            cluster.close()

@@ -21,6 +21,7 @@ from ioflt.wire.kmip.enumerations import Operation, ResultReason, ResultStatus
 from ioflt.wire.kmip.tags import Tag
 from ioflt.wire.kmip.ttlv import Item, Type
 from tests import kmip_peers
+from tests.mounted.place import eventually
 
 pytestmark = pytest.mark.allow_log("key server .* of ")
 
@@ -331,10 +332,23 @@ def test_servers_that_hang_are_given_up_in_time(authority, certificate, store):
         two.behaviour.hangs = False
         two.keys = one.keys
         ids = two.add(1)
-        assert provider.get(ids) == keys_of(two, ids)
+        eventually(lambda: provider.get(ids) == keys_of(two, ids))
         asked = len(one.seen)
         assert provider.get(ids) == keys_of(two, ids)
         assert len(one.seen) == asked, "the server that answered is asked first"
+        provider.close()
+
+
+def test_a_server_that_greets_and_gives_no_keys_hangs(authority, certificate, store):
+    with KmipServer(certificate, authority.path) as server:
+        provider = kmip_peers.make(store, authority, server.port, seconds=0.3)
+        ids = server.add(100)
+        server.behaviour.hangs_after = 1
+        assert "no answer within" in provider.get(ids)[0].message
+        eventually(lambda: server.asked(Operation.GET) >= len(ids) + 2)  # again, one key
+        assert "no answer within" in provider.get(ids)[0].message
+        server.behaviour.hangs_after = None
+        eventually(lambda: provider.get(ids) == keys_of(server, ids))
         provider.close()
 
 
