@@ -8,6 +8,9 @@ that resumes what was interrupted; all in one thread. What may touch the disk or
 threads. Between two awaits of a task nothing else of the loop runs: a request that finds its range free and
 its data cached is served without taking a lock.
 
-Locks, in the order in which they are taken: the namespace lock (`Operations`, one per mount), a node's
-`opening`, a node's range locks.
+What may wait for a key server that hangs has threads of its own, as many as requests are served at once, and
+holds no lock that another home needs.
+
+Locks, in the order in which they are taken: those on the names of homes (`Names`; of several in one order), a
+node's `opening`, a node's range locks.
 """

@@ -199,7 +199,7 @@ class Files(Served):
                 await self._in_thread(lambda: file.sync(data_only=datasync))
                 return
             async with node.ranges.hold(0, END, exclusive=True):
-                await self._in_thread(lambda: file.sync(data_only=datasync))
+                await self.opener.thread_for(file)(lambda: file.sync(data_only=datasync))
 
         await self._settle(node, sync)
 

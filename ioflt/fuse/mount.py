@@ -25,6 +25,7 @@ from ioflt.fuse.broker import Broker
 from ioflt.fuse.control import Control
 from ioflt.fuse.mountinfo import mount_id
 from ioflt.fuse.operations import Operations
+from ioflt.fuse.served import REQUESTS
 from ioflt.keys.client import KeyService
 from ioflt.transport.unix import Listener
 
@@ -99,7 +100,7 @@ async def _serve(
             nursery.start_soon(_resume, operations.volume, control, ending)
         ready()
         _log.info("serves %s", operations.volume.path)
-        await pyfuse3.main()
+        await pyfuse3.main(max_tasks=REQUESTS)
         ending.set()
         with trio.CancelScope(shield=True):
             await operations.sync_all()

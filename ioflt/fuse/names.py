@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
 
 import pyfuse3
 import trio
@@ -116,8 +116,8 @@ class Names(Served):
                 source = f"/proc/self/fd/{node.path_fd}"
                 os.link(source, text, dst_dir_fd=parent.path_fd, follow_symlinks=True)
 
-        async with self._changing(parent.home):
-            await self._in_thread(make)
+        async with self._changing(parent.home, nodes=[node]):
+            await self._ask(make)
         node.unlinked = False
         return entry(node)
 
@@ -153,11 +153,12 @@ class Names(Served):
         )  # fmt: skip
         node.lookups += 1  # holds the node meanwhile
         try:
-            converts = node.is_regular and not move.exchanges and await self._in_thread(lambda: move.converts)
+            converts = node.is_regular and not move.exchanges and await self._ask(lambda: move.converts)
+            replaced = self._known(new_parent, new)
             # The writer's lock may be long in coming; nobody else's names wait for it.
             async with (
                 self._held_for_writing(node) if converts else nullcontext(),
-                self._changing(parent.home, new_parent.home),
+                self._changing(parent.home, new_parent.home, nodes=[node, replaced]),
             ):
                 if await self._lookup(parent, old) is not node:
                     raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
@@ -246,7 +247,7 @@ class Names(Served):
             return files.create(parent.home, parent.path_fd, text, mode=mode, owner=owner)
 
         async with self._changing(parent.home):
-            fd = await self._in_thread(make)
+            fd = await self._ask(make)
             try:
                 return await self._lookup(parent, text), fd
             except BaseException:  # nobody else closes it
@@ -274,7 +275,7 @@ class Names(Served):
                     raise
 
         async with self._changing(parent.home):
-            await self._in_thread(run)
+            await self._ask(run)
             return entry(await self._lookup(parent, text))
 
     def _link_symlink(self, node: Node, parent: Node, name: str) -> None:
@@ -301,9 +302,9 @@ class Names(Served):
     async def _remove(self, parent_inode: InodeT, name: FileNameT, how: Callable[..., None]) -> None:
         parent, text = self._target(parent_inode, name)
 
-        async with self._changing(parent.home):
+        async with self._changing(parent.home, nodes=[self._known(parent, text)]):
             victim = self._known(parent, text)
-            await self._in_thread(namespace.remove, parent.home, parent.path_fd, text, how)
+            await self._ask(namespace.remove, parent.home, parent.path_fd, text, how)
             self._note_unlinked(victim)
 
     async def _rename(self, node: Node, move: namespace.Move, new_parent: Node, *, converts: bool) -> None:
@@ -312,7 +313,7 @@ class Names(Served):
         if converts:
             await self._rename_converting(node, move)
         else:
-            await self._in_thread(namespace.rename, move, node.home if move.renames_home else None)
+            await self._ask(namespace.rename, move, node.home if move.renames_home else None)
         if replaced is not None and replaced is not node:
             if move.exchanges:
                 replaced.parent, replaced.name = parent, move.old
@@ -328,7 +329,7 @@ class Names(Served):
             await self.gate.write(node.shown, keyless=node.keyless)
         async with node.ranges.hold(0, END, exclusive=True):
             source = file_of(node)
-            target = await self._in_thread(namespace.convert, move, source, node.place, node.number)
+            target = await self._ask(namespace.convert, move, source, node.place, node.number)
             node.file = target
             node.treatment = stored_as(move.new)
             node.rebind()
@@ -345,11 +346,16 @@ class Names(Served):
             await self.opener.release(node, write=True)
 
     @asynccontextmanager
-    async def _changing(self, *homes: Home) -> AsyncIterator[None]:
-        """One change of names at a time, none while writes wait, none in a home that is converted."""
+    async def _changing(self, *homes: Home, nodes: Sequence[Node | None] = ()) -> AsyncIterator[None]:
+        """One change of names at a time in these homes and in those of `nodes`; none while writes wait, none
+        in a home that is converted.
+        """
         if self.gate.closed:
             await self.gate.write(keyless=True)
-        async with self._names:
+        async with AsyncExitStack() as held:
+            concerned = {*homes, *(node.home for node in nodes if node is not None)}
+            for home in sorted(concerned, key=id):  # everyone's order
+                await held.enter_async_context(self._names_of(home))
             with ExitStack() as entered:
                 for home in homes:
                     home.enter()

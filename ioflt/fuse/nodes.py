@@ -224,10 +224,12 @@ class Nodes:
         """The node of that backing inode."""
         return self._by_identity.get(identity_of(info))
 
-    def enter(self, parent: Node, name: str, home: Home, path_fd: int, standing: Standing) -> Node:
+    def enter(
+        self, parent: Node, name: str, home: Home, path_fd: int, standing: Standing | None = None
+    ) -> Node:
         """The node for the backing inode `path_fd` (O_PATH, taken over), found as `name` in `parent`.
 
-        `standing` of its home, as far as it can be had.
+        `standing` of its home, as far as it can be had; for regular files only.
         """
         info = os.stat(path_fd)
         node = self.find(info)
@@ -236,7 +238,7 @@ class Nodes:
             node.parent, node.name, node.home, node.unlinked = parent, name, home, False
             return node
         node = Node(path_fd, info, home, parent, name)
-        if node.is_regular:
+        if node.is_regular and standing is not None:
             node.treatment = self._treatment(node, standing)
             twin = self._replaced_twin(node, info)
             if twin is not None:

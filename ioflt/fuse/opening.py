@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -108,7 +108,7 @@ class Opener:
         if file is None or file.settled:
             return
         async with node.ranges.hold(0, END, exclusive=True):
-            await (self._ask if isinstance(file, VmxFile) else self._in_thread)(file.flush)
+            await self.thread_for(file)(file.flush)
 
     async def _add_writer(self, node: Node) -> None:
         file = node.file
@@ -147,7 +147,7 @@ class Opener:
                     await self._follow(node, file)
                 before = file.length
                 node.note_stamp()
-                await (self._ask if isinstance(file, VmxFile) else self._in_thread)(file.refresh)
+                await self.thread_for(file)(file.refresh)
             if file.length != before:  # whoever appends must not do it where the kernel saw the end last
                 await self._in_thread(kernel.forget_attributes, node.number)
 
@@ -243,6 +243,10 @@ class Opener:
             file, node.file = node.file, None
             node.entered.leave()
             file.close()
+
+    def thread_for(self, file: OpenFile) -> Callable[..., Awaitable[None]]:
+        """Where the file is written back or looked at again: a VMX needs its key for that."""
+        return self._ask if isinstance(file, VmxFile) else self._in_thread
 
     async def _ask(self, call: Callable[..., _T], *args: object) -> _T:
         """What may ask keyd, and wait for it."""

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import pyfuse3
 import trio
@@ -30,6 +31,10 @@ from ioflt.fuse.opening import Opener
 #: Worker threads: enough for a queue depth of 16 on several disks, few enough for a small machine.
 THREADS = 32
 
+#: Requests that are served at once. As many threads may wait for keyd, which may wait for a key server that
+#: hangs: then there are requests and threads left for all who need no key of that server.
+REQUESTS = 1024
+
 _T = TypeVar("_T")
 
 
@@ -51,11 +56,12 @@ class Served(pyfuse3.Operations):
         root_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=volume.fd)
         self.nodes = Nodes(Node(root_fd, os.stat(root_fd), volume.root, None, ""))
         self._limiter = trio.CapacityLimiter(THREADS)
-        self._asking = trio.CapacityLimiter(THREADS)  # those that may wait for keyd
+        self._asking = trio.CapacityLimiter(REQUESTS)  # those that may wait for keyd
         self.opener = Opener(self.nodes, self.counters, self._limiter, self._asking, self.gate)
         self.filler = Filler(self.gate, self._limiter)
         self.forgetter = Forgetter()
-        self._names = trio.Lock()  # one change of names at a time
+        #: One change of names at a time in each home.
+        self._names: WeakKeyDictionary[Home, trio.Lock] = WeakKeyDictionary()
         self._nowait = True  # whether the backing file system knows RWF_NOWAIT
 
     async def _in_thread(self, call: Callable[..., _T], *args: object) -> _T:
@@ -69,13 +75,13 @@ class Served(pyfuse3.Operations):
         if parent.is_top and is_private(name):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.path_fd)
-        home = parent.home
+        home, standing = parent.home, None
         try:
-            if parent.parent is None and stat.S_ISDIR(os.stat(fd).st_mode):
+            mode = os.stat(fd).st_mode
+            if parent.parent is None and stat.S_ISDIR(mode):
                 home = self._home(name, fd)
-            standing = home.known()
-            if standing is None:
-                standing = await self._ask(home.unverified)
+            if stat.S_ISREG(mode):  # nothing else is stored in two ways
+                standing = home.known() or await self._ask(home.unverified)
         except BaseException:  # nobody else closes it
             os.close(fd)
             raise
@@ -105,7 +111,11 @@ class Served(pyfuse3.Operations):
 
     def _steady(self, node: Node) -> AbstractAsyncContextManager[object]:
         """A commit of a VMX replaces the file of its name: meanwhile no name may change."""
-        return self._names if isinstance(node.file, VmxFile) else nullcontext()
+        return self._names_of(node.home) if isinstance(node.file, VmxFile) else nullcontext()
+
+    def _names_of(self, home: Home) -> trio.Lock:
+        """Held while a name of the home changes, its own one included."""
+        return self._names.setdefault(home, trio.Lock())
 
     def _rebind(self, node: Node) -> None:
         if isinstance(node.file, VmxFile) and identity_of(os.fstat(node.file.fd)) != node.identity:
