@@ -81,6 +81,7 @@ class Disk:
                     _write(durable, log, request, request.size)
                 done = flushed
                 durable.flush()
+                self._state.unlink(missing_ok=True)  # a new file: a loop device may hold the last one a while
                 subprocess.run(["cp", "--sparse=always", durable.name, self._state], check=True)
                 kept = chance.random()  # of all
                 with self._state.open("r+b") as state:
