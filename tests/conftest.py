@@ -28,6 +28,8 @@ import pytest
 import trio
 import trio.testing
 
+from tests.daemons import end_keyd
+
 LEVELS = ("unit", "machines", "vectors", "contracts", "operations", "cli", "golden", "mounted", "interop")
 
 #: In the environment of every process that a test starts: tells what is left over from the rest.
@@ -216,12 +218,13 @@ def short_tmp() -> Iterator[Path]:
 
 
 @pytest.fixture
-def ioflt_home(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """$IOFLT_HOME of its own for this test: state and sockets lie below it."""
+def ioflt_home(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """$IOFLT_HOME of its own for this test: state and sockets lie below it. Its keyd is ended with it."""
     home = short_tmp / "home"
     home.mkdir(mode=0o700)
     monkeypatch.setenv("IOFLT_HOME", str(home))
-    return home
+    yield home
+    end_keyd()
 
 
 # What is left over
