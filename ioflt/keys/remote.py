@@ -60,6 +60,7 @@ class RemoteProvider:
             raise UsageError(f"the provider {self.name} has no passphrase")
         with self._lock:
             self._locked = False
+            self._trouble = ""
 
     def lock(self) -> None:
         """`close`, and no connection or login any more until `unlock`."""

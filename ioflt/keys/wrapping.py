@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import time
 import uuid
-from collections.abc import Sequence
-from typing import ClassVar, Final
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Final, ParamSpec, TypeVar
 
 import msgspec
 
@@ -20,6 +21,12 @@ from ioflt.errors import KeyCorrupt, KeyNotFound, KeyUnavailableError, ProviderU
 from ioflt.keys.provider import KEK_SIZE
 from ioflt.keys.remote import RemoteProvider
 from ioflt.types import MAX_KEY_ID
+
+#: Seconds for which nobody asks again who let the time limit pass.
+PAUSE_S: Final = 10.0
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _KEY_ID: Final = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.(.+)")
 
@@ -32,7 +39,11 @@ class Wrapped(msgspec.Struct, frozen=True):
 
 
 class WrappingProvider(RemoteProvider):
-    """The part of a `keys.provider.KeyProvider` that knows key ids. Safe for several threads."""
+    """The part of a `keys.provider.KeyProvider` that knows key ids. Safe for several threads.
+
+    Whoever has the wrapping key and lets the time limit pass is left alone for `PAUSE_S`: all who need a key
+    would wait for it, one after the other.
+    """
 
     #: How a ciphertext looks; its group is the base64 in it.
     form: ClassVar[re.Pattern[str]]
@@ -40,9 +51,18 @@ class WrappingProvider(RemoteProvider):
     #: Most KEKs that are unwrapped in one request.
     batch: ClassVar[int]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._silent_until = 0.0
+
     @property
     def wrapper(self) -> str:
         """What has the wrapping key, as messages name it."""
+        raise NotImplementedError
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that it has for an answer."""
         raise NotImplementedError
 
     def _wrap(self, kek: Secret, associated_data: bytes) -> str:
@@ -57,7 +77,7 @@ class WrappingProvider(RemoteProvider):
         """A new KEK's id, which was seen to be unwrapped again."""
         ident = str(uuid.uuid4())
         with Secret.random(KEK_SIZE) as kek:
-            key_id = f"{ident}.{self._wrap(kek, bound_to(ident))}"
+            key_id = f"{ident}.{self._ask_wrapper(self._wrap, kek, bound_to(ident))}"
             if self.parse(key_id) is None:
                 raise ProviderUnavailable(f"{self.wrapper} wraps in a form that is not known")
             (back,) = self.get([key_id])
@@ -78,7 +98,7 @@ class WrappingProvider(RemoteProvider):
         for start in range(0, len(wanted), self.batch):
             part = wanted[start : start + self.batch]
             try:
-                keys = self._unwrap([wrapped[key_id] for key_id in part])
+                keys = self._ask_wrapper(self._unwrap, [wrapped[key_id] for key_id in part])
             except KeyUnavailableError as error:
                 known |= dict.fromkeys(wanted[start:], error)  # no second time-out for the rest
                 break
@@ -95,6 +115,19 @@ class WrappingProvider(RemoteProvider):
         if ciphertext is None or not _is_canonical(ciphertext[1]):
             return None
         return Wrapped(found[2], bound_to(found[1]))
+
+    def _ask_wrapper(self, ask: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        begin = time.monotonic()
+        if self._trouble and begin < self._silent_until:
+            self._refuse_if_locked()
+            raise ProviderUnavailable(self._trouble)
+        try:
+            return ask(*args, **kwargs)
+        except ProviderUnavailable:
+            end = time.monotonic()
+            if end - begin >= self.timeout:
+                self._silent_until = end + PAUSE_S
+            raise
 
     def _answer(
         self, known: dict[str, Secret | KeyUnavailableError], key_id: str

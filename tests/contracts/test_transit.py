@@ -285,6 +285,16 @@ def test_a_server_that_hangs(make):
         provider = make(port=silent.getsockname()[1], seconds=0.3)
         with pytest.raises(ProviderUnavailable, match=r"no answer within 0\.3 seconds"):
             provider.create()
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(ProviderUnavailable, match=r"no answer within 0\.3 seconds"):
+            provider.create()
+        with pytest.raises(BlockingIOError):
+            silent.accept()  # who asks next does not wait for it
+        provider.change(provider.file)
+        with pytest.raises(ProviderUnavailable, match=r"no answer within 0\.3 seconds"):
+            provider.create()
+        silent.accept()[0].close()
 
 
 def test_a_server_that_starts_again_finds_no_dead_connection(bao, make):

@@ -66,6 +66,10 @@ class Pkcs11Provider(WrappingProvider):
     def wrapper(self) -> str:
         return f"the token of {self.name}"
 
+    @property
+    def timeout(self) -> float:
+        return self.file.timeout
+
     def unlock(self, passphrase: Secret | None) -> None:
         """End a lock and log in: by that PIN, or by the file that has it."""
         if passphrase is not None and self.file.pin_file is not None:
@@ -93,9 +97,10 @@ class Pkcs11Provider(WrappingProvider):
 
     def change(self, file: Pkcs11File) -> None:
         """Go on with what the file says now."""
+        self._trouble = ""
         if file != self.file:
             self.file = file
-            self._trouble = self._refused = ""
+            self._refused = ""
             self.close()
 
     def opened_by(self) -> str:

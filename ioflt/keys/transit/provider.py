@@ -43,6 +43,10 @@ class TransitProvider(WrappingProvider):
     def wrapper(self) -> str:
         return f"the key server of {self.name}"
 
+    @property
+    def timeout(self) -> float:
+        return self.file.timeout
+
     def close(self) -> None:
         """Forget the login. The next call makes another."""
         with self._lock:
@@ -52,9 +56,9 @@ class TransitProvider(WrappingProvider):
 
     def change(self, file: TransitFile) -> None:
         """Go on with what the file says now."""
+        self._trouble = ""
         if file != self.file:
             self.file = file
-            self._trouble = ""
             self.close()
 
     def opened_by(self) -> str:
