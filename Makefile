@@ -3,7 +3,7 @@
 # make test     everything CI runs, quick levels first
 # make demo     a real VM: imported, encrypted by keys of two KMIP servers, mounted, compared, booted; one server
 #               is killed meanwhile. make demo KMS=native: keys of this machine
-# make bench    throughput through a mount against the directory behind it
+# make bench    throughput through a mount against the directory behind it; what the keys of 10,000 VMs cost
 # make clean    remove what the other targets made, the environment included
 #
 # One level: make unit | operations | cli | golden | mounted | interop
@@ -67,6 +67,7 @@ demo:
 bench:
 	@tools/setup.sh build test
 	$(PYTHON_BIN) tools/bench.py
+	$(PYTHON_BIN) tools/bench_keys.py
 
 clean:
 	rm -rf .venv build .cache .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
