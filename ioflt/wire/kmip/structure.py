@@ -21,10 +21,11 @@ class Is(msgspec.Struct, frozen=True):
 _Self = TypeVar("_Self", bound="Structure")
 
 
-class Structure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Structure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A typed structure. Subclasses say with `Annotated[…, Is(…)]` where their fields lie.
 
     A field of type T must be there once, `T | None` at most once, `tuple[T, ...]` any number of times.
+    `gc=False` as for `Item`.
     """
 
     more: tuple[Item, ...] = ()
