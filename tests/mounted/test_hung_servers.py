@@ -1,5 +1,6 @@
 """VMs whose key servers hang, beside others, under one mount: the others go on, and nobody waits twice."""
 
+import errno
 import os
 import subprocess
 from contextlib import ExitStack
@@ -47,6 +48,24 @@ def make_vms(place: Place, *directories: int) -> list[Path]:
     place.ioflt("keyd", "stop")
     place.mount()
     return [top / name for name in names]
+
+
+def test_a_lock_ends_the_wait(place: Place, authority, certificate) -> None:
+    with KmipServer(certificate, authority.path) as server:
+        kmip_peers.make(KmipStore(paths.find().providers), authority, server.port, seconds=60.0)
+        asked, made = make_vms(place, 1, 1)
+        server.behaviour.hangs = True
+        waiting = [
+            subprocess.Popen(["sh", "-c", text], stderr=subprocess.PIPE, text=True)
+            for text in (f'exec 3<"{asked}/0/disk-flat.vmdk"', f'exec 3>"{made}/new-flat.vmdk"')
+        ]
+        eventually(lambda: all(map(waits_for_the_mount, waiting)))
+        place.ioflt("keyd", "lock")
+        told = [process.communicate()[1] for process in waiting]
+        assert all(os.strerror(errno.ENOKEY) in text for text in told)
+        server.behaviour.hangs = False
+        place.ioflt("keyd", "unlock")
+        assert (asked / "0/disk-flat.vmdk").read_bytes() == TEXT
 
 
 def test_others_go_on(place: Place, authority, certificate, tmp_path) -> None:
