@@ -362,7 +362,7 @@ class Home(HomeLocks):
                     raise AuthenticationError("record of another home", " ".join(record.names))
                 if self.volume.is_outdated(record.home_id):
                     raise AuthenticationError("outdated record", "the home was encrypted since")
-            changing = self.volume.record.operation is not None
+            changing = not record.keys and self.volume.record.operation is not None
             records.verify(unverified, self._macing(record), self.volume.keys, changing=changing)
         except CorruptDataError as error:
             if record.state is HomeState.CLEAR and not self.volume.root.is_current():

@@ -222,6 +222,18 @@ def test_a_forged_clear_record_stays_one(volume: Volume, top: Path, keys: Keys) 
     assert "bad MAC" in (volume.home("clear").standing().problem or "")
 
 
+def test_an_encrypted_home_is_no_less_strict_meanwhile(volume: Volume, top: Path, keys: Keys) -> None:
+    """Who has one of its keys does not speak for the other one, also while the datastore is recrypted."""
+    recrypt.recrypt(volume, "vm", add="corp")
+    assert interrupt(lambda: recrypt.recrypt_datastore(volume), 60)
+    found = form.parse_home((top / "vm" / ".ioflt").read_bytes())
+    forged = form.seal(found.payload, [found.tags[0], bytes(32)])
+    (top / "vm" / ".ioflt").write_bytes(forged)
+    with Volume.open(top, keys) as fresh:
+        assert fresh.record.operation is not None
+        assert "bad MAC" in (fresh.home("vm").standing().problem or "")
+
+
 @pytest.mark.allow_log("not valid any more|rolled back, and accepted|record is gone")
 def test_an_older_record_put_back(volume: Volume, top: Path, keys: Keys) -> None:
     before = (top / ".ioflt").read_bytes()
