@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ioflt.cli.render import describe, emit, json_option, progress, say, warn
+from ioflt.cli.render import describe, emit, json_option, moment, progress, say, warn
 from ioflt.cli.session import connect_keys, directory_argument, logged, open_volume
 
 
@@ -65,15 +65,23 @@ def init(directory: Path, encrypt: bool, provider: str | None, adopt_clear: bool
 @directory_argument
 @json_option
 def show(directory: Path, as_json: bool) -> None:
-    """Show the datastore's record and its VMs."""
+    """Show the datastore's record and its VMs.
+
+    Where its own key cannot be had, what the record claims, and which key is missing where and since when.
+    """
+    import msgspec
+
     from ioflt.datastore import summary
 
-    with open_volume(directory, read_only=True) as volume:
+    with open_volume(directory, read_only=True, keyless=True) as volume:
         homes = [
             {"name": home.name, "state": home.state, "problem": home.problem}
             for home in summary.homes(volume)
         ]
-        record = volume.record
+        own = msgspec.to_builtins(summary.own(volume))
+        for key in own["missing"]:
+            key["since"] = moment(key["since"])
+        record = volume.claimed
         shown = {
             "directory": str(directory),
             "record": {
@@ -83,6 +91,7 @@ def show(directory: Path, as_json: bool) -> None:
                 "generation": record.generation,
                 "operation": record.operation and record.operation.kind,
                 "keys": [str(key) for key in record.keys],
+                **own,
             },
             "homes": homes,
         }

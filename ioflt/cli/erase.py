@@ -71,6 +71,10 @@ def erase(home: tuple[Path, str], yes: bool, destroy_key: bool, out: Path | None
             )
         for other in key.also_protects:
             warn(f"{key.key}: kept, it also opens {other}")
+    if not receipt.verified:
+        warn(
+            f"{place}: no key of it can be had, so its record was not verified: ids and keys are what it said"
+        )
     for path in receipt.unknown:
         warn(f"{path}: unknown whether it has a key of the VM")
     for file in receipt.files:
@@ -88,7 +92,7 @@ def _erase(directory: Path, name: str, destroy_key: bool) -> Receipt:
     from ioflt.keys.destroy import destroy
 
     with (
-        open_vms(directory, but=name) as volume,
+        open_vms(directory, keyless=True, but=name) as volume,
         logged(),
         advising(BusyError, r"\bits keys? ", _IN_USE),
         advising(KeyUnavailableError, "", _NO_KEY) if destroy_key else nullcontext(),

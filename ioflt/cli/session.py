@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import click
 
-from ioflt.cli.hints import for_no_vm, with_advice
+from ioflt.cli.hints import for_no_vm, hint_for, with_advice
 from ioflt.cli.render import warn
 from ioflt.errors import IofltError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from ioflt.datastore.volume import Volume
+    from ioflt.errors import KeyUnavailableError
+    from ioflt.format.record.record import DatastoreRecord
     from ioflt.keys.client import KeyClient
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
@@ -67,12 +69,32 @@ def _warn_once(warnings: list[str]) -> None:
 
 
 @contextmanager
-def open_volume(path: Path, *, read_only: bool = False) -> Iterator[Volume]:
-    """The datastore at `path`, with keys."""
+def open_volume(path: Path, *, read_only: bool = False, keyless: bool = False) -> Iterator[Volume]:
+    """The datastore at `path`, with keys. `keyless`: also without its own, with a warning."""
     from ioflt.datastore.volume import Volume
 
-    with connect_keys() as keys, Volume.open(path, keys, read_only=read_only) as volume:
+    locked = warning_of_key(path) if keyless else None
+    with connect_keys() as keys, Volume.open(path, keys, read_only=read_only, locked=locked) as volume:
         yield volume
+
+
+def warning_of_key(path: Path) -> Callable[[DatastoreRecord, KeyUnavailableError], None]:
+    """Says that the own key of the datastore at `path` cannot be had: which, why, and what to do."""
+
+    def locked(record: DatastoreRecord, why: KeyUnavailableError) -> None:
+        warn(f"{path}: {without_key([str(key) for key in record.keys], why)}")
+
+    return locked
+
+
+def without_key(keys: Sequence[str], why: IofltError) -> str:
+    """What it means that none of a datastore's own keys can be had."""
+    told = (
+        f"its own key {' or '.join(keys)} cannot be had, so its record is not verified: {why.message};"
+        " until it can, clear VMs and files at the top are locked, and no VM is made"
+    )
+    hint = hint_for(why)
+    return told if hint is None else f"{told}; {hint}"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,8 +14,8 @@ import click
 from ioflt.cli.hints import advising
 from ioflt.cli.lazy import Entry, LazyGroup, Section
 from ioflt.cli.render import describe, emit, json_option, moment, progress, say, table, warn
-from ioflt.cli.session import connect_keys, directory_argument, home_argument, logged
-from ioflt.errors import IofltError, KeyUnavailableError, UsageError
+from ioflt.cli.session import connect_keys, directory_argument, home_argument, logged, warning_of_key
+from ioflt.errors import IofltError, UsageError
 
 if TYPE_CHECKING:
     from ioflt.datastore.volume import Volume
@@ -57,29 +57,27 @@ vm = LazyGroup(
 
 
 @contextmanager
-def open_vms(directory: Path, *, read_only: bool = False, but: str | None = None) -> Iterator[Volume]:
+def open_vms(
+    directory: Path, *, read_only: bool = False, keyless: bool = False, but: str | None = None
+) -> Iterator[Volume]:
     """The datastore at `directory`, what was interrupted in it finished first, except for `but`.
 
-    `read_only`: to show what is there, also where the datastore's key cannot be had, with a warning.
+    `keyless`: also where the datastore's own key cannot be had, with a warning.
     """
     from ioflt.datastore import resume
     from ioflt.datastore.volume import Volume
 
-    def claimed(why: KeyUnavailableError) -> None:
-        warn(f"{directory}: its key cannot be had, so this is what it claims: {why.message}")
-
+    locked = warning_of_key(directory) if keyless else None
     with connect_keys() as keys:
-        finished: list[tuple[str, str]] = []
         with (
-            suppress(KeyUnavailableError) if read_only else nullcontext(),
-            Volume.open(directory, keys) as volume,
+            Volume.open(directory, keys, locked=locked) as volume,
             progress("finishing what was interrupted", None) as bar,
         ):
             finished = resume.interrupted(volume, progress=bar.advance, but=but)
         for name, what in finished:
             say(f"{directory / name}: its interrupted {what} is finished now")
         with Volume.open(
-            directory, keys, read_only=read_only, locked=claimed if read_only else None
+            directory, keys, read_only=read_only, locked=(lambda *_: None) if keyless else None
         ) as volume:
             yield volume
 
@@ -111,7 +109,7 @@ def list_(directory: Path, as_json: bool) -> None:
     """List the VMs of the datastore DIR."""
     from ioflt.datastore import summary
 
-    with open_vms(directory, read_only=True) as volume:
+    with open_vms(directory, read_only=True, keyless=True) as volume:
         homes = summary.homes(volume)
 
     def text() -> None:
@@ -146,7 +144,7 @@ def show(home: tuple[Path, str], as_json: bool) -> None:
     from ioflt.datastore import summary
 
     directory, name = home
-    with open_vms(directory, read_only=True, but=name) as volume:
+    with open_vms(directory, read_only=True, keyless=True, but=name) as volume:
         found = summary.home(volume, name)
     shown = msgspec.to_builtins(found, enc_hook=str)
     for key in shown["missing"]:

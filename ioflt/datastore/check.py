@@ -18,6 +18,7 @@ from ioflt.datastore.header import check_copies, read_header, read_state_slots
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
+from ioflt.datastore.root import Root
 from ioflt.datastore.standing import Standing, Treatment, is_private, stored_as
 from ioflt.datastore.vmx import VmxFile, read_sealed
 from ioflt.datastore.volume import Volume
@@ -65,10 +66,12 @@ class Report:
 
 
 def run(path: str | os.PathLike[str], keys: KeyService) -> Report:
-    """Check the datastore at `path`. Raises NotFoundError when there is none, KeyUnavailableError when not
-    even its own record can be verified, StorageError."""
+    """Check the datastore at `path`; what cannot be verified for want of a key is a finding.
+
+    Raises NotFoundError when there is none, StorageError.
+    """
     try:
-        volume = Volume.open(path, keys, read_only=True)
+        volume = Volume.open(path, keys, read_only=True, locked=_no_matter)
     except CorruptDataError as error:
         told = f"{error.reason} ({error.detail})" if error.detail else error.reason
         return Report((Entry(atomic.RECORD, "record", f"{told}; nothing else was checked"),))
@@ -96,9 +99,7 @@ class _Check:
         self._file_ids: dict[int, tuple[str, int]] = {}
 
     def run(self) -> Iterator[Entry]:
-        record = self._volume.record
-        yield Entry(atomic.RECORD, record.default.value)
-        yield from self._home(self._volume.root)
+        yield from self._root(self._volume.root)
         for name in self._volume.homes():
             try:
                 home = self._volume.home(name)
@@ -107,14 +108,24 @@ class _Check:
                 continue
             yield from self._home(home)
 
+    def _root(self, root: Root) -> Iterator[Entry]:
+        try:
+            standing = root.standing()
+        except (IofltError, OSError) as error:
+            told = f"not verified, nor are files at the top and clear VMs: {_told(error)}"
+            yield Entry(atomic.RECORD, root.claimed.default.value, told)
+            return
+        yield Entry(atomic.RECORD, standing.state.value)
+        yield from _drafts(root)
+        yield from self._files(root, standing)
+
     def _home(self, home: Home) -> Iterator[Entry]:
         try:
             standing = home.standing()
         except (IofltError, OSError) as error:
             yield Entry(_join(home, atomic.RECORD), "unknown", _told(error))
             return
-        if not home.is_root:
-            yield self._record(home, standing)
+        yield self._record(home, standing)
         yield from _drafts(home)
         yield from self._files(home, standing)
 
@@ -122,8 +133,8 @@ class _Check:
         entry = Entry(_join(home, atomic.RECORD), standing.state.value, standing.problem)
         if records.stamp(home.fd) is None and all(map(is_private, os.listdir(home.fd))):
             return replace(entry, state="empty", finding=None)
-        encrypts = self._volume.record.default is HomeState.ENCRYPTED
-        if encrypts and standing.problem is None and standing.state is HomeState.CLEAR:
+        is_clear = standing.problem is None and standing.state is HomeState.CLEAR
+        if is_clear and self._volume.record.default is HomeState.ENCRYPTED:
             return replace(entry, finding="a clear home in a datastore that encrypts")
         return entry
 
@@ -256,6 +267,10 @@ class _Check:
     def _read_descriptor(self, home: Home, node: Node, file: OpenFile) -> None:
         if node.name.lower().endswith(".vmdk"):
             self._chains.add(_join(home, node.path), file)
+
+
+def _no_matter(_record: object, _error: IofltError) -> None:
+    """The datastore's key cannot be had: its homes have keys of their own."""
 
 
 class _Clear(IofltError):

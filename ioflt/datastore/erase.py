@@ -73,9 +73,13 @@ class ErasedFile:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What was erased. `unknown`: datastores and VMs of which nobody knows whether they have its keys."""
+    """What was erased. `verified`: by one of its keys; else ids, keys and clear files are what it claimed.
+
+    `unknown`: datastores and VMs of which nobody knows whether they have its keys.
+    """
 
     vm: str
+    verified: bool
     home_id: str
     datastore_id: str
     erased_at: str
@@ -104,7 +108,7 @@ def erase(volume: Volume, name: str, *, destroy: Destroy | None = None) -> Recei
         if volume.read_only:
             raise ReadOnlyError("the datastore is opened read-only")
         with home.exclusive():
-            record = _record(home, certain=destroy is not None)
+            record, verified = _record(home, certain=destroy is not None)
             clear_files = clearlist.now(home.fd, record)
             found = _inventory(home, clear_files)
             atomic.make_private_dir(volume.fd)
@@ -123,6 +127,7 @@ def erase(volume: Volume, name: str, *, destroy: Destroy | None = None) -> Recei
     _log.info("%s: erased, home id %s", place, record.home_id)
     return Receipt(
         place,
+        verified,
         record.home_id,
         record.datastore_id,
         datetime.now(UTC).isoformat(timespec="seconds"),
@@ -148,8 +153,8 @@ def resume(volume: Volume) -> list[str]:
 # Whether it may be
 
 
-def _record(home: Home, *, certain: bool) -> HomeRecord:
-    """The home's record. `certain`: keys are destroyed that it names."""
+def _record(home: Home, *, certain: bool) -> tuple[HomeRecord, bool]:
+    """The home's record, and whether it was verified. `certain`: keys are destroyed that it names."""
     standing = home.standing() if certain else home.unverified()
     record = standing.record
     if record is None:
@@ -163,7 +168,7 @@ def _record(home: Home, *, certain: bool) -> HomeRecord:
     if certain and not isinstance(record.operation, Rename | None):
         which = "deep recrypt" if isinstance(record.operation, Deep) else record.operation.kind
         raise UsageError(f"its {which} was interrupted, and comes first")
-    return record
+    return record, not standing.locked
 
 
 def _keys(record: HomeRecord) -> list[KeyRef]:
@@ -176,17 +181,22 @@ def _keys(record: HomeRecord) -> list[KeyRef]:
 def _shared(home: Home, keys: Sequence[KeyRef]) -> tuple[dict[KeyRef, list[str]], list[str]]:
     """What else has each of the keys, and of what nobody knows."""
     survey = seen.survey()
+    if not any(_is_that(home.volume.fd, one.path) for one in survey.protected):
+        try:  # it was never verified on this host, or claims to be another one
+            seen.look(home.volume.path, survey)
+        except IofltError as error:
+            survey.unknown.append((home.volume.path, error.message))
     shared: dict[KeyRef, list[str]] = {key: [] for key in keys}
     for one in survey.protected:
-        if not _is_at(home, one.path):
+        if not _is_that(home.fd, one.path):
             for key in {*one.keys, *one.also} & shared.keys():
                 shared[key].append(one.path)
     return shared, [path for path, _ in survey.unknown]
 
 
-def _is_at(home: Home, path: str) -> bool:
+def _is_that(fd: int, path: str) -> bool:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(home.fd))
+        return os.path.samestat(os.stat(path), os.fstat(fd))
     except OSError:
         return False
 

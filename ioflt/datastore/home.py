@@ -23,6 +23,7 @@ from ioflt.errors import (
     AuthenticationError,
     CorruptDataError,
     DeniedError,
+    IofltError,
     KeyUnavailableError,
     PeerError,
     ReadOnlyError,
@@ -62,7 +63,11 @@ class Datastore(Protocol):
 
     @property
     def record(self) -> DatastoreRecord:
-        """The datastore's record, as it was seen last."""
+        """The datastore's verified record, as it was seen last. While none was, raises as `root.standing`."""
+
+    @property
+    def claimed(self) -> DatastoreRecord:
+        """What that record says, verified or not: to be shown, and nothing else."""
 
     @property
     def root(self) -> Home:
@@ -113,7 +118,11 @@ class Home(HomeLocks):
         return False
 
     def standing(self) -> Standing:
-        """What the record says, verified. Raises KeyUnavailableError while that cannot be known."""
+        """What the record says, verified. Raises KeyUnavailableError while that cannot be known.
+
+        That of a clear home, or of one without a valid record, hangs on its datastore's: CorruptDataError
+        where that turned out to be not valid when its key came back.
+        """
         seen = self._see()
         judged = self._judged
         if judged is not None and judged[0] == seen:
@@ -134,8 +143,8 @@ class Home(HomeLocks):
         seen = self._see()
         try:
             return self.standing()
-        except (KeyUnavailableError, PeerError, DeniedError) as error:  # whatever keeps keyd from it
-            standing = self._claim(error.message)
+        except (KeyUnavailableError, PeerError, DeniedError, CorruptDataError) as error:
+            standing = self._claim(error)  # whatever keeps keyd from it, or its datastore from being believed
             self._claimed = (seen, time.monotonic() + _UNAVAILABLE_S, standing)
             return standing
 
@@ -166,11 +175,12 @@ class Home(HomeLocks):
         return standing
 
     def _writable(self) -> Standing:
+        file = self.name or self.volume.path
         if self.volume.read_only:
-            raise ReadOnlyError("the datastore is mounted read-only", file=self.name)
+            raise ReadOnlyError("the datastore is mounted read-only", file=file)
         standing = self.standing()
         if standing.problem is not None:
-            raise ReadOnlyError(standing.problem, file=self.name)
+            raise ReadOnlyError(standing.problem, file=file)
         return standing
 
     def treatment(self, path: str, fd: int | None = None, standing: Standing | None = None) -> Treatment:
@@ -335,13 +345,18 @@ class Home(HomeLocks):
         """The keys of the record's MACs."""
         return record.keys or self.volume.record.keys
 
-    def _claim(self, why: str) -> Standing:
+    def _claim(self, error: IofltError) -> Standing:
+        """What the record says that nobody can verify now, because of that error. Only to be shown."""
+        datastore = self.volume.claimed
         try:
             record = form.parse_home(records.read(self.fd)).record
         except (FileNotFoundError, CorruptDataError):
-            return self._fallback("its record cannot be verified")
-        problem = f"its key cannot be had: {why}"
-        return Standing(record.state, self._macing(record), record.thick, problem, record, locked=True)
+            return Standing(datastore.default, datastore.keys, False, "its record cannot be verified", None)
+        owner = "its" if record.keys else "its datastore's"
+        what = "record is not valid" if isinstance(error, CorruptDataError) else "key cannot be had"
+        problem = f"{owner} {what}: {error.message}"
+        keys = record.keys or datastore.keys
+        return Standing(record.state, keys, record.thick, problem, record, locked=True)
 
     def _judge(self, known: Stamp | None) -> tuple[Standing, Stamp | None]:
         """The standing, and the state of the host's memory that it belongs to: `known`, if it read none."""
@@ -353,9 +368,10 @@ class Home(HomeLocks):
             unusable = f"its record is unusable: {error}; `ioflt vm register` makes a new one"
             return self._fallback(unusable), known
         record = unverified.record
+        if record.state is HomeState.CLEAR:
+            self.volume.root.standing()  # the datastore's keys of now
         try:
             if record.state is HomeState.CLEAR:
-                self.volume.root.standing()  # the datastore's keys of now
                 if record.datastore_id != self.volume.record.datastore_id:
                     raise AuthenticationError("record of another datastore")
                 if self.name not in record.names:
@@ -419,7 +435,10 @@ class Home(HomeLocks):
         return self._judge(known)
 
     def _fallback(self, problem: str) -> Standing:
-        """Without a valid record: read-only, stored as the datastore's default says."""
+        """Without a valid record: read-only, stored as the datastore's default says.
+
+        That has to be verified: one that says "clear" has what anybody put there pass for a VM's plaintext.
+        """
         datastore = self.volume.record
         return Standing(datastore.default, datastore.keys, False, problem, None)
 

@@ -41,11 +41,12 @@ _log = logging.getLogger(__name__)
 def new_home(volume: Volume, name: str, record: HomeRecord | None = None) -> Iterator[Home]:
     """A new home, locked, which gets its name when the block ends well.
 
-    It has that first record, or one as the datastore's default says.
+    It has that first record, or one as the datastore's default says, which is verified for either.
 
-    Raises ReadOnlyError, UsageError for the name, ExistsError, OSError.
+    Raises ReadOnlyError, UsageError for the name, ExistsError, KeyUnavailableError, OSError.
     """
     place = check_name(volume, name)
+    default = volume.root.check_writable().state
     remove_unfinished(volume.fd)
     make_private_dir(volume.fd)
     draft = f"{PRIVATE_DIR}/{_DRAFT}{random_bytes(8).hex()}"
@@ -53,7 +54,7 @@ def new_home(volume: Volume, name: str, record: HomeRecord | None = None) -> Ite
     home = volume.adopt(name, _open_directory(volume.fd, draft))
     try:
         with home.exclusive():
-            first = home.store(record or volume.fresh_record(name, volume.record.default), new=True)
+            first = home.store(record or volume.fresh_record(name, default), new=True)
             yield home
             with home.appearing(first):
                 os.fsync(home.fd)

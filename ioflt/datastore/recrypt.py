@@ -165,9 +165,9 @@ def _store(home: Home, record: _Record) -> _Record:
 
 
 def _seems_interrupted(volume: Volume, name: str) -> bool:
-    """Whether a record, a home's not yet verified, tells of a recrypt under way."""
+    """Whether a record, not yet verified, tells of a recrypt under way."""
     if not name:
-        return volume.record.operation is not None
+        return volume.claimed.operation is not None
     with suppress(IofltError, OSError):
         return isinstance(form.parse_home(records.read(volume.home(name).fd)).record.operation, Recrypt)
     return False

@@ -3,6 +3,9 @@
 That record changes when the datastore gets other keys, also under a mount. Then its keys MAC the records of
 clear homes anew: who writes one of those holds the datastore's record for reading (`acting`), like somebody
 who makes a file.
+
+A datastore may be open although its key cannot be had. Then nothing is made or believed by its record until
+that was verified, which `record` sees to; what it claims is there to be shown (`claimed`).
 """
 
 from __future__ import annotations
@@ -14,7 +17,14 @@ from ioflt.datastore import records
 from ioflt.datastore.home import Datastore, Home
 from ioflt.datastore.memory import Memory, Stamp
 from ioflt.datastore.standing import Standing
-from ioflt.errors import AuthenticationError, CorruptDataError, MalformedError
+from ioflt.errors import (
+    AuthenticationError,
+    BugError,
+    CorruptDataError,
+    IofltError,
+    KeyUnavailableError,
+    MalformedError,
+)
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord
 from ioflt.keys.client import KeyService
@@ -34,27 +44,52 @@ def load(fd: int, keys: KeyService, memory: Memory, *, accept_rollback: bool = F
     seen = memory.look(record.datastore_id).generation
     if record.generation > seen:
         memory.note(record.datastore_id, record.generation, None)
-    elif record.generation < seen and not accept_rollback:
-        generations = f"its record has generation {record.generation}, this host has seen {seen}"
-        raise AuthenticationError("rolled back", generations)
+    elif not accept_rollback:
+        _check_generation(record, seen)
     return record
 
 
-def claimed(fd: int) -> DatastoreRecord:
-    """What the record there says, unverified. Raises FileNotFoundError, CorruptDataError, OSError."""
-    return form.parse_datastore(records.read(fd)).record
+def claim(fd: int, memory: Memory) -> DatastoreRecord:
+    """What the record there says, unverified; nothing of it is remembered.
+
+    Raises FileNotFoundError, CorruptDataError, also for one that says itself that it is too old; OSError.
+    """
+    record = form.parse_datastore(records.read(fd)).record
+    _check_generation(record, memory.look(record.datastore_id).generation)
+    return record
+
+
+def _check_generation(record: DatastoreRecord, seen: int) -> None:
+    if record.generation < seen:
+        generations = f"its record has generation {record.generation}, this host has seen {seen}"
+        raise AuthenticationError("rolled back", generations)
 
 
 class Root(Home):
-    """The root of an open datastore."""
+    """The root of an open datastore. `claimed`: what its record said when it was read last."""
 
-    def __init__(self, volume: Datastore, fd: int, record: DatastoreRecord) -> None:
+    def __init__(self, volume: Datastore, fd: int, record: DatastoreRecord, *, verified: bool) -> None:
         super().__init__(volume, "", fd)
-        self.record = record
+        self.claimed = record
+        self._record = record if verified else None
 
     @property
     def is_root(self) -> bool:
         return True
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether its record was ever verified since it was opened."""
+        return self._record is not None
+
+    @property
+    def record(self) -> DatastoreRecord:
+        """The verified record, as it was seen last. While none was, raises as `standing`."""
+        if self._record is None:
+            self.standing()
+        if self._record is None:
+            raise BugError("a datastore's record passed for verified")
+        return self._record
 
     def replace(self, record: DatastoreRecord) -> DatastoreRecord:
         """Write the record, MACed by each of its keys, and read it back; what was written.
@@ -72,23 +107,40 @@ class Root(Home):
         return stored
 
     def _judge(self, known: Stamp | None) -> tuple[Standing, Stamp | None]:
-        """What is not valid leaves the record of before, which then is nothing to write by."""
+        """What is not valid leaves the record of before, which then is nothing to write by.
+
+        Raises CorruptDataError where there is none of before.
+        """
         problem = None
         try:
             record = load(self.fd, self.volume.keys, self.volume.memory)
-            if record.datastore_id != self.record.datastore_id:
+            if self._record is not None and record.datastore_id != self._record.datastore_id:
                 raise AuthenticationError("record of another datastore")
-            self.record = record
+            if self._record is None:
+                _log.info("%s: its key is there, and its record valid", self.volume.path)
+            self._record = self.claimed = record
+        except KeyUnavailableError as error:
+            error.file = error.file or self.volume.path
+            raise
         except FileNotFoundError:
+            if self._record is None:
+                raise MalformedError("no record", "the datastore's record is gone") from None
             problem = "the datastore's record is gone"
         except CorruptDataError as error:
+            if self._record is None:
+                raise
             problem = f"the datastore's record is not valid any more: {error}"
         if problem is not None:
             _log.warning("%s: %s", self.volume.path, problem)
         return self._by(problem), known
 
-    def _claim(self, why: str) -> Standing:
-        return self._by(f"its key cannot be had: {why}")
+    def _claim(self, error: IofltError) -> Standing:
+        invalid = isinstance(error, CorruptDataError)
+        why = (
+            f"its record is not valid: {error}" if invalid else f"its own key cannot be had: {error.message}"
+        )
+        return self._by(why, locked=not invalid)
 
-    def _by(self, problem: str | None) -> Standing:
-        return Standing(self.record.default, self.record.keys, False, problem, None)
+    def _by(self, problem: str | None, *, locked: bool = False) -> Standing:
+        shown = self._record or self.claimed
+        return Standing(shown.default, shown.keys, False, problem, None, locked=locked)

@@ -52,13 +52,16 @@ class Use:
     locks: bool
 
 
-def note(datastore_id: str, path: str) -> None:
-    """Remember where a datastore is, if that changed. Whatever goes wrong is no obstacle to using it."""
+def note(datastore_id: str, path: str, *, certain: bool = True) -> None:
+    """Remember where a datastore is, if that changed. Whatever goes wrong is no obstacle to using it.
+
+    Unless it is `certain` that it has that id nothing is remembered in the place of what was.
+    """
     content = os.fsencode(path) + b"\n"
     try:
         place = paths.find().ensure().datastores / datastore_id
         known = files.read(place, _MAX_NOTE) if place.exists() else b""
-        if known != content:
+        if known != content and (certain or not known):
             files.replace(place, content)
     except IofltError as error:
         _log.warning("cannot remember where the datastore is: %s", error)

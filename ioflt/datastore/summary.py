@@ -10,7 +10,6 @@ from ioflt.datastore.regular import Entry
 from ioflt.datastore.standing import Standing, Treatment
 from ioflt.datastore.volume import Volume
 from ioflt.errors import IofltError
-from ioflt.types import HomeState
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,23 @@ class HomeSummary:
     files: list[FileSummary]
 
 
+@dataclass(frozen=True, slots=True)
+class OwnRecord:
+    """Whether the datastore's own record was verified. `problem`: why nothing is made by it; `missing`: as of
+    a home.
+    """
+
+    verified: bool
+    problem: str | None
+    missing: list[MissingKey]
+
+
+def own(volume: Volume) -> OwnRecord:
+    """What is known of the datastore itself."""
+    standing = volume.root.unverified()
+    return OwnRecord(volume.root.is_verified, standing.problem, _missing(volume.root, standing))
+
+
 def homes(volume: Volume) -> list[HomeSummary]:
     """All homes, sorted by name; without an empty lost+found."""
     found = [_readable(volume, name) for name in volume.homes()]
@@ -97,8 +113,8 @@ def _unknown(name: str, error: IofltError) -> HomeSummary:
 
 
 def _missing(home: Home, standing: Standing) -> list[MissingKey]:
-    """What keyd has heard of the keys of an encrypted home, if it can be opened by none of them."""
-    if standing.state is not HomeState.ENCRYPTED or not standing.locked:
+    """What keyd has heard of the keys of a home, if none of them can be had."""
+    if not standing.locked:
         return []
     keys = list(dict.fromkeys(standing.keys))
     try:

@@ -44,22 +44,37 @@ class Volume:
     """An open datastore. A context manager; closing it closes its homes. Safe for several threads."""
 
     def __init__(
-        self, path: str, fd: int, record: DatastoreRecord, keys: KeyService, *, read_only: bool
+        self,
+        path: str,
+        fd: int,
+        record: DatastoreRecord,
+        keys: KeyService,
+        *,
+        read_only: bool,
+        verified: bool = True,
     ) -> None:
         self.path = path
         self.fd = fd
         self.keys = keys
         self.read_only = read_only
         self.memory = Memory(paths.find().homes)
-        self.root = Root(self, fd, record)
+        self.root = Root(self, fd, record, verified=verified)
         self._homes: dict[tuple[int, int], Home] = {}
         self._too_many = _MANY
         self._lock = threading.Lock()
 
     @property
     def record(self) -> DatastoreRecord:
-        """The datastore's record, as it was seen last."""
+        """The datastore's verified record, as it was seen last.
+
+        While none was, raises KeyUnavailableError, or CorruptDataError when it turned out to be not valid.
+        """
         return self.root.record
+
+    @property
+    def claimed(self) -> DatastoreRecord:
+        """What that record says, verified or not: to be shown, and nothing else."""
+        return self.root.claimed
 
     # Making and opening
 
@@ -105,13 +120,14 @@ class Volume:
         *,
         read_only: bool = False,
         accept_rollback: bool = False,
-        locked: Callable[[KeyUnavailableError], None] | None = None,
+        locked: Callable[[DatastoreRecord, KeyUnavailableError], None] | None = None,
     ) -> Volume:
         """Open a datastore and verify its record. `accept_rollback`: also if this host has seen a newer one.
 
-        `locked`: for who only shows what is there; told why the key of the datastore cannot be had, when what
-        its record claims has to do. Raises NotFoundError when there is none, CorruptDataError,
-        KeyUnavailableError, StorageError.
+        `locked`: for who can do without that; told what the record claims, and why the datastore's key cannot
+        be had. The record is verified once it can: until then homes with keys of their own are all that there
+        is to work with. Raises NotFoundError when there is none, CorruptDataError, KeyUnavailableError,
+        StorageError.
         """
         name = os.path.abspath(path)
         try:
@@ -127,8 +143,8 @@ class Volume:
             except KeyUnavailableError as error:
                 if locked is None:
                     raise
-                record, certain = root.claimed(fd), False
-                locked(error)
+                record, certain = root.claim(fd, memory), False
+                locked(record, error)
             except FileNotFoundError as error:
                 raise NotFoundError("no datastore here", file=name) from error
             except OSError as error:
@@ -141,9 +157,8 @@ class Volume:
         except BaseException:  # nobody else closes it
             os.close(fd)
             raise
-        if certain:
-            seen.note(record.datastore_id, name)
-        return cls(name, fd, record, keys, read_only=read_only)
+        seen.note(record.datastore_id, name, certain=certain)
+        return cls(name, fd, record, keys, read_only=read_only, verified=certain)
 
     @classmethod
     def accept_rollback(cls, path: str | os.PathLike[str], keys: KeyService) -> None:
@@ -230,9 +245,10 @@ class Volume:
     def make_home(self, name: str, mode: int) -> Home:
         """Make a home as the datastore's default says, with a KEK of its own. OSError as mkdir.
 
-        Without that KEK no home is made.
+        Without that KEK no home is made, nor while the datastore's record cannot be verified: as that says.
         """
         _check_home_name(name)
+        self.root.check_writable()
         os.mkdir(name, mode, dir_fd=self.fd)
         home = self.home(name)
         try:
@@ -243,9 +259,13 @@ class Volume:
         return home
 
     def write_new_record(self, home: Home) -> None:
-        """A first record for a home without content, as the datastore's default says."""
+        """A first record for a home without content, as the datastore's default says, verified as it is now.
+
+        Raises as `Home.check_writable` of the root.
+        """
+        default = self.root.check_writable().state
         with suppress(FileExistsError):  # another mount was faster
-            home.store(self.fresh_record(home.name, self.record.default), new=True)
+            home.store(self.fresh_record(home.name, default), new=True)
 
     def fresh_record(self, name: str, state: HomeState, provider: str | None = None) -> HomeRecord:
         """A record with a new home id and, if encrypted, a new KEK of that provider, else the datastore's."""

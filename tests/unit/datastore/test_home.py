@@ -233,7 +233,8 @@ def test_whatever_keeps_keyd_from_it_the_home_is_seen(home, directory, keys, def
         seen = volume.home("web01")
         assert seen.known() is None
         shown = seen.unverified()
-        assert (shown.state, shown.problem) == (default, "its key cannot be had: not now")
+        whose = "its" if default is HomeState.ENCRYPTED else "its datastore's"
+        assert (shown.state, shown.problem) == (default, f"{whose} key cannot be had: not now")
         for _ in range(10):  # it is not asked for at each lookup
             assert seen.unverified() is seen.known() is shown
         assert failing.asked == 1
