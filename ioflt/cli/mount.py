@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ioflt.cli.session import connect_keys, directory_argument
+from ioflt.cli.session import connect_keys, directory_argument, warning_of_keys
 from ioflt.errors import NotFoundError, UsageError
 
 
@@ -24,6 +24,9 @@ def mount(directory: Path, mountpoint: Path, read_only: bool, foreground: bool, 
 
     Returns when the mount is served. keyd is started when it is not running, and what a killed mount left at
     MOUNTPOINT is cleaned up. Ends by `ioflt umount`, umount(8), SIGTERM or SIGINT, everything written back.
+
+    Also mounted, with a warning, where the datastore's own key cannot be had: VMs whose keys can be had work,
+    the rest is locked (ENOKEY), and unlocks by itself when the key is back.
     """
     from ioflt.fuse import starter
 
@@ -31,7 +34,12 @@ def mount(directory: Path, mountpoint: Path, read_only: bool, foreground: bool, 
         pass
     with naming_missing(mountpoint):
         return starter.start(
-            directory, mountpoint, read_only=read_only, allow_other=allow_other, foreground=foreground
+            directory,
+            mountpoint,
+            read_only=read_only,
+            allow_other=allow_other,
+            foreground=foreground,
+            lacking=warning_of_keys(directory),
         )
 
 

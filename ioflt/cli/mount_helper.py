@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _mount(arguments: Sequence[str]) -> int:
     from ioflt.cli.mount import naming_missing
-    from ioflt.cli.session import connect_keys
+    from ioflt.cli.session import connect_keys, warning_of_keys
     from ioflt.fuse import starter
 
     if set(arguments) & {"-h", "--help"}:
@@ -88,7 +88,14 @@ def _mount(arguments: Sequence[str]) -> int:
         pass
     source, target = Path(names[0]), Path(names[1])
     with naming_missing(target):
-        return starter.start(source, target, read_only=read_only, allow_other=allow_other, no_exec=no_exec)
+        return starter.start(
+            source,
+            target,
+            read_only=read_only,
+            allow_other=allow_other,
+            no_exec=no_exec,
+            lacking=warning_of_keys(source),
+        )
 
 
 def _parse(arguments: Sequence[str]) -> tuple[list[str], list[str], bool]:

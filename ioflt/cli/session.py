@@ -73,28 +73,29 @@ def open_volume(path: Path, *, read_only: bool = False, keyless: bool = False) -
     """The datastore at `path`, with keys. `keyless`: also without its own, with a warning."""
     from ioflt.datastore.volume import Volume
 
-    locked = warning_of_key(path) if keyless else None
+    locked = warning_of_record(path) if keyless else None
     with connect_keys() as keys, Volume.open(path, keys, read_only=read_only, locked=locked) as volume:
         yield volume
 
 
-def warning_of_key(path: Path) -> Callable[[DatastoreRecord, KeyUnavailableError], None]:
-    """Says that the own key of the datastore at `path` cannot be had: which, why, and what to do."""
-
-    def locked(record: DatastoreRecord, why: KeyUnavailableError) -> None:
-        warn(f"{path}: {without_key([str(key) for key in record.keys], why)}")
-
-    return locked
+def warning_of_record(path: Path) -> Callable[[DatastoreRecord, KeyUnavailableError], None]:
+    """As `warning_of_keys`, for who has the record."""
+    say_it = warning_of_keys(path)
+    return lambda record, why: say_it([str(key) for key in record.keys], why)
 
 
-def without_key(keys: Sequence[str], why: IofltError) -> str:
-    """What it means that none of a datastore's own keys can be had."""
-    told = (
-        f"its own key {' or '.join(keys)} cannot be had, so its record is not verified: {why.message};"
-        " until it can, clear VMs and files at the top are locked, and no VM is made"
-    )
-    hint = hint_for(why)
-    return told if hint is None else f"{told}; {hint}"
+def warning_of_keys(path: Path) -> Callable[[Sequence[str], IofltError], None]:
+    """Says that the own keys of the datastore at `path` cannot be had: which, why, and what to do."""
+
+    def say_it(keys: Sequence[str], why: IofltError) -> None:
+        told = (
+            f"{path}: its own key {' or '.join(keys)} cannot be had, so its record is not verified:"
+            f" {why.message}; until it can, clear VMs and files at the top are locked, and no VM is made"
+        )
+        hint = hint_for(why)
+        warn(told if hint is None else f"{told}; {hint}")
+
+    return say_it
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import click
 from ioflt.cli.hints import advising
 from ioflt.cli.lazy import Entry, LazyGroup, Section
 from ioflt.cli.render import describe, emit, json_option, moment, progress, say, table, warn
-from ioflt.cli.session import connect_keys, directory_argument, home_argument, logged, warning_of_key
+from ioflt.cli.session import connect_keys, directory_argument, home_argument, logged, warning_of_record
 from ioflt.errors import IofltError, UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def open_vms(
     from ioflt.datastore import resume
     from ioflt.datastore.volume import Volume
 
-    locked = warning_of_key(directory) if keyless else None
+    locked = warning_of_record(directory) if keyless else None
     with connect_keys() as keys:
         with (
             Volume.open(directory, keys, locked=locked) as volume,

@@ -119,6 +119,8 @@ def rename(move: Move, renamed_home: Home | None) -> None:
         _rename_clear(move)
         return
     _check(move)
+    if renamed_home.check_writable().state is HomeState.CLEAR:  # its record is the datastore's matter
+        renamed_home.volume.root.check_writable()
     if not move.flags and _is_directory(move.new_fd, move.new):
         # An empty directory gives way to another; what is ours in it does not count, ENOTEMPTY for the rest.
         renamed_home.volume.remove_home(move.new)
@@ -203,7 +205,6 @@ def _check(move: Move) -> None:
     if move.is_dir and move.top != move.new_top:
         raise CrossHomeError("a VM home stays at the top of the datastore", file=move.old)
     if move.renames_home:
-        move.home.volume.root.check_writable()
         return
     move.home.check_writable()
     if move.home is not move.new_home:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from ioflt.datastore import clearfiles, erase, lifecycle, move
+from collections.abc import Set
+from contextlib import suppress
+
+from ioflt.datastore import clearfiles, erase, lifecycle, move, records
 from ioflt.datastore import recrypt as shallow
 from ioflt.datastore.container import Progress
 from ioflt.datastore.deep import home as deep
 from ioflt.datastore.recrypt import Here
 from ioflt.datastore.volume import Volume
+from ioflt.errors import IofltError
+from ioflt.format.record import record as form
+from ioflt.format.record.record import DatastoreRecord, Deep, HomeRecord, Operation, Recrypt
+from ioflt.types import KeyRef
 
 
 def interrupted(
@@ -31,3 +38,26 @@ def interrupted(
         *((name, "recrypt") for name in recrypted),
         *((name, "deep recrypt") for name in rewritten),
     ]
+
+
+def wanted(volume: Volume) -> Set[KeyRef]:
+    """Keys that what is interrupted may need, by what records claim."""
+    keys = set[KeyRef]()
+    if volume.claimed.operation is not None:
+        keys |= _keys(volume.claimed)
+    for name in volume.homes():
+        with suppress(IofltError, OSError):
+            record = form.parse_home(records.read(volume.home(name).fd)).record
+            if record.operation is not None and not _is_decryption(record):
+                keys |= _keys(record) or _keys(volume.claimed)
+    return keys
+
+
+def _keys(record: HomeRecord | DatastoreRecord) -> set[KeyRef]:
+    operation = record.operation
+    changed = (*operation.old, *operation.to) if isinstance(operation, Recrypt | Deep) else ()
+    return {*record.keys, *changed}
+
+
+def _is_decryption(record: HomeRecord) -> bool:
+    return isinstance(record.operation, Operation) and record.operation.kind == "decrypt"

@@ -11,6 +11,7 @@ that was verified, which `record` sees to; what it claims is there to be shown (
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 
 from ioflt.datastore import records
@@ -135,6 +136,9 @@ class Root(Home):
         return self._by(problem), known
 
     def _claim(self, error: IofltError) -> Standing:
+        if not self.is_verified:
+            with suppress(CorruptDataError, OSError):  # it may have got other keys meanwhile
+                self.claimed = claim(self.fd, self.volume.memory)
         invalid = isinstance(error, CorruptDataError)
         why = (
             f"its record is not valid: {error}" if invalid else f"its own key cannot be had: {error.message}"

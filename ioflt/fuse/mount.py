@@ -16,18 +16,20 @@ import pyfuse3
 import trio
 
 from ioflt import confinement, hygiene, paths
-from ioflt.datastore import atomic, copies, newhome, resume
+from ioflt.datastore import atomic, copies, newhome
 from ioflt.datastore.volume import Volume
-from ioflt.datastore.wrapping import Change
-from ioflt.errors import BusyError, IofltError, PeerError
-from ioflt.fuse import hook
+from ioflt.errors import IofltError, KeyUnavailableError, PeerError
+from ioflt.format.record.record import DatastoreRecord
+from ioflt.fuse import hook, resuming
 from ioflt.fuse.broker import Broker
 from ioflt.fuse.control import Control
 from ioflt.fuse.mountinfo import mount_id
 from ioflt.fuse.operations import Operations
+from ioflt.fuse.readiness import Serves
 from ioflt.fuse.served import REQUESTS
 from ioflt.keys.client import KeyService
 from ioflt.transport.unix import Listener
+from ioflt.wire import failure
 
 #: Bytes of what libfuse says when it cannot mount.
 _MAX_REASON = 1024
@@ -46,16 +48,24 @@ class Options:
     no_exec: bool = False
 
 
-def run(options: Options, keys: KeyService, broker: Broker, ready: Callable[[], None]) -> None:
+def run(options: Options, keys: KeyService, broker: Broker, ready: Callable[[Serves], None]) -> None:
     """Mount, call `ready`, serve until unmounted or told to end by SIGTERM or SIGINT.
 
-    Raises IofltError when it cannot be mounted.
+    Raises IofltError when it cannot be mounted; that the datastore's own key cannot be had is no reason.
     """
     hygiene.forbid_dumps()
     hygiene.raise_descriptor_limit()
     where = paths.find().ensure()
+    serves = Serves()
+
+    def locked(record: DatastoreRecord, why: KeyUnavailableError) -> None:
+        nonlocal serves
+        serves = Serves(tuple(failure.shown(str(key)) for key in record.keys), failure.of(why))
+        named = " or ".join(map(str, record.keys))
+        _log.warning("%s: its own key %s cannot be had: %s", options.datastore, named, why)
+
     with (
-        Volume.open(options.datastore, keys, read_only=options.read_only) as volume,
+        Volume.open(options.datastore, keys, read_only=options.read_only, locked=locked) as volume,
         Listener(where.control_socket(options.mountpoint)) as listener,
     ):
         if not options.read_only:
@@ -69,7 +79,7 @@ def run(options: Options, keys: KeyService, broker: Broker, ready: Callable[[], 
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             control = Control(operations, options.mountpoint)
-            trio.run(_serve, operations, control, listener, where, ready)
+            trio.run(_serve, operations, control, listener, where, lambda: ready(serves))
         finally:
             try:
                 broker.unmount(number)
@@ -97,7 +107,7 @@ async def _serve(
         nursery.start_soon(_end_by_signal, operations)
         if not operations.volume.read_only:
             await trio.to_thread.run_sync(_look_for_copies, operations.volume)
-            nursery.start_soon(_resume, operations.volume, control, ending)
+            nursery.start_soon(resuming.run, operations.volume, control, ending)
         ready()
         _log.info("serves %s", operations.volume.path)
         await pyfuse3.main(max_tasks=REQUESTS)
@@ -133,31 +143,6 @@ async def _end_by_signal(operations: Operations) -> None:
             await operations.sync_all()
             pyfuse3.terminate()
             return
-
-
-async def _resume(volume: Volume, control: Control, ending: threading.Event) -> None:
-    """Interrupted encryptions and deep recrypts go on beside the mount; their homes answer EBUSY until then.
-    So do shallow recrypts, during which homes can be used.
-
-    When the mount ends they stop where they are, to be resumed again.
-    """
-
-    def progress(_bytes: int) -> None:
-        if ending.is_set():
-            raise BusyError("the mount ends")
-
-    def rewrap(path: str, change: Change) -> None:
-        trio.from_thread.run(control.rewrap, path, change)
-
-    try:
-        resumed = await trio.to_thread.run_sync(
-            lambda: resume.interrupted(volume, progress=progress, here=rewrap)
-        )
-    except Exception:  # the mount serves on; what is left is resumed at the next
-        _log.exception("what was interrupted could not be resumed")
-        return
-    for name, what in resumed:
-        _log.info("%s: its interrupted %s is complete", name or volume.path, what)
 
 
 def _mount(operations: Operations, options: Options) -> int:

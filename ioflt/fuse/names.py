@@ -127,12 +127,14 @@ class Names(Served):
 
     @translated
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        def remove_home(text: str, *, dir_fd: int) -> None:
-            self.volume.remove_home(text)
-
-        await self._remove(
-            parent_inode, name, remove_home if parent_inode == pyfuse3.ROOT_INODE else os.rmdir
-        )
+        if parent_inode != pyfuse3.ROOT_INODE:
+            await self._remove(parent_inode, name, os.rmdir)
+            return
+        parent, text = self._target(parent_inode, name)  # of a home: the datastore's record is no matter
+        async with self._changing(parent.home, nodes=[self._known(parent, text)]):
+            victim = self._known(parent, text)
+            await self._ask(self.volume.remove_home, text)
+            self._note_unlinked(victim)
 
     @translated
     async def rename(
@@ -246,6 +248,7 @@ class Names(Served):
             namespace.release(parent.home, parent.path_fd, text)
             return files.create(parent.home, parent.path_fd, text, mode=mode, owner=owner)
 
+        await self._have_keys(parent.home)
         async with self._changing(parent.home):
             fd = await self._ask(make)
             try:
@@ -274,6 +277,7 @@ class Names(Served):
                     undo(text, dir_fd=parent.path_fd)
                     raise
 
+        await self._have_keys(parent.home)
         async with self._changing(parent.home):
             await self._ask(run)
             return entry(await self._lookup(parent, text))
@@ -344,6 +348,12 @@ class Names(Served):
             yield
         finally:
             await self.opener.release(node, write=True)
+
+    async def _have_keys(self, home: Home) -> None:
+        """Wait for a provider that does not answer before, not while, others' names wait: at the top, say."""
+        known = home.known()
+        if known is None or known.locked:
+            await self._ask(home.check_writable)
 
     @asynccontextmanager
     async def _changing(self, *homes: Home, nodes: Sequence[Node | None] = ()) -> AsyncIterator[None]:

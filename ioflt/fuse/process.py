@@ -7,18 +7,16 @@ import logging
 import os
 from contextlib import closing
 
-import msgspec
-
 from ioflt import paths
 from ioflt.errors import IofltError, PeerError
+from ioflt.fuse import readiness
 from ioflt.fuse.broker import Broker
 from ioflt.fuse.log import LogFile
 from ioflt.fuse.mount import Options, run
+from ioflt.fuse.readiness import Serves
 from ioflt.keys.client import KeyClient
 from ioflt.wire import failure
-
-#: What is written to the ready descriptor when the mount is served. Anything else is a Failure.
-READY = b"ready\n"
+from ioflt.wire.failure import Failure
 
 
 def main() -> int:
@@ -42,11 +40,11 @@ def main() -> int:
     )
     told = False
 
-    def tell(message: bytes) -> None:
+    def tell(what: Serves | Failure) -> None:
         nonlocal told
         if not told:
             told = True
-            os.write(arguments.ready_fd, message)
+            os.write(arguments.ready_fd, readiness.write(what))
             os.close(arguments.ready_fd)
 
     try:
@@ -54,14 +52,14 @@ def main() -> int:
         broker = Broker.fork(paths.find(), options.mountpoint, arguments.ready_fd)
         with closing(broker), KeyClient.connect(broker.reach_keyd) as keys:
             os.umask(0)  # modes come from the callers, whose own umask was applied
-            run(options, keys, broker, lambda: tell(READY))
+            run(options, keys, broker, tell)
     except IofltError as error:
         logging.getLogger("ioflt.mount").error("%s", error)
-        tell(msgspec.json.encode(failure.of(error)))
+        tell(failure.of(error))
         return 1
     except Exception as error:  # whoever started this must hear of it, and the log of where
         logging.getLogger("ioflt.mount").exception("cannot mount")
-        tell(msgspec.json.encode(failure.of(PeerError(f"cannot mount: {error}"))))
+        tell(failure.of(PeerError(f"cannot mount: {error}")))
         return 1
     return 0
 

@@ -8,14 +8,17 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from ioflt import paths
-from ioflt.errors import BusyError, NotFoundError, PeerError, UsageError
+from ioflt.errors import BusyError, IofltError, NotFoundError, PeerError, UsageError
+from ioflt.fuse import readiness
 from ioflt.fuse.mountinfo import mount_id
+from ioflt.fuse.readiness import Serves
 from ioflt.keys.mounts import MountControl
 from ioflt.keys.starter import environment
 from ioflt.wire import failure
@@ -29,7 +32,8 @@ END_TIMEOUT_S = 30.0
 #: Seconds that a process that has failed may take to end, before it is told to, and before it is killed.
 GRACE_S = 5.0
 
-_READY = b"ready\n"
+#: Told that the datastore's own keys, which are named, cannot be had, and why.
+Lacking = Callable[[tuple[str, ...], IofltError], None]
 
 
 def start(
@@ -40,6 +44,7 @@ def start(
     allow_other: bool,
     no_exec: bool = False,
     foreground: bool = False,
+    lacking: Lacking | None = None,
 ) -> int:
     """Mount. Returns when it is served, or with `foreground` when it ended: then the exit code.
 
@@ -78,13 +83,16 @@ def start(
     finally:
         os.close(told)
     try:
-        answer = _read_all(ready)
+        line = _read_line(ready)
     finally:
         os.close(ready)
-    if answer != _READY:
-        _end(process, at_once=answer is None)
+    answer = _understood(line)
+    if isinstance(answer, IofltError):
+        _end(process, at_once=line is None)
         clean_stale(target)
-        _raise(answer)
+        raise answer
+    if answer.why is not None and lacking is not None:
+        lacking(answer.lacking, failure.rebuild(answer.why))
     if not foreground:
         process.returncode = 0  # it lives on; nobody waits for it
         return 0
@@ -160,11 +168,11 @@ def _wait_for_end(pidfd: int) -> None:
         os.close(pidfd)
 
 
-def _read_all(ready: int) -> bytes | None:
+def _read_line(ready: int) -> bytes | None:
     """What the process says; None when it neither becomes ready nor ends in time."""
     answer = b""
     end = time.monotonic() + READY_TIMEOUT_S
-    while answer != _READY:
+    while not answer.endswith(readiness.END):
         if not select.select([ready], [], [], max(0.0, end - time.monotonic()))[0]:
             return None
         chunk = os.read(ready, 8192)
@@ -187,11 +195,11 @@ def _end(process: subprocess.Popen[bytes], *, at_once: bool) -> None:
     process.wait()
 
 
-def _raise(answer: bytes | None) -> None:
-    if answer is None:
-        raise PeerError(f"the mount did not become ready within {READY_TIMEOUT_S:g} s; see mount.log")
+def _understood(line: bytes | None) -> Serves | IofltError:
+    if line is None:
+        return PeerError(f"the mount did not become ready within {READY_TIMEOUT_S:g} s; see mount.log")
     try:
-        error = failure.rebuild(msgspec.json.decode(answer, type=failure.Failure))
-    except msgspec.DecodeError as broken:
-        raise PeerError("the mount's process ended without a word; see mount.log") from broken
-    raise error
+        answer = readiness.read(line)
+    except msgspec.DecodeError:
+        return PeerError("the mount's process ended without a word; see mount.log")
+    return answer if isinstance(answer, Serves) else failure.rebuild(answer)

@@ -110,10 +110,18 @@ class PyKmip:
 
     @classmethod
     def start(
-        cls, directory: Path, authority: Authority, certificate: tuple[Path, Path], name: str = "server"
+        cls,
+        directory: Path,
+        authority: Authority,
+        certificate: tuple[Path, Path],
+        name: str = "server",
+        port: int | None = None,
     ) -> PyKmip:
-        """Start one and wait until it takes connections. Those with the same `directory` share their keys."""
-        port = free_port()
+        """Start one and wait until it takes connections. Those with the same `directory` share their keys.
+
+        `port`: of one that was killed, whose place it takes; else any that is free.
+        """
+        port = free_port() if port is None else port
         place = directory / name
         (place / "policy").mkdir(parents=True)
         config = place / "server.conf"

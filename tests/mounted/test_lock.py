@@ -132,12 +132,15 @@ def test_clear_homes_need_no_key(place, top):
     assert seen.read_bytes() == b"new"
 
 
-def test_locked_mounts_are_unmounted_and_none_is_made(place, top):
+def test_locked_mounts_are_unmounted_and_a_new_one_is_locked(place, top):
     lock("refuse")
     place.umount()
-    refused = place.ioflt("mount", place.datastore, place.mountpoint, check=False)
-    assert refused.returncode == 4
-    assert "locked" in refused.stderr
+    said = place.ioflt("mount", place.datastore, place.mountpoint).stderr
+    assert "keyd is locked" in said
+    assert "ioflt keyd unlock" in said
+    denied((top / "disk-flat.vmdk").read_bytes)
+    unlock()
+    assert (top / "disk-flat.vmdk").read_bytes() == TEXT
 
 
 def test_a_busy_mount_keeps_all_others_open(place, top):

@@ -233,6 +233,17 @@ def test_an_older_record_put_back(top: Path, keys: Keys) -> None:
         assert volume.home("clear").standing().problem is None
 
 
+def test_other_keys_meanwhile(top: Path, volume: Volume, keys: Keys) -> None:
+    """By another host, say."""
+    gone, keys.gone = keys.gone, set()
+    with Volume.open(top, keys) as other:
+        recrypt.recrypt_datastore(other)
+    keys.gone = gone | set(record_of(top).keys)
+    assert volume.root.unverified().keys == volume.claimed.keys == record_of(top).keys
+    keys.gone = gone
+    assert volume.record == record_of(top)
+
+
 def test_a_record_that_went_meanwhile(top: Path, volume: Volume) -> None:
     (top / ".ioflt").unlink()
     with pytest.raises(MalformedError, match="record is gone"):
