@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioflt.cli.provider_common import from_now_on
 from ioflt.cli.render import describe, emit, json_option, moment, printable, say, table, warn
 from ioflt.cli.session import connect_keys, directory_argument
 from ioflt.errors import BusyError, NotFoundError, UsageError
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from ioflt.datastore.seen import Survey
     from ioflt.errors import KeyUnavailableError
     from ioflt.keys.client import KeyClient
-
-_LOCKED_NOW = "locked from now on; what of it is open goes on until it is closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,11 @@ class _Listed:
 
 @dataclass(frozen=True, slots=True)
 class _SingleKey:
+    """How many VMs it locks, and of how many datastores it is the own key."""
+
     name: str
     locks: int
+    datastores: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class _SingleProvider:
 
     name: str
     locks: int
+    datastores: int
     server: str | None
 
 
@@ -59,9 +62,18 @@ class _ByCache:
 
 
 @dataclass(frozen=True, slots=True)
+class _Datastores:
+    """Those in which no VM could be made, and whose clear VMs, which are counted as such, would be locked."""
+
+    locked: list[str]
+    go_on: int
+    by_cache: list[_ByCache]
+
+
+@dataclass(frozen=True, slots=True)
 class _Drilled:
-    """Paths that would be locked, how many go on and which of them by cached keys only, paths of which nobody
-    knows; what locks most alone.
+    """Paths of VMs that would be locked, how many go on and which of them by cached keys only; the same of
+    datastores themselves; paths of which nobody knows; what locks most alone.
     """
 
     without: list[str]
@@ -69,6 +81,7 @@ class _Drilled:
     locked: list[str]
     go_on: int
     by_cache: list[_ByCache]
+    datastores: _Datastores
     unknown: list[str]
     single_keys: list[_SingleKey]
     single_providers: list[_SingleProvider]
@@ -179,12 +192,12 @@ def remove(key: KeyRef, force: bool) -> None:
 
     found = seen.survey()
     _refuse_unknown(found, key.provider)
-    locked = {one.path for one in drill.locked(found, lambda one: one == key, frozenset())}
-    for path in _protects(found).get(key, []):
-        if path in locked:
-            warn(f"{path}: {_LOCKED_NOW if force else 'has no other key'}")
-        else:
-            warn(f"{path}: another key opens it too")
+    locked = drill.locked(found, lambda one: one == key, frozenset())
+    for one in found.protected:
+        if one in locked:
+            warn(f"{one.path}: {from_now_on(one) if force else 'has no other key'}")
+        elif key in (*one.keys, *one.also):
+            warn(f"{one.path}: another key opens it too")
     for path, reason in found.unknown:
         warn(f"{path}: unknown whether it has this key: {reason}")
     if locked and not force:
@@ -212,7 +225,8 @@ def add(key: KeyRef) -> None:
 @click.option("--after-reboot", is_flag=True, help="Nothing is cached in keyd's memory any more.")
 @json_option
 def drill_(lost: tuple[str, ...], after_reboot: bool, as_json: bool) -> None:
-    """Show which VMs would be locked if the keys of PROVIDER could not be had, now or after a reboot.
+    """Show which VMs would be locked if the keys of PROVIDER could not be had, now or after a reboot; and in
+    which datastores no VM could be made, as their own keys would be missing. Those lock clear VMs, too.
 
     What goes on only because keyd has its key cached is named too, with the time at which that ends: cached
     keys are gone when keyd ends; those sealed to this machine (`ioflt provider cache`) outlast a reboot and
@@ -233,32 +247,47 @@ def drill_(lost: tuple[str, ...], after_reboot: bool, as_json: bool) -> None:
     locked = drill.locked(found, lambda key: key.provider in lost, cached.keys())
     kept = drill.by_cache(found, lambda key: key.provider in lost, cached)
     directory = paths.find().providers
+
+    def counted(*, datastores: bool) -> _Datastores:
+        here = [one.path for one in locked if one.is_datastore is datastores]
+        by_cache = [_ByCache(one.path, moment(end)) for one, end in kept if one.is_datastore is datastores]
+        of_all = sum(one.is_datastore is datastores for one in found.protected)
+        return _Datastores(here, of_all - len(here), by_cache)
+
+    vms = counted(datastores=False)
     result = _Drilled(
         list(lost),
         after_reboot,
-        [one.path for one in locked],
-        len(found.protected) - len(locked),
-        [_ByCache(one.path, moment(until)) for one, until in kept],
+        vms.locked,
+        vms.go_on,
+        vms.by_cache,
+        counted(datastores=True),
         [path for path, _ in found.unknown],
-        [_SingleKey(str(key), count) for key, count in drill.sole_keys(found)[:_MOST]],
+        [_SingleKey(str(key), locks.vms, locks.datastores) for key, locks in drill.sole_keys(found)[:_MOST]],
         [
-            _SingleProvider(name, count, at[0] if len(at) == 1 else None)
-            for name, count in drill.sole_providers(found)
+            _SingleProvider(name, locks.vms, locks.datastores, at[0] if len(at) == 1 else None)
+            for name, locks in drill.sole_providers(found)
             for at in [servers.addresses(directory, name)]
         ],
     )
 
     def text() -> None:
+        own = result.datastores
         for path in result.locked:
             print(f"locked  {printable(path)}")
-        for kept_one in result.by_cache:
-            print(f"cached  {printable(kept_one.path)}  until {kept_one.until or 'keyd ends or is locked'}")
-        print(f"{len(locked)} locked, {result.go_on} go on, {len(found.unknown)} unknown")
-        rows = [(one.locks, _named(one)) for one in result.single_providers]
-        rows += [(key.locks, f"the key {key.name}") for key in result.single_keys]
+        for path in own.locked:
+            print(f"no VM is made in  {printable(path)}")
+        for one in (*result.by_cache, *own.by_cache):
+            print(f"cached  {printable(one.path)}  until {one.until or 'keyd ends or is locked'}")
+        print(f"VMs: {len(result.locked)} locked, {result.go_on} go on")
+        print(f"datastores: {len(own.locked)} in which no VM is made, {own.go_on} go on")
+        if found.unknown:
+            print(f"unknown: {len(found.unknown)}")
+        rows = [(one.locks, one.datastores, _named(one)) for one in result.single_providers]
+        rows += [(key.locks, key.datastores, f"the key {key.name}") for key in result.single_keys]
         if rows:
             print("\nWhat locks most by itself:")
-            table(("LOCKS", "WITHOUT"), rows)
+            table(("VMS", "DATASTORES", "WITHOUT"), rows)
 
     for path, reason in found.unknown:
         warn(f"{path}: unknown which keys it has: {reason}")

@@ -14,7 +14,7 @@ from ioflt.cli import kmip, pkcs11, provider_trial, transit
 from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask, own_passphrase_option, passphrase_option
 from ioflt.cli.provider_cache import cache
-from ioflt.cli.provider_common import open_store, own_passphrase, tell_keyd
+from ioflt.cli.provider_common import from_now_on, open_store, own_passphrase, tell_keyd
 from ioflt.cli.provider_slot import slot
 from ioflt.cli.render import emit, json_option, say, warn
 from ioflt.errors import CorruptDataError, ExistsError, NotFoundError, UsageError
@@ -277,7 +277,7 @@ def remove(name: str, force: bool) -> None:
     uses = seen.uses(found, name)
     for use in uses:
         if use.locks:
-            warn(f"{use.path}: {'locked from now on' if force else 'has keys of it'}")
+            warn(f"{use.path}: {from_now_on(use) if force else 'has keys of it'}")
         else:
             warn(f"{use.path}: {'loses' if force else 'has'} a key of it, another provider opens it too")
     for path, reason in found.unknown:

@@ -9,6 +9,7 @@ from ioflt.cli.passphrase import OWN_OPTION, ask
 
 if TYPE_CHECKING:
     from ioflt.crypto.secret import Secret
+    from ioflt.datastore.seen import Protected, Use
     from ioflt.keys.native.store import NativeStore
 
 
@@ -36,3 +37,10 @@ def tell_keyd() -> None:
 
     with contextlib.suppress(NotListening), KeyClient(start=False) as keys:
         keys.reload()
+
+
+def from_now_on(lost: Protected | Use) -> str:
+    """What becomes of a VM, or of a datastore itself, whose last key goes."""
+    if lost.is_datastore:
+        return "no VM is made in it from now on"
+    return "locked from now on; what of it is open goes on until it is closed"

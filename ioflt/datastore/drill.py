@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
+from typing import TypeVar
 
 from ioflt.datastore.seen import Protected, Survey
 from ioflt.types import KeyRef
+
+_Lost = TypeVar("_Lost", KeyRef, str)
 
 
 def locked(found: Survey, is_lost: Callable[[KeyRef], bool], cached: Set[KeyRef]) -> list[Protected]:
@@ -31,15 +34,31 @@ def by_cache(
     return kept
 
 
-def sole_keys(found: Survey) -> list[tuple[KeyRef, int]]:
+@dataclass(frozen=True, slots=True, order=True)
+class Locks:
+    """How much is locked by itself."""
+
+    vms: int = 0
+    datastores: int = 0
+
+
+def sole_keys(found: Survey) -> list[tuple[KeyRef, Locks]]:
     """Keys that alone open something, and how much: the most first."""
-    counted = Counter(one.keys[0] for one in found.protected if len(set(one.keys)) == 1)
-    return sorted(counted.items(), key=lambda item: (-item[1], str(item[0])))
+    return _counted((one.keys[0], one) for one in found.protected if len(set(one.keys)) == 1)
 
 
-def sole_providers(found: Survey) -> list[tuple[str, int]]:
+def sole_providers(found: Survey) -> list[tuple[str, Locks]]:
     """Providers whose keys alone open something, and how much: the most first."""
-    counted = Counter(
-        one.keys[0].provider for one in found.protected if len({key.provider for key in one.keys}) == 1
+    return _counted(
+        (one.keys[0].provider, one) for one in found.protected if len({key.provider for key in one.keys}) == 1
     )
-    return sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _counted(pairs: Iterable[tuple[_Lost, Protected]]) -> list[tuple[_Lost, Locks]]:
+    counted: dict[_Lost, Locks] = {}
+    for lost, one in pairs:
+        before = counted.get(lost, Locks())
+        vms, datastores = (0, 1) if one.is_datastore else (1, 0)
+        counted[lost] = Locks(before.vms + vms, before.datastores + datastores)
+    by_name = sorted(counted.items(), key=lambda item: str(item[0]))
+    return sorted(by_name, key=lambda item: item[1], reverse=True)

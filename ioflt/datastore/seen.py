@@ -29,11 +29,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Protected:
-    """A VM or datastore, and the keys of which any one opens it; `also`: others that it has for now."""
+    """A VM, or a datastore itself, and the keys of which any one opens it; `also`: others it has for now.
+
+    A clear VM is locked without the keys of its datastore. A datastore is when no VM can be made in it.
+    """
 
     path: str
     keys: tuple[KeyRef, ...]
     also: tuple[KeyRef, ...] = ()
+    is_datastore: bool = False
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class Use:
 
     path: str
     locks: bool
+    is_datastore: bool = False
 
 
 def note(datastore_id: str, path: str, *, certain: bool = True) -> None:
@@ -93,7 +98,7 @@ def survey() -> Survey:
 def uses(found: Survey, provider: str) -> list[Use]:
     """Who needs the keys of that provider."""
     return [
-        Use(one.path, locks=all(key.provider == provider for key in named))
+        Use(one.path, all(key.provider == provider for key in named), one.is_datastore)
         for one in found.protected
         for named in [(*one.keys, *one.also)]
         if any(key.provider == provider for key in named)
@@ -110,7 +115,8 @@ def look(path: str, found: Survey, *, datastore_id: str | None = None) -> None:
             raise NotFoundError("no datastore here", file=path) from None
         if datastore_id not in (None, record.datastore_id):
             raise NotFoundError("another datastore is there now")
-        found.protected.append(Protected(path, record.keys, tuple(_also(record))))
+        own = Protected(path, record.keys, tuple(_also(record)), is_datastore=True)
+        found.protected.append(own)
         for name in _directories(top):
             where = os.path.join(path, name)
             try:
@@ -118,8 +124,12 @@ def look(path: str, found: Survey, *, datastore_id: str | None = None) -> None:
             except (IofltError, OSError) as error:
                 found.unknown.append((where, _reason(error)))
                 continue
-            if home is not None and home.state is HomeState.ENCRYPTED:
+            if home is None:
+                continue
+            if home.state is HomeState.ENCRYPTED:
                 found.protected.append(Protected(where, home.keys, tuple(_also(home))))
+            else:
+                found.protected.append(Protected(where, own.keys, own.also))
     finally:
         os.close(top)
 

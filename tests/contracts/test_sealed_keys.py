@@ -410,9 +410,10 @@ def test_a_vm_opens_after_a_reboot_without_its_key_server(ioflt, server, authori
         "KeyStateClusterUnreachable",
     )
     drilled = json.loads(ioflt("key", "drill", "--without", "corp", "--after-reboot", "--json").stdout)
-    assert (drilled["locked"], drilled["go_on"]) == ([], 2)
+    assert (drilled["locked"], drilled["go_on"]) == ([], 1)
+    assert (drilled["datastores"]["locked"], drilled["datastores"]["go_on"]) == ([], 1)
     assert {"path": str(vm), "until": listed["sealed_until"]} in drilled["by_cache"]
-    assert drilled["single_providers"] == [{"name": "corp", "locks": 2, "server": address}]
+    assert drilled["single_providers"] == [{"name": "corp", "locks": 1, "datastores": 1, "server": address}]
     table = ioflt("keyd", "status").stdout
     assert f"{listed['key']}" in table
 
@@ -432,7 +433,8 @@ def test_a_vm_opens_after_a_reboot_without_its_key_server(ioflt, server, authori
         disk["problem"] == f"The disk [{vm}/web01-flat.vmdk] is encrypted and a required key was not found."
     )
     drilled = json.loads(ioflt("key", "drill", "--without", "corp", "--json").stdout)
-    assert str(vm) in drilled["locked"]
+    assert drilled["locked"] == [str(vm)]
+    assert drilled["datastores"]["locked"] == [str(tmp_path / "ds")]
     assert "corp" in ioflt("provider", "cache", "corp", "--off").stderr
     assert not (where.providers / "corp~keys").exists()
 

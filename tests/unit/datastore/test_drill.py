@@ -3,13 +3,14 @@
 import pytest
 
 from ioflt.datastore import drill
+from ioflt.datastore.drill import Locks
 from ioflt.datastore.seen import Protected, Survey
 from ioflt.types import KeyRef
 
 A1, A2, B1 = KeyRef("a", "1"), KeyRef("a", "2"), KeyRef("b", "1")
 FOUND = Survey(
     [
-        Protected("ds", (A1,)),
+        Protected("ds", (A1,), is_datastore=True),
         Protected("ds/one", (A1,)),
         Protected("ds/two", (A2,)),
         Protected("ds/both", (A1, B1)),
@@ -53,5 +54,5 @@ def test_what_goes_on_by_cached_keys_only(lost, cached, until):
 
 
 def test_what_locks_most_by_itself():
-    assert drill.sole_keys(FOUND) == [(A1, 2), (A2, 1), (B1, 1)]
-    assert drill.sole_providers(FOUND) == [("a", 4), ("b", 1)]
+    assert drill.sole_keys(FOUND) == [(A1, Locks(1, 1)), (A2, Locks(1)), (B1, Locks(1))]
+    assert drill.sole_providers(FOUND) == [("a", Locks(3, 1)), ("b", Locks(1))]

@@ -143,7 +143,7 @@ def test_the_provider_of_before_is_free(volume: Volume, keys: Keys) -> None:
     assert [use for use in seen.uses(seen.survey(), "local") if use.path == volume.path] == []
     assert {use.path for use in seen.uses(seen.survey(), "corp")} == {
         volume.path,
-        os.path.join(volume.path, "vm"),
+        *(os.path.join(volume.path, name) for name in ("vm", "clear", "other")),
     }
 
 

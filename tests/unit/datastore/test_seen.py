@@ -37,7 +37,11 @@ def test_a_datastore_is_noted_when_it_is_made_and_where_it_is_opened(tmp_path, k
 
 
 def test_the_uses_of_a_provider(directory):
-    used = [Use(str(directory), locks=True), Use(str(directory / "web01"), locks=True)]
+    used = [
+        Use(str(directory), locks=True, is_datastore=True),
+        Use(str(directory / "plain01"), locks=True),  # its record is by the datastore's key
+        Use(str(directory / "web01"), locks=True),
+    ]
     found = seen.survey()
     assert found.unknown == []
     assert seen.uses(found, "local") == used
