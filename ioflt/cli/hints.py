@@ -56,6 +56,17 @@ def _header(error: errors.IofltError) -> str:
     return "nothing was changed; a header backup may help: ioflt header restore BACKUP DIR/VM"
 
 
+def _home(error: errors.IofltError) -> str:
+    from ioflt.cli import places
+
+    above = places.datastore_above(error.file or "")
+    return (
+        "name a datastore; this VM lies in none"
+        if above is None
+        else f"name its datastore: {shlex.quote(above)}"
+    )
+
+
 def _no_datastore(error: errors.IofltError) -> str:
     from ioflt.cli import places
 
@@ -75,6 +86,10 @@ def for_no_vm(directory: str | os.PathLike[str], name: str) -> str:
     from ioflt.cli import places
 
     path = os.path.join(directory, name)
+    above = places.datastore_above(directory)
+    if above is not None:
+        vm = os.path.relpath(os.path.realpath(directory), above).partition("/")[0]
+        return f"it lies in a VM; name that: {shlex.quote(os.path.join(above, vm))}"
     behind = places.behind_mount(path)
     if behind is not None:
         return f"this is in a mount; name what it shows: {shlex.quote(behind)}"
@@ -258,6 +273,7 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         lambda error: f"ioflt vm recrypt {_file(error, 'DIR/VM')}",
     ),
     (errors.CrossHomeError, "", lambda _: "copy instead: cp --sparse=always, then remove the source"),
+    (errors.NotFoundError, "but the home of a VM", _home),
     (
         errors.NotFoundError,
         r"no datastore|not a datastore",
@@ -370,11 +386,6 @@ _ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         errors.MalformedError,
         "not a regular file|too large|no header backup|no key safe|no encryption data",
         lambda _: "nothing was changed",
-    ),
-    (
-        errors.MalformedError,
-        "a home's record",
-        lambda error: f"this is a VM; name the datastore, the directory above: {_above(error, 'DIR')}",
     ),
     (
         errors.AuthenticationError,

@@ -11,7 +11,7 @@ from hmac import compare_digest
 
 from ioflt.datastore import atomic
 from ioflt.datastore.atomic import RECORD
-from ioflt.errors import AuthenticationError, KeyUnavailableError, MalformedError
+from ioflt.errors import AuthenticationError, KeyUnavailableError, MalformedError, NotFoundError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, HomeRecord, Unverified
 from ioflt.keys.client import KeyService
@@ -55,6 +55,12 @@ def read(top_fd: int) -> bytes:
         return data
     finally:
         os.close(fd)
+
+
+def refuse_home(error: MalformedError, path: str) -> None:
+    """Raises NotFoundError where a datastore's record was wanted, and that of a home is."""
+    if error.reason == "wrong kind":
+        raise NotFoundError("no datastore here, but the home of a VM", file=path) from error
 
 
 def verify(

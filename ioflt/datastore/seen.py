@@ -15,7 +15,7 @@ from ioflt import paths
 from ioflt.datastore import records
 from ioflt.datastore.atomic import RECORD
 from ioflt.datastore.standing import is_private
-from ioflt.errors import CorruptDataError, IofltError, NotFoundError
+from ioflt.errors import CorruptDataError, IofltError, MalformedError, NotFoundError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, Deep, HomeRecord, Recrypt
 from ioflt.keys import files
@@ -113,6 +113,9 @@ def look(path: str, found: Survey, *, datastore_id: str | None = None) -> None:
             record = form.parse_datastore(records.read(top)).record
         except FileNotFoundError:
             raise NotFoundError("no datastore here", file=path) from None
+        except MalformedError as error:
+            records.refuse_home(error, path)
+            raise
         if datastore_id not in (None, record.datastore_id):
             raise NotFoundError("another datastore is there now")
         own = Protected(path, record.keys, tuple(_also(record)), is_datastore=True)

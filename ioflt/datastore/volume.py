@@ -24,6 +24,7 @@ from ioflt.errors import (
     ExistsError,
     IofltError,
     KeyUnavailableError,
+    MalformedError,
     NotFoundError,
     StorageError,
     UsageError,
@@ -147,6 +148,9 @@ class Volume:
                 locked(record, error)
             except FileNotFoundError as error:
                 raise NotFoundError("no datastore here", file=name) from error
+            except MalformedError as error:
+                records.refuse_home(error, name)
+                raise
             except OSError as error:
                 raise StorageError("cannot read the record", error.errno or 0, file=name) from error
         except IofltError as error:

@@ -25,8 +25,8 @@ HEADER = f"{PLAIN}; a header backup may help: ioflt header restore BACKUP DIR/VM
         (errors.ExistsError("is a datastore already", file="ds"), "ioflt datastore show ds"),
         (errors.BusyError("something is mounted there already", file="/mnt"), "ioflt umount /mnt"),
         (
-            errors.MalformedError("wrong kind", "a home's record", file="/ds/web01/"),
-            "this is a VM; name the datastore, the directory above: /ds",
+            errors.NotFoundError("no datastore here, but the home of a VM", file="/gone/web01"),
+            "name a datastore; this VM lies in none",
         ),
         (errors.ProviderLocked("the provider corp waits for its passphrase"), "ioflt keyd unlock corp"),
         (errors.ProviderLocked("the provider corp waits for its PIN"), "ioflt keyd unlock corp"),

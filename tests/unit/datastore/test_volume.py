@@ -92,8 +92,9 @@ def test_spoilt_record_opens_nothing(directory, keys, spoil, default, fingerprin
 def test_record_of_a_home_is_none_of_a_datastore(volume, directory, keys):
     volume.make_home("web01", 0o755)
     shutil.copyfile(directory / "web01" / ".ioflt", directory / ".ioflt")
-    with pytest.raises(CorruptDataError):
+    with pytest.raises(NotFoundError, match="no datastore here, but the home of a VM") as caught:
         Volume.open(directory, keys)
+    assert caught.value.file == str(directory)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
