@@ -7,7 +7,8 @@
 # make clean    remove what the other targets made, the environment included
 #
 # One level: make unit | operations | cli | golden | mounted | interop
-# Longer:    make kills (a mount killed 1,000 times while it writes) | long (everything, much of it longer)
+# Longer:    make kills (a mount killed 1,000 times while it writes) | calls (commands killed and failed at every
+#            system call) | long (everything, much of it longer)
 
 SHELL := /bin/bash
 PYTHON_BIN := .venv/bin/python
@@ -20,7 +21,7 @@ KMS := kmip
 # Quick levels first.
 LEVELS := $(addprefix tests/,unit vectors machines contracts operations golden cli mounted interop)
 
-.PHONY: setup check static test pure demo bench clean unit operations cli golden mounted interop kills long
+.PHONY: setup check static test pure demo bench clean unit operations cli golden mounted interop kills calls long
 
 setup:
 	@tools/setup.sh build
@@ -55,6 +56,10 @@ unit operations cli golden mounted interop:
 kills:
 	@tools/setup.sh build test
 	$(PYTEST) $(REQUIRE) --long -o faulthandler_timeout=0 tests/mounted/test_kill.py -k 1000_kills
+
+calls:
+	@tools/setup.sh build test
+	$(PYTEST) --dist load $(REQUIRE) --long -o faulthandler_timeout=0 tests/interop/test_killed.py -k every_call
 
 long:
 	@tools/setup.sh build test

@@ -289,6 +289,15 @@ def _anything_left(base: Path) -> bool:
     return bool(processes or mounts)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Figures that tests told by `record_property("figures", …)`."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                if name == "figures":
+                    terminalreporter.write_line(f"{outcome}: {value}")
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     if session.config.getoption("--pure"):
         from ioflt.crypto import xts

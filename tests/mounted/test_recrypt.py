@@ -1,11 +1,10 @@
-"""Other keys for a home whose files are in use, and a recrypt that is killed anywhere."""
+"""Other keys for a home whose files are in use, and what a mount makes of a recrypt that was killed."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -24,9 +23,6 @@ from tests.mounted.place import Place, eventually
 from tests.mounted.second import second_mount
 
 pytestmark = [pytest.mark.fuse]
-
-#: What changes files: a kill comes at each in turn.
-CALLS = "pwrite64,fsync,fdatasync,linkat,rename,renameat,renameat2,unlinkat,utimensat,fchmod"
 
 EROFS = os.strerror(errno.EROFS)
 
@@ -169,50 +165,7 @@ def test_a_locked_mount_is_busy(place: Place, home: Path) -> None:
             place.ioflt("keyd", "unlock")
 
 
-#: Of the kills of a sort of call this many are left out between two; `--long` leaves out none.
-SKIPPED = 9
-
-
-@pytest.mark.slow
 @pytest.mark.interop("strace")
-def test_killed_at_every_call(place: Place, home: Path, request: pytest.FixtureRequest) -> None:
-    """SIGKILL at calls that change a file, of each sort: all is there each time, also for a mount, new files
-    get the right keys, and it goes on with the next command."""
-    stored = place.datastore / "vm"
-    place.umount()
-    trace = place.base / "trace"
-    ioflt = [sys.executable, "-m", "ioflt", "vm", "recrypt", str(stored)]
-    command = ["strace", "-f", "-qq", "-o", str(trace), "-e", f"trace={CALLS}", *ioflt]
-    subprocess.run(command, check=True, capture_output=True)
-    lines = trace.read_text().splitlines()
-    writes = [match[1] for line in lines if (match := re.match(r"\d+ +(\w+)\(", line))]
-    assert len(writes) > 40
-    step = 1 if request.config.getoption("--long") else SKIPPED + 1
-    cuts = [(name, at) for name in sorted(set(writes)) for at in range(1, writes.count(name) + 1, step)]
-    killed = interrupted = 0
-    for number, (name, at) in enumerate(cuts):
-        inject = f"inject={name}:signal=SIGKILL:when={at}"
-        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", inject, *ioflt]
-        killed += subprocess.run(command, capture_output=True, check=False).returncode == -9
-        interrupted += record(stored).operation is not None
-        assert all(set(some) & set(record(stored).keys) for some in named(stored).values())
-        if number % 3 == 0:
-            place.mount()
-            assert (home / "disk").read_bytes() == b"disk" * 5000
-            assert (home / "vm.vmx").read_bytes() == b'a = "b"\n'
-            (home / "made").write_bytes(b"made")
-            place.umount()
-        place.ioflt("vm", "list", place.datastore)
-        assert record(stored).operation is None
-        assert set(named(stored).values()) == {record(stored).keys}
-    assert killed > len(cuts) // 2
-    assert interrupted > 3
-    place.mount()  # which removes what the last kill left over
-    place.umount()
-    report = json.loads(place.ioflt("check", place.datastore, "--json", check=False).stdout)
-    assert [entry for entry in report["entries"] if entry["finding"]] == []
-
-
 def test_a_mount_finishes_what_was_interrupted(place: Place, home: Path) -> None:
     """Also for files that are opened in it as soon as it is there."""
     stored = place.datastore / "vm"
