@@ -6,6 +6,7 @@ import fcntl
 import logging
 import logging.handlers
 import os
+import sys
 import time
 from contextlib import suppress
 from io import TextIOWrapper
@@ -38,6 +39,20 @@ class LogFile(logging.handlers.WatchedFileHandler):
                 self._turn_over(self.stream.fileno())
         except OSError:  # a full disk; the mount goes on
             self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """What the log cannot take is said where a command is heard, in one line."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        with suppress(OSError):
+            why = f"{self.baseFilename}: {error.strerror}"
+            print(f"ioflt: warning: {why}; not logged: {record.getMessage()}", file=sys.stderr)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written before is tried again
+            super().close()
 
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

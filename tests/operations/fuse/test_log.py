@@ -100,3 +100,18 @@ def test_a_log_that_cannot_be_written_stops_nobody(
     logger.error("after")
     assert path.read_text() == "after\n"
     assert "its directory is gone" in capsys.readouterr().err
+
+
+def test_what_a_full_disk_does_not_take_is_said_in_a_line(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.symlink_to("/dev/full")
+    handler = log.LogFile(path)
+    logger = logging.Logger("mount")
+    logger.addHandler(handler)
+    for number in range(2):
+        logger.error("number %d", number)
+    handler.close()
+    assert capsys.readouterr().err.splitlines() == [
+        f"ioflt: warning: {path}: No space left on device; not logged: number {number}" for number in range(2)
+    ]
