@@ -27,9 +27,9 @@ _RULE_PATH_BENEATH = 1
 _RIGHTS = {2: (1 << 14) - 1, 3: (1 << 15) - 1}
 _EXECUTE = 1
 _READ = 1 << 2 | 1 << 3  # READ_FILE, READ_DIR
-#: From these versions on also: binding and connecting TCP ports; abstract unix sockets, and signals.
+#: From these versions on also: binding (1) and connecting (2) TCP ports; abstract unix sockets, and signals.
 _WITH_PORTS, _WITH_SCOPES = 4, 6
-_ALL_PORTS = _ALL_SCOPES = 3
+_BIND, _ALL_PORTS, _ALL_SCOPES = 1, 3, 3
 
 # libseccomp: seccomp.h
 _ALLOW = 0x7FFF0000
@@ -41,12 +41,13 @@ _ERRNO_EPERM = 0x00050000 | errno.EPERM
 
 #: To sockets, programs, and processes that get signals.
 OUTWARDS = (
-    *("socket", "socketpair", "bind", "connect", "listen", "execve", "execveat", "uselib"),
+    *("socket", "socketpair", "bind", "connect", "execve", "execveat", "uselib"),
     *("pidfd_open", "kill", "tkill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
 )
 
-#: Into other processes, mounts and namespaces, the kernel.
+#: Into other processes, mounts and namespaces, the kernel; to be reached from elsewhere.
 DEEPER = (
+    "listen",
     *("io_uring_setup", "io_uring_enter", "io_uring_register"),  # a second way to most system calls
     *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_getfd", "kcmp"),
     *("mount", "umount2", "pivot_root", "chroot", "fsopen", "fsconfig", "fsmount", "fspick"),
@@ -67,7 +68,9 @@ def confine(
     writable: Iterable[Path | int], readable: Iterable[Path | int] | None, *, outwards: bool
 ) -> list[str]:
     """From now on files are written, made and renamed only below these directories (paths or descriptors),
-    and read only below them and those of `readable` (None: anywhere). Open descriptors stay good.
+    and read only below them and those of `readable` (None: anywhere). Open descriptors stay good. No TCP
+    port is served any more; no abstract unix socket and no process is reached but those that are started
+    from here, where the kernel can tell.
 
     System calls in `DEEPER` fail with EPERM; unless `outwards`, those in `OUTWARDS` too. Needs
     `no_new_privs`. Returns what of it cannot be done here, and why.
@@ -100,8 +103,8 @@ def _restrict_files(
     if readable is None:
         rights &= ~(_READ | _EXECUTE)
     # A kernel takes fields that it does not know, if they are zero.
-    ports = _ALL_PORTS if version >= _WITH_PORTS and not outwards else 0
-    scopes = _ALL_SCOPES if version >= _WITH_SCOPES and not outwards else 0
+    ports = (_BIND if outwards else _ALL_PORTS) if version >= _WITH_PORTS else 0
+    scopes = _ALL_SCOPES if version >= _WITH_SCOPES else 0
     attributes = struct.pack("=QQQ", rights, ports, scopes)
     ruleset = _landlock(_SYS_CREATE_RULESET, attributes, len(attributes), 0)
     try:

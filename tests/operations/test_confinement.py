@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ioflt.keys.client import KeyClient
 
 TRY = """
@@ -97,3 +99,29 @@ def test_keyd_is_confined(ioflt_home: Path) -> None:
         keys.stop()
     assert "\nSeccomp:\t2\n" in status
     assert "\nNoNewPrivs:\t1\n" in status
+
+
+READ_PARENT = """
+import os, sys
+from pathlib import Path
+from ioflt import confinement, hygiene
+
+hygiene.no_new_privileges()
+if sys.argv[1] == "confined":
+    confinement.confine([Path("/")], None, outwards=True)  # as the process with an HSM's library does
+elif sys.argv[1] == "parent":
+    confinement.confine([Path("/tmp")], None, outwards=True)
+    sys.exit(os.spawnl(os.P_WAIT, sys.executable, sys.executable, "-c", sys.argv[3], sys.argv[2], "", ""))
+open(f"/proc/{os.getppid()}/mem").close()
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("child", "refused"), [("confined", True), ("as its parent", False)])
+def test_what_keyd_starts_reads_its_memory_only_while_it_is_in_the_same_domain(
+    child: str, refused: bool
+) -> None:
+    command = [sys.executable, "-c", READ_PARENT, "parent", child, READ_PARENT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == refused, done.stderr
+    assert ("PermissionError" in done.stderr) == refused
