@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -34,7 +34,15 @@ from ioflt.datastore.standing import Treatment
 from ioflt.datastore.volume import Volume
 from ioflt.datastore.walk import Node, walk
 from ioflt.datastore.wrapping import Change
-from ioflt.errors import BugError, BusyError, IofltError, NotFoundError, ReadOnlyError, UsageError
+from ioflt.errors import (
+    BugError,
+    BusyError,
+    IofltError,
+    NotFoundError,
+    ProviderUnavailable,
+    ReadOnlyError,
+    UsageError,
+)
 from ioflt.format.record import record as form
 from ioflt.format.record.record import MAX_KEYS, DatastoreRecord, HomeRecord, Recrypt
 from ioflt.keys.client import KeyService
@@ -188,15 +196,23 @@ def _target(
             raise UsageError(f"has {len(now)} keys, which is the most")
         return (*now, keys.new_key(add))
     if key_id is not None:
-        return (existing(keys, KeyRef(provider or now[0].provider, key_id)),)
+        return (existing(keys, KeyRef(provider or now[0].provider, key_id), now),)
     if provider is not None:
         return (keys.new_key(provider),)
     return tuple(keys.new_key(key.provider) for key in now)
 
 
-def existing(keys: KeyService, key: KeyRef) -> KeyRef:
-    """The key. Raises KeyUnavailableError when there is none that can be had."""
-    keys.mac(key, form.HOME_LABEL, b"")
+def existing(keys: KeyService, key: KeyRef, own: Sequence[KeyRef] = ()) -> KeyRef:
+    """The key, active. Raises KeyUnavailableError when there is none that can be had, and used for new data.
+
+    One of a home's `own` keys may come from keyd's memory while its provider does not answer.
+    """
+    try:
+        keys.use_key(key)
+    except ProviderUnavailable:
+        if key not in own:
+            raise
+        keys.mac(key, form.HOME_LABEL, b"")
     return key
 
 

@@ -55,6 +55,9 @@ def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBo
             return messages.Text(service.default_provider())
         case messages.NewKey(provider):
             return messages.Made(messages.Key.of(service.new_key(provider)))
+        case messages.UseKey(key):
+            service.use_key(key.ref)
+            return messages.Done()
         case messages.Generate(key, aads):
             made = service.generate(key.ref, aads)
             return messages.Generated(tuple(messages.GeneratedKey(_give(dek), blob) for dek, blob in made))

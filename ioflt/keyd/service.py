@@ -60,6 +60,8 @@ from ioflt.wire.keyd.messages import CachedKey, Key, Locked, LockMode, MacLabel,
 #: Bytes of a DEK: an AES-256-XTS key pair.
 DEK_SIZE = 64
 
+_REMOVED = "the key was removed from this host"
+
 #: A KEK, and where it is from.
 _Given: TypeAlias = tuple[Secret, Facts]
 
@@ -102,6 +104,13 @@ class Service:
         self._refuse_unless(State.OPEN)
         name = provider if provider is not None else self.default_provider()
         return KeyRef(name, self._provider(name).create())
+
+    def use_key(self, key: KeyRef) -> None:
+        self._refuse_unless(State.OPEN)
+        if key in self._removed:
+            raise KeyNotUsable(_REMOVED)
+        self._registry.get(key.provider).activate(key.key_id)
+        self._kek(key).wipe()
 
     def generate(self, key: KeyRef, aads: Sequence[bytes]) -> list[tuple[Secret, bytes]]:
         self._refuse_unless(State.OPEN)
@@ -408,7 +417,7 @@ class Service:
             except KeyUnavailableError as error:
                 found = dict.fromkeys(allowed, error)
             self._sealing.told(provider, found.items())
-        removed = KeyNotUsable("the key was removed from this host")
+        removed = KeyNotUsable(_REMOVED)
         now = self._clock.now()
         answers: list[_Given | KeyUnavailableError] = []
         for key_id in ids:

@@ -58,6 +58,10 @@ class KeyService(Protocol):
         """A new KEK."""
         ...
 
+    def use_key(self, key: KeyRef) -> None:
+        """Have a KEK that is there ready for new data. Raises KeyNotUsable when its provider forbids that."""
+        ...
+
     def generate(self, key: KeyRef, aads: Sequence[bytes]) -> list[tuple[Secret, bytes]]:
         """For each AAD a new 64-byte DEK and its blob under that KEK."""
         ...
@@ -186,6 +190,9 @@ class KeyClient:
 
     def new_key(self, provider: str | None = None) -> KeyRef:
         return self._ask(messages.NewKey(provider), messages.Made).key.ref
+
+    def use_key(self, key: KeyRef) -> None:
+        self._ask(messages.UseKey(messages.Key.of(key)), messages.Done)
 
     def generate(self, key: KeyRef, aads: Sequence[bytes]) -> list[tuple[Secret, bytes]]:
         made: list[tuple[Secret, bytes]] = []

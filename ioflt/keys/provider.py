@@ -53,6 +53,13 @@ class KeyProvider(Protocol):
         """A KEK or the reason why there is none, for each id, in order. Raises nothing of its own."""
         ...
 
+    def activate(self, key_id: str) -> None:
+        """Have a KEK that is there active, so that new data may have it; nothing where keys have no states.
+
+        Raises KeyNotUsable when its state, or what it is for, forbids that; KeyUnavailableError.
+        """
+        ...
+
     def unlock(self, passphrase: Secret | None) -> None:
         """Become ready; without a passphrase by what the host has. Raises KeyUnavailableError, UsageError."""
         ...

@@ -105,6 +105,9 @@ class WrappingProvider(RemoteProvider):
             known |= zip(part, keys, strict=True)
         return [self._answer(known, key_id) for key_id in ids]
 
+    def activate(self, key_id: str) -> None:
+        """Keys that are wrapped have no states."""
+
     @classmethod
     def parse(cls, key_id: str) -> Wrapped | None:
         """What a key id carries, None when it is not one of this kind of provider's."""

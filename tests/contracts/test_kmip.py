@@ -5,11 +5,23 @@ import threading
 import pytest
 
 from ioflt.crypto.secret import Secret
-from ioflt.errors import KeyNotFound, KeyUnavailableError, ProviderUnavailable
+from ioflt.errors import KeyNotFound, KeyNotUsable, KeyUnavailableError, ProviderUnavailable
 from ioflt.keys.kmip.provider import KmipProvider
 from ioflt.testing.check_provider import check_provider
 from ioflt.testing.pykmip import HOST, Authority, PyKmip, free_port
+from ioflt.wire.kmip import messages as m
+from ioflt.wire.kmip.enumerations import (
+    CryptographicAlgorithm,
+    CryptographicUsageMask,
+    ObjectType,
+    Operation,
+    RevocationReasonCode,
+    State,
+)
+from ioflt.wire.kmip.ttlv import Type
 from tests import kmip_peers
+
+_BOTH = CryptographicUsageMask.ENCRYPT | CryptographicUsageMask.DECRYPT
 
 pytestmark = pytest.mark.allow_log("key server .* of ")
 
@@ -177,3 +189,76 @@ def test_states(server, store, authority, closing):
     provider.call(lambda keys: keys.destroy(key_id))
     (gone,) = provider.get([key_id])
     assert isinstance(gone, KeyNotFound)
+
+
+def foreign(provider, algorithm=CryptographicAlgorithm.AES, length=256, usage=_BOTH):
+    """A key that somebody else had the server make, pre-active."""
+    attributes = (
+        m.Attribute.of("Cryptographic Algorithm", Type.ENUMERATION, algorithm),
+        m.Attribute.of("Cryptographic Length", Type.INTEGER, length),
+        m.Attribute.of("Cryptographic Usage Mask", Type.INTEGER, usage),
+    )
+    create = m.Create(
+        object_type=ObjectType.SYMMETRIC_KEY, template=m.TemplateAttribute(attributes=attributes)
+    )
+    return provider.call(lambda keys: keys._one(Operation.CREATE, create)).id
+
+
+def state(provider, key_id):
+    return provider.call(lambda keys: keys.state(key_id))
+
+
+def test_a_foreign_key_that_is_named_becomes_active_and_stays_so(server, store, authority, closing):
+    provider = kmip_peers.make(store, authority, server.port)
+    closing.append(provider)
+    key_id = foreign(provider)
+    assert state(provider, key_id) == State.PRE_ACTIVE
+    for _ in range(2):
+        provider.activate(key_id)
+        assert state(provider, key_id) == State.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("reason", "named"),
+    [
+        (RevocationReasonCode.CESSATION_OF_OPERATION, "Deactivated"),
+        (RevocationReasonCode.KEY_COMPROMISE, "Compromised"),
+    ],
+)
+def test_a_revoked_key_takes_nothing_new(server, store, authority, closing, reason, named):
+    provider = kmip_peers.make(store, authority, server.port)
+    closing.append(provider)
+    key_id = provider.create()
+    provider.call(lambda keys: keys.revoke(key_id, reason, 1))
+    with pytest.raises(
+        KeyNotUsable, match=f"the key {key_id} of corp may protect nothing new: it is {named}"
+    ):
+        provider.activate(key_id)
+    assert isinstance(provider.get([key_id])[0], Secret), "it still opens what it protects"
+
+
+def test_a_destroyed_key_is_not_found(server, store, authority, closing):
+    provider = kmip_peers.make(store, authority, server.port)
+    closing.append(provider)
+    key_id = foreign(provider)
+    provider.call(lambda keys: keys.destroy(key_id))
+    with pytest.raises(KeyNotFound):
+        provider.activate(key_id)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        # 2: Triple DES
+        ({"algorithm": 2, "length": 192}, "it is no AES key"),
+        ({"length": 128}, "it has not 256 bits"),
+        ({"usage": CryptographicUsageMask.ENCRYPT}, "its usage mask has not both Encrypt and Decrypt"),
+    ],
+)
+def test_a_key_for_something_else_is_refused_and_not_activated(server, store, authority, closing, kind, why):
+    provider = kmip_peers.make(store, authority, server.port)
+    closing.append(provider)
+    key_id = foreign(provider, **kind)
+    with pytest.raises(KeyNotUsable, match=why):
+        provider.activate(key_id)
+    assert state(provider, key_id) == State.PRE_ACTIVE

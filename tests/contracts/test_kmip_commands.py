@@ -156,6 +156,25 @@ def test_an_erased_vm_takes_its_key_along(ioflt, server, authority, tmp_path):
     assert json.loads(ioflt("vm", "list", top, "--json").stdout) == []
 
 
+def test_a_vm_gets_no_key_that_is_deactivated(ioflt, server, authority, tmp_path):
+    set_up(ioflt, authority, tmp_path, server.port)
+    top = tmp_path / "ds"
+    ioflt("datastore", "init", top)
+    for name in ("web", "db"):
+        (top / name).mkdir()
+        (top / name / "disk.img").write_bytes(b"plaintext" * 10_000)
+        ioflt("vm", "register", "--clear", top / name)
+        ioflt("vm", "encrypt", top / name)
+    web, db = (json.loads(ioflt("vm", "show", top / name, "--json").stdout)["keys"] for name in ("web", "db"))
+    key_id = web[0].removeprefix("corp:")
+    ioflt("key", "revoke", "corp", key_id)
+    refused = ioflt("vm", "recrypt", top / "db", "--key", key_id, code=4)
+    assert f"the key {key_id} of corp may protect nothing new: it is Deactivated" in refused.stderr
+    assert json.loads(ioflt("vm", "show", top / "db", "--json").stdout)["keys"] == db
+    ioflt("vm", "recrypt", top / "web", "--key", db[0].removeprefix("corp:"))
+    assert json.loads(ioflt("vm", "show", top / "web", "--json").stdout)["keys"] == db
+
+
 def test_pinned_by_fingerprint(ioflt, server, authority, tmp_path):
     set_up(ioflt, authority, tmp_path, server.port)
     wrong = ":".join(["00"] * 32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final, TypeAlias
 
 import trio
@@ -24,14 +25,13 @@ from ioflt.errors import (
     PeerError,
     ProviderUnavailable,
 )
+from ioflt.keys.kmip import kek
 from ioflt.keys.kmip.cluster import MAX_CONNECTIONS, Asked, Cluster
 from ioflt.keys.provider import KEK_SIZE
 from ioflt.types import MAX_KEY_ID
 from ioflt.wire.kmip.connection import Answer
 from ioflt.wire.kmip.enumerations import (
     CryptographicAlgorithm,
-    CryptographicUsageMask,
-    KeyFormatType,
     ObjectType,
     Operation,
     QueryFunction,
@@ -58,7 +58,6 @@ from ioflt.wire.kmip.messages import (
     ResponseItem,
     RevocationReason,
     Revoke,
-    TemplateAttribute,
     failure_text,
 )
 from ioflt.wire.kmip.structure import Structure
@@ -68,23 +67,13 @@ from ioflt.wire.kmip.ttlv import Item, Type, Value
 #: Keys in one request, and the largest call that goes before others.
 BATCH: Final = 64
 
+#: Seconds for the attempt to destroy a key that was made and does not become active.
+UNDO_S: Final = 5.0
+
 #: Objects that `locate` takes from a server.
 MAX_LOCATED: Final = 1000
 
 Found: TypeAlias = "Secret | KeyUnavailableError"
-
-#: A key as vSphere asks for it: no name, nothing but what it is for.
-_TEMPLATE: Final = TemplateAttribute(
-    attributes=(
-        Attribute.of("Cryptographic Algorithm", Type.ENUMERATION, CryptographicAlgorithm.AES),
-        Attribute.of("Cryptographic Length", Type.INTEGER, KEK_SIZE * 8),
-        Attribute.of(
-            "Cryptographic Usage Mask",
-            Type.INTEGER,
-            CryptographicUsageMask.ENCRYPT | CryptographicUsageMask.DECRYPT,
-        ),
-    )
-)
 
 _NOT_FOUND: Final = (
     ResultReason.ITEM_NOT_FOUND,
@@ -159,14 +148,29 @@ class KmipKeys:
 
     async def create(self, tags: Iterable[tuple[str, str]]) -> str:
         """A new key, active and tagged as far as the server takes tags. Raises KeyUnavailableError."""
-        create = Create(object_type=ObjectType.SYMMETRIC_KEY, template=_TEMPLATE)
+        create = Create(object_type=ObjectType.SYMMETRIC_KEY, template=kek.TEMPLATE)
         made = await self._one(Operation.CREATE, create, idempotent=False)
         if not isinstance(made, Created) or not 0 < len(made.id) <= MAX_KEY_ID or not made.id.isprintable():
             raise KeyCorrupt(f"the key server of {self._name} made a key without a usable id")
-        if await self.state(made.id) == State.PRE_ACTIVE:
-            await self._one(Operation.ACTIVATE, Named(id=made.id))
+        try:
+            if await self.state(made.id) == State.PRE_ACTIVE:
+                await self._one(Operation.ACTIVATE, Named(id=made.id))
+        except KeyUnavailableError as error:
+            left = await self._undo(made.id)
+            raise type(error)(f"{error.message}; the key {made.id}, which it just made, {left}") from error
         await self._tag(made.id, tags)
         return made.id
+
+    async def activate(self, key_id: str) -> None:
+        """Have a key that is there active. Raises KeyNotUsable, naming the state or what it is instead of an
+        AES-256 key that encrypts and decrypts; KeyUnavailableError.
+        """
+        told = await self._one(Operation.GET_ATTRIBUTES, GetAttributes(id=key_id, names=kek.JUDGED))
+        unfit = kek.unfit(told) if isinstance(told, Attributes) else ""
+        if unfit:
+            raise KeyNotUsable(f"the key {key_id[:80]} of {self._name} may protect nothing new: {unfit}")
+        if self._state(told, key_id) == State.PRE_ACTIVE:
+            await self._one(Operation.ACTIVATE, Named(id=key_id))
 
     async def fetch(self, ids: Sequence[str]) -> list[Found]:
         """For each id its key, or why there is none. Every caller has copies of his own."""
@@ -185,10 +189,7 @@ class KmipKeys:
     async def state(self, key_id: str) -> int:
         """The key's `State`. Raises KeyUnavailableError."""
         told = await self._one(Operation.GET_ATTRIBUTES, GetAttributes(id=key_id, names=("State",)))
-        state = told.find("State") if isinstance(told, Attributes) else None
-        if not isinstance(state, int):
-            raise ProviderUnavailable(f"the key server of {self._name} does not tell the state of {key_id}")
-        return state
+        return self._state(told, key_id)
 
     # Attributes of our own
 
@@ -344,7 +345,7 @@ class KmipKeys:
         block = got.key.block
         if block.wrapping is not None or block.value is None or not isinstance(block.value.value, tuple):
             return self._corrupt(key_id, "it comes wrapped, or without its value")
-        material = _material(block.format, block.value.value)
+        material = kek.material(block.format, block.value.value)
         if material is None:
             return self._corrupt(key_id, "its form is not known")
         if len(material) != KEK_SIZE or block.algorithm not in (None, CryptographicAlgorithm.AES):
@@ -363,6 +364,30 @@ class KmipKeys:
 
     async def _ask(self, asked: Sequence[Asked], *, idempotent: bool = True) -> Answer:
         return await self._cluster.exchange(asked, idempotent=idempotent)
+
+    def _state(self, told: Structure, key_id: str) -> int:
+        state = told.find("State") if isinstance(told, Attributes) else None
+        if not isinstance(state, int):
+            raise ProviderUnavailable(
+                f"the key server of {self._name} does not tell the state of {key_id[:80]}"
+            )
+        return state
+
+    async def _undo(self, key_id: str) -> str:
+        """Destroy a key that nobody uses. Returns what became of it."""
+        why = f"no answer within {UNDO_S:g} seconds"
+        with trio.move_on_after(UNDO_S):
+            try:
+                with suppress(KeyNotUsable, ProviderUnavailable):  # it is active after all
+                    await self.destroy(key_id)
+                    return "was destroyed again"
+                await self.revoke(key_id, RevocationReasonCode.CESSATION_OF_OPERATION)
+                await self.destroy(key_id)
+            except (KeyUnavailableError, PeerError) as error:
+                why = error.message
+            else:
+                return "was destroyed again"
+        return f"is left there ({why})"
 
     async def _tag(self, key_id: str, tags: Iterable[tuple[str, str]]) -> None:
         """Say whose key it is. In a message of its own, as some servers refuse the whole message."""
@@ -412,19 +437,6 @@ def _share(flight: _Flight) -> Found:
     if result is None:
         return Closed("the fetch was given up")
     return result
-
-
-def _material(form: int, value: tuple[Item, ...]) -> Secret | None:
-    """The key in a KeyValue."""
-    for item in value:
-        if item.tag == Tag.KEY_MATERIAL:
-            wanted = item.value
-            if form in (KeyFormatType.RAW, KeyFormatType.OPAQUE) and isinstance(wanted, Secret):
-                return wanted
-            if form == KeyFormatType.TRANSPARENT_SYMMETRIC_KEY and isinstance(wanted, tuple):
-                keys = [part.value for part in wanted if part.tag == Tag.KEY]
-                return keys[0] if keys and isinstance(keys[0], Secret) else None
-    return None
 
 
 def _value(name: str, text: str) -> tuple[Type, Value]:

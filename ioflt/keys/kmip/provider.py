@@ -67,6 +67,10 @@ class KmipProvider(RemoteProvider):
             found = self._fetch(ids)
         return [ProviderUnavailable(one.message) if isinstance(one, Closed) else one for one in found]
 
+    def activate(self, key_id: str) -> None:
+        """As vSphere does before it uses a key: one that is pre-active becomes active."""
+        self.call(lambda keys: keys.activate(key_id))
+
     def close(self) -> None:
         """Close the connections. The next call opens others."""
         with self._lock:

@@ -61,6 +61,9 @@ class NativeProvider:
         with kdk:
             return [self._derive(kdk, key_id) for key_id in ids]
 
+    def activate(self, key_id: str) -> None:
+        """Keys that are derived have no states."""
+
     def unlock(self, passphrase: Secret | None) -> None:
         """Open by the passphrase, or by this host when there is none."""
         if passphrase is None:

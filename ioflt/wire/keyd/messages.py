@@ -116,6 +116,12 @@ class NewKey(_Message, frozen=True):
     provider: ProviderName | None = None
 
 
+class UseKey(_Message, frozen=True):
+    """→ Done: the KEK can be had, and new data may have it; its provider made it active if need be."""
+
+    key: Key
+
+
 class Generate(_Message, frozen=True):
     """→ Generated, one new DEK for each AAD."""
 
@@ -253,6 +259,7 @@ RequestBody = (
     Hello
     | DefaultProvider
     | NewKey
+    | UseKey
     | Generate
     | Unwrap
     | Rewrap

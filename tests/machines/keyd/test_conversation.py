@@ -40,6 +40,7 @@ EXCHANGES = [
             )
         ),
     ),
+    (m.UseKey(KEY), m.Done()),
     (m.ForgetKey(KEY), m.Done()),
     (m.RemoveKey(KEY), m.Done()),
     (m.AddKey(KEY), m.Done()),

@@ -60,6 +60,21 @@ def wait_for_end(pid):
         os.close(pidfd)
 
 
+def test_a_key_that_is_named_for_new_data(service):
+    key = service.new_key()
+    service.use_key(key)
+    service.remove_key(key)
+    with pytest.raises(KeyNotUsable, match="was removed from this host"):
+        service.use_key(key)
+    service.add_key(key)
+    service.use_key(key)
+    with pytest.raises(KeyNotFound):
+        service.use_key(KeyRef("nobody", key.key_id))
+    service.lock("refuse")
+    with pytest.raises(ProviderLocked):
+        service.use_key(key)
+
+
 def log(where):
     return (where.logs / "keyd.log").read_text()
 

@@ -10,14 +10,14 @@ import pytest
 import trio
 
 from ioflt.crypto.secret import Secret
-from ioflt.errors import KeyCorrupt, KeyNotFound, ProviderLocked, ProviderUnavailable
+from ioflt.errors import KeyCorrupt, KeyNotFound, KeyNotUsable, ProviderLocked, ProviderUnavailable
 from ioflt.keys.kmip import trial
 from ioflt.keys.kmip.file import KmipServer as Server
 from ioflt.testing.kmip_server import KmipServer
 from ioflt.testing.pykmip import HOST, Authority
 from ioflt.transport import tls
 from ioflt.wire.kmip import messages as m
-from ioflt.wire.kmip.enumerations import Operation, ResultReason, ResultStatus
+from ioflt.wire.kmip.enumerations import Operation, ResultReason, ResultStatus, State
 from ioflt.wire.kmip.tags import Tag
 from ioflt.wire.kmip.ttlv import Item, Type
 from tests import kmip_peers
@@ -80,6 +80,55 @@ def test_a_key_is_made_as_vsphere_makes_it(server, provider):
     assert tags["x-Identifier"] == provider.file.uuid
     assert provider.call(lambda keys: keys.locate([("x-Name", "corp")])) == [key_id]
     assert provider.call(lambda keys: keys.locate([("x-Name", "other")])) == []
+
+
+def refusing(operations, reason):
+    """Edits answers: these operations fail, whatever the server did."""
+
+    def edit(message):
+        items = [
+            msgspec.structs.replace(
+                item, status=ResultStatus.OPERATION_FAILED, reason=reason, payload=None, message="refused"
+            )
+            if item.operation in operations
+            else item
+            for item in message.items
+        ]
+        return msgspec.structs.replace(message, items=tuple(items))
+
+    return edit
+
+
+def test_a_key_that_does_not_become_active_is_destroyed_again(server, provider):
+    server.behaviour.edit = refusing({Operation.ACTIVATE}, ResultReason.PERMISSION_DENIED)
+    with pytest.raises(KeyNotUsable, match="which it just made, was destroyed again"):
+        provider.create()
+    assert (len(server.keys), len(server.destroyed)) == (0, 1)
+
+
+def test_a_key_whose_state_is_not_told_is_destroyed_again(server, provider):
+    server.behaviour.edit = refusing({Operation.GET_ATTRIBUTES}, ResultReason.GENERAL_FAILURE)
+    with pytest.raises(ProviderUnavailable, match="which it just made, was destroyed again"):
+        provider.create()
+    assert (len(server.keys), len(server.destroyed)) == (0, 1)
+
+
+def test_a_key_that_cannot_be_destroyed_again_is_named(server, provider):
+    everything = {Operation.ACTIVATE, Operation.DESTROY, Operation.REVOKE}
+    server.behaviour.edit = refusing(everything, ResultReason.PERMISSION_DENIED)
+    with pytest.raises(KeyNotUsable) as caught:
+        provider.create()
+    (left,) = server.keys
+    assert f"the key {left}, which it just made, is left there (" in str(caught.value)
+
+
+@pytest.mark.parametrize("state", [State.DESTROYED, State.DESTROYED_COMPROMISED, 0x80000001])
+def test_a_key_in_any_other_state_takes_nothing_new(server, provider, state):
+    (key_id,) = server.add()
+    server.keys[key_id].state = state
+    named = "Destroyed" if state != 0x80000001 else "state 0x80000001"
+    with pytest.raises(KeyNotUsable, match=f"it is {named}"):
+        provider.activate(key_id)
 
 
 def test_a_server_without_tags_still_makes_keys(server, provider):
