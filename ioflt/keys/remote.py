@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar, Final, Literal
@@ -23,7 +24,7 @@ WARNING: Final = timedelta(days=30)
 _MAX_CREDENTIAL: Final = 64 << 10
 
 
-class RemoteProvider:
+class RemoteProvider(ABC):
     """The part of a `keys.provider.KeyProvider` that asks no server. Safe for several threads."""
 
     kind: ClassVar[str]
@@ -35,12 +36,13 @@ class RemoteProvider:
         self._trouble = ""
 
     @property
+    @abstractmethod
     def name(self) -> str:
-        raise NotImplementedError
+        """The name by which a KeyRef finds it."""
 
+    @abstractmethod
     def close(self) -> None:
         """Give up connections and logins. The next call makes others."""
-        raise NotImplementedError
 
     def missing(self) -> str:
         """What the provider still needs before any server can be asked; empty: nothing."""
@@ -50,9 +52,9 @@ class RemoteProvider:
         """What waits for `unlock`; empty: nothing does."""
         return f"the provider {self.name} is locked" if self._locked else ""
 
+    @abstractmethod
     def opened_by(self) -> str:
         """What our side shows to who has the keys."""
-        raise NotImplementedError
 
     def unlock(self, passphrase: Secret | None) -> None:
         """End a lock. There is no passphrase: what `opened_by` names opens the servers."""

@@ -11,6 +11,7 @@ import binascii
 import re
 import time
 import uuid
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Final, ParamSpec, TypeVar
 
@@ -56,22 +57,22 @@ class WrappingProvider(RemoteProvider):
         self._silent_until = 0.0
 
     @property
+    @abstractmethod
     def wrapper(self) -> str:
         """What has the wrapping key, as messages name it."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def timeout(self) -> float:
         """Seconds that it has for an answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _wrap(self, kek: Secret, associated_data: bytes) -> str:
         """The ciphertext of a KEK. Raises KeyUnavailableError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _unwrap(self, wrapped: Sequence[Wrapped]) -> list[Secret | KeyUnavailableError]:
         """The KEK or why there is none, for each of at most `batch`. Raises KeyUnavailableError for all."""
-        raise NotImplementedError
 
     def create(self) -> str:
         """A new KEK's id, which was seen to be unwrapped again."""

@@ -1,1 +1,1 @@
-"""Unix sockets with peer credentials. Knows no message."""
+"""The only sockets: `unix` with peer credentials, `tls` and `https` with verified servers. No messages."""

@@ -27,16 +27,6 @@ pytestmark = pytest.mark.allow_log("key server .* of ")
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
-def certificate(authority):
-    return authority.issue("server", hosts=(HOST, "localhost"))
-
-
-@pytest.fixture(scope="module")
 def database(tmp_path_factory):
     return tmp_path_factory.mktemp("kmip")
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ioflt.testing.kmip_server import Key, KmipServer
 from ioflt.testing.openbao import KMIP_SEAL, OpenBao
-from ioflt.testing.pykmip import HOST, Authority
+from ioflt.testing.pykmip import HOST
 from ioflt.wire.kmip import messages as m
 from ioflt.wire.kmip.connection import VERSIONS
 from ioflt.wire.kmip.enumerations import Operation, State, number_of
@@ -23,16 +23,6 @@ from ioflt.wire.kmip.tags import BY_NAME, Tag
 from ioflt.wire.kmip.ttlv import Item, Type
 
 ENCRYPT, DECRYPT = number_of("Operation", "Encrypt"), number_of("Operation", "Decrypt")
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
-def certificate(authority):
-    return authority.issue("server", hosts=(HOST,))
 
 
 @pytest.mark.parametrize("version", [str(version) for version in VERSIONS])

@@ -1,53 +1,20 @@
 """The commands of the kmip provider and keyd's use of it, against PyKMIP's server."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
 from ioflt.keys.client import KeyClient
-from ioflt.testing.pykmip import HOST, Authority, PyKmip
-from tests.operations.keyd.conftest import end
+from ioflt.testing.pykmip import HOST, PyKmip
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
-def server(authority, tmp_path_factory):
-    certificate = authority.issue("server", hosts=(HOST,))
+def server(authority, certificate, tmp_path_factory):
     running = PyKmip.start(tmp_path_factory.mktemp("kmip"), authority, certificate)
     yield running
     running.kill()
-
-
-@pytest.fixture
-def ioflt(ioflt_home, tmp_path):
-    from ioflt import paths
-
-    where = paths.find().ensure()
-
-    def run(*arguments, code=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "ioflt", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            env=os.environ | {"IOFLT_HOME": str(ioflt_home)},
-        )
-        assert done.returncode == code, done.stderr
-        return done
-
-    yield run
-    end(where)
 
 
 def set_up(ioflt, authority, tmp_path, *ports):

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ioflt import paths
 from ioflt.keys.client import KeyClient
-from tests.operations.keyd.conftest import end
 from tests.process_memory import memory_holds
 from tests.token_peers import MODULE, PIN, SoftHsm, build_moody_module
 
@@ -27,27 +25,6 @@ def pin_file(tmp_path):
     path.touch(0o600)
     path.write_text(f"{PIN}\n")
     return path
-
-
-@pytest.fixture
-def ioflt(ioflt_home):
-    where = paths.find().ensure()
-
-    def run(*arguments, code=0, home=ioflt_home):
-        done = subprocess.run(
-            [sys.executable, "-m", "ioflt", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env=os.environ | {"IOFLT_HOME": str(home)},
-        )
-        assert done.returncode == code, done.stderr
-        return done
-
-    yield run
-    end(where)
 
 
 def creating(hsm, name, *more, module=MODULE, **variables):

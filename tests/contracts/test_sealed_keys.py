@@ -1,10 +1,7 @@
 """keyd with sealed keys, against PyKMIP's servers: what a host does that was rebooted while they are down."""
 
 import json
-import os
 import stat
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import pytest
@@ -20,10 +17,9 @@ from ioflt.keys.kmip.store import KmipStore
 from ioflt.keys.native.store import NativeStore
 from ioflt.keys.sealed import file, seal
 from ioflt.keys.sealed.cache import DAY
-from ioflt.testing.pykmip import HOST, Authority, PyKmip
+from ioflt.testing.pykmip import HOST, PyKmip
 from ioflt.wire.kmip.enumerations import RevocationReasonCode
 from tests.key_peers import Tpm
-from tests.operations.keyd.conftest import end
 from tests.process_memory import memory_holds
 from tests.unit.keys.sealed.test_clock import Host
 
@@ -31,11 +27,6 @@ needs_tpm = pytest.mark.interop("swtpm")
 pytestmark = pytest.mark.allow_log("key server .* of corp: Connection refused")
 
 NOW = 1_800_000_000
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("pki"))
 
 
 class Servers:
@@ -333,27 +324,6 @@ def test_a_cache_of_no_use_is_told_of(host):
 
 
 # The daemon and the commands
-
-
-@pytest.fixture
-def ioflt(ioflt_home):
-    where = paths.find().ensure()
-
-    def run(*arguments, code=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "ioflt", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            env=os.environ | {"IOFLT_HOME": str(ioflt_home)},
-        )
-        assert done.returncode == code, done.stderr
-        return done
-
-    yield run
-    end(where)
 
 
 def secrets(host, content):

@@ -25,11 +25,6 @@ from ioflt.testing.pykmip import HOST, Authority, free_port
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
 def bao(authority, tmp_path_factory):
     server = OpenBao.start(tmp_path_factory.mktemp("bao"), authority)
     server.make_key("ioflt")

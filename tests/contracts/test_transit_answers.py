@@ -13,15 +13,10 @@ import pytest
 from ioflt.errors import KeyCorrupt, KeyNotFound, KeyNotUsable, ProviderUnavailable
 from ioflt.keys.transit.file import TokenLogin, TransitFile
 from ioflt.keys.transit.provider import TransitProvider
-from ioflt.testing.pykmip import HOST, Authority
+from ioflt.testing.pykmip import HOST
 
 UUID = "00000000-0000-4000-8000-000000000001"
 KEY_ID = f"{UUID}.vault:v1:{'A' * 80}"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture(scope="module")

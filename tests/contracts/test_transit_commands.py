@@ -1,21 +1,9 @@
 """The commands of the transit provider and keyd's use of it, against OpenBao."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from ioflt import paths
 from ioflt.keys.client import KeyClient
 from ioflt.testing.openbao import OpenBao
-from ioflt.testing.pykmip import Authority
-from tests.operations.keyd.conftest import end
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture(scope="module")
@@ -24,27 +12,6 @@ def bao(authority, tmp_path_factory):
     server.make_key("ioflt")
     yield server
     server.kill()
-
-
-@pytest.fixture
-def ioflt(ioflt_home):
-    where = paths.find().ensure()
-
-    def run(*arguments, code=0, home=ioflt_home):
-        done = subprocess.run(
-            [sys.executable, "-m", "ioflt", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env=os.environ | {"IOFLT_HOME": str(home)},
-        )
-        assert done.returncode == code, done.stderr
-        return done
-
-    yield run
-    end(where)
 
 
 def test_from_nothing_to_a_vm_on_another_host(ioflt, bao, authority, tmp_path, short_tmp):

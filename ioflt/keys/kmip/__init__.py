@@ -1,6 +1,7 @@
 """Keys on a cluster of KMIP servers that replicate each other.
 
 provider       the KeyProvider; `file` is its file, `store` has that and our certificates
-cluster        connections to the servers; `keys` asks them for keys
+cluster        connections to the servers; `keys` asks them for keys, `kek` says what they are there
+generations    what homes were seen, kept with their keys
 trial          tries each step, for people
 """

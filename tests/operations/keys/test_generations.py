@@ -19,7 +19,7 @@ from ioflt.keys.kmip.store import KmipStore
 from ioflt.testing.check_provider import check_provider
 from ioflt.testing.kmip_server import KmipServer
 from ioflt.testing.local_keys import LocalKeys
-from ioflt.testing.pykmip import HOST, Authority
+from ioflt.testing.pykmip import Authority
 from ioflt.types import HomeState
 from ioflt.wire.kmip.enumerations import Operation
 from ioflt.wire.kmip.tags import Tag
@@ -27,16 +27,6 @@ from ioflt.wire.kmip.ttlv import Item, Type
 from tests import kmip_peers
 
 NAME = "x-ioflt-Generation-"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
-def certificate(authority: Authority) -> tuple[Path, Path]:
-    return authority.issue("server", hosts=(HOST,))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from ioflt.errors import KeyCorrupt, KeyNotFound, KeyNotUsable, ProviderLocked, 
 from ioflt.keys.kmip import trial
 from ioflt.keys.kmip.file import KmipServer as Server
 from ioflt.testing.kmip_server import KmipServer
-from ioflt.testing.pykmip import HOST, Authority
+from ioflt.testing.pykmip import HOST
 from ioflt.transport import tls
 from ioflt.wire.kmip import messages as m
 from ioflt.wire.kmip.enumerations import Operation, ResultReason, ResultStatus, State
@@ -24,16 +24,6 @@ from tests import kmip_peers
 from tests.mounted.place import eventually
 
 pytestmark = pytest.mark.allow_log("key server .* of ")
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
-def certificate(authority):
-    return authority.issue("server", hosts=(HOST,))
 
 
 @pytest.fixture

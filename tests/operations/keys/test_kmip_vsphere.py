@@ -11,7 +11,6 @@ import pytest
 
 import ioflt
 from ioflt.testing.kmip_server import KmipServer
-from ioflt.testing.pykmip import HOST, Authority
 from ioflt.wire.kmip import xml
 from ioflt.wire.kmip.connection import VERSIONS
 from ioflt.wire.kmip.messages import Version
@@ -61,13 +60,8 @@ VSPHERE = [
 
 
 @pytest.fixture
-def authority(tmp_path):
-    return Authority(tmp_path)
-
-
-@pytest.fixture
-def server(authority):
-    with KmipServer(authority.issue("server", hosts=(HOST,)), authority.path) as running:
+def server(authority, certificate):
+    with KmipServer(certificate, authority.path) as running:
         running.behaviour.versions = (Version(major=1, minor=1),)
         yield running
 

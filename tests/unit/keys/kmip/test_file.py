@@ -1,6 +1,5 @@
 """The kmip provider's file, and the files beside it."""
 
-import msgspec
 import pytest
 
 from ioflt.crypto import certificates
@@ -10,6 +9,7 @@ from ioflt.keys.directory import ProviderDirectory
 from ioflt.keys.kmip.file import KmipFile, KmipServer, parse
 from ioflt.keys.kmip.store import KmipStore
 from ioflt.keys.provider_file import kind_of, write
+from tests.provider_files import changed, malformed
 
 FILE = KmipFile(
     name="corp",
@@ -29,31 +29,17 @@ def test_what_is_written_is_read():
     assert [str(server) for server in FILE.servers] == ["kms1.example:5696", "[2001:db8::1]:1"]
 
 
-def changed(**fields):
-    return msgspec.json.encode(msgspec.json.decode(write(FILE)) | fields)
-
-
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "bad JSON"),
-        (b"[]", "not an object"),
-        (b" " * (64 << 10) + b"{}", "too large"),
-        (changed(format="ioflt native provider"), "wrong format"),
-        (changed(version=2), "unknown version"),
-        (changed(version=True), "unknown version"),
-        (changed(name="../corp"), "bad field"),
-        (changed(uuid="1"), "bad field"),
-        (changed(servers=[]), "bad field"),
-        (changed(servers=[{"host": "a b"}]), "bad field"),
-        (changed(servers=[{"host": "a", "port": 0}]), "bad field"),
-        (changed(servers=[{"host": "a", "port": 65536}]), "bad field"),
-        (changed(servers=[{"host": "a", "fingerprint": "AA"}]), "bad field"),
-        (changed(servers=[{"host": "a"}, {"host": "A", "port": 5696}]), "twice the same server"),
-        (changed(servers=[{"host": f"a{n}"} for n in range(9)]), "bad field"),
-        (changed(timeout=0), "bad field"),
-        (changed(timeout=61), "bad field"),
-        (changed(more=1), "bad field"),
+        *malformed(FILE),
+        (changed(FILE, servers=[]), "bad field"),
+        (changed(FILE, servers=[{"host": "a b"}]), "bad field"),
+        (changed(FILE, servers=[{"host": "a", "port": 0}]), "bad field"),
+        (changed(FILE, servers=[{"host": "a", "port": 65536}]), "bad field"),
+        (changed(FILE, servers=[{"host": "a", "fingerprint": "AA"}]), "bad field"),
+        (changed(FILE, servers=[{"host": "a"}, {"host": "A", "port": 5696}]), "twice the same server"),
+        (changed(FILE, servers=[{"host": f"a{n}"} for n in range(9)]), "bad field"),
     ],
 )
 def test_malformed(data, reason):

@@ -18,6 +18,7 @@ from ioflt.keys.pkcs11.provider import Pkcs11Provider
 from ioflt.keys.pkcs11.store import Pkcs11Store
 from ioflt.keys.provider_file import kind_of, write
 from ioflt.keys.transit.provider import TransitProvider
+from tests.provider_files import changed, malformed
 
 FILE = Pkcs11File(
     name="corp",
@@ -37,39 +38,27 @@ def test_what_is_written_is_read(file):
     assert kind_of(write(file)) == "pkcs11"
 
 
-def changed(**fields):
-    return msgspec.json.encode(msgspec.json.decode(write(FILE)) | fields)
-
-
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "bad JSON"),
-        (b"[]", "not an object"),
-        (b" " * (64 << 10) + b"{}", "too large"),
-        (changed(format="ioflt transit provider"), "wrong format"),
-        (changed(version=2), "unknown version"),
-        (changed(name="../corp"), "bad field"),
-        (changed(uuid="1"), "bad field"),
-        (changed(module="libsofthsm2.so"), "bad field"),
-        (changed(module="/a\0b"), "bad field"),
-        (changed(token=""), "bad field"),
-        (changed(token="a" * 33), "bad field"),
-        (changed(token="a "), "bad field"),
-        (changed(token="a\nb"), "bad field"),
-        (changed(key=""), "bad field"),
-        (changed(key="a\n"), "bad field"),
-        (changed(key="a" * 256), "bad field"),
-        (changed(pin_file="pin"), "bad field"),
-        (changed(pin_file=1), "bad field"),
-        (changed(pin="1234"), "bad field"),
-        (changed(environment={"A=B": "c"}), "bad field"),
-        (changed(environment={"": "c"}), "bad field"),
-        (changed(environment={"A": "\0"}), "bad field"),
-        (changed(environment={"A": "b" * 4096}), "bad field"),
-        (changed(environment={f"A{number}": "" for number in range(17)}), "bad field"),
-        (changed(timeout=0), "bad field"),
-        (changed(timeout=61), "bad field"),
+        *malformed(FILE),
+        (changed(FILE, module="libsofthsm2.so"), "bad field"),
+        (changed(FILE, module="/a\0b"), "bad field"),
+        (changed(FILE, token=""), "bad field"),
+        (changed(FILE, token="a" * 33), "bad field"),
+        (changed(FILE, token="a "), "bad field"),
+        (changed(FILE, token="a\nb"), "bad field"),
+        (changed(FILE, key=""), "bad field"),
+        (changed(FILE, key="a\n"), "bad field"),
+        (changed(FILE, key="a" * 256), "bad field"),
+        (changed(FILE, pin_file="pin"), "bad field"),
+        (changed(FILE, pin_file=1), "bad field"),
+        (changed(FILE, pin="1234"), "bad field"),
+        (changed(FILE, environment={"A=B": "c"}), "bad field"),
+        (changed(FILE, environment={"": "c"}), "bad field"),
+        (changed(FILE, environment={"A": "\0"}), "bad field"),
+        (changed(FILE, environment={"A": "b" * 4096}), "bad field"),
+        (changed(FILE, environment={f"A{number}": "" for number in range(17)}), "bad field"),
     ],
 )
 def test_malformed(data, reason):

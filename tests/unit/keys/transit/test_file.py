@@ -20,6 +20,7 @@ from ioflt.keys.transit.file import (
 from ioflt.keys.transit.provider import TransitProvider
 from ioflt.keys.transit.store import TransitStore
 from ioflt.keys.wrapping import bound_to as binding
+from tests.provider_files import changed, malformed
 
 FILE = TransitFile(
     name="corp",
@@ -46,37 +47,23 @@ def test_servers_as_they_are_shown():
     assert (FILE.server, BY_CERTIFICATE.server) == ("bao.example:8200", "[2001:db8::1]:8200")
 
 
-def changed(**fields):
-    return msgspec.json.encode(msgspec.json.decode(write(FILE)) | fields)
-
-
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "bad JSON"),
-        (b"[]", "not an object"),
-        (b" " * (64 << 10) + b"{}", "too large"),
-        (changed(format="ioflt native provider"), "wrong format"),
-        (changed(version=2), "unknown version"),
-        (changed(version=True), "unknown version"),
-        (changed(name="../corp"), "bad field"),
-        (changed(uuid="1"), "bad field"),
-        (changed(host="a b"), "bad field"),
-        (changed(port=0), "bad field"),
-        (changed(mount="a/../b"), "bad field"),
-        (changed(mount="/a"), "bad field"),
-        (changed(mount="a?b"), "bad field"),
-        (changed(key="a/b"), "bad field"),
-        (changed(key=""), "bad field"),
-        (changed(key="a\n"), "bad field"),
-        (changed(login={"kind": "password", "file": "/a"}), "bad field"),
-        (changed(login={"kind": "token", "file": "a"}), "bad field"),
-        (changed(login={"kind": "token", "file": "/a", "role": "b"}), "bad field"),
-        (changed(login={"kind": "certificate", "file": "/a", "role": "a/b"}), "bad field"),
-        (changed(anchors=""), "bad field"),
-        (changed(timeout=0), "bad field"),
-        (changed(timeout=61), "bad field"),
-        (changed(more=1), "bad field"),
+        *malformed(FILE),
+        (changed(FILE, host="a b"), "bad field"),
+        (changed(FILE, port=0), "bad field"),
+        (changed(FILE, mount="a/../b"), "bad field"),
+        (changed(FILE, mount="/a"), "bad field"),
+        (changed(FILE, mount="a?b"), "bad field"),
+        (changed(FILE, key="a/b"), "bad field"),
+        (changed(FILE, key=""), "bad field"),
+        (changed(FILE, key="a\n"), "bad field"),
+        (changed(FILE, login={"kind": "password", "file": "/a"}), "bad field"),
+        (changed(FILE, login={"kind": "token", "file": "a"}), "bad field"),
+        (changed(FILE, login={"kind": "token", "file": "/a", "role": "b"}), "bad field"),
+        (changed(FILE, login={"kind": "certificate", "file": "/a", "role": "a/b"}), "bad field"),
+        (changed(FILE, anchors=""), "bad field"),
     ],
 )
 def test_malformed(data, reason):

@@ -1,0 +1,35 @@
+"""The command, and certificates for servers of others."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ioflt import paths
+from tests.authority import authority, certificate
+from tests.operations.keyd.conftest import end
+
+__all__ = ["authority", "certificate"]
+
+
+@pytest.fixture
+def ioflt(ioflt_home):
+    """Runs `ioflt`, on this host or on the one whose $IOFLT_HOME is `home`. This host's keyd is ended."""
+    where = paths.find().ensure()
+
+    def run(*arguments, code=0, home=ioflt_home):
+        done = subprocess.run(
+            [sys.executable, "-m", "ioflt", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env=os.environ | {"IOFLT_HOME": str(home)},
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    yield run
+    end(where)
