@@ -55,13 +55,15 @@ def locate(
     provider: str, name: str | None, state: str | None, attributes: tuple[str, ...], as_json: bool
 ) -> None:
     """List the ids of symmetric keys that the servers of PROVIDER show us."""
-    wanted = [("Name", name)] if name is not None else []
-    wanted += [("State", state)] if state is not None else []
+    from ioflt.keys.kmip.criterion import criterion
+
+    wanted = [criterion("Name", name)] if name is not None else []
+    wanted += [criterion("State", state)] if state is not None else []
     for text in attributes:
         attribute, equals, value = text.partition("=")
         if not equals or not attribute:
             raise UsageError(f"no attribute: {text!r}; write NAME=TEXT")
-        wanted.append((attribute, value))
+        wanted.append(criterion(attribute, value))
     with _open(provider) as servers:
         ids = servers.call(lambda keys: keys.locate(wanted))
 

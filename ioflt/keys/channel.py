@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from time import monotonic
 from typing import Literal, Protocol, TypeVar
 
 from ioflt.errors import PeerError
@@ -34,7 +35,7 @@ class Channel:
         self._chunk = bytearray(_CHUNK)
 
     def exchange(self, frame: bytearray, receiver: Receiver[Event], timeout: float) -> Event:
-        """The answer to a frame, which is wiped; `timeout` in seconds, for each wait.
+        """The answer to a frame, which is wiped; `timeout` in seconds, to send it and again for the answer.
 
         Raises ConnectionLost; PeerError for no answer in time and for a broken protocol.
         """
@@ -43,7 +44,7 @@ class Channel:
             # A peer that refuses may close before it read all: its answer is there to be read all the same.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self.socket.sendall(frame)
-            return self._receive(receiver)
+            return self._receive(receiver, monotonic() + timeout)
         except TimeoutError as error:
             raise PeerError(f"{self._name} does not answer") from error
         except CutShort as error:
@@ -53,13 +54,17 @@ class Channel:
         finally:
             wipe(frame)
 
-    def _receive(self, receiver: Receiver[Event]) -> Event:
+    def _receive(self, receiver: Receiver[Event], until: float) -> Event:
         while True:
             event = receiver.next_event()
             if event is Pause.CLOSED:
                 raise ConnectionLost(f"{self._name} ended the connection")
             if event is not Pause.NEED_DATA:
                 return event
+            left = until - monotonic()
+            if left <= 0:  # however often a little came
+                raise TimeoutError
+            self.socket.settimeout(left)
             count = self.socket.recv_into(self._chunk)
             with memoryview(self._chunk) as chunk:
                 receiver.receive_data(chunk[:count])

@@ -111,7 +111,8 @@ def credential(path: str, name: str) -> Secret:
                     f"{path}, by which the provider {name} logs in, is open to others:"
                     f" mode {stat.S_IMODE(found.st_mode):o}"
                 )
-            return Secret(opened.read(_MAX_CREDENTIAL))
+            with Secret.allocate(_MAX_CREDENTIAL) as content:  # no copy of it stays in freed memory
+                return Secret(content.view()[: opened.readinto(content.buffer())])
     except OSError as error:
         text = os.strerror(error.errno or 0)
         raise ProviderUnavailable(f"{path}, by which the provider {name} logs in: {text}") from None

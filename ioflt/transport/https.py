@@ -7,15 +7,20 @@ Bodies may hold keys: an answer lies in a buffer that is wiped, and the caller w
 from __future__ import annotations
 
 import http.client
+import math
 import ssl
 import threading
+import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import PeerError
 from ioflt.transport.tls import reason_of
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 #: Longest answer, in bytes.
 LIMIT: Final = 256 << 10
@@ -48,11 +53,32 @@ class Answer:
         self._buffer.wipe()
 
 
+class _Bounded(ssl.SSLSocket):
+    """Waits until a time, however often a little comes before that."""
+
+    until = math.inf
+
+    def recv_into(self, buffer: Buffer, nbytes: int | None = None, flags: int = 0) -> int:
+        self._wait_no_longer()
+        return super().recv_into(buffer, nbytes, flags)
+
+    def send(self, data: Buffer, flags: int = 0) -> int:
+        self._wait_no_longer()
+        return super().send(data, flags)
+
+    def _wait_no_longer(self) -> None:
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.settimeout(left)
+
+
 class Https:
     """One server. Safe for calls from several threads."""
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext, timeout: float) -> None:
-        """`timeout`: seconds to connect, and again of silence."""
+        """`timeout`: seconds to connect, and again for an answer. The context becomes this server's own."""
+        context.sslsocket_class = _Bounded
         self._host = host
         self._port = port
         self._context = context
@@ -87,6 +113,8 @@ class Https:
             try:
                 if kept is None:
                     connection.connect()
+                if isinstance(connection.sock, _Bounded):
+                    connection.sock.until = time.monotonic() + self._timeout
                 connection.request(method, path, body, headers)
                 answer = _read(connection.getresponse())
             except TimeoutError:

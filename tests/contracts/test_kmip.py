@@ -6,6 +6,7 @@ import pytest
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import KeyNotFound, KeyNotUsable, KeyUnavailableError, ProviderUnavailable
+from ioflt.keys.kmip.criterion import criterion
 from ioflt.keys.kmip.provider import KmipProvider
 from ioflt.testing.check_provider import check_provider
 from ioflt.testing.pykmip import HOST, Authority, PyKmip, free_port
@@ -171,7 +172,7 @@ def test_states(server, store, authority, closing):
     closing.append(provider)
     key_id = provider.create()
     assert provider.call(lambda keys: keys.state(key_id)) == 2
-    assert key_id in provider.call(lambda keys: keys.locate([("State", "active")]))
+    assert key_id in provider.call(lambda keys: keys.locate([criterion("State", "active")]))
     with pytest.raises(KeyUnavailableError):
         provider.call(lambda keys: keys.destroy(key_id))
     provider.call(lambda keys: keys.revoke(key_id, 5))

@@ -123,6 +123,22 @@ def test_an_erased_vm_takes_its_key_along(ioflt, server, authority, tmp_path):
     assert json.loads(ioflt("vm", "list", top, "--json").stdout) == []
 
 
+def test_keys_are_located_by_attributes_of_any_type(ioflt, server, authority, tmp_path):
+    set_up(ioflt, authority, tmp_path, server.port)
+    ioflt("datastore", "init", tmp_path / "ds")
+    key = json.loads(ioflt("key", "list", tmp_path / "ds", "--json").stdout)[0]["key"]
+
+    def located(*attributes):
+        options = [word for one in attributes for word in ("--attribute", one)]
+        return json.loads(ioflt("key", "locate", "corp", *options, "--json").stdout)
+
+    key_id = key.removeprefix("corp:")
+    assert key_id in located("State=Active", "Cryptographic Algorithm=AES", "Cryptographic Length=256")
+    assert key_id not in located("Cryptographic Algorithm=AES", "Cryptographic Length=128")
+    refused = ioflt("key", "locate", "corp", "--attribute", "State=asleep", code=2)
+    assert "no State: 'asleep'" in refused.stderr
+
+
 def test_a_vm_gets_no_key_that_is_deactivated(ioflt, server, authority, tmp_path):
     set_up(ioflt, authority, tmp_path, server.port)
     top = tmp_path / "ds"

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import itertools
 import json
 import re
 import socket
@@ -49,9 +50,10 @@ def answered(authority, listening, tmp_path):
                     connection.sendall(http(b"{}"))
                 else:
                     with contextlib.suppress(OSError):  # who reads only a part of it is right
-                        connection.sendall(answer)
+                        for part in [answer] if isinstance(answer, bytes) else answer:
+                            connection.sendall(part)
 
-    def get(answer, key_id=KEY_ID):
+    def get(answer, key_id=KEY_ID, **fields):
         thread = threading.Thread(target=serve, args=(answer,))
         thread.start()
         provider = TransitProvider(
@@ -63,6 +65,7 @@ def answered(authority, listening, tmp_path):
                 key="ioflt",
                 login=TokenLogin(file=str(token)),
                 anchors=authority.path.read_text(),
+                **fields,
             )
         )
         try:
@@ -153,3 +156,10 @@ def test_an_id_that_is_not_ours_is_not_sent(answered):
     found, asked = answered(results(), "not-made-here")
     assert isinstance(found, KeyNotFound)
     assert asked == []
+
+
+def test_an_answer_without_an_end_is_given_up_in_time(answered):
+    """The server is never silent: only the sum shows that it does not answer."""
+    found, _ = answered(itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n"), timeout=1.0)
+    assert isinstance(found, ProviderUnavailable)
+    assert "no answer within 1 seconds" in str(found)

@@ -61,8 +61,7 @@ from ioflt.wire.kmip.messages import (
     failure_text,
 )
 from ioflt.wire.kmip.structure import Structure
-from ioflt.wire.kmip.tags import Tag
-from ioflt.wire.kmip.ttlv import Item, Type, Value
+from ioflt.wire.kmip.ttlv import Type
 
 #: Keys in one request, and the largest call that goes before others.
 BATCH: Final = 64
@@ -220,11 +219,10 @@ class KmipKeys:
 
     # The operator's commands
 
-    async def locate(self, attributes: Sequence[tuple[str, str]]) -> list[str]:
+    async def locate(self, attributes: Iterable[Attribute]) -> list[str]:
         """Ids of keys with all these attributes. Raises KeyUnavailableError."""
-        wanted = [Attribute.of("Object Type", Type.ENUMERATION, ObjectType.SYMMETRIC_KEY)]
-        wanted += [Attribute.of(name, *_value(name, text)) for name, text in attributes]
-        told = await self._one(Operation.LOCATE, Locate(maximum=MAX_LOCATED, attributes=tuple(wanted)))
+        wanted = (Attribute.of("Object Type", Type.ENUMERATION, ObjectType.SYMMETRIC_KEY), *attributes)
+        told = await self._one(Operation.LOCATE, Locate(maximum=MAX_LOCATED, attributes=wanted))
         return list(told.ids) if isinstance(told, Located) else []
 
     async def revoke(self, key_id: str, reason: RevocationReasonCode, occurred: int | None = None) -> None:
@@ -437,16 +435,3 @@ def _share(flight: _Flight) -> Found:
     if result is None:
         return Closed("the fetch was given up")
     return result
-
-
-def _value(name: str, text: str) -> tuple[Type, Value]:
-    """How an attribute that a person writes is sent: names are structures, the others texts."""
-    if name == "Name":
-        parts = (
-            Item(Tag.NAME_VALUE, Type.TEXT_STRING, text),
-            Item(Tag.NAME_TYPE, Type.ENUMERATION, 1),  # an uninterpreted text
-        )
-        return Type.STRUCTURE, parts
-    if name == "State":
-        return Type.ENUMERATION, int(State[text.upper().replace("-", "_")])
-    return Type.TEXT_STRING, text

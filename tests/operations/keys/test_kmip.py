@@ -12,6 +12,7 @@ import trio
 from ioflt.crypto.secret import Secret
 from ioflt.errors import KeyCorrupt, KeyNotFound, KeyNotUsable, ProviderLocked, ProviderUnavailable
 from ioflt.keys.kmip import trial
+from ioflt.keys.kmip.criterion import criterion
 from ioflt.keys.kmip.file import KmipServer as Server
 from ioflt.testing.kmip_server import KmipServer
 from ioflt.testing.pykmip import HOST
@@ -68,8 +69,8 @@ def test_a_key_is_made_as_vsphere_makes_it(server, provider):
     assert tags["x-Vendor"] == "ioflt"
     assert tags["x-Name"] == "corp"
     assert tags["x-Identifier"] == provider.file.uuid
-    assert provider.call(lambda keys: keys.locate([("x-Name", "corp")])) == [key_id]
-    assert provider.call(lambda keys: keys.locate([("x-Name", "other")])) == []
+    assert provider.call(lambda keys: keys.locate([criterion("x-Name", "corp")])) == [key_id]
+    assert provider.call(lambda keys: keys.locate([criterion("x-Name", "other")])) == []
 
 
 def refusing(operations, reason):
