@@ -109,7 +109,7 @@ class Service:
         self._refuse_unless(State.OPEN)
         if key in self._removed:
             raise KeyNotUsable(_REMOVED)
-        self._registry.get(key.provider).activate(key.key_id)
+        self._provider(key.provider).activate(key.key_id)
         self._kek(key).wipe()
 
     def generate(self, key: KeyRef, aads: Sequence[bytes]) -> list[tuple[Secret, bytes]]:
