@@ -97,6 +97,10 @@ class Memory:
         except OSError as error:
             _log.warning("this host cannot remember the home %s: %s", home_id, error)
 
+    def meet(self, home_id: str, place: str) -> None:
+        """A home of that id lies there, too, whose record nobody verified yet. No more is known by that."""
+        self.note(home_id, 0, place, durable=False, asked=False if self.stamp(home_id) is None else None)
+
     def _write(self, directory_fd: int, home_id: str, seen: Seen, *, durable: bool) -> None:
         told = {"generation": seen.generation, "places": list(seen.places[-_MAX_PLACES:])}
         text = json.dumps(told if seen.asked else told | {"asked": False})

@@ -37,14 +37,14 @@ class Sightings:
 
         Why it is refused, if it is; and to what state of the memory that belongs.
         """
-        memory, place = self._memory, _place(fd)
+        memory, place = self._memory, place_of(fd)
         heard: Seen | None = None
         for _ in range(2):  # what was noted is looked at
             known = memory.stamp(record.home_id)
             seen = memory.look(record.home_id)
             if heard is None and record.keys and (known is None or not seen.asked):
                 heard = self._hear(record)
-            others = tuple(one for one in seen.places if one != place and _is_copy(fd, one, record.home_id))
+            others = tuple(one for one in seen.places if one != place and is_copy(fd, one, record.home_id))
             gone = tuple(one for one in seen.places if one not in (*others, place))
             generation = max(record.generation, 0 if heard is None else heard.generation)
             news = generation > seen.generation or place not in seen.places
@@ -66,7 +66,7 @@ class Sightings:
 
     def written(self, fd: int, record: HomeRecord, before: str | None, *, counts: bool) -> None:
         """A record was written to a home that had the id `before`. `counts`: with a generation of its own."""
-        place = _place(fd)
+        place = place_of(fd)
         self._memory.note(record.home_id, record.generation, place)
         if counts and record.keys:
             self._tell(record)
@@ -90,7 +90,7 @@ class Sightings:
             return Seen(asked=False)
 
 
-def _is_copy(here: int, place: str, home_id: str) -> bool:
+def is_copy(here: int, place: str, home_id: str) -> bool:
     """Whether another directory is the same home. Its record is not verified: saying so is enough."""
     try:
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -115,5 +115,6 @@ def _is_at(here: int, place: str) -> bool:
         return False
 
 
-def _place(fd: int) -> str:
+def place_of(fd: int) -> str:
+    """Where the directory lies, an absolute path."""
     return os.readlink(f"/proc/self/fd/{fd}")

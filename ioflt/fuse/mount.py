@@ -16,9 +16,9 @@ import pyfuse3
 import trio
 
 from ioflt import confinement, hygiene, paths
-from ioflt.datastore import atomic, copies, newhome
+from ioflt.datastore import atomic, newhome
 from ioflt.datastore.volume import Volume
-from ioflt.errors import IofltError, KeyUnavailableError, PeerError
+from ioflt.errors import KeyUnavailableError, PeerError
 from ioflt.format.record.record import DatastoreRecord
 from ioflt.fuse import hook, resuming
 from ioflt.fuse.broker import Broker
@@ -106,7 +106,7 @@ async def _serve(
         await nursery.start(control.serve, listener)
         nursery.start_soon(_end_by_signal, operations)
         if not operations.volume.read_only:
-            await trio.to_thread.run_sync(_look_for_copies, operations.volume)
+            await trio.to_thread.run_sync(operations.copies.look)
             nursery.start_soon(resuming.run, operations.volume, control, ending)
         ready()
         _log.info("serves %s", operations.volume.path)
@@ -125,13 +125,6 @@ def _confine(volume: Volume, where: paths.Paths) -> None:
     writable, readable = (own, datastore) if volume.read_only else ((*own, *datastore), ())
     for lack in confinement.confine(writable, readable, outwards=False):
         _log.warning("the mount is less confined than it could be: %s", lack)
-
-
-def _look_for_copies(volume: Volume) -> None:
-    try:
-        copies.look(volume)
-    except (IofltError, OSError) as error:  # no obstacle: they are found when they are looked at
-        _log.warning("raw copies are not looked for: %s", error)
 
 
 async def _end_by_signal(operations: Operations) -> None:

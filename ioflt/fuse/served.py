@@ -15,6 +15,7 @@ import trio
 from pyfuse3 import EntryAttributes
 
 from ioflt.datastore.container import Container
+from ioflt.datastore.copies import Copies
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.standing import is_private
@@ -53,6 +54,7 @@ class Served(pyfuse3.Operations):
         self.gate = Gate()
         self.counters = Counters()
         self.handles = Handles()
+        self.copies = Copies(volume)
         root_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=volume.fd)
         self.nodes = Nodes(Node(root_fd, os.stat(root_fd), volume.root, None, ""))
         self._limiter = trio.CapacityLimiter(THREADS)
@@ -80,6 +82,8 @@ class Served(pyfuse3.Operations):
             mode = os.stat(fd).st_mode
             if parent.parent is None and stat.S_ISDIR(mode):
                 home = self._home(name, fd)
+                if self.copies.is_new(home) and not self.volume.read_only:
+                    await self._in_thread(self.copies.meet, home)
             if stat.S_ISREG(mode):  # nothing else is stored in two ways
                 standing = home.known() or await self._ask(home.unverified)
         except BaseException:  # nobody else closes it

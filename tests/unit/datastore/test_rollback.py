@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from ioflt import paths
-from ioflt.datastore import copies, files, lifecycle, recrypt
+from ioflt.datastore import files, lifecycle, recrypt
+from ioflt.datastore.copies import Copies
 from ioflt.datastore.memory import Memory, Seen
 from ioflt.datastore.standing import Refusal
 from ioflt.datastore.volume import Volume
@@ -171,20 +172,36 @@ def test_a_raw_copy(volume: Volume, vm: Path, keys: LocalKeys) -> None:
 
 
 def test_copies_that_nobody_looked_at(volume: Volume, vm: Path, keys: LocalKeys) -> None:
-    """A mount looks for them when it starts; whose record is not valid is none, and takes nothing away."""
-    copy, forged = vm.with_name("copy"), vm.with_name("forged")
+    """A mount looks for them when it starts, without a key, and at what it meets later; a rename is none."""
+    met = Copies(volume)
+    met.look()
+    volume.home("vm").check_writable()
+    copy = vm.with_name("copy")
     shutil.copytree(vm, copy, symlinks=True, ignore=shutil.ignore_patterns("fifo"))
-    copies.look(volume)
+    home = volume.home("copy")
+    assert met.is_new(home)
+    met.meet(home)
+    assert not met.is_new(home)
     volume.home("other").check_writable()
-    for home, place in (("vm", copy), ("copy", vm)):
-        refused(volume, f"the same VM is in {place}, too", home)
+    for name, place in (("vm", copy), ("copy", vm)):
+        refused(volume, f"the same VM is in {place}, too", name)
     volume.forget(volume.home("copy"))
     shutil.rmtree(copy)
-    forged.mkdir()
-    (forged / ".ioflt").write_bytes(form.seal(form.encode(record_of(volume)), [bytes(32)]))
-    copies.look(volume)
+    vm.rename(copy)
+    met.look()
+    volume.home("copy").check_writable()
+
+
+def test_providers_are_asked_of_a_home_although_a_copy_of_it_was_met(
+    volume: Volume, vm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home_id = record_of(volume).home_id
+    (paths.find().homes / home_id).unlink()
+    volume.memory.meet(home_id, "/gone")
+    asked = []
+    monkeypatch.setattr(volume.keys, "seen_generation", lambda *told: asked.append(told) or (0, True))
     volume.home("vm").check_writable()
-    assert "not valid here" in (volume.home("forged").standing().problem or "")
+    assert len(asked) == 1
 
 
 def test_a_copy_that_is_only_looked_at(volume: Volume, vm: Path, keys: LocalKeys, tmp_path: Path) -> None:
