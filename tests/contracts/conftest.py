@@ -6,17 +6,14 @@ import sys
 
 import pytest
 
-from ioflt import paths
 from tests.authority import authority, certificate
-from tests.operations.keyd.conftest import end
 
 __all__ = ["authority", "certificate"]
 
 
 @pytest.fixture
 def ioflt(ioflt_home):
-    """Runs `ioflt`, on this host or on the one whose $IOFLT_HOME is `home`. This host's keyd is ended."""
-    where = paths.find().ensure()
+    """Runs `ioflt`, on this host or on the one whose $IOFLT_HOME is `home`."""
 
     def run(*arguments, code=0, home=ioflt_home):
         done = subprocess.run(
@@ -31,5 +28,4 @@ def ioflt(ioflt_home):
         assert done.returncode == code, done.stderr
         return done
 
-    yield run
-    end(where)
+    return run

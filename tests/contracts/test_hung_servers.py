@@ -27,7 +27,6 @@ from ioflt.wire import failure
 from ioflt.wire.frame import Pause
 from ioflt.wire.keyd import messages
 from tests import kmip_peers
-from tests.operations.keyd.conftest import end
 
 pytestmark = pytest.mark.allow_log("key server .* of corp: no answer within")
 
@@ -131,9 +130,7 @@ class TestInKeyd:
 
     @pytest.fixture
     def where(self, ioflt_home):
-        found = paths.find().ensure()
-        yield found
-        end(found)
+        return paths.find().ensure()
 
     @pytest.fixture
     def pending(self, servers, authority, where):

@@ -78,7 +78,7 @@ def test_from_nothing_to_a_vm_on_another_host(ioflt, hsm, pin_file, tmp_path, sh
     try:
         assert (
             "no provider corp is configured here"
-            in ioflt("check", tmp_path / "ds", code=4, home=elsewhere).stderr
+            in ioflt("check", tmp_path / "ds", code=13, home=elsewhere).stdout
         )
         assert "(AES-256, never leaves it)" in ioflt(*create, "--generate", home=elsewhere).stderr
         assert hsm.keys("ioflt") == ["ioflt"]  # no second one
@@ -125,7 +125,7 @@ def test_a_pin_that_a_person_gives(ioflt, hsm, pin_file, tmp_path):
     ioflt("keyd", "lock")
     assert children(pid) == []
     ioflt("keyd", "unlock")
-    assert "waits for its PIN" in ioflt("check", tmp_path / "ds", code=4).stderr
+    assert "waits for its PIN" in ioflt("check", tmp_path / "ds", code=13).stdout
     ioflt("keyd", "unlock", "hand", "--passphrase-file", pin_file)
     ioflt("check", tmp_path / "ds")
 

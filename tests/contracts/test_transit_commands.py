@@ -40,8 +40,8 @@ def test_from_nothing_to_a_vm_on_another_host(ioflt, bao, authority, tmp_path, s
     elsewhere = short_tmp / "elsewhere"
     elsewhere.mkdir()
     try:
-        locked = ioflt("check", tmp_path / "ds", code=4, home=elsewhere)
-        assert "no provider corp is configured here" in locked.stderr
+        locked = ioflt("check", tmp_path / "ds", code=13, home=elsewhere)
+        assert "no provider corp is configured here" in locked.stdout
         ioflt(*create, home=elsewhere)
         ioflt("check", tmp_path / "ds", home=elsewhere)
         ioflt("vm", "decrypt", vm, home=elsewhere)

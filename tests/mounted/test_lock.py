@@ -24,6 +24,7 @@ from ioflt.keyd.registry import Registry
 from ioflt.keys.client import KeyClient
 from ioflt.keys.native.store import NativeStore
 from ioflt.transport.unix import NotListening
+from tests.daemons import end_keyd
 from tests.mounted.place import Place, await_end, eventually
 from tests.mounted.second import second_mount
 from tests.process_memory import core_holds, memory_holds
@@ -409,14 +410,6 @@ def test_neither_process_can_be_dumped_or_traced(place):
 
 
 # keyd dies
-
-
-def end_keyd() -> None:
-    with KeyClient(start=False) as keys:
-        pidfd = os.pidfd_open(keys.status().pid)
-    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    await_end(pidfd)
-    os.close(pidfd)
 
 
 def test_killed_keyd_open_files_go_on_and_new_ones_get_a_new_keyd(top):
