@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ioflt.cli.render import describe, emit, json_option, moment, progress, say, warn
 from ioflt.cli.session import connect_keys, directory_argument, logged, open_volume
+
+if TYPE_CHECKING:
+    from ioflt.datastore.volume import Volume
 
 
 @click.group()
@@ -25,7 +29,8 @@ def datastore() -> None:
 )
 @click.option("--provider", metavar="NAME", help="The key provider for new keys.")
 @click.option("--adopt-clear", is_flag=True, help="Record the VMs that are in DIR already as clear.")
-def init(directory: Path, encrypt: bool, provider: str | None, adopt_clear: bool) -> None:
+@json_option
+def init(directory: Path, encrypt: bool, provider: str | None, adopt_clear: bool, as_json: bool) -> None:
     """Make DIR a datastore. It is made when it is not there.
 
     VMs that are in DIR already stay as they are. They are listed; with --adopt-clear they get a record that
@@ -46,7 +51,8 @@ def init(directory: Path, encrypt: bool, provider: str | None, adopt_clear: bool
     default = HomeState.ENCRYPTED if encrypt else HomeState.CLEAR
     with connect_keys() as keys:
         Volume.init(directory, default, keys, provider=provider)
-        say(f"{directory}: a datastore now, new VMs are {default.value}")
+        if not as_json:
+            say(f"{directory}: a datastore now, new VMs are {default.value}")
         with Volume.open(directory, keys) as volume:
             for home in summary.homes(volume):
                 if home.problem is None:
@@ -59,6 +65,7 @@ def init(directory: Path, encrypt: bool, provider: str | None, adopt_clear: bool
                     say(f"{directory / home.name}: recorded as clear")
                 except IofltError as error:
                     warn(str(error))
+            emit(_shown(directory, volume), lambda: None, as_json)
 
 
 @datastore.command()
@@ -69,39 +76,42 @@ def show(directory: Path, as_json: bool) -> None:
 
     Where its own key cannot be had, what the record claims, and which key is missing where and since when.
     """
+    with open_volume(directory, read_only=True, keyless=True) as volume:
+        shown = _shown(directory, volume)
+
+    def text() -> None:
+        describe(shown)
+        if not shown["homes"]:
+            print("\nno VMs in it")
+
+    emit(shown, text, as_json)
+
+
+def _shown(directory: Path, volume: Volume) -> dict[str, Any]:
     import msgspec
 
     from ioflt.datastore import summary
 
-    with open_volume(directory, read_only=True, keyless=True) as volume:
-        homes = [
+    own = msgspec.to_builtins(summary.own(volume))
+    for key in own["missing"]:
+        key["since"] = moment(key["since"])
+    record = volume.claimed
+    return {
+        "directory": str(directory),
+        "record": {
+            "datastore_id": record.datastore_id,
+            "default": record.default,
+            "policy": record.policy,
+            "generation": record.generation,
+            "operation": record.operation and record.operation.kind,
+            "keys": [str(key) for key in record.keys],
+            **own,
+        },
+        "homes": [
             {"name": home.name, "state": home.state, "problem": home.problem}
             for home in summary.homes(volume)
-        ]
-        own = msgspec.to_builtins(summary.own(volume))
-        for key in own["missing"]:
-            key["since"] = moment(key["since"])
-        record = volume.claimed
-        shown = {
-            "directory": str(directory),
-            "record": {
-                "datastore_id": record.datastore_id,
-                "default": record.default,
-                "policy": record.policy,
-                "generation": record.generation,
-                "operation": record.operation and record.operation.kind,
-                "keys": [str(key) for key in record.keys],
-                **own,
-            },
-            "homes": homes,
-        }
-
-    def text() -> None:
-        describe(shown)
-        if not homes:
-            print("\nno VMs in it")
-
-    emit(shown, text, as_json)
+        ],
+    }
 
 
 @datastore.command(short_help="Give the datastore itself another key.")
@@ -137,7 +147,8 @@ def recrypt(
 @datastore.command(short_help="Vouch for a datastore with an older record.")
 @directory_argument
 @click.option("--accept-rollback", is_flag=True, required=True, help="It is older, and meant so.")
-def register(directory: Path, accept_rollback: bool) -> None:
+@json_option
+def register(directory: Path, accept_rollback: bool, as_json: bool) -> None:
     """Vouch for a datastore whose record is older than this host has seen it: its keys changed since.
 
     Until then it does not open. Whoever has one of those older keys may have written that record, and can
@@ -148,4 +159,6 @@ def register(directory: Path, accept_rollback: bool) -> None:
 
     with connect_keys() as keys, logged():
         Volume.accept_rollback(directory, keys)
-    say(f"{directory}: registered")
+        with Volume.open(directory, keys, read_only=True) as volume:
+            now = _shown(directory, volume)
+    emit(now, lambda: say(f"{directory}: registered"), as_json)

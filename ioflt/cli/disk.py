@@ -11,7 +11,7 @@ import click
 
 from ioflt.cli.hints import advising
 from ioflt.cli.lazy import Entry, LazyGroup, Section
-from ioflt.cli.render import progress, say, size
+from ioflt.cli.render import emit, json_option, progress, say, size
 from ioflt.cli.session import file_argument
 from ioflt.errors import IofltError, UnsupportedError, UsageError
 
@@ -40,7 +40,8 @@ def _bytes(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[bo
 @click.command()
 @file_argument
 @click.argument("length", metavar="SIZE", callback=_bytes)
-def extend(file: Path, length: tuple[bool, int]) -> None:
+@json_option
+def extend(file: Path, length: tuple[bool, int], as_json: bool) -> None:
     """Make the disk FILE (DIR/VM/DISK.vmdk, its descriptor) SIZE long: 20G is 20 GiB, +5G is 5 GiB more.
 
     For disks of one flat extent, as imports and vSphere make them, without snapshots. What is new reads as
@@ -60,7 +61,8 @@ def extend(file: Path, length: tuple[bool, int]) -> None:
         progress(f"extending {file.name}", None) as bar,
     ):
         whole = extending.extend_disk(volume, name, path, count, by=by, progress=bar.advance)
-    say(f"{file}: {size(whole)} now, {whole} bytes")
+    done = {"file": str(file), "size": whole}
+    emit(done, lambda: say(f"{file}: {size(whole)} now, {whole} bytes"), as_json)
 
 
 def _parts(file: Path) -> tuple[Path, str, str]:

@@ -83,8 +83,12 @@ def erase(home: tuple[Path, str], yes: bool, destroy_key: bool, out: Path | None
                 f"{place / file.path}: was clear, and is overwritten; no key hides what the storage keeps of"
                 " it elsewhere (btrfs, snapshots, flash)"
             )
-    say(f"{place}: erased; raw copies and header backups of it are not")
-    emit(receipt, lambda: describe(_short(receipt)), as_json)
+
+    def text() -> None:
+        say(f"{place}: erased; raw copies and header backups of it are not")
+        describe(_short(receipt))
+
+    emit(receipt, text, as_json)
 
 
 def _erase(directory: Path, name: str, destroy_key: bool) -> Receipt:

@@ -78,7 +78,8 @@ def locate(
 @click.argument("provider")
 @click.argument("key_id", metavar="KEY-ID")
 @click.option("--reason", type=click.Choice(_REASONS), default="unspecified", show_default=True)
-def revoke(provider: str, key_id: str, reason: str) -> None:
+@json_option
+def revoke(provider: str, key_id: str, reason: str, as_json: bool) -> None:
     """Revoke KEY-ID on the servers of PROVIDER.
 
     VMs that it protects still open as long as the servers hand it out, or keyd has it.
@@ -89,14 +90,16 @@ def revoke(provider: str, key_id: str, reason: str) -> None:
     since = int(time.time()) if code == RevocationReasonCode.KEY_COMPROMISE else None
     with _open(provider) as servers:
         servers.call(lambda keys: keys.revoke(key_id, code, since))
-    say(f"{key_id} is revoked")
+    done = {"key": str(KeyRef(provider, key_id)), "revoked": reason}
+    emit(done, lambda: say(f"{key_id} is revoked"), as_json)
 
 
 @key.command(short_help="Destroy a key: what it protects is gone.")
 @click.argument("provider")
 @click.argument("key_id", metavar="KEY-ID")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def destroy(provider: str, key_id: str, yes: bool) -> None:
+@json_option
+def destroy(provider: str, key_id: str, yes: bool, as_json: bool) -> None:
     """Destroy KEY-ID on the servers of PROVIDER, for good. They refuse while it is active: revoke it first.
 
     What nothing but this key opens is lost once keyd forgets it.
@@ -109,7 +112,8 @@ def destroy(provider: str, key_id: str, yes: bool) -> None:
 
     with _open(provider) as servers:
         servers.call(lambda keys: keys.destroy(key_id))
-    say(f"{key_id} is destroyed")
+    done = {"key": str(KeyRef(provider, key_id)), "destroyed": True}
+    emit(done, lambda: say(f"{key_id} is destroyed"), as_json)
     with KeyClient.connect() as keyd:
         keyd.key_states([KeyRef(provider, key_id)])  # it hears that the key is gone, and drops a sealed copy
 

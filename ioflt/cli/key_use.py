@@ -182,7 +182,8 @@ def status(key: KeyRef, as_json: bool) -> None:
 @click.command(short_help="Do without a key on this machine.")
 @_key_argument
 @click.option("--force", is_flag=True, help="Although something needs it; says what is locked from now on.")
-def remove(key: KeyRef, force: bool) -> None:
+@json_option
+def remove(key: KeyRef, force: bool, as_json: bool) -> None:
     """Make keyd forget the key ID (PROVIDER:KEY-ID), and not ask for it again. `ioflt key add` takes it back.
 
     Its provider keeps it. What is open goes on until it is closed. Refused while something needs the key, as
@@ -206,18 +207,26 @@ def remove(key: KeyRef, force: bool) -> None:
         raise BusyError(f"nobody knows whether the key {key} is in use")
     with connect_keys() as keys:
         keys.remove_key(key)
-    say(f"{key}: removed from this machine; `ioflt key add` takes it back")
+    done = {
+        "key": str(key),
+        "locked": [one.path for one in locked],
+        "unknown": [path for path, _ in found.unknown],
+    }
+    emit(done, lambda: say(f"{key}: removed from this machine; `ioflt key add` takes it back"), as_json)
 
 
 @click.command(short_help="Take back `ioflt key remove`.")
 @_key_argument
-def add(key: KeyRef) -> None:
+@json_option
+def add(key: KeyRef, as_json: bool) -> None:
     """Let keyd ask for the key ID (PROVIDER:KEY-ID) again."""
     with connect_keys() as keys:
         keys.add_key(key)
         (state,) = keys.key_states([key])
-    missing = state.missing
-    say(f"{key}: {'can be had again' if missing is None else f'still missing: {missing.message}'}")
+    reason = _said(state.missing)
+    done = {"key": str(key), "available": reason is None, "detail": reason}
+    what = "can be had again" if reason is None else f"still missing: {reason}"
+    emit(done, lambda: say(f"{key}: {what}"), as_json)
 
 
 @click.command(name="drill", short_help="What would be locked without a provider.")

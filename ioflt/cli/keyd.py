@@ -25,7 +25,8 @@ def keyd() -> None:
 
 @keyd.command()
 @click.option("--foreground", is_flag=True, help="Become keyd, for systemd; on its socket if it has one.")
-def start(foreground: bool) -> None:
+@json_option
+def start(foreground: bool, as_json: bool) -> None:
     """Start keyd. It is no error when it runs already."""
     from ioflt.keys import starter
     from ioflt.keys.client import KeyClient
@@ -33,21 +34,24 @@ def start(foreground: bool) -> None:
     if foreground:
         starter.become_keyd()
     with KeyClient.connect() as keys:
-        say(f"keyd runs, pid {keys.status().pid}")
+        pid = keys.status().pid
+    emit({"running": True, "pid": pid}, lambda: say(f"keyd runs, pid {pid}"), as_json)
 
 
 @keyd.command()
-def stop() -> None:
+@json_option
+def stop(as_json: bool) -> None:
     """Stop keyd. Open files go on; the next command starts a new one."""
     from ioflt.keys.client import KeyClient
     from ioflt.transport.unix import NotListening
 
+    ran = True
     try:
         KeyClient(start=False).stop()
     except NotListening:
-        say("keyd is not running")
-    else:
-        say("keyd ended")
+        ran = False
+    done = {"running": False, "ended": ran}
+    emit(done, lambda: say("keyd ended" if ran else "keyd is not running"), as_json)
 
 
 #: Cached keys that are shown to people.
@@ -109,7 +113,8 @@ def _cached(keys: KeyClient) -> Iterator[_Cached]:
     "--suspend", "mode", flag_value="suspend", help="Files are open: let their I/O wait for unlock."
 )
 @click.option("--force", "mode", flag_value="force", help="Files are open: let their I/O fail.")
-def lock(mode: str | None) -> int:
+@json_option
+def lock(mode: str | None, as_json: bool) -> int:
     """Lock all mounts and forget all keys. Refused while files are open, unless an option says otherwise.
 
     The exit code is 1 when something that was written could not be flushed to the datastore.
@@ -121,18 +126,23 @@ def lock(mode: str | None) -> int:
 
     with KeyClient.connect() as keys:
         locked = keys.lock(msgspec.convert(mode or "refuse", LockMode))
-    for path in locked.open:
-        say(f"{path}: open, its I/O {'waits' if mode == 'suspend' else 'fails'}")
     for path in locked.unflushed:
         warn(f"{path}: what was written last could not be flushed")
-    say("locked")
+
+    def text() -> None:
+        for path in locked.open:
+            say(f"{path}: open, its I/O {'waits' if mode == 'suspend' else 'fails'}")
+        say("locked")
+
+    emit({"state": "locked", "open": locked.open, "unflushed": locked.unflushed}, text, as_json)
     return 1 if locked.unflushed else 0
 
 
 @keyd.command(short_help="End a lock, or open a provider by passphrase or PIN.")
 @click.argument("provider", required=False)
 @passphrase_option
-def unlock(provider: str | None, passphrase_file: str | None) -> None:
+@json_option
+def unlock(provider: str | None, passphrase_file: str | None, as_json: bool) -> None:
     """End a lock; with PROVIDER, open a provider that waits for its passphrase or PIN."""
     from ioflt.keys.client import KeyClient
     from ioflt.keys.pkcs11.provider import ASKED
@@ -144,7 +154,7 @@ def unlock(provider: str | None, passphrase_file: str | None) -> None:
             what = "PIN" if _slots(keys, provider) == (ASKED,) else "Passphrase"
             with ask(passphrase_file, f"{what} of the provider {provider}") as passphrase:
                 keys.unlock(provider, passphrase)
-    say("unlocked")
+    emit({"state": "open", "provider": provider}, lambda: say("unlocked"), as_json)
 
 
 def _opens_by_itself(keys: KeyClient, name: str) -> bool:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from ioflt.cli.provider_common import open_store, tell_keyd
-from ioflt.cli.render import printable, say
+from ioflt.cli.render import emit, json_option, printable, say
 from ioflt.errors import CorruptDataError, DeniedError, ProviderUnavailable, UsageError
 
 if TYPE_CHECKING:
+    from ioflt.crypto.certificates import Certificate
     from ioflt.keys.kmip.file import KmipFile, KmipServer
     from ioflt.keys.kmip.store import KmipStore
     from ioflt.keys.transit.store import TransitStore
@@ -66,7 +68,10 @@ def _server(text: str) -> KmipServer:
     metavar="OUT",
     help="Write what the servers need to the new file OUT.",
 )
-def kmip(name: str, servers: list[KmipServer], timeout: float, csr: bool, out: Path | None) -> None:
+@json_option
+def kmip(
+    name: str, servers: list[KmipServer], timeout: float, csr: bool, out: Path | None, as_json: bool
+) -> None:
     """Make the provider NAME: a cluster of KMIP servers that have the same keys.
 
     Makes a private key and a client certificate. Upload OUT to the key servers, or have it signed and
@@ -83,7 +88,14 @@ def kmip(name: str, servers: list[KmipServer], timeout: float, csr: bool, out: P
     if out is not None:
         files.create(out, text.encode())
     tell_keyd()
-    say(f"made the provider {name}; it is of use once servers and provider trust each other")
+    done = {
+        "provider": name,
+        "kind": "kmip",
+        "servers": [str(server) for server in servers],
+        "out": None if out is None else str(out),
+    }
+    text = f"made the provider {name}; it is of use once servers and provider trust each other"
+    emit(done, lambda: say(text), as_json)
 
 
 @click.command(short_help="Make servers and provider trust each other.")
@@ -107,7 +119,10 @@ def kmip(name: str, servers: list[KmipServer], timeout: float, csr: bool, out: P
     metavar="AA:BB:…",
     help="Trust the server with this SHA-256 fingerprint, without asking.",
 )
-def trust(name: str, ca: Path | None, certificate: Path | None, fingerprints: tuple[str, ...]) -> None:
+@json_option
+def trust(
+    name: str, ca: Path | None, certificate: Path | None, fingerprints: tuple[str, ...], as_json: bool
+) -> None:
     """Say whom the provider NAME trusts, and who it is to them.
 
     Without options: shows the certificate of every server and, once you agree, accepts exactly these.
@@ -119,33 +134,89 @@ def trust(name: str, ca: Path | None, certificate: Path | None, fingerprints: tu
     if here.kind(name) == "transit":
         if ca is None or certificate is not None or fingerprints:
             raise UsageError(f"the provider {name} trusts who issued its server's certificate: --ca FILE")
-        _trust_authority(TransitStore(here.directory), name, ca)
-        tell_keyd()
-        return
-    store = _store()
-    if certificate is not None:
-        with _naming(certificate):
-            ours = store.install(name, _read(certificate))
-        say(f"the provider {name} is {ours.subject}, until {ours.not_after:%Y-%m-%d}")
-    if ca is not None:
-        _trust_authority(store, name, ca)
-    if ca is None and certificate is None:
-        _pin(store, store.load(name), {text.upper() for text in fingerprints})
+        done = _Trust(name, authorities=_trust_authority(TransitStore(here.directory), name, ca))
+    else:
+        wanted = {text.upper() for text in fingerprints}
+        done = _exchange(_store(), name, ca, certificate, wanted, sys.stderr if as_json else sys.stdout)
     tell_keyd()
 
+    def text() -> None:
+        if done.certificate is not None:
+            say(f"the provider {name} is {done.certificate.subject}, until {done.certificate.until}")
+        for anchor in done.authorities:
+            say(f"the provider {name} trusts {anchor.subject}, until {anchor.until}")
+        if done.servers:
+            many = "its server" if len(done.servers) == 1 else f"{len(done.servers)} servers"
+            say(f"the provider {name} trusts {many}")
 
-def _trust_authority(store: KmipStore | TransitStore, name: str, ca: Path) -> None:
+    emit(done, text, as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Certificate:
+    """What a certificate says of itself. `server`: who showed it; `until`: its last day."""
+
+    server: str | None
+    subject: str
+    issuer: str
+    until: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """What a trust exchange changed: who the provider is to the servers, whom it trusts from now on."""
+
+    provider: str
+    certificate: _Certificate | None = None
+    authorities: Sequence[_Certificate] = ()
+    servers: Sequence[_Certificate] = ()
+
+
+def _exchange(
+    store: KmipStore,
+    name: str,
+    ca: Path | None,
+    certificate: Path | None,
+    fingerprints: set[str],
+    shown_on: TextIO,
+) -> _Trust:
+    ours = None
+    authorities: Sequence[_Certificate] = ()
+    servers: Sequence[_Certificate] = ()
+    if certificate is not None:
+        with _naming(certificate):
+            ours = _told(store.install(name, _read(certificate)))
+    if ca is not None:
+        authorities = _trust_authority(store, name, ca)
+    if ca is None and certificate is None:
+        servers = _pin(store, store.load(name), fingerprints, shown_on)
+    return _Trust(name, ours, authorities, servers)
+
+
+def _trust_authority(store: KmipStore | TransitStore, name: str, ca: Path) -> list[_Certificate]:
     with _naming(ca):
-        anchors = store.trust_authority(name, _read(ca))
-    for anchor in anchors:
-        say(f"the provider {name} trusts {anchor.subject}, until {anchor.not_after:%Y-%m-%d}")
+        return [_told(anchor) for anchor in store.trust_authority(name, _read(ca))]
+
+
+def _told(certificate: Certificate, server: KmipServer | None = None) -> _Certificate:
+    from ioflt.transport import tls
+
+    return _Certificate(
+        None if server is None else str(server),
+        certificate.subject,
+        certificate.issuer,
+        f"{certificate.not_after:%Y-%m-%d}",
+        tls.fingerprint(certificate.der),
+    )
 
 
 @click.command(short_help="Make a new client certificate.")
 @click.argument("name")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--csr", is_flag=True, help="OUT is a signing request; else a self-signed certificate.")
-def renew(name: str, out: Path, csr: bool) -> None:
+@json_option
+def renew(name: str, out: Path, csr: bool, as_json: bool) -> None:
     """Make a new private key for the provider NAME, and write its certificate or request to the new file OUT.
 
     The old one stays in use until `ioflt provider trust NAME --certificate FILE` installs the new one.
@@ -155,10 +226,12 @@ def renew(name: str, out: Path, csr: bool) -> None:
     if out.exists():
         raise click.BadParameter(f"{out} exists already", param_hint="OUT")
     files.create(out, _store().renew(name, csr=csr).encode())
-    say(f"{out}: upload it to the servers, then: ioflt provider trust {name} --certificate FILE")
+    text = f"{out}: upload it to the servers, then: ioflt provider trust {name} --certificate FILE"
+    emit({"provider": name, "out": str(out)}, lambda: say(text), as_json)
 
 
-def _pin(store: KmipStore, file: KmipFile, wanted: set[str]) -> None:
+def _pin(store: KmipStore, file: KmipFile, wanted: set[str], shown_on: TextIO) -> list[_Certificate]:
+    """Trust what the servers show now, if its fingerprints are `wanted`, or else if a person says yes."""
     import trio
 
     from ioflt.crypto import certificates
@@ -166,6 +239,7 @@ def _pin(store: KmipStore, file: KmipFile, wanted: set[str]) -> None:
 
     identity = store.identity(file.name)
     found: dict[KmipServer, bytes] = {}
+    shown = []
     for server in file.servers:
 
         async def look(server: KmipServer = server) -> bytes:
@@ -178,12 +252,13 @@ def _pin(store: KmipStore, file: KmipFile, wanted: set[str]) -> None:
             raise ProviderUnavailable(f"{server}: no answer within {file.timeout:g} seconds") from None
         except tls.TlsFailed as error:
             raise ProviderUnavailable(f"{server} does not show its certificate: {error}") from error
-        told = certificates.read(certificates.to_pem(found[server]))[0]
-        print(f"server       {server}")
-        print(printable(f"subject      {told.subject}"))
-        print(printable(f"issuer       {told.issuer}"))
-        print(f"valid until  {told.not_after:%Y-%m-%d}")
-        print(f"SHA-256      {tls.fingerprint(told.der)}")
+        told = _told(certificates.read(certificates.to_pem(found[server]))[0], server)
+        shown.append(told)
+        print(f"server       {told.server}", file=shown_on)
+        print(printable(f"subject      {told.subject}"), file=shown_on)
+        print(printable(f"issuer       {told.issuer}"), file=shown_on)
+        print(f"valid until  {told.until}", file=shown_on)
+        print(f"SHA-256      {told.sha256}", file=shown_on)
     strangers = [str(server) for server, der in found.items() if tls.fingerprint(der) not in wanted]
     if wanted and strangers:
         raise DeniedError(f"another fingerprint than yours: {', '.join(strangers)}")
@@ -192,8 +267,7 @@ def _pin(store: KmipStore, file: KmipFile, wanted: set[str]) -> None:
             raise UsageError("nobody is there to compare the fingerprints; give them with --fingerprint")
         click.confirm("Trust exactly these certificates?", abort=True, err=True)
     store.trust_servers(file.name, found)
-    many = "its server" if len(found) == 1 else f"{len(found)} servers"
-    say(f"the provider {file.name} trusts {many}")
+    return shown
 
 
 @contextmanager

@@ -103,9 +103,10 @@ DIR/VM is one VM home in it. A passphrase comes from the terminal or from
     (
         "Output",
         """
-What a command shows goes to standard output, with --json as one JSON value.
-Everything else goes to standard error: "ioflt: what happened", "hint: what
-to do", with --json a failure as one line of JSON.
+What a command shows goes to standard output. Everything else goes to
+standard error: "ioflt: what happened", "hint: what to do". With --json the
+outcome is one JSON value on standard output, a failure one line of JSON on
+standard error.
 """,
     ),
     (

@@ -10,7 +10,7 @@ import click
 from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask
 from ioflt.cli.provider_common import open_store, tell_keyd
-from ioflt.cli.render import say
+from ioflt.cli.render import emit, json_option, say
 from ioflt.errors import KeyNotFound, ProviderLocked, ProviderUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     metavar="SECONDS",
     help="For each answer of the library.",
 )
+@json_option
 def pkcs11(
     name: str,
     module: Path,
@@ -73,6 +74,7 @@ def pkcs11(
     passphrase_file: str | None,
     environment: dict[str, str],
     timeout: float,
+    as_json: bool,
 ) -> None:
     """Make the provider NAME: this machine makes keys, and keeps them wrapped by a key of the token.
 
@@ -100,7 +102,9 @@ def pkcs11(
     store.add(file)
     tell_keyd()
     how = "" if pin_file is not None else f"it opens by: ioflt keyd unlock {name}; "
-    say(f"made the provider {name}, by the key {key} ({found}); {how}try it: ioflt provider test {name}")
+    done = {"provider": name, "kind": "pkcs11", "token": token, "key": key}
+    made = f"made the provider {name}, by the key {key} ({found})"
+    emit(done, lambda: say(f"{made}; {how}try it: ioflt provider test {name}"), as_json)
 
 
 def _wrapping_key(file: Pkcs11File, pin: Secret, *, make: bool) -> str:

@@ -14,13 +14,14 @@ from ioflt.cli import kmip, pkcs11, provider_trial, transit
 from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask, own_passphrase_option, passphrase_option
 from ioflt.cli.provider_cache import cache
-from ioflt.cli.provider_common import from_now_on, open_store, own_passphrase, tell_keyd
+from ioflt.cli.provider_common import from_now_on, open_store, opened_by, own_passphrase, tell_keyd
 from ioflt.cli.provider_slot import slot
 from ioflt.cli.render import emit, json_option, say, warn
 from ioflt.errors import CorruptDataError, ExistsError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from ioflt.crypto.secret import Secret
+    from ioflt.keys.native.file import ProviderFile
 
 
 @click.group()
@@ -41,7 +42,8 @@ def create() -> None:
 @click.argument("name")
 @click.option("--ask-passphrase", "prompt", is_flag=True, help="Ask for the passphrase at the terminal.")
 @passphrase_option
-def native(name: str, prompt: bool, passphrase_file: str | None) -> None:
+@json_option
+def native(name: str, prompt: bool, passphrase_file: str | None, as_json: bool) -> None:
     """Make the provider NAME, whose keys are derived from one that this machine keeps.
 
     Without a passphrase it is sealed to this machine and opens by itself. With one it opens by
@@ -55,7 +57,8 @@ def native(name: str, prompt: bool, passphrase_file: str | None) -> None:
         made = open_store().create(name, secret)
     tell_keyd()
     opens = f"; it opens by: ioflt keyd unlock {made.name}" if secret is not None else ""
-    say(f"made the provider {made.name}{opens}")
+    done = {"provider": made.name, "kind": "native", "slots": opened_by(made)}
+    emit(done, lambda: say(f"made the provider {made.name}{opens}"), as_json)
 
 
 create.add_command(kmip.kmip)
@@ -85,7 +88,10 @@ def list_(as_json: bool) -> None:
 @click.argument("out", type=click.Path(readable=False, path_type=Path))
 @passphrase_option
 @own_passphrase_option
-def backup(name: str, out: Path, passphrase_file: str | None, provider_passphrase_file: str | None) -> None:
+@json_option
+def backup(
+    name: str, out: Path, passphrase_file: str | None, provider_passphrase_file: str | None, as_json: bool
+) -> None:
     """Write the key of the provider NAME to the new file OUT, protected by a passphrase for it.
 
     Who has OUT and its passphrase can read everything that NAME encrypted. Keep it off this machine.
@@ -114,7 +120,8 @@ def backup(name: str, out: Path, passphrase_file: str | None, provider_passphras
     files.create(out, data)
     store.mark_backed_up(name)
     tell_keyd()
-    say(f"{out}: backup of the provider {name}; test it and keep it elsewhere")
+    done = {"provider": name, "out": str(out)}
+    emit(done, lambda: say(f"{out}: backup of the provider {name}; test it and keep it elsewhere"), as_json)
 
 
 @provider.command(short_help="Bring a provider back from its backup.")
@@ -122,7 +129,8 @@ def backup(name: str, out: Path, passphrase_file: str | None, provider_passphras
     "paths", metavar="FILE...", nargs=-1, required=True, type=click.Path(readable=False, path_type=Path)
 )
 @passphrase_option
-def restore(paths: tuple[Path, ...], passphrase_file: str | None) -> None:
+@json_option
+def restore(paths: tuple[Path, ...], passphrase_file: str | None, as_json: bool) -> None:
     """Bring back a provider from a FILE of `ioflt provider backup`, or from enough FILEs of `split`.
 
     The passphrase is that of the backup. With shares it is a new one, for a provider that had one.
@@ -141,15 +149,16 @@ def restore(paths: tuple[Path, ...], passphrase_file: str | None) -> None:
         else:
             restored = _restore_backup(*read[0], passphrase_file)
     tell_keyd()
-    say(f"the provider {restored} is here")
+    done = {"provider": restored.name, "kind": "native", "slots": opened_by(restored)}
+    emit(done, lambda: say(f"the provider {restored.name} is here"), as_json)
 
 
-def _restore_backup(path: Path, data: bytes, passphrase_file: str | None) -> str:
+def _restore_backup(path: Path, data: bytes, passphrase_file: str | None) -> ProviderFile:
     with ask(passphrase_file, "Passphrase of the backup") as passphrase, _naming(path):
-        return open_store().restore(data, passphrase).name
+        return open_store().restore(data, passphrase)
 
 
-def _restore_shares(read: list[tuple[Path, bytes]], passphrase_file: str | None) -> str:
+def _restore_shares(read: list[tuple[Path, bytes]], passphrase_file: str | None) -> ProviderFile:
     from ioflt.format.share import text
     from ioflt.keys.native import shares
 
@@ -166,7 +175,7 @@ def _restore_shares(read: list[tuple[Path, bytes]], passphrase_file: str | None)
         if identity.protection == "passphrase":
             prompt = f"New passphrase of the provider {identity.name}"
             secret = stack.enter_context(ask(passphrase_file, prompt, confirm=True))
-        return open_store().install(identity, kdk, secret).name
+        return open_store().install(identity, kdk, secret)
 
 
 @contextlib.contextmanager
@@ -187,8 +196,14 @@ def _naming(path: Path) -> Iterator[None]:
     "directory", metavar="OUTDIR", type=click.Path(readable=False, path_type=Path, file_okay=False)
 )
 @own_passphrase_option
+@json_option
 def split(
-    name: str, count: int, threshold: int, directory: Path, provider_passphrase_file: str | None
+    name: str,
+    count: int,
+    threshold: int,
+    directory: Path,
+    provider_passphrase_file: str | None,
+    as_json: bool,
 ) -> None:
     """Write the key of the provider NAME to N text files in OUTDIR, any K of which bring it back.
 
@@ -201,6 +216,7 @@ def split(
     from ioflt.keys.native.backup import Identity
 
     store = open_store()
+    written = []
     with contextlib.ExitStack() as stack:
         file = store.load(name)
         own = own_passphrase(stack, store, name, provider_passphrase_file)
@@ -211,17 +227,26 @@ def split(
             stack.enter_context(share.data)
             path = directory / f"{name}-share-{share.index}-of-{count}.txt"
             files.create(path, text.write(share))
-            say(f"{path}: share {share.index}")
+            written.append(str(path))
     store.mark_backed_up(name)
     tell_keyd()
-    say(f"any {threshold} of the {count} bring the provider {name} back; print them, and keep them apart")
+
+    def told() -> None:
+        for index, path in enumerate(written, 1):
+            say(f"{path}: share {index}")
+        say(f"any {threshold} of the {count} bring the provider {name} back; print them, and keep them apart")
+
+    emit({"provider": name, "threshold": threshold, "shares": written}, told, as_json)
 
 
 @provider.command(short_help="Change a provider's passphrase.")
 @click.argument("name")
 @passphrase_option
 @own_passphrase_option
-def passwd(name: str, passphrase_file: str | None, provider_passphrase_file: str | None) -> None:
+@json_option
+def passwd(
+    name: str, passphrase_file: str | None, provider_passphrase_file: str | None, as_json: bool
+) -> None:
     """Change the passphrase of the provider NAME. The old one opens it no more.
 
     A backup of it keeps the passphrase that it was written under.
@@ -234,9 +259,10 @@ def passwd(name: str, passphrase_file: str | None, provider_passphrase_file: str
         new = stack.enter_context(
             ask(passphrase_file, f"New passphrase of the provider {name}", confirm=True)
         )
-        slot_admin.change_passphrase(store, name, new, own)
+        changed = slot_admin.change_passphrase(store, name, new, own)
     tell_keyd()
-    say(f"the provider {name} has a new passphrase")
+    done = {"provider": name, "kind": "native", "slots": opened_by(changed)}
+    emit(done, lambda: say(f"the provider {name} has a new passphrase"), as_json)
 
 
 @provider.command(short_help="Show or choose the provider of new keys.")
@@ -260,7 +286,8 @@ def default(name: str | None, as_json: bool) -> None:
 @provider.command(short_help="Remove a provider whose keys nobody needs.")
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Remove it although something needs it, or may; says what.")
-def remove(name: str, force: bool) -> None:
+@json_option
+def remove(name: str, force: bool, as_json: bool) -> None:
     """Remove the provider NAME, and what opens it, for good. Only a backup brings its keys back.
 
     Refused while a VM or datastore has keys of it, as far as this machine opened them before; and while one
@@ -288,4 +315,9 @@ def remove(name: str, force: bool) -> None:
         raise BusyError(f"nobody knows whether keys of the provider {name} are in use")
     store.remove(name)
     tell_keyd()
-    say(f"the provider {name} is removed")
+    done = {
+        "provider": name,
+        "locked": [use.path for use in uses if use.locks],
+        "unknown": [path for path, _ in found.unknown],
+    }
+    emit(done, lambda: say(f"the provider {name} is removed"), as_json)

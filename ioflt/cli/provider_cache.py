@@ -42,13 +42,17 @@ def cache(name: str, days: int | None, off: bool, as_json: bool) -> None:
     if name not in found:
         raise NotFoundError(f"no provider {name} is configured here")
     status = found[name]
-    if days is not None and status is not None:
-        many = "1 day" if days == 1 else f"{days} days"
-        say(f"the keys of the provider {name} are sealed to this machine by {status.by}, for {many}")
-    elif off:
-        say(f"no keys of the provider {name} are sealed to this machine")
-    if as_json or not (off or days is not None):
-        emit(status, lambda: _show(name, status), as_json)
+
+    def text() -> None:
+        if days is not None and status is not None:
+            many = "1 day" if days == 1 else f"{days} days"
+            say(f"the keys of the provider {name} are sealed to this machine by {status.by}, for {many}")
+        elif off:
+            say(f"no keys of the provider {name} are sealed to this machine")
+        else:
+            _show(name, status)
+
+    emit(status, text, as_json)
 
 
 def _show(name: str, status: CacheStatus | None) -> None:

@@ -10,6 +10,7 @@ from ioflt.cli.passphrase import OWN_OPTION, ask
 if TYPE_CHECKING:
     from ioflt.crypto.secret import Secret
     from ioflt.datastore.seen import Protected, Use
+    from ioflt.keys.native.file import ProviderFile
     from ioflt.keys.native.store import NativeStore
 
 
@@ -19,6 +20,13 @@ def open_store() -> NativeStore:
     from ioflt.keys.native.store import NativeStore
 
     return NativeStore(paths.find().ensure().providers)
+
+
+def opened_by(provider: ProviderFile) -> list[str]:
+    """Its slots, as `provider list` names them."""
+    from ioflt.keys.native.file import label_of
+
+    return [label_of(slot) for slot in provider.slots]
 
 
 def own_passphrase(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ioflt.cli.passphrase import OWN_OPTION, ask, own_passphrase_option, passphrase_option
-from ioflt.cli.provider_common import open_store, own_passphrase, tell_keyd
+from ioflt.cli.provider_common import open_store, opened_by, own_passphrase, tell_keyd
 from ioflt.cli.render import emit, json_option, say, table
 from ioflt.errors import ProviderUnavailable, UsageError
 
@@ -42,6 +42,7 @@ def slot() -> None:
 @click.option("--url", help="tang: the server, such as http://tang.example.com.")
 @click.option("--thumbprint", metavar="T", help="tang: of a key that signs for the server (tang-show-keys).")
 @own_passphrase_option
+@json_option
 def add(
     name: str,
     kind: str,
@@ -52,6 +53,7 @@ def add(
     url: str | None,
     thumbprint: str | None,
     provider_passphrase_file: str | None,
+    as_json: bool,
 ) -> None:
     """Add a slot of KIND to the provider NAME. It is opened once before it counts.
 
@@ -97,16 +99,18 @@ def add(
             url=url or "",
             thumbprint=thumbprint or "",
         )
-        slot_admin.add(store, name, wanted, own)
+        changed = slot_admin.add(store, name, wanted, own)
     tell_keyd()
-    say(f"the provider {name} opens by {kind} too")
+    done = {"provider": name, "kind": "native", "slots": opened_by(changed)}
+    emit(done, lambda: say(f"the provider {name} opens by {kind} too"), as_json)
 
 
 @slot.command(short_help="Remove a way to open a provider.")
 @click.argument("name")
 @_kind_argument
 @own_passphrase_option
-def remove(name: str, kind: str, provider_passphrase_file: str | None) -> None:
+@json_option
+def remove(name: str, kind: str, provider_passphrase_file: str | None, as_json: bool) -> None:
     """Remove the slot of KIND from the provider NAME; the last one never.
 
     Another slot is opened first: where only a passphrase is left, that is asked for.
@@ -122,9 +126,10 @@ def remove(name: str, kind: str, provider_passphrase_file: str | None) -> None:
         if provider_passphrase_file is not None or (left and all(map(waits_for_secret, left))):
             prompt = f"Passphrase by which the provider {name} opens then"
             own = stack.enter_context(ask(provider_passphrase_file, prompt, option=OWN_OPTION))
-        slot_admin.remove(store, name, kind, own)
+        changed = slot_admin.remove(store, name, kind, own)
     tell_keyd()
-    say(f"the provider {name} opens by {kind} no more")
+    done = {"provider": name, "kind": "native", "slots": opened_by(changed)}
+    emit(done, lambda: say(f"the provider {name} opens by {kind} no more"), as_json)
 
 
 @slot.command(name="list", short_help="List the ways to open a provider.")

@@ -97,7 +97,8 @@ def remove(target: Path, passphrase_file: str | None, slot: int | None, every: b
 
 @recovery.command(short_help="Fill the holes of a thin disk.")
 @file_argument
-def fill(file: Path) -> None:
+@json_option
+def fill(file: Path, as_json: bool) -> None:
     """Write encrypted zeros into the holes of a thin disk: stock tools would read noise there.
 
     It then takes its full size on the datastore. Its time of modification stays.
@@ -111,7 +112,8 @@ def fill(file: Path) -> None:
         raise UsageError("a VMX has no holes", file=file)
     with connect_keys() as keys, progress(f"filling {file.name}", os.stat(path).st_size) as bar:
         size = reach.fill(path, keys, bar.advance)
-    say(f"{file}: no holes left in {size} bytes")
+    done = {"file": str(file), "size": size}
+    emit(done, lambda: say(f"{file}: no holes left in {size} bytes"), as_json)
 
 
 @click.group()
@@ -122,7 +124,8 @@ def header() -> None:
 @header.command(short_help="Write a VM's headers to a new file.")
 @home_argument
 @click.argument("out", metavar="OUT", type=click.Path(readable=False, path_type=Path))
-def backup(home: tuple[Path, str], out: Path) -> None:
+@json_option
+def backup(home: tuple[Path, str], out: Path, as_json: bool) -> None:
     """Write the headers of all files of a VM, and its record, to the new file OUT.
 
     It holds no data and opens nothing by itself. Back up again after adding files, passphrases or keys.
@@ -133,13 +136,15 @@ def backup(home: tuple[Path, str], out: Path) -> None:
     with open_volume(directory) as volume:
         saved = headers.backup(volume, name)
     headers.write_file(out, saved)
-    say(f"{out}: headers of {len(saved.headers)} files")
+    done = {"vm": str(directory / name), "out": str(out), "files": [one.path for one in saved.headers]}
+    emit(done, lambda: say(f"{out}: headers of {len(saved.headers)} files"), as_json)
 
 
 @header.command()
 @click.argument("out", metavar="OUT", type=click.Path(readable=False, path_type=Path))
 @home_argument
-def restore(out: Path, home: tuple[Path, str]) -> None:
+@json_option
+def restore(out: Path, home: tuple[Path, str], as_json: bool) -> None:
     """Put the headers in OUT back into the files of a VM. Refused for other files and for new keys.
 
     Passphrases are then those of the backup. Lengths and data stay as they are.
@@ -153,7 +158,11 @@ def restore(out: Path, home: tuple[Path, str]) -> None:
     for path in done.missing:
         warn(f"{directory / name / path}: in the backup, but not there")
     record = " and its record" if done.record else ""
-    say(f"{directory / name}: headers of {len(done.restored)} files{record} restored")
+    emit(
+        done,
+        lambda: say(f"{directory / name}: headers of {len(done.restored)} files{record} restored"),
+        as_json,
+    )
 
 
 @click.group()
@@ -199,7 +208,10 @@ def export(home: tuple[Path, str], passphrase_file: str | None, output: Path | N
 @click.option(
     "--force", is_flag=True, help="Replace the VM's VMX of that name; without one, put it beside its others."
 )
-def import_(file: Path, home: tuple[Path, str], passphrase_file: str | None, force: bool) -> None:
+@json_option
+def import_(
+    file: Path, home: tuple[Path, str], passphrase_file: str | None, force: bool, as_json: bool
+) -> None:
     """Open a VMX that is sealed under a passphrase, and put it into a VM, stored as that stores its files."""
     from ioflt.datastore import exchange
 
@@ -212,7 +224,8 @@ def import_(file: Path, home: tuple[Path, str], passphrase_file: str | None, for
         ),
     ):
         stored = exchange.import_(volume, name, file, secret, force=force)
-    say(f"{directory / name / stored}: imported")
+    done = {"vm": str(directory / name), "file": stored}
+    emit(done, lambda: say(f"{directory / name / stored}: imported"), as_json)
 
 
 def _containers(target: Path) -> list[str]:

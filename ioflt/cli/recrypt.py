@@ -13,7 +13,7 @@ import click
 from ioflt.cli import passphrase
 from ioflt.cli.render import emit, json_option, progress, say, size
 from ioflt.cli.session import home_argument, logged
-from ioflt.cli.vm import open_vms, total
+from ioflt.cli.vm import open_vms, shown, total
 
 if TYPE_CHECKING:
     from ioflt.format.record.record import Mode
@@ -102,7 +102,8 @@ def _shallow(
         with logged(), progress(f"recrypting {name}", files, files=True) as bar:
             shallow.recrypt(volume, name, key_id=key_id, provider=provider, add=add, progress=bar.advance)
         done = summary.home(volume, name)
-    emit(done, lambda: say(f"{directory / name}: recrypted, opens by {' or '.join(done.keys)}"), as_json)
+    opens = " or ".join(done.keys)
+    emit(shown(done), lambda: say(f"{directory / name}: recrypted, opens by {opens}"), as_json)
 
 
 def _deep(home: tuple[Path, str], mode: Mode | None, recovery: str | None, drop: bool, as_json: bool) -> None:

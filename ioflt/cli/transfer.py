@@ -72,8 +72,12 @@ def export(home: tuple[Path, str], out: Path, as_json: bool) -> None:
         progress(f"exporting {name}", None) as bar,
     ):
         made = write(volume, name, out, bar.advance)
-    say(f"{out}: written; the export is not encrypted")
-    emit(made, lambda: describe(made), as_json)
+
+    def text() -> None:
+        say(f"{out}: written; the export is not encrypted")
+        describe(made)
+
+    emit(made, text, as_json)
 
 
 @click.command()
@@ -98,8 +102,12 @@ def clone(
         made = clones.clone(
             old, source[1], new, target[1], provider=provider, same_key=same_key, progress=bar.advance
         )
-    say(f"{target[0] / target[1]}: cloned")
-    emit(made, lambda: describe(made), as_json)
+
+    def text() -> None:
+        say(f"{target[0] / target[1]}: cloned")
+        describe(made)
+
+    emit(made, text, as_json)
 
 
 @click.command()
@@ -107,8 +115,13 @@ def clone(
 @vm_argument("target", "DST")
 @click.option("--key", "key_id", metavar="ID", help="It gets this key, not a new one.")
 @click.option("--provider", metavar="NAME", help="It gets a new key of this provider, or its key ID.")
+@json_option
 def move(
-    source: tuple[Path, str], target: tuple[Path, str], key_id: str | None, provider: str | None
+    source: tuple[Path, str],
+    target: tuple[Path, str],
+    key_id: str | None,
+    provider: str | None,
+    as_json: bool,
 ) -> None:
     """Rename the powered-off VM SRC to DST, both DIR/VM, or move it into another datastore.
 
@@ -118,12 +131,15 @@ def move(
     unless another one is asked for; then SRC is removed. If that is interrupted at its end, SRC takes no
     writes until the next command on its datastore removes it, or takes the move back.
     """
+    from ioflt.cli.vm import shown
     from ioflt.datastore import move as moves
+    from ioflt.datastore import summary
 
     with _two_volumes(source[0], target[0]) as (old, new), progress(f"moving {source[1]}", None) as bar:
         options = {"key_id": key_id, "provider": provider}
         moves.move(old, source[1], new, target[1], **options, progress=bar.advance)
-    say(f"{target[0] / target[1]}: moved")
+        now = shown(summary.home(new, target[1]))
+    emit(now, lambda: say(f"{target[0] / target[1]}: moved"), as_json)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ioflt.cli.provider_common import open_store, tell_keyd
-from ioflt.cli.render import say
+from ioflt.cli.render import emit, json_option, say
 from ioflt.errors import CorruptDataError, UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     metavar="SECONDS",
     help="For the server's answer.",
 )
+@json_option
 def transit(
     name: str,
     url: tuple[str, int],
@@ -73,6 +74,7 @@ def transit(
     login_mount: str | None,
     role: str | None,
     timeout: float,
+    as_json: bool,
 ) -> None:
     """Make the provider NAME: this machine makes keys, and keeps them wrapped by a key of the server.
 
@@ -84,14 +86,15 @@ def transit(
 
     login = _login(token_file, certificate, login_mount, role)
     try:
-        TransitStore(open_store().directory).create(
+        made = TransitStore(open_store().directory).create(
             name, url, mount, key, login, ca.read_text(errors="replace"), timeout
         )
     except CorruptDataError as error:
         error.file = error.file or str(ca)
         raise
     tell_keyd()
-    say(f"made the provider {name}; try it: ioflt provider test {name}")
+    done = {"provider": name, "kind": "transit", "server": made.server, "key": key}
+    emit(done, lambda: say(f"made the provider {name}; try it: ioflt provider test {name}"), as_json)
 
 
 def _login(

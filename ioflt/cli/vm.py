@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,6 +18,7 @@ from ioflt.cli.session import connect_keys, directory_argument, home_argument, l
 from ioflt.errors import IofltError, UsageError
 
 if TYPE_CHECKING:
+    from ioflt.datastore.summary import HomeSummary
     from ioflt.datastore.volume import Volume
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
@@ -127,7 +128,7 @@ def list_(directory: Path, as_json: bool) -> None:
             ],
         )
 
-    emit(homes, text, as_json)
+    emit([shown(home) for home in homes], text, as_json)
 
 
 @click.command()
@@ -139,29 +140,35 @@ def show(home: tuple[Path, str], as_json: bool) -> None:
     Of a VM that is locked also which of its keys is missing, at which provider, and since when as far as the
     key daemon knows.
     """
-    import msgspec
-
     from ioflt.datastore import summary
 
     directory, name = home
     with open_vms(directory, read_only=True, keyless=True, but=name) as volume:
-        found = summary.home(volume, name)
-    shown = msgspec.to_builtins(found, enc_hook=str)
-    for key in shown["missing"]:
+        found = shown(summary.home(volume, name))
+    emit(found, lambda: describe(found), as_json)
+
+
+def shown(home: HomeSummary) -> dict[str, Any]:
+    """A VM as `vm show` has it, times as text."""
+    import msgspec
+
+    found: dict[str, Any] = msgspec.to_builtins(home, enc_hook=str)
+    for key in found["missing"]:
         key["since"] = moment(key["since"])
-    emit(shown, lambda: describe(shown), as_json)
+    return found
 
 
 @click.command()
 @home_argument
 @click.option("--thick", is_flag=True, help="Fill the holes of disks, so that no one sees what is unused.")
 @_disk_option("Only this disk of an encrypted VM, which is clear.")
-def encrypt(home: tuple[Path, str], thick: bool, disk: str | None) -> None:
+@json_option
+def encrypt(home: tuple[Path, str], thick: bool, disk: str | None, as_json: bool) -> None:
     """Encrypt the powered-off VM in place: each file anew beside the old, then in its stead.
 
     Run again after an interruption it goes on. It also takes back a decrypt that was interrupted.
     """
-    from ioflt.datastore import lifecycle
+    from ioflt.datastore import lifecycle, summary
 
     directory, name = home
     place = directory / name
@@ -171,18 +178,21 @@ def encrypt(home: tuple[Path, str], thick: bool, disk: str | None) -> None:
         progress(f"encrypting {disk or name}", total(volume, name, disk)) as bar,
     ):
         files = lifecycle.encrypt(volume, name, disk=disk, thick=thick, progress=bar.advance)
-    say(f"{place}: {', '.join(files)} encrypted" if files else f"{place}: encrypted")
+        now = shown(summary.home(volume, name))
+    what = f"{', '.join(files)} encrypted" if files else "encrypted"
+    emit(now, lambda: say(f"{place}: {what}"), as_json)
 
 
 @click.command()
 @home_argument
 @_disk_option("Only this disk, with its snapshots; the VM stays encrypted.")
-def decrypt(home: tuple[Path, str], disk: str | None) -> None:
+@json_option
+def decrypt(home: tuple[Path, str], disk: str | None, as_json: bool) -> None:
     """Decrypt the powered-off VM in place. This writes its plaintext to the datastore.
 
     Run again after an interruption it goes on; `ioflt vm encrypt` takes it back instead.
     """
-    from ioflt.datastore import lifecycle
+    from ioflt.datastore import lifecycle, summary
 
     directory, name = home
     place = directory / name
@@ -192,28 +202,32 @@ def decrypt(home: tuple[Path, str], disk: str | None) -> None:
         progress(f"decrypting {disk or name}", total(volume, name, disk)) as bar,
     ):
         files = lifecycle.decrypt(volume, name, disk=disk, progress=bar.advance)
+        now = shown(summary.home(volume, name))
     what = f"{', '.join(files)} decrypted" if files else "decrypted"
-    say(f"{place}: {what}; whoever reads the datastore reads this {'disk' if files else 'VM'}")
+    read = f"whoever reads the datastore reads this {'disk' if files else 'VM'}"
+    emit(now, lambda: say(f"{place}: {what}; {read}"), as_json)
 
 
 @click.command()
 @home_argument
 @click.option("--clear", is_flag=True, help="Its files are clear, not encrypted.")
 @click.option("--accept-rollback", is_flag=True, help="It is older than this host has seen it, and meant so.")
-def register(home: tuple[Path, str], clear: bool, accept_rollback: bool) -> None:
+@json_option
+def register(home: tuple[Path, str], clear: bool, accept_rollback: bool, as_json: bool) -> None:
     """Make a new record for a VM whose record is missing, foreign or damaged, or that was rolled back.
 
     Until then such a VM is read-only. Look at it first: whoever could write to the datastore could have put
     it there. The key of an encrypted VM is found from its files.
     """
-    from ioflt.datastore import lifecycle
+    from ioflt.datastore import lifecycle, summary
 
     directory, name = home
     with open_vms(directory, but=name) as volume, logged():
         strangers = lifecycle.register(volume, name, clear=clear, accept_rollback=accept_rollback)
+        now = shown(summary.home(volume, name))
     for path in strangers:
         warn(f"{directory / name / path}: not encrypted, so it cannot be read in this VM; move it away")
-    say(f"{directory / name}: registered")
+    emit(now, lambda: say(f"{directory / name}: registered"), as_json)
 
 
 def total(volume: Volume, name: str, disk: str | None = None) -> int:

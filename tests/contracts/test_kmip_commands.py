@@ -8,6 +8,7 @@ import pytest
 
 from ioflt.keys.client import KeyClient
 from ioflt.testing.pykmip import HOST, PyKmip
+from tests import json_spec
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,10 @@ def test_from_nothing_to_keys(ioflt, server, authority, tmp_path):
     refused = ioflt("key", "destroy", "corp", made.key_id, "--yes", code=4)
     assert "may not be used" in refused.stderr
     assert "--yes" in ioflt("key", "destroy", "corp", made.key_id, code=2).stderr
-    ioflt("key", "revoke", "corp", made.key_id, "--reason", "superseded")
-    ioflt("key", "destroy", "corp", made.key_id, "--yes")
+    told = ioflt("key", "revoke", "corp", made.key_id, "--reason", "superseded", "--json")
+    json_spec.check("key revoke", json.loads(told.stdout))
+    told = ioflt("key", "destroy", "corp", made.key_id, "--yes", "--json")
+    json_spec.check("key destroy", json.loads(told.stdout))
     assert ioflt("key", "locate", "corp").stdout == ""
 
 
@@ -164,8 +167,11 @@ def test_pinned_by_fingerprint(ioflt, server, authority, tmp_path):
     shown = ioflt("provider", "trust", "corp", "--fingerprint", wrong, code=3)
     found = next(line.split()[1] for line in shown.stdout.splitlines() if line.startswith("SHA-256"))
     assert "nobody is there" in ioflt("provider", "trust", "corp", code=2).stderr
-    ioflt("provider", "trust", "corp", "--fingerprint", found.lower())
-    ioflt("provider", "test", "corp")
+    told = ioflt("provider", "trust", "corp", "--fingerprint", found.lower(), "--json")
+    trust = json.loads(told.stdout)
+    json_spec.check("provider trust", trust)
+    assert [(one["server"], one["sha256"]) for one in trust["servers"]] == [(f"{HOST}:{server.port}", found)]
+    json_spec.check("provider test", json.loads(ioflt("provider", "test", "corp", "--json").stdout))
 
 
 def test_a_certificate_that_expires_is_warned_of_and_renewed(ioflt, server, authority, tmp_path):

@@ -1,5 +1,6 @@
 """The commands of the pkcs11 provider and keyd's use of it, against SoftHSM2."""
 
+import json
 import os
 import select
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ioflt.keys.client import KeyClient
+from tests import json_spec
 from tests.process_memory import memory_holds
 from tests.token_peers import MODULE, PIN, SoftHsm, build_moody_module
 
@@ -50,6 +52,10 @@ def test_from_nothing_to_a_vm_on_another_host(ioflt, hsm, pin_file, tmp_path, sh
     assert "hint: nothing was made; with --generate" in missing
     assert ioflt("provider", "list", "--json").stdout == "[]\n"
     assert "(made, AES-256, never leaves it)" in ioflt(*create, "--generate").stderr
+    ioflt("provider", "remove", "corp")
+    made = json.loads(ioflt(*create, "--json").stdout)
+    json_spec.check("provider create pkcs11", made)
+    assert (made["provider"], made["token"], made["key"]) == ("corp", "ioflt", "ioflt")
     assert hsm.keys("ioflt") == ["ioflt"]
     tried = ioflt("provider", "test", "corp").stdout.splitlines()
     assert [line.partition(":")[0] for line in tried] == [

@@ -61,8 +61,8 @@ def listing(store: NativeStore, name: str) -> list[SlotStatus]:
     return [_status(file, slot, store.path(name)) for slot in file.slots]
 
 
-def add(store: NativeStore, name: str, wanted: NewSlot, own: Secret | None = None) -> None:
-    """Add a slot to a provider that its host, or its own passphrase, opens.
+def add(store: NativeStore, name: str, wanted: NewSlot, own: Secret | None = None) -> ProviderFile:
+    """Add a slot to a provider that its host, or its own passphrase, opens. Returns what it is now.
 
     Raises ExistsError when it has one of that kind, KeyUnavailableError, UsageError, NotFoundError.
     """
@@ -72,11 +72,11 @@ def add(store: NativeStore, name: str, wanted: NewSlot, own: Secret | None = Non
             raise ExistsError(f"the provider {name} has a slot of the kind {wanted.kind}")
         with store.open(file, own) as kdk:
             slot = _made(file, kdk, wanted, store.path(name))
-            _save(store, file, (*file.slots, slot))
+            return _save(store, file, (*file.slots, slot))
 
 
-def remove(store: NativeStore, name: str, kind: str, own: Secret | None = None) -> None:
-    """Remove the slot of that kind, once another one was opened: by the host, or by `own`.
+def remove(store: NativeStore, name: str, kind: str, own: Secret | None = None) -> ProviderFile:
+    """Remove the slot of that kind, once another one was opened: by the host, or by `own`. As `add`.
 
     Raises NotFoundError, KeyUnavailableError; UsageError for the last slot.
     """
@@ -88,13 +88,14 @@ def remove(store: NativeStore, name: str, kind: str, own: Secret | None = None) 
         if not left:
             raise UsageError(f"this is the last slot of the provider {name}: without it nothing opens it")
         store.open(msgspec.structs.replace(file, slots=left), own).wipe()
-        _save(store, file, left)
+        changed = _save(store, file, left)
         if kind == "keyfile":
             files.destroy(slots.keyfile_of(store.path(name)))
+        return changed
 
 
-def change_passphrase(store: NativeStore, name: str, new: Secret, own: Secret | None = None) -> None:
-    """Put another passphrase in place of the one that a provider has. The old one opens it no more.
+def change_passphrase(store: NativeStore, name: str, new: Secret, own: Secret | None = None) -> ProviderFile:
+    """Put another passphrase in place of the one that a provider has. The old one opens it no more. As `add`.
 
     Raises KeyUnavailableError; NotFoundError when it has none, UsageError for an empty one.
     """
@@ -104,15 +105,17 @@ def change_passphrase(store: NativeStore, name: str, new: Secret, own: Secret | 
             raise NotFoundError(f"the provider {name} has no passphrase")
         with store.open(file, own) as kdk:
             changed = _made(file, kdk, NewSlot("passphrase", new), store.path(name))
-        _save(
+        return _save(
             store,
             file,
             tuple(changed if isinstance(slot, PassphraseSlot) else slot for slot in file.slots),
         )
 
 
-def _save(store: NativeStore, file: ProviderFile, changed: tuple[Slot, ...]) -> None:
-    store.save(msgspec.structs.replace(file, slots=changed))
+def _save(store: NativeStore, file: ProviderFile, changed: tuple[Slot, ...]) -> ProviderFile:
+    file = msgspec.structs.replace(file, slots=changed)
+    store.save(file)
+    return file
 
 
 def _made(file: ProviderFile, kdk: Secret, wanted: NewSlot, path: Path) -> Slot:
