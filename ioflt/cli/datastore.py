@@ -96,6 +96,8 @@ def _shown(directory: Path, volume: Volume) -> dict[str, Any]:
     for key in own["missing"]:
         key["since"] = moment(key["since"])
     record = volume.claimed
+    with progress(f"reading {directory}", None, files=True) as bar:
+        homes = summary.homes(volume, bar.advance)
     return {
         "directory": str(directory),
         "record": {
@@ -107,10 +109,7 @@ def _shown(directory: Path, volume: Volume) -> dict[str, Any]:
             "keys": [str(key) for key in record.keys],
             **own,
         },
-        "homes": [
-            {"name": home.name, "state": home.state, "problem": home.problem}
-            for home in summary.homes(volume)
-        ],
+        "homes": [{"name": home.name, "state": home.state, "problem": home.problem} for home in homes],
     }
 
 

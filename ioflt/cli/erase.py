@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ioflt.cli.hints import advising
-from ioflt.cli.render import describe, emit, json_option, printable, say, warn
+from ioflt.cli.render import describe, emit, json_option, printable, progress, say, warn
 from ioflt.cli.session import home_argument, logged
 from ioflt.cli.vm import open_vms
 from ioflt.errors import BusyError, IofltError, KeyUnavailableError, UsageError
@@ -100,9 +100,10 @@ def _erase(directory: Path, name: str, destroy_key: bool) -> Receipt:
         logged(),
         advising(BusyError, r"\bits keys? ", _IN_USE),
         advising(KeyUnavailableError, "", _NO_KEY) if destroy_key else nullcontext(),
+        progress(f"erasing {name}", erasing.extent(volume, name)) as bar,
     ):
         wanted = (lambda key: destroy(key, volume.keys)) if destroy_key else None
-        return erasing.erase(volume, name, destroy=wanted)
+        return erasing.erase(volume, name, destroy=wanted, progress=bar.advance)
 
 
 def _check_out(out: Path, place: Path) -> None:

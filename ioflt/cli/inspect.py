@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ioflt.cli.exits import Exit
-from ioflt.cli.render import emit, facts, json_option, size, table
+from ioflt.cli.render import emit, facts, json_option, progress, size, table
 from ioflt.cli.session import connect_keys, directory_argument, file_argument
 from ioflt.errors import UsageError
 
@@ -40,8 +40,8 @@ def check(directory: Path, as_json: bool) -> int:
     """
     from ioflt.datastore import check as checks
 
-    with connect_keys() as keys:
-        report = checks.run(directory, keys)
+    with connect_keys() as keys, progress(f"checking {directory}", None, files=True) as bar:
+        report = checks.run(directory, keys, bar.advance)
 
     def text() -> None:
         table(

@@ -52,8 +52,12 @@ def add(target: Path, passphrase_file: str | None, as_json: bool) -> None:
     with (
         passphrase.ask(passphrase_file, "recovery passphrase", confirm=True) as secret,
         connect_keys() as keys,
+        progress(f"adding to {target.name}", len(paths), files=True) as bar,
     ):
-        slots = [Slot(path, reach.add_slot(path, keys, secret)) for path in paths]
+        slots = []
+        for path in paths:  # the passphrase is stretched for each, which takes its time on purpose
+            slots.append(Slot(path, reach.add_slot(path, keys, secret)))
+            bar.advance(1)
     emit(slots, lambda: _tell(slots, "opened by the passphrase"), as_json)
 
 
@@ -78,14 +82,16 @@ def remove(target: Path, passphrase_file: str | None, slot: int | None, every: b
     if slot is None and not every:
         secret = passphrase.ask(passphrase_file, "passphrase to remove")
     slots = []
-    for path in paths:
-        with reach.reading(path) as fd:
-            chosen: tuple[int | None, ...] = ways.slots(fd)
-            if secret is not None:
-                chosen = (ways.find_slot(fd, secret),)
-            elif slot is not None:
-                chosen = (slot if slot in chosen else None,)
-        slots += [Slot(path, number) for number in chosen if number is not None]
+    with progress(f"looking in {target.name}", len(paths), files=True) as bar:
+        for path in paths:
+            with reach.reading(path) as fd:
+                chosen: tuple[int | None, ...] = ways.slots(fd)
+                if secret is not None:
+                    chosen = (ways.find_slot(fd, secret),)
+                elif slot is not None:
+                    chosen = (slot if slot in chosen else None,)
+            slots += [Slot(path, number) for number in chosen if number is not None]
+            bar.advance(1)
     if secret is not None:
         secret.wipe()
     if not slots:
@@ -133,8 +139,11 @@ def backup(home: tuple[Path, str], out: Path, as_json: bool) -> None:
     from ioflt.datastore import headers
 
     directory, name = _home(home)
-    with open_volume(directory) as volume:
-        saved = headers.backup(volume, name)
+    with (
+        open_volume(directory) as volume,
+        progress(f"reading headers of {name}", None, files=True) as bar,
+    ):
+        saved = headers.backup(volume, name, bar.advance)
     headers.write_file(out, saved)
     done = {"vm": str(directory / name), "out": str(out), "files": [one.path for one in saved.headers]}
     emit(done, lambda: say(f"{out}: headers of {len(saved.headers)} files"), as_json)
@@ -153,8 +162,11 @@ def restore(out: Path, home: tuple[Path, str], as_json: bool) -> None:
 
     directory, name = _home(home)
     saved = headers.read_file(out)
-    with open_volume(directory) as volume:
-        done = headers.restore(volume, name, saved)
+    with (
+        open_volume(directory) as volume,
+        progress(f"restoring headers of {name}", 2 * len(saved.headers), files=True) as bar,
+    ):
+        done = headers.restore(volume, name, saved, bar.advance)
     for path in done.missing:
         warn(f"{directory / name / path}: in the backup, but not there")
     record = " and its record" if done.record else ""

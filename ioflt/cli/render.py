@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 import click
+
+#: Seconds of work before a bar is shown.
+_PATIENCE = 0.5
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -142,6 +146,8 @@ class _Silent:
 def progress(title: str, total: int | None, *, files: bool = False) -> Iterator[Progress]:
     """A progress bar on standard error while the block runs; nothing where that is not a terminal.
 
+    It is shown at the first advance after half a second.
+
     `total` of bytes, or of files; None where it is not known beforehand.
     """
     if not sys.stderr.isatty():
@@ -160,10 +166,12 @@ def progress(title: str, total: int | None, *, files: bool = False) -> Iterator[
     )
     bars = Bars(*columns, console=Console(stderr=True), transient=True)
     task = bars.add_task(printable(title), total=total)
+    begun = time.monotonic()
 
     class Bar:
         def advance(self, count: int) -> None:
-            bars.start()  # not before: often there is nothing to do
+            if time.monotonic() - begun > _PATIENCE:  # what is done sooner only flickers
+                bars.start()
             bars.advance(task, count)
 
     try:

@@ -110,8 +110,11 @@ def list_(directory: Path, as_json: bool) -> None:
     """List the VMs of the datastore DIR."""
     from ioflt.datastore import summary
 
-    with open_vms(directory, read_only=True, keyless=True) as volume:
-        homes = summary.homes(volume)
+    with (
+        open_vms(directory, read_only=True, keyless=True) as volume,
+        progress(f"reading {directory}", None, files=True) as bar,
+    ):
+        homes = summary.homes(volume, bar.advance)
 
     def text() -> None:
         table(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import atomic, records
 from ioflt.datastore.chains import Chains
-from ioflt.datastore.container import Container
+from ioflt.datastore.container import Container, Progress
 from ioflt.datastore.deep.disk import SIDECAR
 from ioflt.datastore.files import open_regular
 from ioflt.datastore.header import check_copies, read_header, read_state_slots
@@ -65,10 +65,10 @@ class Report:
         return all(entry.finding is None for entry in self.entries)
 
 
-def run(path: str | os.PathLike[str], keys: KeyService) -> Report:
+def run(path: str | os.PathLike[str], keys: KeyService, progress: Progress | None = None) -> Report:
     """Check the datastore at `path`; what cannot be verified for want of a key is a finding.
 
-    Raises NotFoundError when there is none, StorageError.
+    `progress` hears of files looked at. Raises NotFoundError when there is none, StorageError.
     """
     try:
         volume = Volume.open(path, keys, read_only=True, locked=_no_matter)
@@ -76,7 +76,7 @@ def run(path: str | os.PathLike[str], keys: KeyService) -> Report:
         told = f"{error.reason} ({error.detail})" if error.detail else error.reason
         return Report((Entry(atomic.RECORD, "record", f"{told}; nothing else was checked"),))
     with volume:
-        found = list(_Check(volume).run())
+        found = list(_Check(volume, progress).run())
     return Report(tuple(sorted(found, key=lambda entry: entry.path)))
 
 
@@ -93,8 +93,9 @@ class _Pending:
 
 
 class _Check:
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, progress: Progress | None) -> None:
         self._volume = volume
+        self._progress = progress
         self._chains = Chains()
         self._file_ids: dict[int, tuple[str, int]] = {}
 
@@ -145,6 +146,8 @@ class _Check:
         with ExitStack() as open_files:
             for node in walk(home, lambda error: troubles.append(_trouble(home, error))):
                 self._chains.see(_join(home, node.path))
+                if self._progress is not None:
+                    self._progress(1)
                 found = self._look(home, standing, node)
                 if isinstance(found, Entry):
                     entries.append(found)

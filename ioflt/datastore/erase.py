@@ -23,8 +23,9 @@ from typing import Final
 
 from ioflt import syscalls
 from ioflt.crypto.rng import random_bytes
-from ioflt.datastore import atomic, clearlist, newhome, records, regular, seen
+from ioflt.datastore import atomic, clearlist, newhome, records, regular, seen, summary
 from ioflt.datastore.atomic import PRIVATE_DIR, RECORD
+from ioflt.datastore.container import Progress
 from ioflt.datastore.header import read_header
 from ioflt.datastore.home import Home
 from ioflt.datastore.standing import Treatment, stored_as
@@ -95,8 +96,12 @@ class _File:
     uuid: str | None = None
 
 
-def erase(volume: Volume, name: str, *, destroy: Destroy | None = None) -> Receipt:
+def erase(
+    volume: Volume, name: str, *, destroy: Destroy | None = None, progress: Progress | None = None
+) -> Receipt:
     """Erase a powered-off encrypted VM. `destroy`: its keys as well, which nothing else may have.
+
+    `progress` hears of bytes overwritten.
 
     Raises UsageError for a clear home or a file that is not encrypted, BusyError when it or one of its keys
     is in use, ReadOnlyError, KeyUnavailableError from `destroy`, StorageError. Until the home has lost its
@@ -122,7 +127,7 @@ def erase(volume: Volume, name: str, *, destroy: Destroy | None = None) -> Recei
                 if not shared[key]:
                     with suppress(IofltError):  # the home is as good as gone; keyd is not what stops that
                         volume.keys.forget_key(key)
-            overwritten = _overwrite(home.fd, [file.path for file in found], clear_files)
+            overwritten = _overwrite(home.fd, [file.path for file in found], clear_files, progress)
             shutil.rmtree(hidden, dir_fd=volume.fd)
     _log.info("%s: erased, home id %s", place, record.home_id)
     return Receipt(
@@ -137,14 +142,22 @@ def erase(volume: Volume, name: str, *, destroy: Destroy | None = None) -> Recei
     )
 
 
-def resume(volume: Volume) -> list[str]:
+def extent(volume: Volume, name: str) -> int:
+    """Bytes that an erase of the home overwrites, about. Raises NotFoundError."""
+    return sum(
+        file.allocated if file.stored_as == Treatment.CLEAR.value else min(file.allocated, REACH)
+        for file in summary.home(volume, name).files
+    )
+
+
+def resume(volume: Volume, progress: Progress | None = None) -> list[str]:
     """Finish the interrupted erases; paths under which the homes were hidden. What fails is logged."""
 
     def end(path: str, fd: int) -> None:
         clear: tuple[str, ...] = ()
         with suppress(FileNotFoundError, CorruptDataError):  # overwritten last, when nothing clear is left
             clear = clearlist.now(fd, form.parse_home(records.read(fd)).record)
-        _overwrite(fd, _paths(fd), clear)
+        _overwrite(fd, _paths(fd), clear, progress)
         shutil.rmtree(path, dir_fd=volume.fd)
 
     return [] if volume.read_only else newhome.finish(volume.fd, newhome.ERASED, end)
@@ -280,20 +293,22 @@ def _fail(error: OSError) -> None:
 # Overwriting
 
 
-def _overwrite(top_fd: int, paths: Sequence[str], clear: Sequence[str]) -> dict[str, int]:
+def _overwrite(
+    top_fd: int, paths: Sequence[str], clear: Sequence[str], progress: Progress | None
+) -> dict[str, int]:
     """Overwrite each of the files as far as it has keys, those in `clear` whole; how many bytes in each."""
     done = {}
     for path in paths:
         fd = syscalls.open_beneath(top_fd, path, os.O_RDWR | os.O_NONBLOCK)
         try:
             size = os.fstat(fd).st_size
-            done[path] = _randomise(fd, size if path in clear else min(size, REACH))
+            done[path] = _randomise(fd, size if path in clear else min(size, REACH), progress)
         finally:
             os.close(fd)
     return done
 
 
-def _randomise(fd: int, end: int) -> int:
+def _randomise(fd: int, end: int, progress: Progress | None) -> int:
     """Put random bytes in the place of all data before `end`, durably; how many. In holes there is none."""
     offset = done = 0
     while offset < end:
@@ -309,5 +324,7 @@ def _randomise(fd: int, end: int) -> int:
             atomic.write_all(fd, data, offset)
             offset += len(data)
             done += len(data)
+            if progress is not None:
+                progress(len(data))
     os.fsync(fd)
     return done

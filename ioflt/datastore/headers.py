@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ioflt.crypto.rng import new_uuid
 from ioflt.datastore import clearfiles, reach, records, recovery
+from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
 from ioflt.datastore.volume import Volume
 from ioflt.errors import AuthenticationError, CorruptDataError, MalformedError, ReadOnlyError, UsageError
@@ -27,8 +28,8 @@ class Restored:
     missing: tuple[str, ...]
 
 
-def backup(volume: Volume, name: str) -> HeaderBackup:
-    """All headers of the encrypted home, each checked against its keys first.
+def backup(volume: Volume, name: str, progress: Progress | None = None) -> HeaderBackup:
+    """All headers of the encrypted home, each checked against its keys first; `progress` hears of each.
 
     Raises UsageError for a clear home, ReadOnlyError for one without a valid record or under conversion,
     CorruptDataError, KeyUnavailableError, BusyError, OSError.
@@ -43,11 +44,15 @@ def backup(volume: Volume, name: str) -> HeaderBackup:
             area = recovery.read_header_area(fd)
             recovery.check_restore(fd, volume.keys, area)
         saved.append(SavedHeader.of(path, area))
+        if progress is not None:
+            progress(1)
     return HeaderBackup(records.read(home.fd), tuple(saved))
 
 
-def restore(volume: Volume, name: str, saved: HeaderBackup) -> Restored:
+def restore(volume: Volume, name: str, saved: HeaderBackup, progress: Progress | None = None) -> Restored:
     """Put the headers back, and the record if the one in place is missing or invalid.
+
+    `progress` hears of each header that is checked, and of each that is back.
 
     Everything is checked before anything is changed. Raises AuthenticationError("another home"),
     ("another container") or ("another key epoch"), CorruptDataError, KeyUnavailableError, BusyError, OSError.
@@ -64,10 +69,14 @@ def restore(volume: Volume, name: str, saved: HeaderBackup) -> Restored:
             raise MalformedError("not a regular file", "reached through a symbolic link", file=path)
         with reach.reading(path) as fd:
             recovery.check_restore(fd, volume.keys, one.area)
+        if progress is not None:
+            progress(1)
     if record is not None:  # an older state of the home: its id is not seen again
         home.store(replace(record, home_id=new_uuid()))
     for one in present:
         reach.restore_header(_path(home, one.path), volume.keys, one.area)
+        if progress is not None:
+            progress(1)
     restored = tuple(one.path for one in present)
     missing = tuple(one.path for one in saved.headers if one not in present)
     return Restored(record is not None, restored, missing)

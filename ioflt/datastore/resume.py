@@ -24,7 +24,7 @@ def interrupted(
 
     `here`: what a mount does for files that it has open itself.
     """
-    erased = erase.resume(volume)
+    erased = erase.resume(volume, progress)
     moved = move.resume(volume, but=but)
     renamed = clearfiles.resume(volume, but=but)
     encrypted = lifecycle.resume_encryptions(volume, progress=progress, but=but)

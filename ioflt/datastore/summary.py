@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ioflt.datastore import files, regular
+from ioflt.datastore.container import Progress
 from ioflt.datastore.home import LOST_FOUND, Home
 from ioflt.datastore.regular import Entry
 from ioflt.datastore.standing import Standing, Treatment
@@ -72,9 +73,13 @@ def own(volume: Volume) -> OwnRecord:
     return OwnRecord(volume.root.is_verified, standing.problem, _missing(volume.root, standing))
 
 
-def homes(volume: Volume) -> list[HomeSummary]:
-    """All homes, sorted by name; without an empty lost+found."""
-    found = [_readable(volume, name) for name in volume.homes()]
+def homes(volume: Volume, progress: Progress | None = None) -> list[HomeSummary]:
+    """All homes, sorted by name; without an empty lost+found. `progress` hears of files looked at."""
+    found = []
+    for name in volume.homes():
+        found.append(_readable(volume, name))
+        if progress is not None:
+            progress(len(found[-1].files))
     return [home for home in found if home.name != LOST_FOUND or home.files or home.keys]
 
 

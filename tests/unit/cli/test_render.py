@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,3 +84,28 @@ def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str
     with progress("encrypting", 10) as bar:
         bar.advance(10)
     assert capsys.readouterr() == ("", "")
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, *times: float) -> str:
+    """What a terminal gets of a bar that begins at the first of the times and advances at each other one."""
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("ioflt.cli.render.time", SimpleNamespace(monotonic=iter(times).__next__))
+    with progress("checking ds", None, files=True) as bar:
+        for _ in times[1:]:
+            bar.advance(1)
+    return terminal.getvalue()
+
+
+def test_a_bar_is_shown_once_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "checking ds" in watched(monkeypatch, 0, 0.1, 0.6)
+
+
+def test_what_is_soon_done_shows_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert watched(monkeypatch, 0, 0.1, 0.2) == ""

@@ -59,8 +59,10 @@ def test_a_sound_datastore(stored: Stored) -> None:
     (stored.top / "empty").mkdir()
     os.symlink("disk.vmdk", stored.path("link.vmdk"))
     assert findings(stored) == {}
-    report = check.run(stored.top, stored.keys)
+    heard: list[int] = []
+    report = check.run(stored.top, stored.keys, heard.append)
     states = {entry.path: entry.state for entry in report.entries}
+    assert sum(heard) == sum(not path.endswith(".ioflt") for path in states)
     assert states == {
         ".ioflt": "encrypted",
         "empty/.ioflt": "empty",

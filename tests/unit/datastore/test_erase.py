@@ -93,8 +93,13 @@ def test_nothing_that_opens_a_file_is_left_on_the_medium(stored: Stored, held: H
     uuid = stored.header("disk-flat.vmdk").uuid
     assert record is not None
 
-    receipt = erase.erase(stored.volume, "web")
+    expected = erase.extent(stored.volume, "web")
+    heard: list[int] = []
 
+    receipt = erase.erase(stored.volume, "web", progress=heard.append)
+
+    assert sum(heard) == sum(file.overwritten for file in receipt.files)
+    assert sum(heard) <= 2 * expected
     assert is_wiped(held)
     assert token not in held.after()[flat]
     assert held.after()[flat][4 * DATA_OFFSET :] == was[4 * DATA_OFFSET :]

@@ -160,8 +160,11 @@ def test_the_bytes_in_the_specification() -> None:
 
 
 def test_a_backup_holds_headers_and_no_state(stored: Stored, tmp_path: Path) -> None:
-    saved = headers.backup(stored.volume, "web")
+    heard: list[int] = []
+    saved = headers.backup(stored.volume, "web", heard.append)
     assert [one.path for one in saved.headers] == ["a.vmdk", "z.log"]
+    headers.restore(stored.volume, "web", saved, heard.append)
+    assert sum(heard) == 3 * len(saved.headers)
     headers.write_file(tmp_path / "out", saved)
     data = (tmp_path / "out").read_bytes()
     assert headers.read_file(tmp_path / "out") == saved
