@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ioflt.cli.hints import advising_key
 from ioflt.cli.render import describe, emit, json_option, moment, progress, say, warn
 from ioflt.cli.session import connect_keys, directory_argument, logged, open_volume
 
@@ -133,6 +134,7 @@ def recrypt(
     if add is not None and (key_id is not None or provider is not None):
         raise click.UsageError("--add-provider goes with neither --key nor --provider")
     with (
+        advising_key(key_id, directory),
         open_volume(directory) as volume,
         logged(),
         progress(f"recrypting {directory}", None, files=True) as bar,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,6 +17,7 @@ from ioflt.cli.render import describe, emit, json_option, printable, progress, s
 from ioflt.cli.session import home_argument, logged
 from ioflt.cli.vm import open_vms
 from ioflt.errors import BusyError, IofltError, KeyUnavailableError, UsageError
+from ioflt.types import KeyRef
 
 if TYPE_CHECKING:
     from ioflt.datastore.erase import Receipt
@@ -58,8 +60,8 @@ def erase(home: tuple[Path, str], yes: bool, destroy_key: bool, out: Path | None
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("an erased VM never comes back; if that is meant, say --yes")
-        also = " and destroy its keys" if destroy_key else ""
-        click.confirm(f"Erase {printable(str(place))}{also}?", abort=True, err=True)
+        keys = " and destroy its keys" if destroy_key else ", not its keys (--destroy-key destroys them, too)"
+        click.confirm(f"Erase {printable(str(place))}{keys}?", abort=True, err=True)
     receipt = _erase(directory, name, destroy_key)
     if out is not None:
         _write(out, receipt)
@@ -71,6 +73,8 @@ def erase(home: tuple[Path, str], yes: bool, destroy_key: bool, out: Path | None
             )
         for other in key.also_protects:
             warn(f"{key.key}: kept, it also opens {other}")
+        if key.fate == "kept" and not key.also_protects:
+            _tell_kept(KeyRef(*key.key.split(":", 1)))
     if not receipt.verified:
         warn(
             f"{place}: no key of it can be had, so its record was not verified: ids and keys are what it said"
@@ -89,6 +93,19 @@ def erase(home: tuple[Path, str], yes: bool, destroy_key: bool, out: Path | None
         describe(_short(receipt))
 
     emit(receipt, text, as_json)
+
+
+def _tell_kept(key: KeyRef) -> None:
+    """How to destroy a key by itself, where that can be done: nothing has the VM's name any more."""
+    from ioflt.cli.provider_common import open_store
+    from ioflt.keys.kmip.file import KIND
+
+    if open_store().kind(key.provider) == KIND:
+        named = shlex.join((key.provider, key.key_id))
+        say(
+            f"{key}: stays on its key servers, as --destroy-key was not given; to destroy it:"
+            f" ioflt key revoke {named}, ioflt key destroy {named}"
+        )
 
 
 def _erase(directory: Path, name: str, destroy_key: bool) -> Receipt:

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import click
 
@@ -436,6 +436,18 @@ def advising(kind: type[errors.IofltError], pattern: str, advice: str) -> Iterat
         if re.search(pattern, error.message):
             error.add_note(advice)
         raise
+
+
+def advising_key(key_id: str | None, directory: str | os.PathLike[str]) -> AbstractContextManager[None]:
+    """Advice to who named a key of that id, for something in that datastore, where there is none of it."""
+    if key_id is None:
+        return nullcontext()
+    return advising(
+        errors.KeyNotFound,
+        re.escape(key_id),
+        f"see the keys in use: ioflt key list {shlex.quote(os.fspath(directory))};"
+        " those on KMIP servers: ioflt key locate PROVIDER",
+    )
 
 
 def with_advice(warning: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,19 +151,27 @@ def _had(row: _Listed) -> list[str]:
 
 @click.command(short_help="Whether a key can be had, and what needs it.")
 @_key_argument
+@click.argument("directories", metavar="[DIR]...", nargs=-1, type=click.Path(readable=False, path_type=Path))
 @json_option
-def status(key: KeyRef, as_json: bool) -> None:
-    """Show the key ID (PROVIDER:KEY-ID): whether it can be had, and what needs it on this machine.
+def status(key: KeyRef, directories: tuple[Path, ...], as_json: bool) -> None:
+    """Show the key ID (PROVIDER:KEY-ID): whether it can be had, and what needs it.
 
-    A cached key is from its provider or from what was sealed to this machine (`ioflt provider cache`).
-    The reasons are those of vSphere, such as KeyStateMissingInKMS.
+    That is looked for in the datastores that were opened on this machine, and in each datastore DIR. What is
+    locked without the key has no other one. Its users are the mounts and programs that have something open
+    by it now, as far as it is cached. A cached key is from its provider or from what was sealed to this
+    machine (`ioflt provider cache`). The reasons are those of vSphere, such as KeyStateMissingInKMS.
     """
-    from ioflt.datastore import seen
+    from ioflt.cli.keyd import cached
+    from ioflt.datastore import drill, seen
 
+    found = seen.survey()
+    for directory in directories:
+        if os.path.realpath(directory) not in {one.path for one in found.protected}:
+            seen.look(os.path.realpath(directory), found)
     with connect_keys() as keys:
         (state,) = keys.key_states([key])
         reason = None if state.missing is None else _vsphere_reason(key, state.missing, keys)
-    used_by = _protects(seen.survey()).get(key, [])
+        in_use = next((one for one in cached(keys) if one.key == str(key)), None) if state.cached else None
     shown = {
         "key": str(key),
         "available": state.at_hand or state.missing is None,
@@ -174,9 +183,13 @@ def status(key: KeyRef, as_json: bool) -> None:
         "reason": reason,
         "detail": _said(state.missing),
         "missing_since": moment(state.since),
-        "used_by": used_by,
+        "used_by": _protects(found).get(key, []),
+        "locked_without": [one.path for one in drill.locked(found, lambda one: one == key, frozenset())],
+        "users": [] if in_use is None else in_use.users,
+        "other_users": 0 if in_use is None else in_use.other_users,
+        "unknown": [path for path, _ in found.unknown],
     }
-    emit(shown, lambda: describe(shown), as_json)
+    emit(shown, lambda: describe(shown | {"other_users": shown["other_users"] or None}), as_json)
 
 
 @click.command(short_help="Do without a key on this machine.")

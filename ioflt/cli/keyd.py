@@ -59,7 +59,7 @@ _SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Cached:
+class CachedKey:
     """A key in keyd's memory. `expires` is None for one that is kept until keyd ends or is locked."""
 
     key: str
@@ -84,20 +84,20 @@ def status(as_json: bool) -> None:
     try:
         with KeyClient(start=False) as keys:
             now = keys.status()
-            cached = list(islice(_cached(keys), None if as_json else _SHOWN))
+            found = list(islice(cached(keys), None if as_json else _SHOWN))
     except NotListening:
         emit({"running": False}, lambda: print("keyd is not running"), as_json)
         return
-    data = {"running": True, **{name: getattr(now, name) for name in now.__struct_fields__}, "keys": cached}
-    emit(data, lambda: _show(now, cached), as_json)
+    data = {"running": True, **{name: getattr(now, name) for name in now.__struct_fields__}, "keys": found}
+    emit(data, lambda: _show(now, found), as_json)
 
 
-def _cached(keys: KeyClient) -> Iterator[_Cached]:
+def cached(keys: KeyClient) -> Iterator[CachedKey]:
     """All keys in keyd's memory, fetched page by page."""
     page = keys.cached_keys()
     while page:
         for one in page:
-            yield _Cached(
+            yield CachedKey(
                 str(one.key.ref),
                 one.source,
                 moment(one.fetched),
@@ -181,7 +181,7 @@ def _slots(keys: KeyClient, name: str) -> tuple[str, ...]:
     return next((provider.slots for provider in keys.status().providers if provider.name == name), ())
 
 
-def _show(now: Status, cached: list[_Cached]) -> None:
+def _show(now: Status, cached: list[CachedKey]) -> None:
     facts(
         [
             ("state", now.state),
@@ -205,7 +205,7 @@ def _show(now: Status, cached: list[_Cached]) -> None:
         print(f"and {now.cached_keys - len(cached)} more keys: ioflt keyd status --json")
 
 
-def _users(one: _Cached) -> str:
+def _users(one: CachedKey) -> str:
     others = [f"and {one.other_users} more"] if one.other_users else []
     return ", ".join([*map(str, one.users), *others])
 

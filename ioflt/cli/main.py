@@ -7,7 +7,7 @@ import sys
 import click
 
 from ioflt import __version__, hygiene
-from ioflt.cli import streams
+from ioflt.cli import logs, streams
 from ioflt.cli.lazy import Entry, LazyGroup, Section
 
 _SECTIONS = (
@@ -177,6 +177,7 @@ def main() -> int:
     """Run the command that `sys.argv` names. Returns the exit code."""
     streams.fill_closed()
     try:
+        logs.show_warnings()
         hygiene.forbid_dumps()  # commands have passphrases, data keys and plaintext in memory
         result = cli.main(prog_name="ioflt", standalone_mode=False)
         sys.stdout.flush()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ioflt.cli import passphrase
+from ioflt.cli.hints import advising_key
 from ioflt.cli.render import emit, json_option, progress, say, size
 from ioflt.cli.session import home_argument, logged
 from ioflt.cli.vm import open_vms, shown, total
@@ -97,7 +98,7 @@ def _shallow(
     from ioflt.datastore import summary
 
     directory, name = home
-    with open_vms(directory, but=name) as volume:
+    with advising_key(key_id, directory), open_vms(directory, but=name) as volume:
         files = shallow.files(volume, name)
         with logged(), progress(f"recrypting {name}", files, files=True) as bar:
             shallow.recrypt(volume, name, key_id=key_id, provider=provider, add=add, progress=bar.advance)

@@ -43,7 +43,7 @@ def connect_keys() -> Iterator[KeyClient]:
 
 
 def _show_warnings(keys: KeyClient) -> None:
-    _warn_once(keys.warnings())
+    warn_once(keys.warnings())
 
 
 def remind() -> None:
@@ -55,10 +55,10 @@ def remind() -> None:
     from ioflt.keys.native.store import NativeStore
 
     with suppress(IofltError, OSError):
-        _warn_once(NativeStore(paths.find().providers).reminders())
+        warn_once(NativeStore(paths.find().providers).reminders())
 
 
-def _warn_once(warnings: list[str]) -> None:
+def warn_once(warnings: list[str]) -> None:
     """Show each warning once in a command, however often it asks keyd."""
     context = click.get_current_context(silent=True)
     shown: set[str] = set() if context is None else context.meta.setdefault("ioflt.warned", set())
@@ -100,7 +100,7 @@ def warning_of_keys(path: Path) -> Callable[[Sequence[str], IofltError], None]:
 
 @contextmanager
 def logged() -> Iterator[None]:
-    """What the block does to homes is written to the log of the mounts as well, not to standard error."""
+    """What the block does to homes is written to the log of the mounts as well; warnings are shown, too."""
     import logging
 
     from ioflt import paths

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli.hints import advising
+from ioflt.cli.hints import advising, advising_key
 from ioflt.cli.render import describe, emit, json_option, progress, say
 from ioflt.cli.session import file_argument, home_argument, open_volume, vm_argument
 from ioflt.errors import CorruptDataError, ExistsError, UnsupportedError
@@ -135,7 +135,11 @@ def move(
     from ioflt.datastore import move as moves
     from ioflt.datastore import summary
 
-    with _two_volumes(source[0], target[0]) as (old, new), progress(f"moving {source[1]}", None) as bar:
+    with (
+        advising_key(key_id, source[0]),
+        _two_volumes(source[0], target[0]) as (old, new),
+        progress(f"moving {source[1]}", None) as bar,
+    ):
         options = {"key_id": key_id, "provider": provider}
         moves.move(old, source[1], new, target[1], **options, progress=bar.advance)
         now = shown(summary.home(new, target[1]))

@@ -13,7 +13,7 @@ from ioflt.datastore import atomic, clearlist, container, files, regular, tree
 from ioflt.datastore.container import Progress
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.datastore.home import Home
-from ioflt.datastore.newhome import new_home
+from ioflt.datastore.newhome import check_name, new_home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.standing import Treatment
@@ -58,6 +58,7 @@ def clone(
     old = source.home(name)
     with regular.named(old), old.exclusive():
         record = sound(old)
+        check_name(target, new_name)  # before a key is made
         if same_key and record.state is HomeState.CLEAR:
             raise UsageError("is clear: it has no key that a clone could share")
         if same_key and record.operation is not None:  # not every file has all of the keys

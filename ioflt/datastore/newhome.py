@@ -134,13 +134,13 @@ def check_name(volume: Volume, name: str) -> str:
         raise ReadOnlyError("the datastore is open for reading only", file=volume.path)
     if (why := no_changes(volume.fd)) is not None:
         raise ReadOnlyError(f"takes no new VM: {why}", file=volume.path)
+    place = f"{volume.path}/{name}"
     try:
         confine(name, "VM")
     except MalformedError:
-        raise UsageError("not a name for a VM", file=name) from None
+        raise UsageError("not a name for a VM", file=place) from None
     if is_private(name) or len(os.fsencode(name)) > MAX_NAME:
-        raise UsageError("not a name for a VM", file=name)
-    place = os.path.join(volume.path, name)
+        raise UsageError("not a name for a VM", file=place)
     if os.path.lexists(place):
         raise ExistsError("is there already", file=place)
     return place

@@ -91,7 +91,7 @@ def test_an_erased_vm_takes_its_key_along(ioflt, server, authority, tmp_path):
     set_up(ioflt, authority, tmp_path, server.port)
     top, receipt = tmp_path / "ds", tmp_path / "receipt.json"
     ioflt("datastore", "init", top)
-    for name in ("web", "db"):
+    for name in ("web", "db", "mail"):
         (top / name).mkdir()
         (top / name / "disk.img").write_bytes(b"plaintext" * 10_000)
         ioflt("vm", "register", "--clear", top / name)
@@ -113,7 +113,16 @@ def test_an_erased_vm_takes_its_key_along(ioflt, server, authority, tmp_path):
     assert not known()
     status = json.loads(ioflt("key", "status", key, "--json").stdout)
     assert (status["cached"], status["reason"]) == (False, "KeyStateMissingInKMS")
-    ioflt("check", top)  # the other VM is as it was
+    ioflt("check", top)  # the other VMs are as they were
+
+    # its key stays unless asked for: then how to destroy it by itself is said
+    (kept_key,) = json.loads(ioflt("vm", "show", top / "mail", "--json").stdout)["keys"]
+    left = ioflt("vm", "erase", top / "mail", "--yes").stderr
+    named = kept_key.replace(":", " ", 1)
+    assert f"{kept_key}: stays on its key servers, as --destroy-key was not given" in left
+    assert f"ioflt key revoke {named}, ioflt key destroy {named}" in left
+    ioflt("key", "revoke", *named.split())
+    ioflt("key", "destroy", *named.split(), "--yes")
 
     # interrupted between its key and its files, it is locked and can be erased still
     (key,) = json.loads(ioflt("vm", "show", top / "db", "--json").stdout)["keys"]
