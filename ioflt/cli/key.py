@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ioflt.cli import key_use
+from ioflt.cli.hints import advising
 from ioflt.cli.render import emit, json_option, printable, say
-from ioflt.errors import UsageError
+from ioflt.errors import KeyNotUsable, UsageError
 from ioflt.types import KeyRef
 
 if TYPE_CHECKING:
@@ -110,7 +112,8 @@ def destroy(provider: str, key_id: str, yes: bool, as_json: bool) -> None:
         click.confirm(f"Destroy {printable(key_id)} and all that only it opens?", abort=True, err=True)
     from ioflt.keys.client import KeyClient
 
-    with _open(provider) as servers:
+    revoke_it = f"if it is still active, end its use first: ioflt key revoke {shlex.join((provider, key_id))}"
+    with _open(provider) as servers, advising(KeyNotUsable, "may not be used", revoke_it):
         servers.call(lambda keys: keys.destroy(key_id))
     done = {"key": str(KeyRef(provider, key_id)), "destroyed": True}
     emit(done, lambda: say(f"{key_id} is destroyed"), as_json)

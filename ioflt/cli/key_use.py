@@ -214,6 +214,8 @@ def remove(key: KeyRef, force: bool, as_json: bool) -> None:
             warn(f"{one.path}: another key opens it too")
     for path, reason in found.unknown:
         warn(f"{path}: unknown whether it has this key: {reason}")
+    if key not in _protects(found):
+        warn(f"{key}: nothing that was opened on this machine has this key; is its id as it was meant?")
     if locked and not force:
         raise BusyError(f"the key {key} is in use")
     if found.unknown and not force:

@@ -78,9 +78,14 @@ def list_(as_json: bool) -> None:
 
     with KeyClient.connect() as keys:
         now = keys.status()
-    if not now.providers:
-        say("no key provider yet; `local` is made when a key is first needed")
-    emit(now.providers, lambda: show_providers(now), as_json)
+
+    def text() -> None:
+        if now.providers:
+            show_providers(now)
+        else:
+            say("no key provider yet; `local` is made when a key is first needed")
+
+    emit(now.providers, text, as_json)
 
 
 @provider.command(short_help="Write its key to a file, under a passphrase.")
@@ -92,7 +97,7 @@ def list_(as_json: bool) -> None:
 def backup(
     name: str, out: Path, passphrase_file: str | None, provider_passphrase_file: str | None, as_json: bool
 ) -> None:
-    """Write the key of the provider NAME to the new file OUT, protected by a passphrase for it.
+    """Write the key of the native provider NAME to the new file OUT, protected by a passphrase for it.
 
     Who has OUT and its passphrase can read everything that NAME encrypted. Keep it off this machine.
     """
@@ -205,7 +210,7 @@ def split(
     provider_passphrase_file: str | None,
     as_json: bool,
 ) -> None:
-    """Write the key of the provider NAME to N text files in OUTDIR, any K of which bring it back.
+    """Write the key of the native provider NAME to N text files in OUTDIR, any K of which bring it back.
 
     They are made to be printed, and to be typed in again. Fewer than K say nothing of the key; K need no
     passphrase. Give them to different people, and delete the files.
@@ -247,7 +252,7 @@ def split(
 def passwd(
     name: str, passphrase_file: str | None, provider_passphrase_file: str | None, as_json: bool
 ) -> None:
-    """Change the passphrase of the provider NAME. The old one opens it no more.
+    """Change the passphrase of the native provider NAME. The old one opens it no more.
 
     A backup of it keeps the passphrase that it was written under.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ioflt.cli import passphrase
-from ioflt.cli.hints import advising
+from ioflt.cli.hints import advising, for_no_vm
 from ioflt.cli.passphrase import passphrase_option
 from ioflt.cli.places import is_datastore
 from ioflt.cli.render import emit, json_option, progress, say, warn
@@ -253,7 +253,11 @@ def _containers(target: Path) -> list[str]:
         directory, name = os.path.split(path)
         if is_datastore(path):
             raise UsageError("is a datastore; name a VM in it, or a file", file=target)
-        with open_volume(Path(directory), read_only=True) as volume:
+        advice = for_no_vm(directory, name)
+        with (
+            advising(NotFoundError, "no datastore here", advice),
+            open_volume(Path(directory), read_only=True) as volume,
+        ):
             found = [os.path.join(path, one) for one in reach.containers(volume.home(name))]
     else:
         found = [path]

@@ -152,7 +152,7 @@ def _two_volumes(source: Path, target: Path) -> Iterator[tuple[Volume, Volume]]:
     from ioflt.cli.vm import open_vms
 
     with open_vms(source) as old:
-        if source.samefile(target):
+        if target.exists() and source.samefile(target):
             yield old, old
             return
         with open_vms(target) as new:

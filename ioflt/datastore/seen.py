@@ -115,6 +115,7 @@ def look(path: str, found: Survey, *, datastore_id: str | None = None) -> None:
             raise NotFoundError("no datastore here", file=path) from None
         except MalformedError as error:
             records.refuse_home(error, path)
+            error.file = error.file or path
             raise
         if datastore_id not in (None, record.datastore_id):
             raise NotFoundError("another datastore is there now")

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import hmac
 import os
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,8 @@ def reason_of(error: BaseException) -> str:
             return f"its certificate is refused: {inner.verify_message.rstrip('.')}"
         if isinstance(inner, ssl.SSLError):
             return f"TLS: {(inner.reason or 'failed').replace('_', ' ').lower()}"
+        if isinstance(inner, socket.gaierror):
+            return inner.strerror or "its name is not known"
         if isinstance(inner, OSError) and inner.errno in errno.errorcode:
             return os.strerror(inner.errno or 0)
         inner = inner.__cause__ or inner.__context__

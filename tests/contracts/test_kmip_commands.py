@@ -53,6 +53,7 @@ def test_from_nothing_to_keys(ioflt, server, authority, tmp_path):
     assert ioflt("key", "locate", "corp", "--state", "active").stdout.split() == [made.key_id]
     refused = ioflt("key", "destroy", "corp", made.key_id, "--yes", code=4)
     assert "may not be used" in refused.stderr
+    assert f"end its use first: ioflt key revoke corp {made.key_id}" in refused.stderr
     assert "--yes" in ioflt("key", "destroy", "corp", made.key_id, code=2).stderr
     told = ioflt("key", "revoke", "corp", made.key_id, "--reason", "superseded", "--json")
     json_spec.check("key revoke", json.loads(told.stdout))

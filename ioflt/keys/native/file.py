@@ -13,6 +13,8 @@ import msgspec
 from ioflt.errors import MalformedError, UnsupportedError
 from ioflt.keys.provider_file import VERSION, Meta, Name, Uuid, convert, parse
 
+KIND: Final = "native"
+
 PROVIDER_FORMAT: Final = "ioflt native provider"
 BACKUP_FORMAT: Final = "ioflt provider backup"
 WrappedKey = Annotated[bytes, Meta(min_length=60, max_length=60)]  # nonce 12, key 32, tag 16

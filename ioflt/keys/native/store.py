@@ -21,8 +21,8 @@ from ioflt.keys import files
 from ioflt.keys.directory import ProviderDirectory
 from ioflt.keys.native import backup, slots
 from ioflt.keys.native.backup import Identity
-from ioflt.keys.native.file import ProviderFile, Slot, parse_provider
-from ioflt.keys.provider_file import write
+from ioflt.keys.native.file import KIND, ProviderFile, Slot, parse_provider
+from ioflt.keys.provider_file import kind_of, write
 
 
 def reminder(name: str) -> str:
@@ -34,8 +34,14 @@ class NativeStore(ProviderDirectory):
     """The native providers in a directory, which is there and has mode 0700."""
 
     def load(self, name: str) -> ProviderFile:
-        """A provider's file. Raises NotFoundError, CorruptDataError, StorageError."""
-        file = parse_provider(self.read(name))
+        """A provider's file.
+
+        Raises NotFoundError, UsageError for another kind, CorruptDataError, StorageError.
+        """
+        data = self.read(name)
+        if kind_of(data) not in ("", KIND):
+            raise UsageError(f"the provider {name} is not a native one: it has no slots, and no key to keep")
+        file = parse_provider(data)
         if file.name != name:
             raise NotFoundError(f"the file is that of the provider {file.name}", file=self.path(name))
         return file

@@ -81,7 +81,7 @@ def _tss() -> Any:  # noqa: ANN401 a module without types
     try:
         import tpm2_pytss
     except ImportError as error:
-        raise ProviderUnavailable("a TPM needs the package tpm2-pytss: pip install 'ioflt[tpm]'") from error
+        raise ProviderUnavailable("a TPM needs the package tpm2-pytss") from error
     return tpm2_pytss
 
 

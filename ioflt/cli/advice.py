@@ -1,0 +1,530 @@
+"""The table of advice for errors, with a command ready to copy: which error gets which."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+from collections.abc import Callable
+
+from ioflt import errors
+
+_Advice = Callable[[errors.IofltError], str]
+
+
+def _file(error: errors.IofltError, otherwise: str) -> str:
+    return shlex.quote(error.file) if error.file else otherwise
+
+
+def _above(error: errors.IofltError, otherwise: str) -> str:
+    """The directory that holds what failed."""
+    return shlex.quote(os.path.dirname((error.file or "").rstrip("/")) or otherwise)
+
+
+def _provider(error: errors.IofltError) -> str:
+    """The provider that the message names."""
+    for pattern in (
+        r"\bprovider ([\w.-]+)",
+        r"\b(?:servers?|token) of ([\w.-]+)",
+        r"\bkey \S+ of ([\w.-]+)",
+    ):
+        name = re.search(pattern, error.message)
+        if name:
+            return shlex.quote(name[1])
+    return "NAME"
+
+
+def _copied(error: errors.IofltError) -> str:
+    own = f"ioflt vm recrypt --deep {_file(error, 'DIR/VM')}"
+    return f"remove one of the two, or give one keys of its own: {own}"
+
+
+def _disk_decryption(error: errors.IofltError) -> str:
+    vm = _file(error, "DIR/VM")
+    disk = re.search(r"of its disk (.*) was interrupted", error.message)
+    named = shlex.quote(disk[1]) if disk else "FILE"
+    return f"finish it, or go back: ioflt vm decrypt {vm} --disk {named}, ioflt vm encrypt {vm}"
+
+
+def _header(error: errors.IofltError) -> str:
+    from ioflt.cli import places
+
+    if (error.file or "").lower().endswith(".vmx"):  # the one file of an encrypted VM that is no container
+        return "nothing was changed"
+    if error.file and os.path.lexists(error.file) and places.datastore_above(error.file) is None:
+        return "nothing was changed; it lies in no datastore: name a file of an encrypted VM, as DIR/VM/FILE"
+    return "nothing was changed; a header backup may help: ioflt header restore BACKUP DIR/VM"
+
+
+def _home(error: errors.IofltError) -> str:
+    from ioflt.cli import places
+
+    above = places.datastore_above(error.file or "")
+    return (
+        "name a datastore; this VM lies in none"
+        if above is None
+        else f"name its datastore: {shlex.quote(above)}"
+    )
+
+
+def _slots(error: errors.IofltError) -> str:
+    if error.file and os.path.isdir(error.file):
+        return "see the slots of each of its files: ioflt inspect FILE"
+    return f"see its slots: ioflt inspect {_file(error, 'FILE')}"
+
+
+def _mount_log() -> str:
+    from ioflt import paths
+
+    return shlex.quote(str(paths.find().logs / "mount.log"))
+
+
+def _no_datastore(error: errors.IofltError) -> str:
+    from ioflt.cli import places
+
+    if not error.file:
+        return "make it one: ioflt datastore init DIR"
+    behind = places.behind_mount(error.file)
+    if behind is not None:
+        return f"this is a mount; name what it shows: {shlex.quote(behind)}"
+    above = places.datastore_above(error.file)
+    if above is not None:
+        return f"it lies in a datastore: {shlex.quote(above)}"
+    if os.path.lexists(error.file) and not os.path.isdir(error.file):
+        return "this is a file; name the datastore, a directory"
+    return f"make it one: ioflt datastore init {shlex.quote(error.file)}"
+
+
+NO_SPACE = "make room, then run the command again"
+_NO_HOME = "name a directory for state and sockets: export IOFLT_HOME=DIR"
+_PROVIDERS = "see the providers that are here: ioflt provider list"
+
+# The first row whose class and pattern fit is taken: special rows stand before general ones.
+ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
+    (
+        errors.ProviderLocked,
+        "waits for its (passphrase|PIN)|^the token of ",
+        lambda error: f"ioflt keyd unlock {_provider(error)}",
+    ),
+    (errors.ProviderLocked, "", lambda _: "unlock the keys: ioflt keyd unlock"),
+    (
+        errors.KeyNotUsable,
+        "key server of .*, key .*permission denied",
+        lambda _: "have its policy allow `update` on the engine's encrypt/KEY and decrypt/KEY",
+    ),
+    (
+        errors.KeyUnavailableError,
+        "key server of .*(, key | has no engine )",
+        lambda error: (
+            f"have who runs the server look at that key, then: ioflt provider test {_provider(error)}"
+        ),
+    ),
+    (
+        errors.KeyUnavailableError,
+        "^the token of .* key ",
+        lambda error: (
+            f"have who runs the token look at that key, then: ioflt provider test {_provider(error)}"
+        ),
+    ),
+    (
+        errors.KeyNotUsable,
+        "^the token of .* PIN (is locked|has expired)|has no PIN yet",
+        lambda error: f"have who runs the token set a PIN, then: ioflt keyd unlock {_provider(error)}",
+    ),
+    (errors.KeyUnavailableError, "package python-pkcs11", lambda _: "pip install 'ioflt[pkcs11]'"),
+    (
+        errors.KeyUnavailableError,
+        "package tpm2-pytss",
+        lambda _: "pip install 'ioflt[tpm]', which needs the package libtss2-dev",
+    ),
+    (
+        errors.KeyNotFound,
+        "^the key .* is not there",
+        lambda error: f"see what its servers hold: ioflt key locate {_provider(error)}",
+    ),
+    (
+        errors.KeyNotFound,
+        "",
+        lambda _: (
+            "see which providers this machine knows: ioflt provider list;"
+            " bring one back from its backup: ioflt provider restore FILE"
+        ),
+    ),
+    (
+        errors.ProviderUnavailable,
+        "are not trusted yet",
+        lambda error: f"ioflt provider trust {_provider(error)}",
+    ),
+    (
+        errors.ProviderUnavailable,
+        "no client certificate yet",
+        lambda error: f"ioflt provider trust {_provider(error)} --certificate FILE",
+    ),
+    (
+        errors.ProviderUnavailable,
+        "does not show its certificate: .*(TLS|ended)",
+        lambda _: "give the certificate of who issued it: ioflt provider trust NAME --ca FILE",
+    ),
+    (
+        errors.ProviderUnavailable,
+        r"does not show its certificate|^\S+: no answer within",
+        lambda _: "see that the server runs, and that this is its name and port",
+    ),
+    (errors.ProviderUnavailable, "did not pass", lambda _: "the lines above say which step failed, and why"),
+    (
+        errors.ProviderUnavailable,
+        "whether it did what was asked is not known$",
+        lambda error: f"look for a new key: ioflt key locate {_provider(error)}",
+    ),
+    (
+        errors.ProviderUnavailable,
+        "key server|^the token of |logs in",
+        lambda error: f"try each step: ioflt provider test {_provider(error)}",
+    ),
+    (errors.ProviderUnavailable, "", lambda _: "see what the key daemon knows: ioflt keyd status"),
+    (
+        errors.KeyNotUsable,
+        "until it was backed up",
+        lambda error: f"keep its key elsewhere first: ioflt provider backup {_provider(error)} FILE",
+    ),
+    (
+        errors.KeyNotUsable,
+        "backup was changed",
+        lambda _: "nothing was changed; try again, or another backup",
+    ),
+    (errors.KeyNotUsable, "wrong (passphrase|PIN)", lambda _: "nothing was changed; try again"),
+    (errors.KeyCorrupt, "", lambda error: f"see what its servers hold: ioflt key locate {_provider(error)}"),
+    (
+        errors.KeyNotUsable,
+        "removed from this host",
+        lambda _: "see the keys of a datastore: ioflt key list DIR; take it back: ioflt key add ID",
+    ),
+    (
+        errors.KeyNotUsable,
+        "has no passphrase",
+        lambda error: f"see what opens it: ioflt provider slot list {_provider(error)}",
+    ),
+    (errors.KeyNotUsable, "", lambda _: "see the providers and their keys: ioflt provider list"),
+    (
+        errors.UnsupportedError,
+        "recrypt under way",
+        lambda error: (
+            f"nobody opens it until that is finished: ioflt vm recrypt --deep {_above(error, 'DIR/VM')}"
+        ),
+    ),
+    (
+        errors.UsageError,
+        "has recovery slots",
+        lambda _: (
+            "say what becomes of them: --recovery-passphrase-file F (each such file gets one slot, for the"
+            " passphrase in F), or --drop-recovery"
+        ),
+    ),
+    (
+        errors.IofltError,
+        "deep recrypt was interrupted",
+        lambda error: f"finish it: ioflt vm recrypt --deep {_file(error, 'DIR/VM')}",
+    ),
+    (
+        errors.ReadOnlyError,
+        "rolled back",
+        lambda error: (
+            "if an older state of it is what you want, say so:"
+            f" ioflt vm register {_file(error, 'DIR/VM')} --accept-rollback"
+        ),
+    ),
+    (errors.ReadOnlyError, "a raw copy", _copied),
+    (
+        errors.ReadOnlyError,
+        "^cannot be moved away",
+        lambda error: f"copy it instead: ioflt vm clone {_file(error, 'DIR/VM')} DST",
+    ),
+    (
+        errors.AuthenticationError,
+        "rolled back",
+        lambda error: (
+            "if an older state of it is what you want, say so:"
+            f" ioflt datastore register {_file(error, 'DIR')} --accept-rollback"
+        ),
+    ),
+    (
+        errors.ReadOnlyError,
+        r"\b(record|register)",
+        lambda error: (
+            "if you know where this home comes from, say so:"
+            f" ioflt vm register {_file(error, 'DIR/VM')}  (add --clear for a clear one)"
+        ),
+    ),
+    (errors.IofltError, r"the decryption of its disk .* was interrupted", _disk_decryption),
+    (
+        errors.UsageError,
+        r"encryption (of its disk .* )?was interrupted, and comes first",
+        lambda error: f"finish it: ioflt vm encrypt {_file(error, 'DIR/VM')}",
+    ),
+    (
+        errors.IofltError,
+        r"decryption was interrupted",
+        lambda error: (
+            "finish it, or go back:"
+            f" ioflt vm decrypt {_file(error, 'DIR/VM')}, ioflt vm encrypt {_file(error, 'DIR/VM')}"
+        ),
+    ),
+    (
+        errors.UsageError,
+        "is clear: there is nothing to erase",
+        lambda error: f"remove it, and overwrite the storage if need be: rm -r {_file(error, 'DIR/VM')}",
+    ),
+    (
+        errors.UsageError,
+        "is not encrypted: without",
+        lambda error: f"overwrite and remove it first: shred -u {_file(error, 'FILE')}",
+    ),
+    (
+        errors.UsageError,
+        "names outside of the VM",
+        lambda error: f"remove the other names first: find {_above(error, 'DIR')} -links +1",
+    ),
+    (
+        errors.UsageError,
+        "recrypt was interrupted",
+        lambda error: f"ioflt vm recrypt {_file(error, 'DIR/VM')}",
+    ),
+    (
+        errors.IofltError,
+        "(move|rename) was interrupted",
+        lambda error: (
+            f"the next command on its datastore goes on with it: ioflt vm list {_above(error, 'DIR')}"
+        ),
+    ),
+    (errors.CrossHomeError, "", lambda _: "copy instead: cp --sparse=always, then remove the source"),
+    (errors.NotFoundError, "but the home of a VM", _home),
+    (
+        errors.NotFoundError,
+        r"no datastore|not a datastore",
+        _no_datastore,
+    ),
+    (errors.NotFoundError, "no such VM home", lambda error: f"ioflt vm list {_above(error, 'DIR')}"),
+    (
+        errors.ExistsError,
+        "is a datastore already",
+        lambda error: f"ioflt datastore show {_file(error, 'DIR')}",
+    ),
+    (
+        errors.ExistsError,
+        r"^(it exists|is there) already",
+        lambda _: "nothing is overwritten; give another name",
+    ),
+    (errors.NotFoundError, "no provider .* is configured", lambda _: "ioflt provider list"),
+    (
+        errors.ExistsError,
+        "provider .* exists (already|here)",
+        lambda _: f"give it another name; {_PROVIDERS}",
+    ),
+    (
+        errors.UsageError,
+        "not a provider name",
+        lambda _: "letters, digits, dots, dashes and underscores, at most 64, the first a letter or digit",
+    ),
+    (errors.UsageError, "has no key servers$|is not a native one", lambda _: _PROVIDERS),
+    (
+        errors.ExistsError,
+        "has a slot of the kind passphrase",
+        lambda error: f"change it: ioflt provider passwd {_provider(error)}",
+    ),
+    (
+        errors.ExistsError,
+        "has a slot of the kind",
+        lambda error: f"make it anew: ioflt provider slot remove {_provider(error)} KIND, then add it again",
+    ),
+    (
+        errors.NotFoundError,
+        "has no slot of the kind",
+        lambda error: f"see those that it has: ioflt provider slot list {_provider(error)}",
+    ),
+    (
+        errors.UsageError,
+        "not a thumbprint",
+        lambda _: "on the server, tang-show-keys prints the thumbprint",
+    ),
+    (
+        errors.UsageError,
+        "belongs to no private key",
+        lambda error: (
+            "give the certificate that was made of its last request; for a new request:"
+            f" ioflt provider renew {_provider(error)} OUT --csr"
+        ),
+    ),
+    (errors.StorageError, os.strerror(errno.ENOSPC), lambda _: NO_SPACE),
+    (
+        errors.StorageError,
+        f"^cannot (write|make).*{os.strerror(errno.ENOENT)}",
+        lambda error: f"make its directory first: mkdir -p {_above(error, 'DIR')}",
+    ),
+    (
+        errors.StorageError,
+        f"{os.strerror(errno.EACCES)}|{os.strerror(errno.EPERM)}",
+        lambda error: f"see whose it is: ls -ld {_file(error, 'FILE')}",
+    ),
+    (
+        errors.DeniedError,
+        "may not use this socket|may not ask this of keyd|served by another user",
+        lambda _: (
+            "as root, or as a member of the group ioflt, you use the machine's keys; for keys of your own:"
+            " export IOFLT_HOME=DIR"
+        ),
+    ),
+    (
+        errors.UsageError,
+        "not a name for a VM",
+        lambda _: "give a name without slashes, backslashes, quotes and control characters",
+    ),
+    (
+        errors.UsageError,
+        "no datastore is made inside",
+        lambda _: "put VMs into the one that is there (ioflt vm import), or name a directory elsewhere",
+    ),
+    (
+        errors.UsageError,
+        "has a valid record|was not rolled back",
+        lambda _: "there is nothing to vouch for, and nothing was changed",
+    ),
+    (errors.UsageError, "mounted over itself", lambda _: "name an empty directory elsewhere, as /mnt/ds"),
+    (errors.NotFoundError, "no ioflt mount here", lambda _: "see what is mounted: findmnt -t fuse.ioflt"),
+    (errors.NotFoundError, "no slot that this passphrase opens|no such slot", _slots),
+    (
+        errors.PeerError,
+        "see mount.log|its log says why",
+        lambda _: f"its log: {_mount_log()}",
+    ),
+    (errors.UsageError, "cannot make the directory|has no home directory", lambda _: _NO_HOME),
+    (
+        errors.PeerError,
+        "user_allow_other",
+        lambda _: "leave --allow-other out, or have root write user_allow_other into /etc/fuse.conf",
+    ),
+    (
+        errors.BusyError,
+        "nobody knows whether keys",
+        lambda error: (
+            "show each where it is now: ioflt datastore show DIR; if they are gone for good:"
+            f" ioflt provider remove --force {_provider(error)}"
+        ),
+    ),
+    (
+        errors.BusyError,
+        "keys of the provider .* are in use",
+        lambda error: (
+            "see what needs them: ioflt vm list DIR; remove it all the same, with what it encrypted:"
+            f" ioflt provider remove --force {_provider(error)}"
+        ),
+    ),
+    (
+        errors.BusyError,
+        "the key .* is in use",
+        lambda _: "to do without it all the same, and lock what it alone opens: ioflt key remove --force ID",
+    ),
+    (errors.BusyError, "mounted there already", lambda error: f"ioflt umount {_file(error, 'MOUNTPOINT')}"),
+    (
+        errors.BusyError,
+        "files are open",
+        lambda _: (
+            "close them, or lock nevertheless: ioflt keyd lock --suspend (their I/O waits), --force (fails)"
+        ),
+    ),
+    (
+        errors.BusyError,
+        "a shell stands in it",
+        lambda error: f"see who it is, and end it: fuser -vm {_file(error, 'MOUNTPOINT')}",
+    ),
+    (
+        errors.BusyError,
+        "another command changes its keys|its keys are being changed|a command works on it",
+        lambda _: "let that command end, then try again",
+    ),
+    (errors.BusyError, "the mount is locked", lambda _: "unlock the keys: ioflt keyd unlock"),
+    (errors.BusyError, "", lambda _: "power the VM off and close its disks, then try again"),
+    (
+        errors.UsageError,
+        "several providers and none is|the default for new keys, is not here",
+        lambda _: "choose one of ioflt provider list: ioflt provider default NAME",
+    ),
+    (
+        errors.UsageError,
+        "too few shares|mixed shares|share number .* is given twice",
+        lambda _: (
+            "nothing was changed; name different files of one set: ioflt provider restore FILE FILE ..."
+        ),
+    ),
+    (
+        errors.UsageError,
+        "last slot of the provider",
+        lambda error: f"add another one first: ioflt provider slot add {_provider(error)} KIND",
+    ),
+    (
+        errors.NotFoundError,
+        "has no passphrase",
+        lambda error: f"give it one: ioflt provider slot add {_provider(error)} passphrase",
+    ),
+    (
+        errors.UsageError,
+        "needs --url and --thumbprint",
+        lambda _: "on the server, tang-show-keys prints the thumbprint",
+    ),
+    (
+        errors.UsageError,
+        "no recovery slots",
+        lambda _: "write it out under a passphrase instead: ioflt vmx export DIR/VM",
+    ),
+    (
+        errors.UsageError,
+        "is a directory, not a stored file",
+        lambda error: f"a VM: ioflt vm show {_file(error, 'DIR/VM')}, a datastore: ioflt datastore show DIR",
+    ),
+    (errors.NotFoundError, "mount point does not exist", lambda error: f"mkdir {_file(error, 'MOUNTPOINT')}"),
+    (errors.AuthenticationError, "wrong passphrase", lambda _: "nothing was changed"),
+    (
+        errors.AuthenticationError,
+        "another (container|home|key epoch)",
+        lambda _: "nothing was changed; it is of something else, or from before a change of keys",
+    ),
+    (
+        errors.MalformedError,
+        "not a regular file|too large|no header backup|no key safe|no encryption data",
+        lambda _: "nothing was changed",
+    ),
+    (
+        errors.AuthenticationError,
+        "unknown operation",
+        lambda error: (
+            "nothing was changed; if you know where this home comes from, say so:"
+            f" ioflt vm register {_file(error, 'DIR/VM')}"
+        ),
+    ),
+    (
+        errors.AuthenticationError,
+        "",
+        lambda error: (
+            "nothing was changed; it was altered, or belongs elsewhere:"
+            f" ioflt inspect {_file(error, 'FILE')} shows what it claims to be"
+        ),
+    ),
+    (
+        errors.UnsupportedError,
+        "",
+        lambda error: f"nothing was changed; what the file asks for: ioflt inspect {_file(error, 'FILE')}",
+    ),
+    (
+        errors.CorruptDataError,
+        "header|bad magic|checksum|keyslot|token|state block",
+        _header,
+    ),
+    (errors.CorruptDataError, "", lambda _: "nothing was changed"),
+    (
+        errors.PeerError,
+        "nothing here seals keys",
+        lambda _: "run keyd as root where systemd-creds works, or give this machine a TPM 2.0 and ioflt[tpm]",
+    ),
+    (errors.PeerError, r"keyd", lambda _: "start it again: ioflt keyd start"),
+    (errors.BugError, "", lambda _: "please report this with the command and the text above"),
+)
