@@ -117,6 +117,8 @@ def cached(keys: KeyClient) -> Iterator[CachedKey]:
 def lock(mode: str | None, as_json: bool) -> int:
     """Lock all mounts and forget all keys. Refused while files are open, unless an option says otherwise.
 
+    Keys that were sealed to this machine (`ioflt provider cache`) are destroyed.
+
     The exit code is 1 when something that was written could not be flushed to the datastore.
     """
     import msgspec

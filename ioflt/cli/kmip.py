@@ -126,7 +126,7 @@ def trust(
     """Say whom the provider NAME trusts, and who it is to them.
 
     Without options: shows the certificate of every server and, once you agree, accepts exactly these.
-    Compare the fingerprints with what the servers' own consoles show.
+    Compare the fingerprints with what the servers' own consoles show. A transit provider takes --ca only.
     """
     from ioflt.keys.transit.store import TransitStore
 
@@ -226,7 +226,8 @@ def renew(name: str, out: Path, csr: bool, as_json: bool) -> None:
     if out.exists():
         raise click.BadParameter(f"{out} exists already", param_hint="OUT")
     files.create(out, _store().renew(name, csr=csr).encode())
-    text = f"{out}: upload it to the servers, then: ioflt provider trust {name} --certificate FILE"
+    given = "have it signed" if csr else "upload it to the servers"
+    text = f"{out}: {given}, then: ioflt provider trust {name} --certificate {'FILE' if csr else out}"
     emit({"provider": name, "out": str(out)}, lambda: say(text), as_json)
 
 

@@ -31,7 +31,12 @@ _SECTIONS = (
     Section(
         "Virtual machines",
         (
-            Entry("vm", "ioflt.cli.vm", "vm", "List, show, encrypt, decrypt, import, export, register."),
+            Entry(
+                "vm",
+                "ioflt.cli.vm",
+                "vm",
+                "List, encrypt, recrypt, clone, move, erase, import, export.",
+            ),
             Entry("disk", "ioflt.cli.disk", "disk", "Make a disk of a VM longer."),
         ),
     ),
@@ -42,7 +47,7 @@ _SECTIONS = (
                 "provider",
                 "ioflt.cli.provider",
                 "provider",
-                "Key providers: create, open, list, test, backup, restore.",
+                "Key providers: create, trust, list, test, backup, restore.",
             ),
             Entry("key", "ioflt.cli.key", "key", "Keys: what they protect, drill, locate, revoke."),
             Entry(
@@ -89,7 +94,7 @@ Encrypt a VM that is there already; it must be powered off:
 
 Keep a copy of the keys where this machine's loss cannot reach it:
 
-  ioflt provider backup local /media/usb/local.ioflt-keys
+  ioflt provider backup local /media/usb/local.p12
 """,
     ),
     (

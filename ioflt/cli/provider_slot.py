@@ -21,7 +21,7 @@ _kind_argument = click.argument("kind", metavar="KIND", type=_KINDS)
 
 @click.group()
 def slot() -> None:
-    """The ways in which a provider is opened, each by itself.
+    """The ways in which a native provider is opened, each by itself.
 
     \b
     passphrase     a passphrase, by `ioflt keyd unlock NAME`
@@ -39,7 +39,7 @@ def slot() -> None:
 @click.option("--pin", "with_pin", is_flag=True, help="tpm2: want a PIN too; taken as a passphrase is.")
 @click.option("--pcrs", metavar="N,N", help="tpm2: open in the present state of these PCRs (default 7).")
 @click.option("--tcti", metavar="T", help="tpm2: where the TPM is (default device:/dev/tpmrm0).")
-@click.option("--url", help="tang: the server, such as http://tang.example.com.")
+@click.option("--url", metavar="URL", help="tang: the server, such as http://tang.example.com.")
 @click.option("--thumbprint", metavar="T", help="tang: of a key that signs for the server (tang-show-keys).")
 @own_passphrase_option
 @json_option

@@ -25,7 +25,7 @@ _Command = TypeVar("_Command", bound=Callable[..., object])
 
 vm = LazyGroup(
     name="vm",
-    help="The VMs of a datastore. They must be powered off to be encrypted or decrypted.",
+    help="The VMs of a datastore. A VM must be powered off, but for list, show and recrypt without --deep.",
     sections=(
         Section(
             "Look",
