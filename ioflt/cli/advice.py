@@ -179,6 +179,14 @@ ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     ),
     (
         errors.ProviderUnavailable,
+        "certificate is refused",
+        lambda error: (
+            "the server is to be named as its certificate has it, which is issued by who is trusted:"
+            f" ioflt provider trust {_provider(error)} --ca FILE"
+        ),
+    ),
+    (
+        errors.ProviderUnavailable,
         "key server|^the token of |logs in",
         lambda error: f"try each step: ioflt provider test {_provider(error)}",
     ),

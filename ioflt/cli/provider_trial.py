@@ -75,7 +75,10 @@ def _try_keyd(name: str, tell: Tell) -> bool:
     from ioflt.keys.trial import Step
 
     advice = "see that the server answers there, and that the file lets you in"
-    with advising(ProviderUnavailable, "key server|logs in", advice), KeyClient.connect() as keys:
+    with (
+        advising(ProviderUnavailable, "key server(?!.*certificate is refused)|logs in", advice),
+        KeyClient.connect() as keys,
+    ):
         keys.reload()  # what it remembers of a server that hung does not count
         made = keys.new_key(name)
         tell(Step("", "make a key", made.key_id))

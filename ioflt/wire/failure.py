@@ -1,5 +1,6 @@
 """Errors as they travel: class name, message, file, reason; rebuilt from an allow-list on the other side.
 
+A class that is not in the list arrives as the nearest one of the list that it is a case of.
 Failures of a peer (`PeerError`) and of ours (`BugError`) arrive as PeerError: for the receiver both are the
 same, the other side misbehaved.
 """
@@ -78,7 +79,8 @@ def of(error: IofltError) -> Failure:
     if isinstance(error, StorageError):
         message = error.message.rpartition(": ")[0]  # the rest is the errno's own text
         return Failure(name, shown(message), _file(error.file), errno=error.errno)
-    known = name if name in _PLAIN else PeerError.__name__
+    names = (kind.__name__ for kind in type(error).__mro__)
+    known = next((name for name in names if name in _PLAIN), PeerError.__name__)
     return Failure(known, shown(error.message), _file(error.file))
 
 

@@ -51,6 +51,11 @@ def test_from_nothing_to_a_vm_on_another_host(ioflt, bao, authority, tmp_path, s
     finally:
         ioflt("keyd", "stop", home=elsewhere)
 
+    token.write_text("s.another")
+    refused = ioflt("provider", "test", "corp", code=4)
+    assert "it refuses the token" in refused.stderr
+    assert "hint: see that the server answers there, and that the file lets you in" in refused.stderr
+
     bao.kill()
     gone = ioflt("vm", "decrypt", vm, code=4)
     assert f"the key server of corp: 127.0.0.1:{bao.port}: Connection refused" in gone.stderr

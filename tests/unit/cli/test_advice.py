@@ -51,6 +51,10 @@ COMPOSED: list[tuple[errors.IofltError, tuple[str, ...]]] = [
         ("the servers of the provider {} are not trusted yet",),
     ),
     (
+        errors.ProviderUnavailable("the key server of corp: its certificate is refused: expired"),
+        ("the key server of {}", "its certificate is refused: {}"),
+    ),
+    (
         errors.ProviderUnavailable("the provider corp has no client certificate yet"),
         ("the provider {} has no client certificate yet",),
     ),

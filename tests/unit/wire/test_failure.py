@@ -41,6 +41,20 @@ def test_every_error_arrives(cls):
         assert getattr(arrived, name, None) == getattr(sample(cls), name, None)
 
 
+class TokenRefused(errors.ProviderUnavailable):
+    """As a provider has it for itself."""
+
+
+class Closed(PeerError):
+    """As a transport has it."""
+
+
+@pytest.mark.parametrize(("cls", "wanted"), [(TokenRefused, errors.ProviderUnavailable), (Closed, PeerError)])
+def test_a_class_of_its_own_arrives_as_what_it_is_a_case_of(cls, wanted):
+    arrived = travel(cls("it refuses the token"))
+    assert (type(arrived), arrived.message) == (wanted, "it refuses the token")
+
+
 @pytest.mark.parametrize("name", ["SystemExit", "OSError", "BugError", "Failure", ""])
 def test_no_other_class_is_made(name):
     assert type(rebuild(Failure(name, "x"))) is PeerError
