@@ -27,6 +27,7 @@ _RULE_PATH_BENEATH = 1
 _RIGHTS = {2: (1 << 14) - 1, 3: (1 << 15) - 1}
 _EXECUTE = 1
 _READ = 1 << 2 | 1 << 3  # READ_FILE, READ_DIR
+_MAKE_DEVICE = 1 << 6 | 1 << 11  # MAKE_CHAR, MAKE_BLOCK: a raw disk under a name of one's own
 #: From these versions on also: binding (1) and connecting (2) TCP ports; abstract unix sockets, and signals.
 _WITH_PORTS, _WITH_SCOPES = 4, 6
 _BIND, _ALL_PORTS, _ALL_SCOPES = 1, 3, 3
@@ -70,7 +71,7 @@ def confine(
     """From now on files are written, made and renamed only below these directories (paths or descriptors),
     and read only below them and those of `readable` (None: anywhere). Open descriptors stay good. No TCP
     port is served any more; no abstract unix socket and no process is reached but those that are started
-    from here, where the kernel can tell.
+    from here, where the kernel can tell. `outwards`: for who connects to servers; he makes no device.
 
     System calls in `DEEPER` fail with EPERM; unless `outwards`, those in `OUTWARDS` too. Needs
     `no_new_privs`. Returns what of it cannot be done here, and why.
@@ -109,7 +110,7 @@ def _restrict_files(
     ruleset = _landlock(_SYS_CREATE_RULESET, attributes, len(attributes), 0)
     try:
         for place in writable:
-            _allow(ruleset, place, rights)
+            _allow(ruleset, place, rights & ~_MAKE_DEVICE if outwards else rights)
         for place in readable or ():
             _allow(ruleset, place, _READ & rights)
         _landlock(_SYS_RESTRICT_SELF, ruleset, 0)

@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import socket
+import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,12 @@ def _connect(_own: Path, name: str) -> None:
         sock.connect(name.replace("@", "\0", 1))
 
 
+def _make_device(_own: Path, directory: str) -> None:
+    place = Path(directory, "device")
+    os.mknod(place, 0o600 | stat.S_IFBLK, os.makedev(7, 0))  # a loop device
+    place.unlink()
+
+
 def _serve(_own: Path, family: str) -> None:
     with socket.socket(socket.AddressFamily[family]) as sock:
         sock.bind(("127.0.0.1", 0) if family == "AF_INET" else "")
@@ -79,6 +86,7 @@ _DOORS: dict[str, Callable[[Path, Any], object]] = {
     "write by a program": lambda _, path: subprocess.run(["/bin/sh", "-c", ': > "$0"', path], check=True),
     "replace": lambda own, path: os.replace(own / "exploit.json", path),
     "remove": lambda _, path: os.unlink(path),
+    "make a device in": _make_device,
     "list": lambda _, path: os.listdir(path),
     "connect": _connect,
     "open a TCP socket": lambda *_: socket.socket(socket.AF_INET).close(),

@@ -476,19 +476,24 @@ def rewrap(token: IofltToken, keys: KeyService, uuid: str, key: KeyRef) -> Ioflt
 
 
 def unwrap(header: luks2.Header, keys: KeyService) -> Secret:
-    """The DEK of a container, by the first of its tokens that gives it. Raises the first token's error."""
-    tokens = header.tokens
-    answers = keys.unwrap([(token.key, token.blob, token.aad(header.uuid)) for token in tokens])
-    dek: Secret | None = None
-    for answer in answers:
-        if isinstance(answer, Secret):
-            if dek is None:
-                dek = answer
-            else:
-                answer.wipe()
-    if dek is not None:
-        return dek
-    first = answers[0]
-    if isinstance(first, IofltError):
-        raise first
-    raise CorruptDataError("no token")
+    """The DEK of a container, by the first of its tokens that gives it. Raises the first token's error.
+
+    Of several those come first whose keys keyd has in memory: another one's provider may hang.
+    """
+    ways = [list(header.tokens)]
+    if len(header.tokens) > 1:
+        states = keys.key_states([token.key for token in header.tokens], ask=False)
+        known = [
+            token for token, state in zip(header.tokens, states, strict=True) if state.source is not None
+        ]
+        ways = [known, [token for token in header.tokens if token not in known]]
+    first: IofltError | None = None
+    for tokens in filter(None, ways):
+        answers = keys.unwrap([(token.key, token.blob, token.aad(header.uuid)) for token in tokens])
+        deks = [answer for answer in answers if isinstance(answer, Secret)]
+        for spare in deks[1:]:
+            spare.wipe()
+        if deks:
+            return deks[0]
+        first = first or next(answer for answer in answers if isinstance(answer, IofltError))
+    raise first or CorruptDataError("no token")

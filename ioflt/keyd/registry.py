@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 from ioflt.errors import (
@@ -110,9 +111,14 @@ class Registry:
         with self._lock:
             self._locked = False
             known = list(self._providers.values())
-        for provider in known:
+
+        def unlock(provider: _Provider) -> None:
             with contextlib.suppress(KeyUnavailableError):
                 provider.unlock(None)
+
+        if known:  # side by side: one that hangs costs its own time limit only
+            with ThreadPoolExecutor(len(known)) as pool:
+                list(pool.map(unlock, known))
 
     def _load(self, name: str) -> _Provider:
         try:

@@ -46,6 +46,9 @@ MAX_THREADS = 32
 #: Kinds of requests that wait for others than a provider that has a key.
 _WAITING = (Lock, Unlock, Reload, SetKeyCache, GetStatus, GetWarnings)
 
+#: The threads of requests that wait for several providers: whichever hangs, it holds up no one's own.
+_SEVERAL = "several"
+
 _CHUNK = 64 << 10
 
 _log = logging.getLogger(__name__)
@@ -101,7 +104,8 @@ class Server:
                 with outward.only_to(allowed):
                     return await self._in_thread(sort, request)
             except outward.GoesOut as out:
-                allowed, sort = allowed | {out.provider}, f"provider {out.provider}"
+                sort = f"provider {out.provider}" if not allowed else _SEVERAL
+                allowed |= {out.provider}
 
     async def _in_thread(self, sort: str, request: RequestBody) -> ReplyBody:
         return await trio.to_thread.run_sync(

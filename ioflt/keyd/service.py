@@ -7,8 +7,9 @@ LOCKED     lock               all that needs a key
 
 Threads: any number of calls run side by side. `_state` changes and KEKs enter the cache under `_lock`, so
 that none enters after a lock wiped it; nobody waits for a provider while holding it. Whoever is going to wait
-for one says so to `outward` first, before anything was changed. `_administration` makes
-lock and unlock follow one another; it is held while mounts are waited for, and these may call in meanwhile.
+for one says so to `outward` first, before anything was changed. `_administration` makes lock and unlock
+follow one another; it is held while mounts are waited for, and these may call in meanwhile. An unlock waits
+for providers before: a lock that comes then is not kept waiting, and wins.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Service:
         self._state = State.OPEN
         self._lock = threading.Lock()
         self._administration = threading.Lock()
+        self._locks = 0  # how often `lock` was called
         #: Who is connected; the server tells.
         self.users = Users()
         #: Set when there is something to `save`.
@@ -221,7 +223,9 @@ class Service:
 
     def lock(self, mode: LockMode) -> Locked:
         with self._administration:
+            self._locks += 1
             if self._state is State.LOCKED:
+                self._registry.lock()  # an unlock may just be opening providers
                 # From suspend to force, say. A refusal leaves locked what is.
                 again = Lockdown(self._paths, mode, rollback=False)
                 again.spread()
@@ -240,13 +244,17 @@ class Service:
             return lockdown.report()
 
     def unlock(self, provider: str | None = None, passphrase: Secret | None = None) -> None:
+        before = self._locks
+        if provider is not None:
+            self._registry.get(provider).unlock(passphrase)
+        elif passphrase is not None:
+            raise UsageError("a passphrase for which provider?")
+        if self._state is not State.OPEN:
+            self._registry.unlock()
         with self._administration:
-            if provider is not None:
-                self._registry.get(provider).unlock(passphrase)
-            elif passphrase is not None:
-                raise UsageError("a passphrase for which provider?")
+            if self._locks != before:  # while a provider was waited for, which no lock does
+                raise ProviderLocked("keyd was locked meanwhile")
             if self._state is not State.OPEN:
-                self._registry.unlock()
                 self._sealing.unlock()
                 self._set(State.OPEN)
             unlock_all(self._paths)  # a keyd that died may have locked them
@@ -324,8 +332,11 @@ class Service:
 
     @contextmanager
     def _safe_opener(self, text: bytes) -> Iterator[tuple[KeyRef, Secret]]:
-        """Of the keys that open a sealed VMX the first that can be had, and its wrapping key."""
-        keys = sealed.peek(text).keys
+        """Of the keys that open a sealed VMX the first that can be had, and its wrapping key.
+
+        Those in memory come first: another one's provider may hang.
+        """
+        keys = sorted(sealed.peek(text).keys, key=lambda key: key not in self._keks)
         if not keys:
             raise MalformedError("foreign key safe", "it names no key of a provider")
         missing: KeyUnavailableError | None = None

@@ -36,7 +36,7 @@ JUDGED: Final = ("State", "Object Type", _ALGORITHM, _LENGTH, _USAGE)
 
 
 def unfit(told: Attributes) -> str:
-    """Why a key may not be used for anything new; empty: it may, or the server does not tell."""
+    """Why a key may not be used for anything new; empty: nothing that the server tells speaks against it."""
     state, usage = told.find("State"), told.find(_USAGE)
     if isinstance(state, int) and state not in (State.PRE_ACTIVE, State.ACTIVE):
         named = State(state).name.replace("_", " ").title() if state in set(State) else f"state {state:#x}"

@@ -153,7 +153,7 @@ class KmipKeys:
             raise KeyCorrupt(f"the key server of {self._name} made a key without a usable id")
         try:
             if await self.state(made.id) == State.PRE_ACTIVE:
-                await self._one(Operation.ACTIVATE, Named(id=made.id))
+                await self._activate(made.id)
         except KeyUnavailableError as error:
             left = await self._undo(made.id)
             raise type(error)(f"{error.message}; the key {made.id}, which it just made, {left}") from error
@@ -169,7 +169,15 @@ class KmipKeys:
         if unfit:
             raise KeyNotUsable(f"the key {key_id[:80]} of {self._name} may protect nothing new: {unfit}")
         if self._state(told, key_id) == State.PRE_ACTIVE:
+            await self._activate(key_id)
+
+    async def _activate(self, key_id: str) -> None:
+        """A server refuses it for an active key: another host was faster, or the answer was lost once."""
+        try:
             await self._one(Operation.ACTIVATE, Named(id=key_id))
+        except KeyNotUsable:
+            if await self.state(key_id) != State.ACTIVE:
+                raise
 
     async def fetch(self, ids: Sequence[str]) -> list[Found]:
         """For each id its key, or why there is none. Every caller has copies of his own."""

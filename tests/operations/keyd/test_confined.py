@@ -59,6 +59,7 @@ def outside():
             ("write", str(base / "new")),
             ("write by a program", str(base / "secret")),
             ("remove", str(base / "removed")),
+            ("make a device in", "/tmp"),
             ("mount", str(base / "point")),
             ("have mounts of its own", None),
             ("connect", abstract),
