@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Set
-from typing import Final
+from collections.abc import Callable, Set
+from typing import Final, TypeVar
 
 import trio
 
-from ioflt.datastore import recrypt, resume
+from ioflt.datastore import resume
 from ioflt.datastore.volume import Volume
 from ioflt.datastore.wrapping import Change
 from ioflt.errors import BusyError, IofltError
+from ioflt.format.record import record as form
 from ioflt.fuse.control import Control
 from ioflt.keys.client import KeyService
 from ioflt.types import KeyRef
 
 #: Seconds after which a key that could not be had is asked for again, as long as something waits for it.
 RETRY_S: Final = 5.0
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("ioflt.mount")
 
@@ -28,20 +31,25 @@ async def run(volume: Volume, control: Control, ending: threading.Event) -> None
     So do shallow recrypts, during which homes can be used.
 
     A datastore whose record could not be verified is, when its key is back. When the mount ends they stop
-    where they are, to be resumed again.
+    where they are, to be resumed again. An error is no end of the mount: it is tried again.
     """
+    told = ""
     while True:
-        verified = await trio.to_thread.run_sync(_verify, volume)
-        await _go_on(volume, control, ending)
-        missing = await _missing(volume.keys, await trio.to_thread.run_sync(resume.wanted, volume))
-        if verified and not missing:
-            return
-        while True:  # providers send no event
+        try:
+            verified = await _verify(volume)
+            await _go_on(volume, control, ending)
+            missing = await _missing(volume.keys, await _in_thread(resume.wanted, volume))
+            if verified and not missing:
+                return
+            while True:  # providers send no event
+                await trio.sleep(RETRY_S)
+                if await _verify(volume) != verified or await _missing(volume.keys, missing) != missing:
+                    break
+        except Exception as error:
+            if str(error) != told:
+                told = str(error)
+                _log.exception("what was interrupted cannot be resumed now")
             await trio.sleep(RETRY_S)
-            if await trio.to_thread.run_sync(_verify, volume) != verified:
-                break
-            if await _missing(volume.keys, missing) != missing:
-                break
 
 
 async def _go_on(volume: Volume, control: Control, ending: threading.Event) -> None:
@@ -52,34 +60,35 @@ async def _go_on(volume: Volume, control: Control, ending: threading.Event) -> N
     def rewrap(path: str, change: Change) -> None:
         trio.from_thread.run(control.rewrap, path, change)
 
-    try:
-        resumed = await trio.to_thread.run_sync(
-            lambda: resume.interrupted(volume, progress=progress, here=rewrap)
-        )
-    except Exception:  # the mount serves on; what is left is resumed at the next
-        _log.exception("what was interrupted could not be resumed")
-        return
+    resumed = await trio.to_thread.run_sync(
+        lambda: resume.interrupted(volume, progress=progress, here=rewrap)
+    )
     for name, what in resumed:
         _log.info("%s: its interrupted %s is complete", name or volume.path, what)
 
 
-def _verify(volume: Volume) -> bool:
+async def _verify(volume: Volume) -> bool:
     """Whether the datastore's record is verified, now or before."""
     if not volume.root.is_verified:
-        volume.root.unverified()
+        await _in_thread(volume.root.unverified)
     return volume.root.is_verified
 
 
 async def _missing(keys: KeyService, wanted: Set[KeyRef]) -> Set[KeyRef]:
-    """Those that cannot be had now. A provider that hangs does not keep the mount from ending."""
+    """Those that cannot be had now. They are not used for anything new: records only claim them."""
 
     def ask() -> Set[KeyRef]:
         missing = set()
         for key in wanted:
             try:
-                recrypt.existing(keys, key)
+                keys.mac(key, form.HOME_LABEL, b"")
             except IofltError:
                 missing.add(key)
         return missing
 
-    return await trio.to_thread.run_sync(ask, abandon_on_cancel=True)
+    return await _in_thread(ask)
+
+
+async def _in_thread(call: Callable[..., _T], *args: object) -> _T:
+    """What changes nothing. A provider that hangs does not keep the mount from ending."""
+    return await trio.to_thread.run_sync(call, *args, abandon_on_cancel=True)
