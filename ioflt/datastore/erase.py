@@ -123,7 +123,7 @@ def erase(
                 _refuse_shared(shared, unknown)
             fates = {key: _fate(key, destroy) for key in keys}
             hidden = newhome.hide(volume, home, newhome.ERASED)
-            for key in keys:
+            for key in keys if verified else ():  # else the record may name somebody else's
                 if not shared[key]:
                     with suppress(IofltError):  # the home is as good as gone; keyd is not what stops that
                         volume.keys.forget_key(key)
