@@ -48,8 +48,8 @@ LOST_FOUND = "lost+found"
 #: Seconds for which a key that could not be had is not asked for again by `unverified`.
 _UNAVAILABLE_S = 1.0
 
-#: What a judgement holds for: the record as it was, the home's name, what the host remembered of it.
-_Sight = tuple[records.Stamp | None, str, Stamp | None]
+#: What a judgement holds for: the record as it was, its name, where copies were met, what the host knew.
+_Sight = tuple[records.Stamp | None, str, frozenset[str], Stamp | None]
 
 
 class Datastore(Protocol):
@@ -127,12 +127,12 @@ class Home(HomeLocks):
         judged = self._judged
         if judged is not None and judged[0] == seen:
             return judged[1]
-        standing, known = self._judge(seen[2])
+        standing, known = self._judge(seen[3])
         while standing.refusal is Refusal.ROLLED_BACK and records.stamp(self.fd) != seen[0]:
             seen = self._see()  # it was just replaced by the newer one that was seen
-            standing, known = self._judge(seen[2])
+            standing, known = self._judge(seen[3])
         if standing.refusal is not Refusal.COPIED:  # that ends when the other one goes, unseen from here
-            self._judged = ((*seen[:2], known), standing)
+            self._judged = ((*seen[:3], known), standing)
         return standing
 
     def unverified(self) -> Standing:
@@ -338,8 +338,10 @@ class Home(HomeLocks):
     # Inside
 
     def _see(self) -> _Sight:
-        known = None if self._home_id is None else self.volume.memory.stamp(self._home_id)
-        return records.stamp(self.fd), self.name, known
+        memory, met, known = self.volume.memory, frozenset[str](), None
+        if self._home_id is not None:
+            met, known = memory.met(self._home_id), memory.stamp(self._home_id)
+        return records.stamp(self.fd), self.name, met, known
 
     def _macing(self, record: HomeRecord) -> tuple[KeyRef, ...]:
         """The keys of the record's MACs."""

@@ -43,6 +43,7 @@ class Memory:
 
     def __init__(self, directory: Path) -> None:
         self._directory = os.fspath(directory)
+        self._met: dict[str, frozenset[str]] = {}
 
     def stamp(self, home_id: str) -> Stamp | None:
         """Identifies what is remembered of the home now."""
@@ -97,9 +98,16 @@ class Memory:
         except OSError as error:
             _log.warning("this host cannot remember the home %s: %s", home_id, error)
 
-    def meet(self, home_id: str, place: str) -> None:
-        """A home of that id lies there, too, whose record nobody verified yet. No more is known by that."""
-        self.note(home_id, 0, place, durable=False, asked=False if self.stamp(home_id) is None else None)
+    def meet(self, home_id: str, *places: str) -> None:
+        """Homes of that id lie there whose records nobody verified: for this object only, never noted.
+
+        Otherwise two directories in one datastore could speak for a home in another.
+        """
+        self._met[home_id] = self.met(home_id).union(places)
+
+    def met(self, home_id: str) -> frozenset[str]:
+        """Where homes of that id were met."""
+        return self._met.get(home_id, frozenset())
 
     def _write(self, directory_fd: int, home_id: str, seen: Seen, *, durable: bool) -> None:
         told = {"generation": seen.generation, "places": list(seen.places[-_MAX_PLACES:])}

@@ -44,7 +44,8 @@ class Sightings:
             seen = memory.look(record.home_id)
             if heard is None and record.keys and (known is None or not seen.asked):
                 heard = self._hear(record)
-            others = tuple(one for one in seen.places if one != place and is_copy(fd, one, record.home_id))
+            places = (*seen.places, *memory.met(record.home_id))
+            others = tuple(one for one in places if one != place and is_copy(fd, one, record.home_id))
             gone = tuple(one for one in seen.places if one not in (*others, place))
             generation = max(record.generation, 0 if heard is None else heard.generation)
             news = generation > seen.generation or place not in seen.places

@@ -192,6 +192,36 @@ def test_copies_that_nobody_looked_at(volume: Volume, vm: Path, keys: LocalKeys)
     volume.home("copy").check_writable()
 
 
+def test_directories_planted_in_another_datastore_say_nothing(
+    volume: Volume, vm: Path, keys: LocalKeys, tmp_path: Path
+) -> None:
+    """Their records name a home that is not theirs, and nobody verified them."""
+    noted = paths.find().homes / record_of(volume).home_id
+    Volume.init(tmp_path / "planted", HomeState.CLEAR, keys)
+    for name in ("one", "two"):
+        (tmp_path / "planted" / name).mkdir()
+        shutil.copy(vm / ".ioflt", tmp_path / "planted" / name)
+    before = noted.read_bytes()
+    with Volume.open(tmp_path / "planted", keys) as planted:
+        Copies(planted).look()
+    assert noted.read_bytes() == before
+    volume.home("vm").check_writable()
+
+
+def test_a_home_whose_record_is_not_there_yet_is_looked_at_again(volume: Volume, vm: Path) -> None:
+    """As while a raw copy is being made."""
+    met = Copies(volume)
+    met.look()
+    vm.with_name("copy").mkdir()
+    home = volume.home("copy")
+    met.meet(home)
+    assert met.is_new(home)
+    shutil.copy(vm / ".ioflt", vm.with_name("copy"))
+    met.meet(home)
+    assert not met.is_new(home)
+    refused(volume, "a raw copy")
+
+
 def test_providers_are_asked_of_a_home_although_a_copy_of_it_was_met(
     volume: Volume, vm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
