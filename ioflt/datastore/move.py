@@ -50,7 +50,8 @@ def move(
     home = source.home(name)
     with regular.named(home), home.exclusive():
         record = sound(home)
-        _check_leaves(source, home)
+        renamed = source is target and record.state is HomeState.ENCRYPTED and not (key_id or provider)
+        _check_leaves(source, home, renamed=renamed)
         check_name(target, new_name)
         encrypted = HomeState.ENCRYPTED in (record.state, target.record.default)
         clear = record.state is HomeState.CLEAR
@@ -116,9 +117,12 @@ def _can_rename(source: Volume, record: HomeRecord, target: Volume) -> bool:
     return record.state is HomeState.ENCRYPTED and one_mount and one_device
 
 
-def _check_leaves(source: Volume, home: Home) -> None:
-    """Before anything is done: raises ReadOnlyError when the home cannot be removed from where it is."""
-    for fd in (source.fd, home.fd):
+def _check_leaves(source: Volume, home: Home, *, renamed: bool) -> None:
+    """Before anything is done: raises ReadOnlyError when the home cannot be removed from where it is.
+
+    `renamed`: nothing in it changes.
+    """
+    for fd in (source.fd,) if renamed else (source.fd, home.fd):
         if (why := no_changes(fd)) is not None:
             raise ReadOnlyError(f"cannot be moved away: {why}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,22 @@ def providers(volume: Volume, name: str) -> list[str]:
 
 
 # Whole moves
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_directory_that_may_not_be_written(
+    stored: Stored, other: Volume, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    """A rename in the datastore changes nothing in it."""
+    web = os.stat(stored.top / "web").st_ino
+
+    def no_changes(fd: int) -> str | None:  # root may write everywhere
+        return "its directory may not be written" if os.fstat(fd).st_ino == web else None
+
+    monkeypatch.setattr(move, "no_changes", no_changes)
+    with pytest.raises(ReadOnlyError, match="may not be written") if leaves else nullcontext():
+        move.move(stored.volume, "web", other if leaves else stored.volume, "www")
+    assert stored.volume.homes() == ["web" if leaves else "www"]
 
 
 def test_a_move_in_a_datastore_is_a_rename(stored: Stored) -> None:
