@@ -63,15 +63,18 @@ class Disk:
         return self._log.stat().st_size
 
     def states(self, begin: int, count: int, seed: int) -> Iterator[int]:
-        """`count` power cuts from the moment `begin` on; in the block the disk is mounted as it was then.
+        """`count` power cuts from the moment `begin` on, the first and the last request after it among them;
+        in the block the disk is mounted as it was then.
 
         What a flush came after is on the disk. Of what was written since, some is, in no order, whole or as
         far as some sector. Yields the moment of the cut.
         """
         chance = random.Random(seed)
         requests = list(self._requests())
-        first = next((n for n, one in enumerate(requests) if one.position > begin), len(requests))
-        cuts = sorted(chance.sample(range(first, len(requests)), min(count, len(requests) - first)))
+        after = [n for n, one in enumerate(requests) if one.position > begin]
+        assert after, "nothing was written"
+        between = chance.sample(after[1:-1], min(count, len(after)) - len({after[0], after[-1]}))
+        cuts = sorted({after[0], *between, after[-1]})
         done = 0
         with self._log.open("rb") as log, (self._state.with_name("durable")).open("w+b") as durable:
             durable.truncate(self._image.stat().st_size)

@@ -113,9 +113,16 @@ class Rig:
     def promise(self, condition: Callable[[Volume], bool]) -> None:
         self.promises.append((self.disk.now(), condition))
 
-    def judge(self, sound: Callable[[Volume], bool]) -> None:
-        """After each cut, once what was interrupted went on, as with the next command."""
+    def judge(self, sound: Callable[[Volume], bool], first: Callable[[], None] = lambda: None) -> None:
+        """After each cut, once what was interrupted went on, as with the next command.
+
+        `first` looks at the disk after the first cut, before anything goes on.
+        """
+        moments = []
         for moment in self.disk.states(self.begin, self.cuts, seed=1):
+            if not moments:
+                first()
+            moments.append(moment)
             with self.opened() as volume:
                 resume.interrupted(volume)
                 assert sound(volume), f"cut at {moment}"
@@ -124,6 +131,8 @@ class Rig:
                 report = check.run(self.datastore, volume.keys)
             found = [entry for entry in report.entries if entry.finding is not None]
             assert [entry for entry in found if entry.finding not in HARMLESS] == [], f"cut at {moment}"
+        assert moments, "no cut"
+        assert moments[0] < min((since for since, _ in self.promises), default=moments[0] + 1)
 
 
 def write(home: Home, name: str, content: bytes) -> None:
@@ -197,7 +206,11 @@ def test_encrypt(rig: Rig) -> None:
     with rig.recording("--clear"):
         rig.ioflt("vm", "encrypt", rig.datastore / "web")
         rig.promise(lambda volume: volume.home("web").standing().state is HomeState.ENCRYPTED)
-    rig.judge(is_whole)
+
+    def in_clear() -> None:
+        assert rig.disk.holds(CANARY), "what is looked for elsewhere is found where it is"
+
+    rig.judge(is_whole, in_clear)
 
 
 @pytest.mark.parametrize("disk", [None, "a.vmdk"])
