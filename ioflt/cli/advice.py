@@ -260,6 +260,14 @@ ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     ),
     (
         errors.AuthenticationError,
+        "^another datastore",
+        lambda error: (
+            "if that one is what you want there, say so:"
+            f" ioflt datastore register {_file(error, 'DIR')} --accept-rollback"
+        ),
+    ),
+    (
+        errors.AuthenticationError,
         "rolled back",
         lambda error: (
             "if an older state of it is what you want, say so:"

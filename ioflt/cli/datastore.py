@@ -145,12 +145,16 @@ def recrypt(
     emit({"keys": done}, lambda: say(f"{directory}: recrypted, opens by {' or '.join(done)}"), as_json)
 
 
-@datastore.command(short_help="Vouch for a datastore with an older record.")
+@datastore.command(short_help="Vouch for an older datastore, or another one.")
 @directory_argument
-@click.option("--accept-rollback", is_flag=True, required=True, help="It is older, and meant so.")
+@click.option(
+    "--accept-rollback", is_flag=True, required=True, help="It is older, or another one, and meant so."
+)
 @json_option
 def register(directory: Path, accept_rollback: bool, as_json: bool) -> None:
     """Vouch for a datastore whose record is older than this host has seen it: its keys changed since.
+
+    Or for another datastore than the one that this host has seen there.
 
     Until then it does not open. Whoever has one of those older keys may have written that record, and can
     make records by which encrypted VMs are clear. Those of clear VMs that got MACs by newer keys are not

@@ -14,7 +14,7 @@ import logging
 from contextlib import suppress
 from dataclasses import replace
 
-from ioflt.datastore import records
+from ioflt.datastore import records, seen
 from ioflt.datastore.home import Datastore, Home
 from ioflt.datastore.memory import Memory, Stamp
 from ioflt.datastore.standing import Standing
@@ -42,11 +42,11 @@ def load(fd: int, keys: KeyService, memory: Memory, *, accept_rollback: bool = F
     unverified = form.parse_datastore(records.read(fd))
     record = unverified.record
     records.verify(unverified, record.keys, keys)
-    seen = memory.look(record.datastore_id).generation
-    if record.generation > seen:
+    newest = memory.look(record.datastore_id).generation
+    if record.generation > newest:
         memory.note(record.datastore_id, record.generation, None)
     elif not accept_rollback:
-        _check_generation(record, seen)
+        _check_generation(record, newest)
     return record
 
 
@@ -60,14 +60,17 @@ def claim(fd: int, memory: Memory) -> DatastoreRecord:
     return record
 
 
-def _check_generation(record: DatastoreRecord, seen: int) -> None:
-    if record.generation < seen:
-        generations = f"its record has generation {record.generation}, this host has seen {seen}"
+def _check_generation(record: DatastoreRecord, newest: int) -> None:
+    if record.generation < newest:
+        generations = f"its record has generation {record.generation}, this host has seen {newest}"
         raise AuthenticationError("rolled back", generations)
 
 
 class Root(Home):
-    """The root of an open datastore. `claimed`: what its record said when it was read last."""
+    """The root of an open datastore. `claimed`: what its record said when it was read last.
+
+    It stays the datastore that it was when it was opened: another one's record may be as valid.
+    """
 
     def __init__(self, volume: Datastore, fd: int, record: DatastoreRecord, *, verified: bool) -> None:
         super().__init__(volume, "", fd)
@@ -98,8 +101,8 @@ class Root(Home):
         Raises KeyUnavailableError when one of them cannot be had, CorruptDataError, OSError.
         """
         keys, memory = self.volume.keys, self.volume.memory
-        seen = memory.look(record.datastore_id).generation
-        stored = replace(record, generation=max(record.generation, seen) + 1)
+        newest = memory.look(record.datastore_id).generation
+        stored = replace(record, generation=max(record.generation, newest) + 1)
         records.store(self.fd, stored, stored.keys, keys)
         self._judged = None
         if load(self.fd, keys, memory) != stored:
@@ -115,9 +118,10 @@ class Root(Home):
         problem = None
         try:
             record = load(self.fd, self.volume.keys, self.volume.memory)
-            if self._record is not None and record.datastore_id != self._record.datastore_id:
+            if record.datastore_id != self.claimed.datastore_id:
                 raise AuthenticationError("record of another datastore")
             if self._record is None:
+                seen.note(record.datastore_id, self.volume.path)
                 _log.info("%s: its key is there, and its record valid", self.volume.path)
             self._record = self.claimed = record
         except KeyUnavailableError as error:
@@ -138,7 +142,9 @@ class Root(Home):
     def _claim(self, error: IofltError) -> Standing:
         if not self.is_verified:
             with suppress(CorruptDataError, OSError):  # it may have got other keys meanwhile
-                self.claimed = claim(self.fd, self.volume.memory)
+                claimed = claim(self.fd, self.volume.memory)
+                if claimed.datastore_id == self.claimed.datastore_id:
+                    self.claimed = claimed
         invalid = isinstance(error, CorruptDataError)
         why = (
             f"its record is not valid: {error}" if invalid else f"its own key cannot be had: {error.message}"

@@ -2,6 +2,10 @@
 
 A note named by the datastore's id holds the path where that datastore was last. A datastore that moved or is
 not there now cannot be asked: then nobody knows what it needs.
+
+Of a path the notes say whose it is: who controls the storage could put another datastore's record there,
+valid, and of a key that this host has. The note of a datastore that gave way there, or that was never
+verified, says so.
 """
 
 from __future__ import annotations
@@ -9,7 +13,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ioflt import paths
 from ioflt.datastore import records
@@ -23,6 +29,9 @@ from ioflt.types import HomeState, KeyRef
 
 #: Longest path in a note.
 _MAX_NOTE = 8192
+
+#: What follows a path that is the datastore's, and one that is not, or not for sure. No path has a NUL.
+_OWN, _LOOSE = b"\n", b"\0\n"
 
 _log = logging.getLogger(__name__)
 
@@ -60,15 +69,20 @@ class Use:
 def note(datastore_id: str, path: str, *, certain: bool = True) -> None:
     """Remember where a datastore is, if that changed. Whatever goes wrong is no obstacle to using it.
 
-    Unless it is `certain` that it has that id nothing is remembered in the place of what was.
+    If it is `certain` that it has that id the path is its own, and nobody else's any more. Else nothing is
+    remembered in the place of what was.
     """
-    content = os.fsencode(path) + b"\n"
+    content = os.fsencode(path) + (_OWN if certain else _LOOSE)
     try:
         place = paths.find().ensure().datastores / datastore_id
         known = files.read(place, _MAX_NOTE) if place.exists() else b""
-        if known != content and (certain or not known):
-            files.replace(place, content)
-    except IofltError as error:
+        if known == content or (known and not certain):
+            return
+        before = at(path) if certain else None
+        files.replace(place, content)
+        if before not in (None, datastore_id):
+            files.replace(place.with_name(before), os.fsencode(path) + _LOOSE)
+    except (IofltError, OSError) as error:
         _log.warning("cannot remember where the datastore is: %s", error)
 
 
@@ -76,20 +90,38 @@ def place(datastore_id: str) -> str | None:
     """Where the datastore was last, if it was ever opened here."""
     noted = paths.find().datastores / datastore_id
     try:
-        return os.fsdecode(files.read(noted, _MAX_NOTE).removesuffix(b"\n"))
+        return _path(files.read(noted, _MAX_NOTE))
     except NotFoundError:
         return None
+
+
+def at(path: str) -> str | None:
+    """The id of the datastore to which the path belongs, as far as this host knows: by notes it can read."""
+    own = os.fsencode(path) + _OWN
+    for note in _notes():
+        with suppress(IofltError):
+            if files.read(note, _MAX_NOTE) == own:
+                return note.name
+    return None
+
+
+def _notes() -> list[Path]:
+    """Without those that are being written."""
+    found = paths.find().ensure().datastores.iterdir()
+    return sorted(note for note in found if not note.name.startswith("."))
+
+
+def _path(note: bytes) -> str:
+    return os.fsdecode(note.removesuffix(_OWN).removesuffix(b"\0"))
 
 
 def survey() -> Survey:
     """All that the records of datastores say that were opened here."""
     found = Survey()
-    for place in sorted(paths.find().ensure().datastores.iterdir()):
-        if place.name.startswith("."):
-            continue  # a note that was being written
-        path = os.fsdecode(files.read(place, _MAX_NOTE).removesuffix(b"\n"))
+    for note in _notes():
+        path = _path(files.read(note, _MAX_NOTE))
         try:
-            look(path, found, datastore_id=place.name)
+            look(path, found, datastore_id=note.name)
         except (IofltError, OSError) as error:
             found.unknown.append((path, _reason(error)))
     return found

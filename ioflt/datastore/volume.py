@@ -20,6 +20,7 @@ from ioflt.datastore.memory import Memory
 from ioflt.datastore.root import Root
 from ioflt.datastore.standing import is_private
 from ioflt.errors import (
+    AuthenticationError,
     CorruptDataError,
     ExistsError,
     IofltError,
@@ -123,7 +124,8 @@ class Volume:
         accept_rollback: bool = False,
         locked: Callable[[DatastoreRecord, KeyUnavailableError], None] | None = None,
     ) -> Volume:
-        """Open a datastore and verify its record. `accept_rollback`: also if this host has seen a newer one.
+        """Open a datastore and verify its record. `accept_rollback`: also if this host has seen a newer one,
+        or another datastore there.
 
         `locked`: for who can do without that; told what the record claims, and why the datastore's key cannot
         be had. The record is verified once it can: until then homes with keys of their own are all that there
@@ -145,6 +147,7 @@ class Volume:
                 if locked is None:
                     raise
                 record, certain = root.claim(fd, memory), False
+                _check_id(record, name)
                 locked(record, error)
             except FileNotFoundError as error:
                 raise NotFoundError("no datastore here", file=name) from error
@@ -153,6 +156,8 @@ class Volume:
                 raise
             except OSError as error:
                 raise StorageError("cannot read the record", error.errno or 0, file=name) from error
+            if not accept_rollback:
+                _check_id(record, name)
         except IofltError as error:
             os.close(fd)
             if error.file is None or error.file == atomic.RECORD:
@@ -166,15 +171,23 @@ class Volume:
 
     @classmethod
     def accept_rollback(cls, path: str | os.PathLike[str], keys: KeyService) -> None:
-        """Go on from an older record than this host has seen. Raises UsageError if it is none, as `open`."""
+        """Go on from an older record than this host has seen, or from another datastore's at that path.
+
+        Raises UsageError if it is neither, and as `open`.
+        """
+        before = seen.at(os.path.abspath(path))
         with cls.open(path, keys, accept_rollback=True) as volume:
             record = volume.record
             newest = volume.memory.look(record.datastore_id).generation
-            if record.generation >= newest:
+            if before not in (None, record.datastore_id):
+                told = f"{record.datastore_id}, {before} was seen"
+                _log.warning("%s: another datastore, and accepted: %s", volume.path, told)
+            elif record.generation >= newest:
                 raise UsageError("was not rolled back, as far as this host knows", file=volume.path)
-            volume.root.replace(record)
-            told = f"generation {record.generation}, {newest} was seen"
-            _log.warning("%s: rolled back, and accepted: %s", volume.path, told)
+            if record.generation < newest:
+                volume.root.replace(record)
+                told = f"generation {record.generation}, {newest} was seen"
+                _log.warning("%s: rolled back, and accepted: %s", volume.path, told)
 
     def close(self) -> None:
         with self._lock:
@@ -339,6 +352,14 @@ class Volume:
     def is_outdated(self, home_id: str) -> bool:
         """Whether the home was encrypted since it had that id: a clear record with it is an old copy."""
         return (paths.find().outdated / home_id).is_file()
+
+
+def _check_id(record: DatastoreRecord, path: str) -> None:
+    """Another datastore's record may be valid here, too. Raises AuthenticationError."""
+    known = seen.at(path)
+    if known not in (None, record.datastore_id):
+        ids = f"its record is of {record.datastore_id}, this host has seen {known} there"
+        raise AuthenticationError("another datastore", ids, file=path)
 
 
 def _check_home_name(name: str) -> None:

@@ -11,10 +11,18 @@ from pathlib import Path
 import pytest
 
 from ioflt import paths
+from ioflt.crypto.rng import new_uuid
 from ioflt.datastore import check, clone, erase, files, lifecycle, move, recrypt, resume, seen, summary
 from ioflt.datastore.home import Home
 from ioflt.datastore.volume import Volume
-from ioflt.errors import AuthenticationError, BusyError, IofltError, KeyUnavailableError, MalformedError
+from ioflt.errors import (
+    AuthenticationError,
+    BusyError,
+    IofltError,
+    KeyUnavailableError,
+    MalformedError,
+    UsageError,
+)
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord
 from ioflt.types import HomeState, KeyRef
@@ -193,8 +201,102 @@ def test_who_forges_its_record_gains_nothing(top: Path, keys: Keys, back: bool) 
         assert volume.memory.look(datastore_id).generation == 1  # nothing of it is remembered
 
 
+def test_the_record_of_another_datastore_gains_nothing(
+    top: Path, volume: Volume, keys: Keys, tmp_path: Path
+) -> None:
+    """Valid, with a key that this host has, and clear."""
+    other = tmp_path / "other"
+    Volume.init(other, HomeState.CLEAR, keys)
+    own = record_of(top)
+    (top / ".ioflt").write_bytes((other / ".ioflt").read_bytes())
+    for _ in range(2):  # what is told of it in between makes no difference
+        with pytest.raises(AuthenticationError, match="another datastore"):
+            volume.make_home("new", 0o755)
+        for name in ("clear", "stray"):
+            with pytest.raises(AuthenticationError, match="another datastore"):
+                read(volume.home(name), "disk")
+        assert not volume.root.unverified().locked
+        assert volume.claimed == own
+    assert not volume.root.is_verified
+    keys.gone = set(record_of(top).keys)  # not to be had either: still it is another's
+    with pytest.raises(KeyUnavailableError):
+        volume.make_home("new", 0o755)
+    assert volume.root.unverified().problem is not None
+    assert volume.claimed == own
+
+
+def test_another_datastore_where_one_was(top: Path, keys: Keys, tmp_path: Path) -> None:
+    """It opens only when the user says so, also while its own key cannot be had."""
+    other = tmp_path / "other"
+    Volume.init(other, HomeState.CLEAR, keys)
+    ids = [record_of(path).datastore_id for path in (top, other)]
+    (top / ".ioflt").write_bytes((other / ".ioflt").read_bytes())
+    for gone in (set(), set(record_of(other).keys)):
+        keys.gone = gone
+        with pytest.raises(AuthenticationError, match="another datastore") as caught:
+            opened(top, keys)
+        assert caught.value.file == str(top)
+        assert all(one in caught.value.message for one in ids)
+    keys.gone = set()
+    assert (seen.place(ids[0]), seen.place(ids[1])) == (str(top), str(other))
+
+
+@pytest.mark.allow_log("another datastore, and accepted")
+def test_another_datastore_is_accepted(top: Path, keys: Keys, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    Volume.init(other, HomeState.CLEAR, keys)
+    own = (top / ".ioflt").read_bytes()
+    (top / ".ioflt").write_bytes((other / ".ioflt").read_bytes())
+    Volume.accept_rollback(top, keys)
+    with Volume.open(top, keys) as volume:
+        assert volume.record == record_of(other)
+    with pytest.raises(UsageError, match="was not rolled back"):
+        Volume.accept_rollback(top, keys)
+    (top / ".ioflt").write_bytes(own)  # the one that was there before is another one now
+    with pytest.raises(AuthenticationError, match="another datastore"):
+        Volume.open(top, keys)
+
+
+def test_a_new_datastore_in_the_place_of_a_removed_one(top: Path, keys: Keys) -> None:
+    own = (top / ".ioflt").read_bytes()
+    shutil.rmtree(top)
+    Volume.init(top, HomeState.ENCRYPTED, keys)
+    opened(top, keys).close()
+    (top / ".ioflt").write_bytes(own)
+    with pytest.raises(AuthenticationError, match="another datastore"):
+        Volume.open(top, keys)
+    assert [path for path, _ in seen.survey().unknown if path == str(top)]  # still somebody's keys
+
+
+def test_one_that_was_only_claimed_hinders_nobody(top: Path, keys: Keys) -> None:
+    for note in paths.find().datastores.iterdir():
+        note.unlink()
+    own = (top / ".ioflt").read_bytes()
+    gone = KeyRef("local", "nobody's")
+    keys.gone = {gone}
+    forge(top, replace(record_of(top), datastore_id=new_uuid(), keys=(gone,)))
+    opened(top, keys).close()
+    (top / ".ioflt").write_bytes(own)
+    Volume.open(top, keys).close()
+
+
+def test_one_that_was_claimed_is_known_once_it_is_verified(top: Path, keys: Keys, tmp_path: Path) -> None:
+    for note in paths.find().datastores.iterdir():
+        note.unlink()
+    moved, own = tmp_path / "moved", record_of(top)
+    keys.gone = set(own.keys)
+    opened(top, keys).close()
+    top.rename(moved)
+    with opened(moved, keys) as volume:
+        assert seen.place(own.datastore_id) == str(top)
+        keys.gone = set()
+        assert volume.record == own
+        assert (seen.place(own.datastore_id), seen.at(str(moved))) == (str(moved), own.datastore_id)
+
+
 def test_a_forged_record_has_no_other_datastore_forgotten(top: Path, keys: Keys, tmp_path: Path) -> None:
-    mine, thine = tmp_path / "mine", tmp_path / "ds"
+    mine, thine = tmp_path / "mine", tmp_path / "thine"
+    thine.mkdir()
     Volume.init(mine, HomeState.ENCRYPTED, keys)
     gone = KeyRef("local", "nobody's")
     keys.gone = {gone}
