@@ -204,11 +204,6 @@ ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     (errors.KeyNotUsable, "wrong (passphrase|PIN)", lambda _: "nothing was changed; try again"),
     (errors.KeyCorrupt, "", lambda error: f"try each step: ioflt provider test {_provider(error)}"),
     (
-        errors.KeyUnavailableError,
-        "which it just made, is left there",
-        lambda error: f"remove it: ioflt key destroy {_provider(error)} ID",
-    ),
-    (
         errors.KeyNotUsable,
         "may protect nothing new",
         lambda error: f"name another one: ioflt key locate {_provider(error)} --state active",

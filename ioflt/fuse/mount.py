@@ -129,13 +129,8 @@ async def _serve(
 def _confine(volume: Volume, where: paths.Paths) -> None:
     """From here on hostile bytes are read. The loop has its own sockets, and there is no other thread yet."""
     hygiene.no_new_privileges()
-    own = (
-        where.logs,
-        where.operations,
-        where.homes,
-        where.datastores,
-        where.mounts,
-    )  # not: providers, keyd's socket
+    # not: providers, keyd's socket
+    own = (where.logs, where.operations, where.homes, where.datastores, where.mounts)
     datastore = (volume.fd,)
     writable, readable = (own, datastore) if volume.read_only else ((*own, *datastore), ())
     for lack in confinement.confine(writable, readable, outwards=False):

@@ -56,10 +56,10 @@ class Host:
         with running:
             self.must("datastore", "init", "ds", "--provider", "corp")
             self.restart()
-            self.must("datastore", "show", "ds")
-        self.must("datastore", "show", "ds")  # cached keys stay
+            self.must("check", "ds")
+        self.must("check", "ds")  # cached keys stay
         self.restart()
-        refused = self.run("datastore", "show", "ds")
+        refused = self.run("datastore", "recrypt", "ds")
         assert refused.returncode == 4
         assert says in refused.stderr
         assert "hint:" in refused.stderr
