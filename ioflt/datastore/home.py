@@ -143,7 +143,7 @@ class Home(HomeLocks):
         seen = self._see()
         try:
             return self.standing()
-        except (KeyUnavailableError, PeerError, DeniedError, CorruptDataError) as error:
+        except (KeyUnavailableError, PeerError, DeniedError, CorruptDataError, ReadOnlyError) as error:
             standing = self._claim(error)  # whatever keeps keyd from it, or its datastore from being believed
             self._claimed = (seen, time.monotonic() + _UNAVAILABLE_S, standing)
             return standing
@@ -349,11 +349,14 @@ class Home(HomeLocks):
 
     def _claim(self, error: IofltError) -> Standing:
         """What the record says that nobody can verify now, because of that error. Only to be shown."""
+        if isinstance(error, ReadOnlyError):  # it needs a first record, which nobody can make now
+            return self._fallback(error.message)
         datastore = self.volume.claimed
         try:
             record = form.parse_home(records.read(self.fd)).record
-        except (FileNotFoundError, CorruptDataError):
-            return Standing(datastore.default, datastore.keys, False, "its record cannot be verified", None)
+        except (FileNotFoundError, CorruptDataError) as unusable:
+            why, locked = "its record cannot be verified", isinstance(unusable, FileNotFoundError)
+            return Standing(datastore.default, datastore.keys, False, why, None, locked=locked)
         owner = "its" if record.keys else "its datastore's"
         what = "record is not valid" if isinstance(error, CorruptDataError) else "key cannot be had"
         problem = f"{owner} {what}: {error.message}"

@@ -87,6 +87,8 @@ def decrypt(
     """
     with exclusive(volume, name) as (home, record):
         operation = record.operation
+        if disk is None:  # the record of what is clear will be under the datastore's keys
+            volume.root.check_writable()
         if not isinstance(operation, Operation):
             _refuse_others(record)
             if record.state is HomeState.CLEAR:

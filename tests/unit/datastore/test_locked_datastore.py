@@ -176,6 +176,43 @@ def test_it_unlocks_when_the_key_is_back(volume: Volume, keys: Keys) -> None:
     assert volume.home("new").standing().state is HomeState.ENCRYPTED
 
 
+def test_nothing_becomes_clear_without_it(volume: Volume, top: Path, keys: Keys) -> None:
+    """A clear VM's record is under its keys: begun, the decryption would not come to its end."""
+    before = (top / "vm" / ".ioflt").read_bytes(), (top / "vm" / "disk").read_bytes()
+    with pytest.raises(KeyUnavailableError):
+        lifecycle.decrypt(volume, "vm")
+    assert ((top / "vm" / ".ioflt").read_bytes(), (top / "vm" / "disk").read_bytes()) == before
+    gone, keys.gone = keys.gone, set()
+    assert interrupt(lambda: lifecycle.decrypt(volume, "vm"), 30)
+    with Volume.open(top, keys) as fresh:
+        keys.gone = gone
+        with opened(top, keys) as locked:
+            before = (top / "vm" / ".ioflt").read_bytes(), (top / "vm" / "disk").read_bytes()
+            with pytest.raises(KeyUnavailableError):
+                lifecycle.decrypt(locked, "vm")
+            assert ((top / "vm" / ".ioflt").read_bytes(), (top / "vm" / "disk").read_bytes()) == before
+        keys.gone = set()
+        lifecycle.decrypt(fresh, "vm")
+    assert (top / "vm" / "disk").read_bytes() == CONTENT
+
+
+def test_what_has_no_record_is_locked_by_it(volume: Volume, top: Path) -> None:
+    assert volume.home("stray").unverified().locked
+    (top / "stray" / ".ioflt").write_bytes(b"no record")
+    assert not volume.home("stray").unverified().locked
+
+
+@pytest.mark.allow_log("record is gone")
+def test_a_home_that_can_get_no_record_is_told_of(top: Path, keys: Keys) -> None:
+    with Volume.open(top, keys) as volume:
+        (top / "empty").mkdir()
+        own = (top / ".ioflt").read_bytes()
+        (top / ".ioflt").unlink()
+        assert "record is gone" in (volume.home("empty").unverified().problem or "")
+        (top / ".ioflt").write_bytes(own)
+        assert volume.home("empty").standing().problem is None
+
+
 @pytest.mark.parametrize("back", [False, True])
 def test_who_forges_its_record_gains_nothing(top: Path, keys: Keys, back: bool) -> None:
     """He names a key that cannot be had, so that nobody sees that the record is not valid, or not at once."""
