@@ -81,6 +81,7 @@ class Behaviour:
     hangs: bool = False
     hangs_after: int | None = None  # answers on a connection
     takes_attributes: bool = True
+    refuses: frozenset[Operation] = frozenset()  # PERMISSION_DENIED
     cut_after: int | None = None  # requests on a connection
     close_after: int | None = None  # answers on a connection
     drip: float | None = None  # seconds before each byte of an answer
@@ -215,6 +216,8 @@ class KmipServer:
         )
 
     def _do(self, asked: Item | Structure, operation: Operation) -> Structure:
+        if operation in self.behaviour.refuses:
+            raise Refused(ResultReason.PERMISSION_DENIED)
         match asked:
             case m.DiscoverVersions():
                 if not self.behaviour.versions:

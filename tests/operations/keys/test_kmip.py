@@ -91,10 +91,17 @@ def refusing(operations, reason):
 
 
 def test_a_key_that_does_not_become_active_is_destroyed_again(server, provider):
-    server.behaviour.edit = refusing({Operation.ACTIVATE}, ResultReason.PERMISSION_DENIED)
+    server.behaviour.refuses = frozenset({Operation.ACTIVATE})
     with pytest.raises(KeyNotUsable, match="which it just made, was destroyed again"):
         provider.create()
     assert (len(server.keys), len(server.destroyed)) == (0, 1)
+
+
+def test_a_key_that_became_active_whatever_the_answer_says_is_good(server, provider):
+    """As when an answer was lost: the server refuses to activate it a second time."""
+    server.behaviour.edit = refusing({Operation.ACTIVATE}, ResultReason.PERMISSION_DENIED)
+    key_id = provider.create()
+    assert provider.get([key_id]) == keys_of(server, [key_id])
 
 
 def test_a_key_whose_state_is_not_told_is_destroyed_again(server, provider):
@@ -105,8 +112,7 @@ def test_a_key_whose_state_is_not_told_is_destroyed_again(server, provider):
 
 
 def test_a_key_that_cannot_be_destroyed_again_is_named(server, provider):
-    everything = {Operation.ACTIVATE, Operation.DESTROY, Operation.REVOKE}
-    server.behaviour.edit = refusing(everything, ResultReason.PERMISSION_DENIED)
+    server.behaviour.refuses = frozenset({Operation.ACTIVATE, Operation.DESTROY, Operation.REVOKE})
     with pytest.raises(KeyNotUsable) as caught:
         provider.create()
     (left,) = server.keys
