@@ -43,7 +43,7 @@ test:
 
 # The same code without the C files: installed from the sources into a directory of its own.
 pure:
-	@tools/setup.sh build
+	@tools/setup.sh build test
 	@rm -rf build/pure && mkdir -p build/pure
 	IOFLT_BUILD_NATIVE=0 $(PYTHON_BIN) -m pip install -qq --no-deps --target build/pure .
 	@cp -r tests tools images setup.cfg build/pure/
