@@ -8,5 +8,6 @@ provider, provider_*, kmip, transit, pkcs11     key providers
 key, key_use, keyd                              keys, and the daemon that has them
 session, places, passphrase, processes          what commands share: keyd, names, secrets, users of keys
 render, streams, completion                     output; standard streams; the shell
-failures, hints, exits                          what went wrong, what to do, and the number for scripts
+failures, exits                                 what went wrong, and the number for scripts
+hints, advice, key_advice                       what to do about it
 """

@@ -1,4 +1,7 @@
-"""The table of advice for errors, with a command ready to copy: which error gets which."""
+"""The table of advice for errors, with a command ready to copy: which error gets which.
+
+Its rows for keys that cannot be had are in `key_advice`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,9 @@ import errno
 import os
 import re
 import shlex
-from collections.abc import Callable
 
 from ioflt import errors
-
-_Advice = Callable[[errors.IofltError], str]
+from ioflt.cli.key_advice import KEYS, Row, provider_of
 
 
 def _file(error: errors.IofltError, otherwise: str) -> str:
@@ -20,19 +21,6 @@ def _file(error: errors.IofltError, otherwise: str) -> str:
 def _above(error: errors.IofltError, otherwise: str) -> str:
     """The directory that holds what failed."""
     return shlex.quote(os.path.dirname((error.file or "").rstrip("/")) or otherwise)
-
-
-def _provider(error: errors.IofltError) -> str:
-    """The provider that the message names."""
-    for pattern in (
-        r"\bprovider ([\w.-]+)",
-        r"\b(?:servers?|token) of ([\w.-]+)",
-        r"\bkey \S+ of ([\w.-]+)",
-    ):
-        name = re.search(pattern, error.message)
-        if name:
-            return shlex.quote(name[1])
-    return "NAME"
 
 
 def _copied(error: errors.IofltError) -> str:
@@ -74,10 +62,10 @@ def _slots(error: errors.IofltError) -> str:
     return f"see its slots: ioflt inspect {_file(error, 'FILE')}"
 
 
-def _mount_log() -> str:
+def _log(name: str) -> str:
     from ioflt import paths
 
-    return shlex.quote(str(paths.find().logs / "mount.log"))
+    return f"its log: {shlex.quote(str(paths.find().logs / name))}"
 
 
 def _no_datastore(error: errors.IofltError) -> str:
@@ -101,124 +89,8 @@ _NO_HOME = "name a directory for state and sockets: export IOFLT_HOME=DIR"
 _PROVIDERS = "see the providers that are here: ioflt provider list"
 
 # The first row whose class and pattern fit is taken: special rows stand before general ones.
-ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
-    (
-        errors.ProviderLocked,
-        "waits for its (passphrase|PIN)|^the token of ",
-        lambda error: f"ioflt keyd unlock {_provider(error)}",
-    ),
-    (errors.ProviderLocked, "", lambda _: "unlock the keys: ioflt keyd unlock"),
-    (
-        errors.KeyNotUsable,
-        "key server of .*, key .*permission denied",
-        lambda _: "have its policy allow `update` on the engine's encrypt/KEY and decrypt/KEY",
-    ),
-    (
-        errors.KeyUnavailableError,
-        "key server of .*(, key | has no engine )",
-        lambda error: (
-            f"have who runs the server look at that key, then: ioflt provider test {_provider(error)}"
-        ),
-    ),
-    (
-        errors.KeyUnavailableError,
-        "^the token of .* key ",
-        lambda error: (
-            f"have who runs the token look at that key, then: ioflt provider test {_provider(error)}"
-        ),
-    ),
-    (
-        errors.KeyNotUsable,
-        "^the token of .* PIN (is locked|has expired)|has no PIN yet",
-        lambda error: f"have who runs the token set a PIN, then: ioflt keyd unlock {_provider(error)}",
-    ),
-    (errors.KeyUnavailableError, "package python-pkcs11", lambda _: "pip install 'ioflt[pkcs11]'"),
-    (
-        errors.KeyUnavailableError,
-        "package tpm2-pytss",
-        lambda _: "pip install 'ioflt[tpm]', which needs the package libtss2-dev",
-    ),
-    (
-        errors.KeyNotFound,
-        "^the key .* is not there",
-        lambda error: f"see what its servers hold: ioflt key locate {_provider(error)}",
-    ),
-    (
-        errors.KeyNotFound,
-        "",
-        lambda _: (
-            "see which providers this machine knows: ioflt provider list;"
-            " bring one back from its backup: ioflt provider restore FILE"
-        ),
-    ),
-    (
-        errors.ProviderUnavailable,
-        "are not trusted yet",
-        lambda error: f"ioflt provider trust {_provider(error)}",
-    ),
-    (
-        errors.ProviderUnavailable,
-        "no client certificate yet",
-        lambda error: f"ioflt provider trust {_provider(error)} --certificate FILE",
-    ),
-    (
-        errors.ProviderUnavailable,
-        "does not show its certificate: .*(TLS|ended)",
-        lambda _: "give the certificate of who issued it: ioflt provider trust NAME --ca FILE",
-    ),
-    (
-        errors.ProviderUnavailable,
-        r"does not show its certificate|^\S+: no answer within",
-        lambda _: "see that the server runs, and that this is its name and port",
-    ),
-    (errors.ProviderUnavailable, "did not pass", lambda _: "the lines above say which step failed, and why"),
-    (
-        errors.ProviderUnavailable,
-        "whether it did what was asked is not known$",
-        lambda error: f"look for a new key: ioflt key locate {_provider(error)}",
-    ),
-    (
-        errors.ProviderUnavailable,
-        "certificate is refused",
-        lambda error: (
-            "the server is to be named as its certificate has it, which is issued by who is trusted:"
-            f" ioflt provider trust {_provider(error)} --ca FILE"
-        ),
-    ),
-    (
-        errors.ProviderUnavailable,
-        "key server|^the token of |logs in",
-        lambda error: f"try each step: ioflt provider test {_provider(error)}",
-    ),
-    (errors.ProviderUnavailable, "", lambda _: "see what the key daemon knows: ioflt keyd status"),
-    (
-        errors.KeyNotUsable,
-        "until it was backed up",
-        lambda error: f"keep its key elsewhere first: ioflt provider backup {_provider(error)} FILE",
-    ),
-    (
-        errors.KeyNotUsable,
-        "backup was changed",
-        lambda _: "nothing was changed; try again, or another backup",
-    ),
-    (errors.KeyNotUsable, "wrong (passphrase|PIN)", lambda _: "nothing was changed; try again"),
-    (errors.KeyCorrupt, "", lambda error: f"try each step: ioflt provider test {_provider(error)}"),
-    (
-        errors.KeyNotUsable,
-        "may protect nothing new",
-        lambda error: f"name another one: ioflt key locate {_provider(error)} --state active",
-    ),
-    (
-        errors.KeyNotUsable,
-        "removed from this host",
-        lambda _: "see the keys of a datastore: ioflt key list DIR; take it back: ioflt key add ID",
-    ),
-    (
-        errors.KeyNotUsable,
-        "has no passphrase",
-        lambda error: f"see what opens it: ioflt provider slot list {_provider(error)}",
-    ),
-    (errors.KeyNotUsable, "", lambda _: "see the providers and their keys: ioflt provider list"),
+ADVICE: tuple[Row, ...] = (
+    *KEYS,
     (
         errors.UnsupportedError,
         "recrypt under way",
@@ -351,17 +223,19 @@ ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     (
         errors.ExistsError,
         "has a slot of the kind passphrase",
-        lambda error: f"change it: ioflt provider passwd {_provider(error)}",
+        lambda error: f"change it: ioflt provider passwd {provider_of(error)}",
     ),
     (
         errors.ExistsError,
         "has a slot of the kind",
-        lambda error: f"make it anew: ioflt provider slot remove {_provider(error)} KIND, then add it again",
+        lambda error: (
+            f"make it anew: ioflt provider slot remove {provider_of(error)} KIND, then add it again"
+        ),
     ),
     (
         errors.NotFoundError,
         "has no slot of the kind",
-        lambda error: f"see those that it has: ioflt provider slot list {_provider(error)}",
+        lambda error: f"see those that it has: ioflt provider slot list {provider_of(error)}",
     ),
     (
         errors.UsageError,
@@ -373,7 +247,7 @@ ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         "belongs to no private key",
         lambda error: (
             "give the certificate that was made of its last request; for a new request:"
-            f" ioflt provider renew {_provider(error)} OUT --csr"
+            f" ioflt provider renew {provider_of(error)} OUT --csr"
         ),
     ),
     (errors.StorageError, os.strerror(errno.ENOSPC), lambda _: NO_SPACE),
@@ -416,7 +290,7 @@ ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     (
         errors.PeerError,
         "see mount.log|its log says why",
-        lambda _: f"its log: {_mount_log()}",
+        lambda _: _log("mount.log"),
     ),
     (errors.UsageError, "cannot make the directory|has no home directory", lambda _: _NO_HOME),
     (
@@ -429,7 +303,7 @@ ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         "nobody knows whether keys",
         lambda error: (
             "show each where it is now: ioflt datastore show DIR; if they are gone for good:"
-            f" ioflt provider remove --force {_provider(error)}"
+            f" ioflt provider remove --force {provider_of(error)}"
         ),
     ),
     (
@@ -437,7 +311,7 @@ ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         "keys of the provider .* are in use",
         lambda error: (
             "see what needs them: ioflt vm list DIR; remove it all the same, with what it encrypted:"
-            f" ioflt provider remove --force {_provider(error)}"
+            f" ioflt provider remove --force {provider_of(error)}"
         ),
     ),
     (
@@ -480,12 +354,12 @@ ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
     (
         errors.UsageError,
         "last slot of the provider",
-        lambda error: f"add another one first: ioflt provider slot add {_provider(error)} KIND",
+        lambda error: f"add another one first: ioflt provider slot add {provider_of(error)} KIND",
     ),
     (
         errors.NotFoundError,
         "has no passphrase",
-        lambda error: f"give it one: ioflt provider slot add {_provider(error)} passphrase",
+        lambda error: f"give it one: ioflt provider slot add {provider_of(error)} passphrase",
     ),
     (
         errors.UsageError,
@@ -546,6 +420,7 @@ ADVICE: tuple[tuple[type[errors.IofltError], str, _Advice], ...] = (
         "nothing here seals keys",
         lambda _: "run keyd as root where systemd-creds works, or give this machine a TPM 2.0 and ioflt[tpm]",
     ),
+    (errors.PeerError, "^keyd failed", lambda _: _log("keyd.log")),
     (errors.PeerError, r"keyd", lambda _: "start it again: ioflt keyd start"),
     (errors.BugError, "", lambda _: "please report this with the command and the text above"),
 )

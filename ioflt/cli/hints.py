@@ -1,4 +1,6 @@
-"""Advice for errors, as hints. Libraries state facts; only this file and `advice` know commands."""
+"""Advice for errors, as hints. Libraries state facts; only this file, `advice` and
+`key_advice` know commands.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """keyd's socket: a trio task for each connection, a thread for each request that is being answered.
 
 Threads: those that answer from memory wait for nobody. Each provider has its own, for requests that wait for
-it (`outward`), and so has each kind of request that waits for others: a lock for mounts, a status for what
-opens a provider. Whatever hangs uses up its own.
+it (`outward`); those that wait for several have some in common. So has each kind of request that waits for
+others: a lock for mounts, a status for what opens a provider. Whatever hangs uses up its own.
 
 Tasks: the accept loop, a handler for each connection, one that waits for signals; all in one nursery, which
 Stop or a signal cancels. A handler serves one request after the other. Nothing that a client does ends more

@@ -1,7 +1,6 @@
 """Readers of other projects: dissect.hypervisor opens what ioflt exports, qemu-img's disks are understood."""
 
 import io
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def test_dissect_finds_the_disks_of_our_envelope() -> None:
     assert list(OVF(io.StringIO(text)).disks()) == ["web01-disk1.vmdk"]
 
 
-@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu-img")
+@pytest.mark.interop("qemu-img")
 @pytest.mark.parametrize(
     "subformat",
     ["monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "streamOptimized"],

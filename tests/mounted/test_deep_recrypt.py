@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
-from tests.mounted.place import Place
+from tests.mounted.place import Place, eventually
 
 pytestmark = [pytest.mark.fuse, pytest.mark.interop("strace")]
 
@@ -59,10 +58,7 @@ def test_a_mount_for_writing_finishes_it(filled: Place) -> None:
     kill_in_the_middle(filled)
     before = (filled.datastore / "web" / "disk.raw").stat()
     mountpoint = filled.mount()
-    deadline = time.monotonic() + 30
-    while "its interrupted deep recrypt is complete" not in filled.log:
-        assert time.monotonic() < deadline, filled.log
-        time.sleep(0.05)
+    eventually(lambda: "its interrupted deep recrypt is complete" in filled.log, 30)
     disk = mountpoint / "web" / "disk.raw"
     assert disk.read_bytes() == CONTENTS
     assert (filled.datastore / "web" / "disk.raw").stat().st_ino == before.st_ino

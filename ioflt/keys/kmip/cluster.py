@@ -6,7 +6,8 @@ be dead says nothing about its server: the request is sent again on a fresh one.
 fresh connection is passed over for this request, and the next one is asked.
 
 A server that lets a time limit pass hangs, and is passed over by all requests, those that wait for a
-connection too: they would wait for it one after the other. A task of its own looks when it answers again.
+connection too: they would wait for it one after the other. A task of its own looks when it answers again, on
+one connection more.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""keyd under what its unit allows: it does all it is for, with each kind of provider, and confines itself."""
+"""keyd under what its unit allows: providers of several kinds open and give keys, and it confines itself."""
 
 import sys
 from pathlib import Path
