@@ -1,27 +1,36 @@
 """Where ioflt keeps its state and its sockets: the two modes of ARCHITECTURE.md, in one place.
 
 system mode (root)   /var/lib/ioflt               /run/ioflt
+its members          $XDG_STATE_HOME/ioflt        /run/ioflt
 user mode            $XDG_STATE_HOME/ioflt        $XDG_RUNTIME_DIR/ioflt
 with $IOFLT_HOME     $IOFLT_HOME/state            $IOFLT_HOME/run
+
+Members are those whom the machine's keyd lets in by their group: the directory of its sockets is root's and
+of that group. They use its keys, and remember what they see of homes for themselves.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from ioflt.errors import UsageError
+from ioflt.errors import DeniedError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Directories of this user or host. Made on demand by `ensure`, mode 0700 (run: 0750 in system mode)."""
+    """Directories of this user or host. Made on demand by `ensure`, mode 0700 (run: 0750 in system mode).
+
+    `joined`: a member's, whose keyd and sockets are the machine's.
+    """
 
     state: Path
     run: Path
     system: bool
+    joined: bool = False
 
     @property
     def keyd_socket(self) -> Path:
@@ -72,13 +81,21 @@ class Paths:
         """One small file per key that this host is to do without."""
         return self.state / "removed-keys"
 
+    def own(self) -> Paths:
+        """The same, for who changes providers. Raises DeniedError for a member: they are the machine's."""
+        if self.joined:
+            raise DeniedError("the key providers of this machine are root's to change")
+        return self
+
     def ensure(self) -> Paths:
         """Make the directories that are missing. Raises UsageError when that cannot be done."""
         run_mode = 0o750 if self.system else 0o700
         notes = (self.operations, self.homes, self.datastores, self.removed_keys)
         wanted = [(path, 0o700) for path in (self.state, self.providers, self.logs, *notes)]
+        if not self.joined:
+            wanted += [(self.run, run_mode), (self.mounts, run_mode)]
         try:
-            for path, mode in (*wanted, (self.run, run_mode), (self.mounts, run_mode)):
+            for path, mode in wanted:
                 if not path.is_dir():
                     path.mkdir(mode=mode, parents=True, exist_ok=True)
                     path.chmod(mode)
@@ -91,17 +108,32 @@ def find() -> Paths:
     """The directories for this process, from its uid and environment."""
     home = os.environ.get("IOFLT_HOME")
     system = os.geteuid() == 0
+    machine = Path("/run/ioflt") if not home else Path(home).absolute() / "run"
+    if not system and _is_member(machine):
+        return Paths(_state(), machine, False, joined=True)
     if home:
-        base = Path(home).absolute()
-        return Paths(base / "state", base / "run", system)
+        return Paths(machine.parent / "state", machine, system)
     if system:
-        return Paths(Path("/var/lib/ioflt"), Path("/run/ioflt"), True)
-    state = Path(os.environ.get("XDG_STATE_HOME") or _home() / ".local" / "state")
+        return Paths(Path("/var/lib/ioflt"), machine, True)
     run = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
     if not run.is_dir():
-        run = state / "ioflt"
-        return Paths(state / "ioflt", run / "run", False)
-    return Paths(state / "ioflt", run / "ioflt", False)
+        return Paths(_state(), _state() / "run", False)
+    return Paths(_state(), run / "ioflt", False)
+
+
+def _is_member(run: Path) -> bool:
+    """Whether a keyd in system mode has its sockets there, and lets a group of this user in."""
+    try:
+        found = run.stat()
+    except OSError:
+        return False
+    groups = {os.getegid(), *os.getgroups()} - {0}  # root's own group is no one's membership
+    return found.st_uid == 0 and found.st_gid in groups and bool(found.st_mode & stat.S_IXGRP)
+
+
+def _state() -> Path:
+    """This user's own."""
+    return Path(os.environ.get("XDG_STATE_HOME") or _home() / ".local" / "state") / "ioflt"
 
 
 def _home() -> Path:

@@ -270,6 +270,23 @@ ADVICE: tuple[Row, ...] = (
         ),
     ),
     (
+        errors.DeniedError,
+        "key providers of this machine are root's",
+        lambda _: "run it as root: sudo ioflt provider …; to see them: ioflt keyd status",
+    ),
+    (
+        errors.DeniedError,
+        "root makes the mounts of this machine",
+        lambda _: (
+            "sudo ioflt mount DIR MOUNTPOINT --as USER; that user alone sees it, and what his roles allow"
+        ),
+    ),
+    (
+        errors.PeerError,
+        "only root starts it",
+        lambda _: "systemctl enable --now ioflt-keyd.socket, or sudo ioflt keyd start",
+    ),
+    (
         errors.UsageError,
         "not a name for a VM",
         lambda _: "give a name without slashes, backslashes, quotes and control characters",

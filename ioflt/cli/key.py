@@ -128,7 +128,7 @@ def _open(name: str) -> AbstractContextManager[KmipProvider]:
     from ioflt.keys.kmip.provider import KmipProvider
     from ioflt.keys.kmip.store import KmipStore
 
-    store = KmipStore(paths.find().ensure().providers)
+    store = KmipStore(paths.find().own().ensure().providers)
 
     @contextmanager
     def opened() -> Iterator[KmipProvider]:

@@ -19,7 +19,7 @@ def open_store() -> NativeStore:
     from ioflt import paths
     from ioflt.keys.native.store import NativeStore
 
-    return NativeStore(paths.find().ensure().providers)
+    return NativeStore(paths.find().own().ensure().providers)
 
 
 def opened_by(provider: ProviderFile) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from ioflt import paths
-from ioflt.errors import BusyError, IofltError, NotFoundError, PeerError, UsageError
+from ioflt.errors import BusyError, DeniedError, IofltError, NotFoundError, PeerError, UsageError
 from ioflt.fuse import readiness
 from ioflt.fuse.mountinfo import mount_id
 from ioflt.fuse.readiness import Serves
@@ -50,6 +50,8 @@ def start(
 
     Raises the IofltError for which it could not be mounted.
     """
+    if paths.find().joined:  # its process has the keys of all that is opened in it
+        raise DeniedError("root makes the mounts of this machine")
     target = os.path.realpath(mountpoint)
     clean_stale(target)
     source = os.path.realpath(datastore)

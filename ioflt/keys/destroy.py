@@ -23,7 +23,7 @@ def destroy(key: KeyRef, service: KeyService) -> bool:
     False for a key that is derived from its provider's one key, and is not destroyed without that: it is
     removed from this host. Raises KeyUnavailableError when the servers do not do it.
     """
-    directory = paths.find().ensure().providers
+    directory = paths.find().own().ensure().providers
     if ProviderDirectory(directory).kind(key.provider) != KIND:
         service.remove_key(key)
         return False

@@ -34,11 +34,17 @@ _KEYD = (sys.executable, "-P", "-m", "ioflt.keyd")
 def reach(where: Paths, *, start: bool) -> socket.socket:
     """A socket that keyd has accepted, not greeted yet; `start` has it run first when there is none.
 
-    Raises NotListening, DeniedError, PeerError; ConnectionLost when it was killed while it started.
+    A member of the machine's keyd cannot start it. Raises NotListening, DeniedError, PeerError;
+    ConnectionLost when it was killed while it started.
     """
-    if start:
+    if start and not where.joined:
         _start(where)
-    return unix.connect(where.keyd_socket, TIMEOUT)
+    try:
+        return unix.connect(where.keyd_socket, TIMEOUT)
+    except NotListening:
+        if start and where.joined:
+            raise PeerError("the keyd of this machine is not running, and only root starts it") from None
+        raise
 
 
 def become_keyd() -> NoReturn:
