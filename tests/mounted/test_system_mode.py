@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.machine import Machine, User
+from tests.machine import ROOT, Machine, User
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.interop("unshare", "setpriv", "nsenter")]
 
 ALICE = User("alice", 61001)
+#: Tries every door, see there.
+OUTSIDER = "outsider.py"
+
 MALLORY = User("mallory", 61009, member=False)
 
 
@@ -41,3 +46,41 @@ def test_a_member_neither_starts_keyd_nor_changes_providers(machine: Machine) ->
     assert (done.returncode, "root's to change" in done.stderr) == (3, True), done.stderr
     done = machine.ioflt(ALICE, "mount", "/mnt/work/ds", "/mnt/home/alice")
     assert (done.returncode, "root makes the mounts" in done.stderr) == (3, True), done.stderr
+
+
+@pytest.fixture
+def mounted(machine: Machine) -> Iterator[int]:
+    """The pid of a mount that root made."""
+    machine.run(ROOT, "mkdir", "-p", "/mnt/work/mnt")
+    machine.root("mount", "--allow-other", "/mnt/work/ds", "/mnt/work/mnt")
+    log = machine.path("/mnt/ioflt/state/logs/mount.log").read_text()
+    yield int(next(line for line in reversed(log.splitlines()) if "INFO serves" in line).split()[2])
+    machine.root("umount", "/mnt/work/mnt")
+
+
+@pytest.mark.parametrize("user", [ALICE, MALLORY], ids=lambda user: user.name)
+def test_no_other_user_gets_at_the_processes_that_have_keys(
+    machine: Machine, mounted: int, user: User
+) -> None:
+    keyd = json.loads(machine.root("keyd", "status", "--json"))["pid"]
+    (control,) = machine.path("/mnt/ioflt/run/mounts").glob("*.sock")
+    places = ["/mnt/ioflt/run", "/mnt/ioflt/state", f"/mnt/ioflt/run/mounts/{control.name}"]
+    attack = [*machine.python(), f"/mnt/source/tests/mounted/{OUTSIDER}", str(keyd), str(mounted), *places]
+    tried = machine.run(user, *attack)
+    assert tried.returncode == 0, tried.stderr
+    assert json.loads(tried.stdout) == {"keyd": [], "mount": [], "files": []}
+
+
+def test_the_doors_that_others_try_are_there(machine: Machine) -> None:
+    """As root, at two processes that have no keys."""
+    machine.run(ROOT, "mkdir", "-p", "/mnt/work/run/mounts")
+    with subprocess.Popen(["sleep", "infinity"]) as one, subprocess.Popen(["sleep", "infinity"]) as other:
+        attack = [*machine.python(), f"/mnt/source/tests/mounted/{OUTSIDER}", str(one.pid), str(other.pid)]
+        tried = json.loads(machine.run(ROOT, *attack, "/mnt/work/run", "/mnt/ioflt/state", "/nowhere").stdout)
+        one.kill()
+        other.kill()
+    assert {"/proc/maps", "/proc/fd/", "pidfd_getfd", "PTRACE_ATTACH", "kill"} <= set(tried["keyd"])
+    assert tried["keyd"] == tried["mount"]
+    assert {"list the state", "list the mounts' sockets", "make a file beside keyd's socket"} <= set(
+        tried["files"]
+    )
