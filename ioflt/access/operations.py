@@ -1,0 +1,185 @@
+"""The table of operations: which privileges each asks for, on what, and whether it hands out data keys.
+
+An operation is a command of `ioflt` by its words, or a part of one after a colon: an option, or what happens
+in a mount. A part stands for the whole operation, with what the command asks for included. Cryptographer
+privileges are asked for on encrypted VMs only. What asks for nothing, the modes of the files decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from ioflt.access.objects import ANYWHERE, Place
+from ioflt.access.privileges import Privilege
+from ioflt.errors import BugError
+
+
+class On(Enum):
+    """On what a privilege is asked for. The value is what the table shows."""
+
+    EVERYTHING = "everything"
+    DATASTORE = "datastore"
+    VM = "VM"
+    TARGET = "target datastore"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    privilege: Privilege
+    on: On
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`hands_out`: the process that asks gets data keys, and could keep them."""
+
+    name: str
+    needs: tuple[Need, ...]
+    hands_out: bool
+
+    def asks(self, place: Place, target: Place | None = None) -> Iterator[tuple[Privilege, Place]]:
+        """What it asks for when it is about `place`, and goes into the datastore `target`.
+
+        Raises BugError for an operation with a target, without one.
+        """
+        for need in self.needs:
+            if need.on is On.EVERYTHING:
+                yield need.privilege, ANYWHERE
+            elif need.on is On.VM:
+                yield need.privilege, place
+            elif need.on is On.DATASTORE:
+                yield need.privilege, place.around
+            elif target is not None:
+                yield need.privilege, target.around
+            else:
+                raise BugError(f"{self.name} without a target")
+
+
+def _needs(on: On, *privileges: Privilege) -> tuple[Need, ...]:
+    return tuple(Need(privilege, on) for privilege in privileges)
+
+
+_P = Privilege
+
+_FILES: Final[tuple[Need, ...]] = ()
+_SEES_VM = _needs(On.VM, _P.READ)
+_SEES_DATASTORE = _needs(On.DATASTORE, _P.READ)
+_SEES_PROVIDERS = _needs(On.EVERYTHING, _P.READ_KEY_SERVERS)
+_PROVIDERS = _needs(On.EVERYTHING, _P.MANAGE_KEY_SERVERS)
+_KEYS = _needs(On.EVERYTHING, _P.MANAGE_KEYS)
+_ROLES = _needs(On.EVERYTHING, _P.MODIFY_ROLES)
+_PLAINTEXT = _needs(On.VM, _P.ACCESS)
+_CREATES = _needs(On.DATASTORE, _P.CREATE_VM)
+_CREATES_THERE = _needs(On.TARGET, _P.CREATE_VM)
+_CLONES = _needs(On.VM, _P.CLONE) + _CREATES_THERE
+_MOVES = _needs(On.VM, _P.MOVE_VM, _P.MIGRATE) + _CREATES_THERE
+
+# name, what it asks for
+_WITHOUT_DATA_KEYS: Final = (
+    ("datastore init", _needs(On.EVERYTHING, _P.REGISTER_HOST)),
+    ("datastore recrypt", _needs(On.DATASTORE, _P.RECRYPT)),
+    ("datastore recrypt: --key", _needs(On.DATASTORE, _P.RECRYPT) + _KEYS),
+    ("datastore register", _needs(On.DATASTORE, _P.REGISTER_HOST)),
+    ("datastore show", _SEES_DATASTORE),
+    ("mount", _SEES_DATASTORE),
+    ("mount: list, stat", _FILES),
+    ("mount: rename, link or remove in a VM", _FILES),
+    ("mount: rename a VM", _needs(On.VM, _P.MOVE_VM)),
+    ("mount: remove a VM", _FILES),
+    ("mount: make a clear VM", _CREATES),
+    ("mount: read or write a clear VM", _FILES),
+    ("umount", _FILES),
+    ("inspect", _FILES),
+    ("vm list", _SEES_DATASTORE),
+    ("vm show", _SEES_VM),
+    ("vm recrypt", _needs(On.VM, _P.RECRYPT)),
+    ("vm recrypt: --key", _needs(On.VM, _P.RECRYPT) + _KEYS),
+    ("vm erase", _FILES),
+    ("vm erase: --destroy-key", _KEYS),
+    ("vm register", _needs(On.VM, _P.REGISTER_INVENTORY, _P.REGISTER_VM)),
+    ("vm register: --clear", _needs(On.VM, _P.REGISTER_INVENTORY)),
+    ("vm move: a clear VM to another datastore", _needs(On.VM, _P.MOVE_VM) + _CREATES_THERE),
+    ("vm move: rename", _needs(On.VM, _P.MOVE_VM)),
+    ("vm import: a clear VM", _CREATES),
+    ("vm clone: a clear VM", _SEES_VM + _CREATES_THERE),
+    ("vm export: a clear VM", _SEES_VM),
+    ("disk extend: a clear VM", _needs(On.VM, _P.EXTEND_DISK)),
+    ("provider backup", _KEYS),
+    ("provider cache", _PROVIDERS),
+    ("provider create kmip", _PROVIDERS),
+    ("provider create native", _PROVIDERS),
+    ("provider create pkcs11", _PROVIDERS),
+    ("provider create transit", _PROVIDERS),
+    ("provider default", _PROVIDERS),
+    ("provider list", _SEES_PROVIDERS),
+    ("provider passwd", _PROVIDERS),
+    ("provider remove", _PROVIDERS),
+    ("provider renew", _PROVIDERS),
+    ("provider restore", _KEYS),
+    ("provider slot add", _PROVIDERS),
+    ("provider slot list", _SEES_PROVIDERS),
+    ("provider slot remove", _PROVIDERS),
+    ("provider split", _KEYS),
+    ("provider test", _PROVIDERS),
+    ("provider trust", _PROVIDERS),
+    ("key add", _KEYS),
+    ("key destroy", _KEYS),
+    ("key drill", _SEES_PROVIDERS),
+    ("key list", _SEES_DATASTORE),
+    ("key locate", _SEES_PROVIDERS),
+    ("key remove", _KEYS),
+    ("key revoke", _KEYS),
+    ("key status", _SEES_PROVIDERS),
+    ("keyd lock", _KEYS),
+    ("keyd start", _FILES),
+    ("keyd status", _needs(On.EVERYTHING, _P.READ)),
+    ("keyd stop", _KEYS),
+    ("keyd unlock", _KEYS),
+    ("completion", _FILES),
+)
+
+# To do these, a process must have the data keys of the files that it works on.
+_WITH_DATA_KEYS: Final = (
+    ("mount: read or write", _PLAINTEXT),
+    ("mount: save a VMX", _PLAINTEXT),
+    ("mount: rename to or from *.vmx", _PLAINTEXT),
+    ("mount: add a file", _needs(On.VM, _P.ACCESS, _P.ADD_DISK, _P.ENCRYPT_NEW)),
+    ("mount: make an encrypted VM", _CREATES + _needs(On.DATASTORE, _P.ENCRYPT_NEW)),
+    ("check", _SEES_DATASTORE + _PLAINTEXT),
+    ("vm encrypt", _needs(On.VM, _P.ENCRYPT)),
+    ("vm decrypt", _needs(On.VM, _P.DECRYPT)),
+    ("vm recrypt: --deep", _needs(On.VM, _P.RECRYPT)),
+    ("vm clone", _CLONES),
+    ("vm clone: encrypt", _needs(On.VM, _P.ENCRYPT) + _CLONES),
+    ("vm clone: decrypt", _needs(On.VM, _P.DECRYPT) + _CLONES),
+    ("vm move", _MOVES),
+    ("vm move: --key", _MOVES + _KEYS),
+    ("vm import", _CREATES + _needs(On.DATASTORE, _P.ENCRYPT_NEW)),
+    ("vm export", _PLAINTEXT),
+    ("disk extend", _needs(On.VM, _P.EXTEND_DISK) + _PLAINTEXT),
+    ("recovery add", _PLAINTEXT),
+    ("recovery fill", _PLAINTEXT),
+    ("recovery remove", _PLAINTEXT),
+    ("header backup", _PLAINTEXT),
+    ("header restore", _PLAINTEXT),
+    ("vmx export", _PLAINTEXT),
+    ("vmx import", _PLAINTEXT),
+)
+
+#: Every operation by its name.
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    name: Operation(name, needs, hands_out)
+    for table, hands_out in ((_WITHOUT_DATA_KEYS, False), (_WITH_DATA_KEYS, True))
+    for name, needs in table
+}
+
+
+def of(name: str) -> Operation:
+    """Raises BugError for a name that is not in the table."""
+    try:
+        return OPERATIONS[name]
+    except KeyError:
+        raise BugError(f"no such operation: {name}") from None

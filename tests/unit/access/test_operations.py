@@ -1,0 +1,77 @@
+"""The table of operations: each command is in it, README shows it, no key goes out without a privilege."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from ioflt.access import objects
+from ioflt.access.matrix import placed
+from ioflt.access.objects import ANYWHERE, Place
+from ioflt.access.operations import OPERATIONS, of
+from ioflt.access.privileges import VM_CRYPTOGRAPHY, Privilege
+from ioflt.access.roles import NO_CRYPTOGRAPHY
+from ioflt.cli.main import cli
+from ioflt.errors import BugError
+from tools.matrix import README
+
+
+def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Every command below that has no subcommands, by its words."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        words = (*before, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, words)
+        else:
+            yield " ".join(words), command
+
+
+COMMANDS = dict(commands(cli))
+
+
+def test_every_command_is_in_the_table() -> None:
+    assert set(COMMANDS) - set(OPERATIONS) == set()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_is_in_the_table_is_a_command_or_a_part_of_one(name: str) -> None:
+    command, _, part = name.partition(": ")
+    assert command in COMMANDS
+    if part.startswith("--"):
+        assert part in {option for each in COMMANDS[command].params for option in each.opts}
+
+
+def test_data_keys_go_out_for_vm_cryptography_alone() -> None:
+    for operation in OPERATIONS.values():
+        asked = {need.privilege for need in operation.needs}
+        assert bool(asked & VM_CRYPTOGRAPHY) or not operation.hands_out, operation.name
+        assert not operation.hands_out or not asked <= NO_CRYPTOGRAPHY.privileges, operation.name
+
+
+def test_readme_shows_the_table_as_it_is() -> None:
+    assert README.read_text() == placed(README.read_text()), "run: python tools/matrix.py"
+
+
+def test_what_is_asked_for() -> None:
+    web, target = Place("h", "d", "web01"), Place(None, "e", "/srv/other")
+    assert list(of("vm clone").asks(web, target)) == [
+        (Privilege.CLONE, web),
+        (Privilege.CREATE_VM, target),
+    ]
+    assert list(of("vm import").asks(target)) == [
+        (Privilege.CREATE_VM, target),
+        (Privilege.ENCRYPT_NEW, target),
+    ]
+    assert list(of("vm show").asks(web)) == [(Privilege.READ, web)]
+    assert list(of("vm list").asks(web)) == [(Privilege.READ, Place(None, "d", "web01"))]
+    assert list(of("key add").asks(web)) == [(Privilege.MANAGE_KEYS, ANYWHERE)]
+    assert str(objects.EVERYTHING) == ANYWHERE.shown
+    with pytest.raises(BugError):
+        list(of("vm clone").asks(web))
+    with pytest.raises(BugError):
+        of("vm destroy")
