@@ -52,6 +52,11 @@ class Paths:
         return self.state / "providers"
 
     @property
+    def access(self) -> Path:
+        """Who may do what: see `ioflt/access/SPEC.md`."""
+        return self.state / "access.json"
+
+    @property
     def logs(self) -> Path:
         """keyd.log and mount.log, apart from everything that a mount must not touch."""
         return self.state / "logs"

@@ -55,11 +55,6 @@ def create_role(state: AccessState, name: str, privileges: Iterable[Privilege]) 
     return replace(state, roles=tuple(sorted((*state.roles, role), key=lambda each: each.id)))
 
 
-def clone_role(state: AccessState, source: str, name: str, more: Iterable[Privilege] = ()) -> AccessState:
-    """A role like `source`, as someone typed it, and `more` privileges. Raises NotFoundError, ExistsError."""
-    return create_role(state, name, state.role_named(source).privileges | frozenset(more))
-
-
 def remove_role(state: AccessState, name: str) -> AccessState:
     """Raises NotFoundError, UsageError for a built-in role and for one that somebody has."""
     role = state.role_named(name)

@@ -24,6 +24,8 @@ class Decision:
 
 def decide(state: AccessState, caller: Caller, privilege: Privilege, place: Place) -> Decision:
     """The closest object on which the caller has any permission decides."""
+    if caller.trusted:
+        return Decision(True, "root of this machine may do everything")
     reason = both_duties(state, caller)
     if reason is not None and privilege in KEY_ADMINISTRATION | VM_CRYPTOGRAPHY:
         return Decision(False, reason)

@@ -41,10 +41,11 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: a user or service, and the groups he is in."""
+    """Who asks: a user or service, and the groups he is in. `trusted`: root of the host, who may do all."""
 
     principal: Principal
     groups: frozenset[Principal] = frozenset()
+    trusted: bool = False
 
     @property
     def all(self) -> frozenset[Principal]:

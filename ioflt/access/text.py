@@ -19,8 +19,8 @@ from ioflt.format.strict_json import parse_object
 #: The format written.
 FORMAT: Final = 1
 
-#: Most bytes of the file: some ten thousand permissions.
-MAX_SIZE: Final = 4 << 20
+#: Most bytes of the file, some ten thousand permissions: it fits into one message of keyd.
+MAX_SIZE: Final = 4_000_000
 
 _Item = TypeVar("_Item")
 
@@ -40,7 +40,7 @@ def write(state: AccessState) -> bytes:
     }
     text = json.dumps(made, indent=1).encode() + b"\n"
     if len(text) > MAX_SIZE:
-        raise UsageError(f"more roles and permissions than fit into {MAX_SIZE >> 20} MiB")
+        raise UsageError(f"more roles and permissions than fit into {MAX_SIZE // 10**6} MB")
     return text
 
 

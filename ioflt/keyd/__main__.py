@@ -14,7 +14,9 @@ import trio
 
 from ioflt import confinement, hygiene, paths
 from ioflt.errors import IofltError
+from ioflt.keyd import accounts
 from ioflt.keyd.access import Access
+from ioflt.keyd.authority import Authority
 from ioflt.keyd.server import Server
 from ioflt.keyd.service import Service
 from ioflt.keyd.upkeep import Upkeep
@@ -59,6 +61,7 @@ def main() -> int:
 
 def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int | None) -> int:
     service = Service(where)
+    authority = Authority(where.access, accounts.user(os.geteuid()))
 
     def ready() -> None:
         _log.info("serves %s, pid %d", where.keyd_socket, os.getpid())
@@ -66,7 +69,7 @@ def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int
 
     try:
         with Upkeep(service):
-            trio.run(Server(service, access).serve, listener, ready)
+            trio.run(Server(service, access, authority).serve, listener, ready)
     finally:
         service.close()
     return 0

@@ -18,7 +18,7 @@ from ioflt.wire.keyd.connection import welcome
 _log = logging.getLogger(__name__)
 
 
-def answer(service: Service, request: messages.RequestBody) -> messages.ReplyBody:
+def answer(service: Service, request: messages.KeyRequest) -> messages.ReplyBody:
     """The reply to a request; a Failure for every error. The caller wipes the reply once it is sent.
 
     Raises GoesOut, and is then to be called again where that provider may be waited for.
@@ -47,7 +47,7 @@ def wipe_keys(reply: messages.ReplyBody) -> None:
             wipe(key)
 
 
-def _answer(service: Service, request: messages.RequestBody) -> messages.ReplyBody:
+def _answer(service: Service, request: messages.KeyRequest) -> messages.ReplyBody:
     match request:
         case messages.Hello():
             return welcome(request)

@@ -19,18 +19,23 @@ from collections.abc import Callable
 import trio
 
 from ioflt.errors import DeniedError, IofltError
-from ioflt.keyd import outward
+from ioflt.keyd import accounts, administration, outward
 from ioflt.keyd.access import Access
 from ioflt.keyd.answer import answer, wipe_keys
+from ioflt.keyd.authority import Authority
 from ioflt.keyd.service import Service
 from ioflt.transport.unix import Listener, Peer, peer_of
 from ioflt.wire import failure
 from ioflt.wire.frame import Pause, RemoteProtocolError, wipe
 from ioflt.wire.keyd.connection import ServerConnection
 from ioflt.wire.keyd.messages import (
+    ChangeAccess,
+    ExplainAccess,
+    GetAccess,
     GetStatus,
     GetWarnings,
     Hello,
+    KeyRequest,
     Lock,
     Reload,
     ReplyBody,
@@ -57,9 +62,10 @@ _log = logging.getLogger(__name__)
 class Server:
     """Serves one listener until it is told to stop."""
 
-    def __init__(self, service: Service, access: Access) -> None:
+    def __init__(self, service: Service, access: Access, authority: Authority) -> None:
         self._service = service
         self._access = access
+        self._authority = authority
         #: By the provider that is waited for, or the kind of request; "": nobody is waited for.
         self._threads = defaultdict[str, trio.CapacityLimiter](lambda: trio.CapacityLimiter(MAX_THREADS))
         self._end = trio.CancelScope()
@@ -96,6 +102,12 @@ class Server:
         """The reply, from a thread; a Failure for what this peer may not ask."""
         if not self._access.may_connect(peer) or not self._access.may_ask(peer, request):
             return failure.of(DeniedError(f"uid {peer.uid} may not ask this of keyd"))
+        if isinstance(request, GetAccess | ChangeAccess | ExplainAccess):
+            return await trio.to_thread.run_sync(
+                lambda: administration.answer(self._authority, accounts.caller(peer), request),
+                abandon_on_cancel=True,
+                limiter=self._threads[""],
+            )
         if isinstance(request, _WAITING):
             return await self._in_thread(type(request).__name__, request)
         allowed, sort = frozenset[str](), ""
@@ -107,7 +119,7 @@ class Server:
                 sort = f"provider {out.provider}" if not allowed else _SEVERAL
                 allowed |= {out.provider}
 
-    async def _in_thread(self, sort: str, request: RequestBody) -> ReplyBody:
+    async def _in_thread(self, sort: str, request: KeyRequest) -> ReplyBody:
         return await trio.to_thread.run_sync(
             answer, self._service, request, abandon_on_cancel=True, limiter=self._threads[sort]
         )

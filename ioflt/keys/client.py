@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Final, Protocol, TypeVar
 
 from ioflt import paths
+from ioflt.access import text
+from ioflt.access.state import AccessState
 from ioflt.crypto.secret import Secret
 from ioflt.errors import BugError, IofltError, KeyUnavailableError, PeerError, ProviderUnavailable
 from ioflt.keys import starter
@@ -27,6 +29,7 @@ from ioflt.wire import failure
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import wipe
 from ioflt.wire.keyd import messages
+from ioflt.wire.keyd.access import Change, Object
 from ioflt.wire.keyd.messages import CachedKey, LockMode, MacLabel
 
 #: Connections kept for the next call.
@@ -291,6 +294,18 @@ class KeyClient:
         return list(self._ask(messages.GetWarnings(), messages.Warnings).lines)
 
     # Its own
+
+    def access(self) -> AccessState:
+        """What the user may see of who may do what. Raises DeniedError, CorruptDataError."""
+        return text.parse(self._ask(messages.GetAccess(), messages.Access).text)
+
+    def change_access(self, change: Change) -> None:
+        """Another permission, role, folder or service. Raises DeniedError, and why it makes no sense."""
+        self._ask(messages.ChangeAccess(change), messages.Done)
+
+    def explain_access(self, who: str, privilege: str, on: Object) -> messages.Explained:
+        """Whether someone has a privilege on an object, and why. Raises DeniedError, UsageError."""
+        return self._ask(messages.ExplainAccess(who, privilege, on), messages.Explained)
 
     def stop(self) -> None:
         """End keyd, and return when its process is gone. Raises NotListening when it is not running."""

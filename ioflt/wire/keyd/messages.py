@@ -12,6 +12,7 @@ import msgspec
 
 from ioflt.types import MAX_KEY_ID, MAX_PROVIDER_NAME, KeyRef
 from ioflt.wire.failure import Failure
+from ioflt.wire.keyd import access
 
 #: The versions of the protocol that this side speaks.
 VERSIONS = (1,)
@@ -37,6 +38,9 @@ MAX_SAFE_KEYS = 16
 MAX_HOME_KEYS = 8
 #: Longest that a sealed key may be good, in days.
 MAX_CACHE_DAYS = 365
+
+#: Longest text of all roles and permissions, in bytes.
+MAX_ACCESS = 4_000_000
 
 #: Most keys of one page of `CachedKeys`, and most users that it names of one: a page has at most 3.4 MB.
 MAX_PAGE = 256
@@ -255,7 +259,29 @@ class Stop(_Message, frozen=True):
     """→ Done, and keyd ends."""
 
 
-RequestBody = (
+class GetAccess(_Message, frozen=True):
+    """→ Access: what the one who asks may see of who may do what."""
+
+
+class ChangeAccess(_Message, frozen=True):
+    """→ Done: another permission, role, folder or service."""
+
+    change: access.Change
+
+
+class ExplainAccess(_Message, frozen=True):
+    """→ Explained: whether `who` has the privilege on that object, and why."""
+
+    who: access.Name
+    privilege: access.Name
+    on: access.Object
+
+
+#: About who may do what; no key is in them.
+AccessRequest = GetAccess | ChangeAccess | ExplainAccess
+
+#: All others.
+KeyRequest = (
     Hello
     | DefaultProvider
     | NewKey
@@ -282,6 +308,8 @@ RequestBody = (
     | Reload
     | Stop
 )
+
+RequestBody = KeyRequest | AccessRequest
 
 
 # Replies
@@ -430,6 +458,17 @@ class Locked(_Message, frozen=True):
     unflushed: tuple[str, ...]
 
 
+class Access(_Message, frozen=True):
+    """Roles, permissions, folders and services in the form of `ioflt/access/SPEC.md`."""
+
+    text: Annotated[bytes, Meta(max_length=MAX_ACCESS)]
+
+
+class Explained(_Message, frozen=True):
+    allowed: bool
+    why: Annotated[str, Meta(max_length=1 << 20)]
+
+
 class Done(_Message, frozen=True):
     """It was done, and there is nothing to say about it."""
 
@@ -448,6 +487,8 @@ ReplyBody = (
     | CachedKeys
     | Warnings
     | Locked
+    | Access
+    | Explained
     | Done
     | Failure
 )

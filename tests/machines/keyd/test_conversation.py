@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ioflt.types import MAX_KEY_ID, KeyRef
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import CLOSED, NEED_DATA, CutShort, LocalProtocolError, RemoteProtocolError, write_frame
+from ioflt.wire.keyd import access
 from ioflt.wire.keyd import messages as m
 from ioflt.wire.keyd.connection import ClientConnection, ServerConnection, State, welcome
 
@@ -16,6 +17,26 @@ KEY = m.Key("local", "id-1")
 PROVIDER = m.ProviderStatus(
     "corp", "kmip", "ready", ("client certificate",), True, cache=m.CacheStatus(30, "tpm2", 5)
 )
+
+EVERYTHING = access.Object("everything", "", "everything")
+VM = access.Object(
+    "vm", "0f0e0d0c-0b0a-4908-8706-050403020100", "web01", "0f0e0d0c-0b0a-4908-8706-050403020101"
+)
+
+CHANGES = [
+    access.Grant("group:ops", "read-only", EVERYTHING),
+    access.Revoke("alice", VM),
+    access.CreateRole("night", ("Cryptographer.Access",), "read-only"),
+    access.RemoveRole("night"),
+    access.CreateFolder("tenant", None, "syslog"),
+    access.SetFolder("tenant", "corp", None),
+    access.RemoveFolder("tenant"),
+    access.AddMember("tenant", VM),
+    access.RemoveMember("tenant", VM),
+    access.CreateService("backup", "0" * 64),
+    access.RemoveService("backup"),
+    access.SeparateDuties("alice", "bob"),
+]
 
 EXCHANGES = [
     (m.DefaultProvider(), m.Text("local")),
@@ -57,6 +78,9 @@ EXCHANGES = [
     (m.Unlock(None, None), m.Done()),
     (m.Reload(), m.Done()),
     (m.Stop(), m.Done()),
+    (m.GetAccess(), m.Access(b"{}\n")),
+    *((m.ChangeAccess(change), m.Done()) for change in CHANGES),
+    (m.ExplainAccess("alice", "Cryptographer.Access", VM), m.Explained(False, "alice has no permission")),
     (m.GetConfigKey(b"x"), Failure("MalformedError", "", reason="no key safe", file="a.vmx")),
 ]
 

@@ -90,8 +90,6 @@ def test_roles_are_made_and_removed() -> None:
     for taken in ("Administrator", "nocryptoadmin"):
         with pytest.raises(ExistsError):
             changes.create_role(state, taken, ())
-    cloned = changes.clone_role(state, "night-shift", "day", {Privilege.CLONE})
-    assert cloned.role("day").privileges == {Privilege.ACCESS, Privilege.READ, Privilege.CLONE}
     used = changes.grant(state, Permission(ALICE, "night-shift", DS))
     with pytest.raises(UsageError, match="in use: user:alice on /srv/ds"):
         changes.remove_role(used, "night-shift")

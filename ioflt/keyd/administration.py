@@ -1,0 +1,119 @@
+"""Requests about who may do what, over the `Authority`: whoever asks gives and sees no more than he may."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from ioflt.access import changes, decide, delegation, objects, principals, privileges, text
+from ioflt.access.objects import EVERYTHING, Place, Target
+from ioflt.access.principals import Caller, Principal
+from ioflt.access.privileges import Privilege
+from ioflt.access.state import AccessState, Permission
+from ioflt.access.view import place_of, visible
+from ioflt.errors import IofltError
+from ioflt.keyd import accounts
+from ioflt.keyd.authority import Authority
+from ioflt.wire import failure
+from ioflt.wire.keyd import access as wire
+from ioflt.wire.keyd import messages
+
+
+def answer(authority: Authority, caller: Caller, request: messages.AccessRequest) -> messages.ReplyBody:
+    """The reply to a request; a Failure for every error."""
+    try:
+        match request:
+            case messages.GetAccess():
+                return messages.Access(text.write(visible(authority.state, caller)))
+            case messages.ChangeAccess(change):
+                authority.change(lambda state: _changed(state, caller, change))
+                return messages.Done()
+            case messages.ExplainAccess(who, privilege, on):
+                return _explained(authority, caller, who, privilege, on)
+    except IofltError as error:
+        return failure.of(error)
+    assert_never(request)
+
+
+def _changed(state: AccessState, caller: Caller, change: wire.Change) -> AccessState:
+    """The state that is asked for. Raises DeniedError, and for a change that makes no sense."""
+    match change:
+        case wire.Grant(who, role, on):
+            permission = Permission(principals.parse(who), state.role_named(role).id, _target(on))
+            return _granted(state, caller, permission)
+        case wire.Revoke(who, on):
+            return _revoked(state, caller, principals.parse(who), _target(on))
+        case wire.AddMember(folder, member):
+            delegation.may_move(state, caller)
+            return changes.add_member(state, folder, _target(member))
+        case wire.RemoveMember(folder, member):
+            delegation.may_move(state, caller)
+            return changes.remove_member(state, folder, _target(member))
+        case wire.RemoveFolder(name):
+            delegation.may_shape(state, caller)
+            delegation.may_move(state, caller)
+            return changes.remove_folder(state, name)
+        case wire.SeparateDuties(key_admin, vm_admin):
+            decide.require(state, caller, Privilege.MODIFY_ROLES, objects.ANYWHERE)
+            delegation.may_give(state, caller, "administrator", objects.ANYWHERE)
+            return changes.separate(state, principals.parse(key_admin), principals.parse(vm_admin))
+    delegation.may_shape(state, caller)
+    match change:
+        case wire.CreateRole(name, names, like):
+            held = frozenset(map(privileges.parse, names))
+            if like is not None:
+                held |= state.role_named(like).privileges
+            return changes.create_role(state, name, held)
+        case wire.RemoveRole(name):
+            return changes.remove_role(state, name)
+        case wire.CreateFolder(name, provider, events):
+            return changes.create_folder(state, name, provider, events)
+        case wire.SetFolder(name, provider, events):
+            return changes.set_folder(state, name, provider, events)
+        case wire.CreateService(name, certificate):
+            return changes.create_service(state, name, certificate)
+        case wire.RemoveService(name):
+            return changes.remove_service(state, name)
+    assert_never(change)
+
+
+def _granted(state: AccessState, caller: Caller, permission: Permission) -> AccessState:
+    place = _verified(permission.target)
+    delegation.may_give(state, caller, permission.role, place)
+    for before in state.on(permission.target):
+        if before.principal == permission.principal:  # is taken away
+            delegation.may_give(state, caller, before.role, place)
+    return changes.grant(state, permission)
+
+
+def _revoked(state: AccessState, caller: Caller, principal: Principal, target: Target) -> AccessState:
+    before = changes.held(state, principal, target)
+    delegation.may_give(state, caller, before.role, _verified(target))
+    return changes.revoke(state, principal, target)
+
+
+def _explained(
+    authority: Authority, caller: Caller, who: str, privilege: str, on: wire.Object
+) -> messages.Explained:
+    """Anyone hears of himself, and of others who sees the object."""
+    asked = accounts.caller_named(principals.parse(who))
+    place = place_of(_target(on), on.datastore)
+    if asked.principal != caller.principal:
+        authority.require(caller, Privilege.READ, place)
+    if asked.principal == accounts.user(0):
+        asked = replace(asked, trusted=True)
+    decision = authority.decide(asked, privileges.parse(privilege), place)
+    return messages.Explained(decision.allowed, decision.why)
+
+
+def _verified(target: Target) -> Place:
+    """Where the object is as far as the caller need not be believed: of a VM, not its datastore."""
+    return place_of(target)
+
+
+def _target(on: wire.Object) -> Target:
+    if on.kind == "everything":
+        return EVERYTHING
+    if on.kind == "folder":
+        return objects.folder(on.id)
+    return (objects.vm if on.kind == "vm" else objects.datastore)(on.id, on.shown)
