@@ -283,6 +283,14 @@ ADVICE: tuple[Row, ...] = (
     ),
     (
         errors.PeerError,
+        "keyd is of another version",
+        lambda _: (
+            "end the old one, and this command starts another: ioflt keyd stop; mounts that it served go on"
+            " once they are made again"
+        ),
+    ),
+    (
+        errors.PeerError,
         "only root starts it",
         lambda _: "systemctl enable --now ioflt-keyd.socket, or sudo ioflt keyd start",
     ),

@@ -32,7 +32,7 @@ def connect_keys() -> Iterator[KeyClient]:
     """
     from ioflt.keys.client import KeyClient
 
-    with KeyClient.connect() as keys:
+    with KeyClient.connect(operation=operation()) as keys:
         try:
             yield keys
         except Exception:  # said after a failure, too, which goes on
@@ -40,6 +40,13 @@ def connect_keys() -> Iterator[KeyClient]:
                 _show_warnings(keys)
             raise
         _show_warnings(keys)
+
+
+def operation() -> str:
+    """What the command that runs is called in `access/operations`: its words, without the program's name."""
+    context = click.get_current_context(silent=True)
+    words = [] if context is None else context.command_path.split(" ")[1:]
+    return " ".join(words)
 
 
 def _show_warnings(keys: KeyClient) -> None:

@@ -90,7 +90,7 @@ def _record_to_restore(volume: Volume, home: Home, data: bytes) -> HomeRecord | 
         raise UsageError("the backup's record is of no encrypted home", file=_path(home))
     if record.datastore_id != volume.record.datastore_id:
         raise AuthenticationError("another home", "the backup is of another datastore", file=_path(home))
-    records.verify(unverified, record.keys, volume.keys)
+    records.verify(unverified, record.keys, volume.keys, home.name)
     standing = home.standing()
     if standing.record is None:
         return record

@@ -271,7 +271,7 @@ class Home(HomeLocks):
     ) -> HomeRecord:
         generation = record.generation + 1 if counts and not new else max(1, record.generation)
         stored = replace(record, generation=generation)
-        records.store(self.fd, stored, self._macing(stored), self.volume.keys, new=new, held=held)
+        records.store(self.fd, stored, self._macing(stored), self.volume.keys, self.name, new=new, held=held)
         self._judged = None
         if not new:  # else it is noted when it is judged
             self._sightings.written(self.fd, stored, self._home_id, counts=counts)
@@ -384,7 +384,7 @@ class Home(HomeLocks):
                 if self.volume.is_outdated(record.home_id):
                     raise AuthenticationError("outdated record", "the home was encrypted since")
             changing = not record.keys and self.volume.record.operation is not None
-            records.verify(unverified, self._macing(record), self.volume.keys, changing=changing)
+            records.verify(unverified, self._macing(record), self.volume.keys, self.name, changing=changing)
         except CorruptDataError as error:
             if record.state is HomeState.CLEAR and not self.volume.root.is_current():
                 return self._judge(known)  # the datastore's keys changed since

@@ -7,11 +7,16 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
-from hmac import compare_digest
 
 from ioflt.datastore import atomic
 from ioflt.datastore.atomic import RECORD
-from ioflt.errors import AuthenticationError, KeyUnavailableError, MalformedError, NotFoundError
+from ioflt.errors import (
+    AuthenticationError,
+    IofltError,
+    KeyUnavailableError,
+    MalformedError,
+    NotFoundError,
+)
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, HomeRecord, Unverified
 from ioflt.keys.client import KeyService
@@ -57,6 +62,14 @@ def read(top_fd: int) -> bytes:
         os.close(fd)
 
 
+def _before(top_fd: int) -> bytes | None:
+    """The record file that is about to be replaced; what is none counts as missing."""
+    try:
+        return read(top_fd)[: form.MAX_SIZE]
+    except (FileNotFoundError, MalformedError):
+        return None
+
+
 def refuse_home(error: MalformedError, path: str) -> None:
     """Raises NotFoundError where a datastore's record was wanted, and that of a home is."""
     if error.reason == "wrong kind":
@@ -67,39 +80,36 @@ def verify(
     unverified: Unverified[DatastoreRecord] | Unverified[HomeRecord],
     by: Sequence[KeyRef],
     keys: KeyService,
+    shown: str,
     *,
     changing: bool = False,
 ) -> None:
     """Raises AuthenticationError if a MAC by one of the keys `by` is wrong, those that can be had.
 
     `changing`: those of a clear home may be by some of its datastore's keys only, while these are changed.
-    Raises the first one's KeyUnavailableError when none can be had.
+    `shown`: what to call the home or datastore. Raises the first one's KeyUnavailableError when none can be
+    had.
     """
-    missing: KeyUnavailableError | None = None
-    verified = False
-    for index, key in enumerate(by):
-        tags = unverified.tags[index : index + 1] if unverified.record.keys else unverified.tags
-        try:
-            expected = keys.mac(key, unverified.label, unverified.payload)
-        except KeyUnavailableError as error:
-            missing = missing or error
-            continue
-        if any(compare_digest(expected, tag) for tag in tags):
-            verified = True
-        elif not changing:
-            break
-    else:
-        if verified:
+    results = keys.check_record(unverified.payload, unverified.tags, by, shown)
+    missing = [result for result in results if isinstance(result, IofltError)]
+    for error in missing:
+        if not isinstance(error, KeyUnavailableError):
+            raise error
+    if changing or False not in results:
+        if True in results:
             return
-        if missing is not None:
-            raise missing
+        if missing:
+            raise missing[0]
     raise AuthenticationError("bad MAC", "record changed, or made with another key", file=RECORD)
 
 
 def is_maced(unverified: Unverified[HomeRecord], by: Sequence[KeyRef], keys: KeyService) -> bool:
     """Whether a clear home's record has a MAC by each of the keys. Raises KeyUnavailableError."""
-    expected = [keys.mac(key, unverified.label, unverified.payload) for key in by]
-    return all(any(compare_digest(one, tag) for tag in unverified.tags) for one in expected)
+    results = keys.check_record(unverified.payload, unverified.tags, by)
+    for error in results:
+        if isinstance(error, IofltError):
+            raise error
+    return all(results)
 
 
 def store(
@@ -107,17 +117,18 @@ def store(
     record: DatastoreRecord | HomeRecord,
     by: Sequence[KeyRef],
     keys: KeyService,
+    shown: str,
     *,
     new: bool = False,
     held: ExitStack | None = None,
 ) -> None:
     """Write the record, MACed by each of the keys `by`, durably. `new`: FileExistsError if there is one.
 
-    `held`: the file stays locked (flock) until that is closed. Raises KeyUnavailableError when one of the
-    keys cannot be had.
+    `shown`: what to call the home or datastore. `held`: the file stays locked (flock) until that is closed.
+    Raises KeyUnavailableError when one of the keys cannot be had.
     """
     payload = form.encode(record)
-    tags = [keys.mac(key, form.label(record), payload) for key in by]
+    tags = keys.seal_record(by, None if new else _before(top_fd), payload, shown)
     write(top_fd, form.seal(payload, tags), new=new, held=held)
 
 

@@ -212,7 +212,8 @@ def existing(keys: KeyService, key: KeyRef, own: Sequence[KeyRef] = ()) -> KeyRe
     except ProviderUnavailable:
         if key not in own:
             raise
-        keys.mac(key, form.HOME_LABEL, b"")
+        if not keys.key_states([key], ask=False)[0].cached:
+            raise
     return key
 
 

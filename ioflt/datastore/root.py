@@ -17,6 +17,7 @@ from dataclasses import replace
 from ioflt.datastore import records, seen
 from ioflt.datastore.home import Datastore, Home
 from ioflt.datastore.memory import Memory, Stamp
+from ioflt.datastore.sightings import place_of
 from ioflt.datastore.standing import Standing
 from ioflt.errors import (
     AuthenticationError,
@@ -41,7 +42,7 @@ def load(fd: int, keys: KeyService, memory: Memory, *, accept_rollback: bool = F
     """
     unverified = form.parse_datastore(records.read(fd))
     record = unverified.record
-    records.verify(unverified, record.keys, keys)
+    records.verify(unverified, record.keys, keys, place_of(fd))
     newest = memory.look(record.datastore_id).generation
     if record.generation > newest:
         memory.note(record.datastore_id, record.generation, None)
@@ -103,7 +104,7 @@ class Root(Home):
         keys, memory = self.volume.keys, self.volume.memory
         newest = memory.look(record.datastore_id).generation
         stored = replace(record, generation=max(record.generation, newest) + 1)
-        records.store(self.fd, stored, stored.keys, keys)
+        records.store(self.fd, stored, stored.keys, keys, self.volume.path)
         self._judged = None
         if load(self.fd, keys, memory) != stored:
             raise MalformedError("another record", "it was not read back as it was written")

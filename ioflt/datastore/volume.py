@@ -105,7 +105,7 @@ class Volume:
                 raise ExistsError("is a datastore already", file=directory)
             key = keys.new_key(provider)
             record = DatastoreRecord(new_uuid(), default, (key,), POLICY[default])
-            records.store(fd, record, (key,), keys, new=True)
+            records.store(fd, record, (key,), keys, os.path.abspath(directory), new=True)
             seen.note(record.datastore_id, os.path.abspath(directory))
         except FileExistsError as error:
             raise ExistsError("is a datastore already", file=directory) from error

@@ -50,7 +50,7 @@ def main() -> int:
     try:
         _open_log(to_stderr=arguments.log_to_stderr)
         broker = Broker.fork(paths.find(), options.mountpoint, arguments.ready_fd)
-        with closing(broker), KeyClient.connect(broker.reach_keyd) as keys:
+        with closing(broker), KeyClient.connect(broker.reach_keyd, operation="mount") as keys:
             os.umask(0)  # modes come from the callers, whose own umask was applied
             run(options, keys, broker, tell)
     except IofltError as error:

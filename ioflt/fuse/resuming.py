@@ -13,7 +13,6 @@ from ioflt.datastore import resume
 from ioflt.datastore.volume import Volume
 from ioflt.datastore.wrapping import Change
 from ioflt.errors import BusyError, IofltError
-from ioflt.format.record import record as form
 from ioflt.fuse.control import Control
 from ioflt.keys.client import KeyService
 from ioflt.types import KeyRef
@@ -78,13 +77,13 @@ async def _missing(keys: KeyService, wanted: Set[KeyRef]) -> Set[KeyRef]:
     """Those that cannot be had now. They are not used for anything new: records only claim them."""
 
     def ask() -> Set[KeyRef]:
-        missing = set()
-        for key in wanted:
-            try:
-                keys.mac(key, form.HOME_LABEL, b"")
-            except IofltError:
-                missing.add(key)
-        return missing
+        known = zip(wanted, keys.key_states(list(wanted), ask=False), strict=True)
+        asked = [key for key, state in known if not state.cached]
+        try:
+            states = keys.key_states(asked, ask=True)
+        except IofltError:
+            return frozenset(asked)
+        return {key for key, state in zip(asked, states, strict=True) if state.missing and not state.at_hand}
 
     return await _in_thread(ask)
 

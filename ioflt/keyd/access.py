@@ -39,13 +39,14 @@ class Access:
 
     def may_connect(self, peer: Peer) -> bool:
         """Whether the peer may ask for keys."""
-        return self._owns(peer) or (self.group is not None and self.group in peer.groups)
+        return self.owns(peer) or (self.group is not None and self.group in peer.groups)
 
     def may_ask(self, peer: Peer, request: RequestBody) -> bool:
         """Whether a peer that may connect may ask this."""
-        return self._owns(peer) or not isinstance(request, _OWNERS_ONLY)
+        return self.owns(peer) or not isinstance(request, _OWNERS_ONLY)
 
-    def _owns(self, peer: Peer) -> bool:
+    def owns(self, peer: Peer) -> bool:
+        """Whether the peer is who keyd belongs to, or root."""
         return peer.uid in (0, self.uid)
 
 

@@ -65,14 +65,18 @@ def _answer(service: Service, request: messages.KeyRequest) -> messages.ReplyBod
             return _unwrapped(service.unwrap([(item.key.ref, item.blob, item.aad) for item in items]))
         case messages.Rewrap(source, key, aad):
             return messages.Data(service.rewrap(source.key.ref, key.ref, source.blob, source.aad, aad))
-        case messages.Mac(key, label, data):
-            return messages.Data(service.mac(key.ref, label, data))
+        case messages.CheckRecord(payload, tags, by, shown):
+            results = service.check_record(payload, tags, [key.ref for key in by], shown)
+            return messages.Checked(tuple(map(_result, results)))
+        case messages.SealRecord(by, old, payload, shown):
+            sealed = service.seal_record([key.ref for key in by], old, payload, shown)
+            return messages.Sealed(tuple(sealed))
         case messages.SealVmx(key, plaintext, file_id):
             return messages.Data(service.seal_vmx(key.ref, plaintext, file_id))
         case messages.RewrapVmx(text, keys):
             return messages.Data(service.rewrap_vmx(text, [key.ref for key in keys]))
-        case messages.GetConfigKey(head, by):
-            return messages.ConfigKey(_give(service.config_key(head, None if by is None else by.ref)))
+        case messages.GetConfigKey(head, by_key):
+            return messages.ConfigKey(_give(service.config_key(head, None if by_key is None else by_key.ref)))
         case messages.GetKeyStates(keys, ask):
             states = service.key_states([key.ref for key in keys], ask=ask)
             return messages.KeyStates(tuple(map(_told, states)))
@@ -110,6 +114,10 @@ def _answer(service: Service, request: messages.KeyRequest) -> messages.ReplyBod
         case messages.Stop():
             return messages.Done()
     assert_never(request)
+
+
+def _result(result: bool | IofltError) -> bool | failure.Failure:
+    return failure.of(result) if isinstance(result, IofltError) else result
 
 
 def _told(state: KeyState) -> messages.KeyState:

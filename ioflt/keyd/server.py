@@ -24,6 +24,7 @@ from ioflt.keyd.access import Access
 from ioflt.keyd.answer import answer, wipe_keys
 from ioflt.keyd.authority import Authority
 from ioflt.keyd.service import Service
+from ioflt.keyd.session import Session
 from ioflt.transport.unix import Listener, Peer, peer_of
 from ioflt.wire import failure
 from ioflt.wire.frame import Pause, RemoteProtocolError, wipe
@@ -98,10 +99,13 @@ class Server:
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def answer(self, peer: Peer, request: RequestBody) -> ReplyBody:
+    async def answer(self, session: Session, request: RequestBody) -> ReplyBody:
         """The reply, from a thread; a Failure for what this peer may not ask."""
+        peer = session.peer
         if not self._access.may_connect(peer) or not self._access.may_ask(peer, request):
             return failure.of(DeniedError(f"uid {peer.uid} may not ask this of keyd"))
+        if session.as_principal is not None and not self._access.owns(peer):
+            return failure.of(DeniedError(f"uid {peer.uid} may not act for {session.as_principal}"))
         if isinstance(request, GetAccess | ChangeAccess | ExplainAccess):
             return await trio.to_thread.run_sync(
                 lambda: administration.answer(self._authority, accounts.caller(peer), request),
@@ -136,7 +140,7 @@ class _Conversation:
     def __init__(self, server: Server, stream: trio.SocketStream, peer: Peer) -> None:
         self._server = server
         self._stream = stream
-        self._peer = peer
+        self._session = Session(peer)
         self._connection = ServerConnection()
 
     async def run(self) -> None:
@@ -145,7 +149,9 @@ class _Conversation:
             request = await self._next_request()
             if request is None:
                 return
-            reply = await self._server.answer(self._peer, request)
+            if isinstance(request, Hello):
+                self._session = Session(self._session.peer, request.operation, request.as_principal)
+            reply = await self._server.answer(self._session, request)
             refused = isinstance(request, Hello) and isinstance(reply, failure.Failure)
             await self._send(reply)
             if isinstance(request, Stop) and not isinstance(reply, failure.Failure):

@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum, auto
+from hmac import compare_digest
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -38,6 +39,7 @@ from ioflt.errors import (
     ProviderUnavailable,
     UsageError,
 )
+from ioflt.format.record import record as form
 from ioflt.format.vmx import sealed
 from ioflt.keyd import generations, outward
 from ioflt.keyd.kept import Facts, KeptKeys
@@ -56,7 +58,7 @@ from ioflt.keys.state import KeyState
 from ioflt.paths import Paths
 from ioflt.types import KeyRef
 from ioflt.wire.keyd import messages
-from ioflt.wire.keyd.messages import CachedKey, Key, Locked, LockMode, MacLabel, Status
+from ioflt.wire.keyd.messages import CachedKey, Key, Locked, LockMode, Status
 
 #: Bytes of a DEK: an AES-256-XTS key pair.
 DEK_SIZE = 64
@@ -129,9 +131,28 @@ class Service:
         with self._unwrapped(key_from, blob, aad_from) as dek, self._derived(key_to, "dek-wrap") as wrapping:
             return wrap(wrapping, dek, aad_to)
 
-    def mac(self, key: KeyRef, label: MacLabel, data: bytes) -> bytes:
+    def mac(self, key: KeyRef, label: form.Label, data: bytes) -> bytes:
+        """The 32-byte MAC of a record by that key."""
         with self._derived(key, f"mac/{label}") as mac_key:
             return tag(mac_key, data)
+
+    def check_record(
+        self, payload: bytes, tags: Sequence[bytes], by: Sequence[KeyRef], shown: str = ""
+    ) -> list[bool | IofltError]:
+        self._refuse_unless(State.OPEN, State.CLOSING)
+        found = form.parse(form.seal(payload, tags))
+        missing = self._fetch(set(by))
+        return [missing.get(key) or self._is_by(found, key) for key in by]
+
+    def seal_record(
+        self, by: Sequence[KeyRef], old: bytes | None, payload: bytes, shown: str = ""
+    ) -> list[bytes]:
+        record = form.parse_payload(payload)
+        if record.keys and tuple(by) != record.keys:
+            raise UsageError("a record is under the keys that it names")
+        self._refuse_unless(State.OPEN, State.CLOSING)
+        self._fetch(set(by))
+        return [self.mac(key, form.label(record), payload) for key in by]
 
     def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int) -> bytes:
         with self._derived(key, "vmx-keysafe") as wrapping:
@@ -472,6 +493,18 @@ class Service:
             None if missing is None else missing[1],
             None if missing is None else missing[0],
         )
+
+    def _is_by(self, found: form.Unverified[form.Record], key: KeyRef) -> bool | IofltError:
+        """Whether the key MACed the record: by its own tag, or by any of a clear home's."""
+        own = found.record.keys
+        if own and key not in own:
+            return False
+        tags = (found.tags[own.index(key)],) if own else found.tags
+        try:
+            expected = self.mac(key, found.label, found.payload)
+        except KeyUnavailableError as error:
+            return error
+        return any(compare_digest(expected, one) for one in tags)
 
     def _unwrap_one(self, key: KeyRef, blob: bytes, aad: bytes) -> Secret | IofltError:
         try:

@@ -10,6 +10,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Protocol, TypeVar
 
@@ -30,7 +31,7 @@ from ioflt.wire.failure import Failure
 from ioflt.wire.frame import wipe
 from ioflt.wire.keyd import messages
 from ioflt.wire.keyd.access import Change, Object
-from ioflt.wire.keyd.messages import CachedKey, LockMode, MacLabel
+from ioflt.wire.keyd.messages import CachedKey, LockMode
 
 #: Connections kept for the next call.
 MAX_IDLE = 8
@@ -80,8 +81,23 @@ class KeyService(Protocol):
         """The same DEK under another KEK or AAD."""
         ...
 
-    def mac(self, key: KeyRef, label: MacLabel, data: bytes) -> bytes:
-        """The 32-byte MAC of a record. Compare it in constant time."""
+    def check_record(
+        self, payload: bytes, tags: Sequence[bytes], by: Sequence[KeyRef], shown: str = ""
+    ) -> list[bool | IofltError]:
+        """For each of the keys whether it MACed that record, or why that is not known.
+
+        Each has its own tag, except of a clear home, where any will do. A record that holds tells keyd whose
+        the keys are, and what to call it. Raises CorruptDataError for what is no record.
+        """
+        ...
+
+    def seal_record(
+        self, by: Sequence[KeyRef], old: bytes | None, payload: bytes, shown: str = ""
+    ) -> list[bytes]:
+        """The MACs of a record by each of the keys, which are those that it says, or its datastore's.
+
+        `old`: the record file that it replaces. Raises CorruptDataError for what is no record.
+        """
         ...
 
     def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int) -> bytes:
@@ -168,11 +184,20 @@ class KeyService(Protocol):
 class KeyClient:
     """keyd, asked over its socket. Starts it when it is not running, and again when it died in a call."""
 
-    def __init__(self, *, start: bool = True, reach: Reach | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        start: bool = True,
+        reach: Reach | None = None,
+        operation: str = "",
+        as_principal: str | None = None,
+    ) -> None:
         """Connects at the first call. `start=False`: a call raises NotListening when no keyd is running.
 
-        `reach` is for who may not connect by itself.
+        `reach` is for who may not connect by itself. `operation`: what the client is for, by which keyd
+        decides what it may; `as_principal`: for whom, if not for who runs it.
         """
+        self._for: Final = (operation, as_principal)
         self._paths: Final = paths.find()
         self._start = start
         self._reach: Reach = reach or (lambda start: starter.reach(self._paths, start=start))
@@ -180,9 +205,11 @@ class KeyClient:
         self._idle: list[Link] = []
 
     @classmethod
-    def connect(cls, reach: Reach | None = None) -> KeyClient:
+    def connect(
+        cls, reach: Reach | None = None, *, operation: str = "", as_principal: str | None = None
+    ) -> KeyClient:
         """A client that has reached keyd, started if need be. Raises PeerError, DeniedError."""
-        client = cls(reach=reach)
+        client = cls(reach=reach, operation=operation, as_principal=as_principal)
         client._give_back(client._connect(start=True))
         return client
 
@@ -223,15 +250,28 @@ class KeyClient:
         source = messages.Wrapped(messages.Key.of(key_from), blob, aad_from)
         return self._ask(messages.Rewrap(source, messages.Key.of(key_to), aad_to), messages.Data).value
 
-    def mac(self, key: KeyRef, label: MacLabel, data: bytes) -> bytes:
-        return self._ask(messages.Mac(messages.Key.of(key), label, data), messages.Data).value
+    def check_record(
+        self, payload: bytes, tags: Sequence[bytes], by: Sequence[KeyRef], shown: str = ""
+    ) -> list[bool | IofltError]:
+        request = messages.CheckRecord(payload, tuple(tags), _keys(by), failure.shown(shown))
+        answer = self._ask(request, messages.Checked)
+        _expect_length(answer.results, by)
+        return [failure.rebuild(one) if isinstance(one, Failure) else one for one in answer.results]
+
+    def seal_record(
+        self, by: Sequence[KeyRef], old: bytes | None, payload: bytes, shown: str = ""
+    ) -> list[bytes]:
+        request = messages.SealRecord(_keys(by), old, payload, failure.shown(shown))
+        answer = self._ask(request, messages.Sealed)
+        _expect_length(answer.tags, by)
+        return list(answer.tags)
 
     def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int) -> bytes:
         request = messages.SealVmx(messages.Key.of(key), plaintext, file_id)
         return self._ask(request, messages.Data).value
 
     def rewrap_vmx(self, text: bytes, keys: Sequence[KeyRef]) -> bytes:
-        request = messages.RewrapVmx(text, tuple(map(messages.Key.of, keys)))
+        request = messages.RewrapVmx(text, _keys(keys))
         return self._ask(request, messages.Data).value
 
     def config_key(self, text: bytes, key: KeyRef | None = None) -> Secret:
@@ -242,7 +282,7 @@ class KeyClient:
     def key_states(self, keys: Sequence[KeyRef], *, ask: bool = True) -> list[KeyState]:
         found: list[KeyState] = []
         for start in range(0, len(keys), messages.MAX_BATCH):
-            batch = tuple(map(messages.Key.of, keys[start : start + messages.MAX_BATCH]))
+            batch = _keys(keys[start : start + messages.MAX_BATCH])
             answer = self._ask(messages.GetKeyStates(batch, ask), messages.KeyStates)
             _expect_length(answer.states, batch)
             found += map(_state, answer.states)
@@ -265,11 +305,11 @@ class KeyClient:
         self._ask(messages.AddKey(messages.Key.of(key)), messages.Done)
 
     def note_generation(self, keys: Sequence[KeyRef], home_id: str, generation: int) -> None:
-        request = messages.NoteGeneration(tuple(map(messages.Key.of, keys)), home_id, generation)
+        request = messages.NoteGeneration(_keys(keys), home_id, generation)
         self._ask(request, messages.Done)
 
     def seen_generation(self, keys: Sequence[KeyRef], home_id: str) -> tuple[int, bool]:
-        request = messages.SeenGeneration(tuple(map(messages.Key.of, keys)), home_id)
+        request = messages.SeenGeneration(_keys(keys), home_id)
         answer = self._ask(request, messages.Generation)
         return answer.value, answer.sure
 
@@ -372,17 +412,27 @@ class KeyClient:
 
     def _connect(self, *, start: bool) -> Link:
         try:
-            return Link.over(self._reach(False))
-        except (NotListening, ConnectionLost):  # it is not there, or is just going
+            return Link.over(self._reach(False), *self._for)
+        except (NotListening, ConnectionLost) as error:  # it is not there, or is just going
+            if isinstance(error, ConnectionLost):
+                self._refuse_older()
             if not start:
                 raise
         for tries_left in reversed(range(TRIES)):
             try:
-                return Link.over(self._reach(True))
+                return Link.over(self._reach(True), *self._for)
             except (NotListening, ConnectionLost):  # it was killed while it started
                 if not tries_left:
                     raise
         raise BugError("no try was left, and none was made")
+
+    def _refuse_older(self) -> None:
+        with suppress(NotListening, ConnectionLost):
+            Link.refuse_older(self._reach(False))
+
+
+def _keys(refs: Sequence[KeyRef]) -> tuple[messages.Key, ...]:
+    return tuple(map(messages.Key.of, refs))
 
 
 def _state(told: messages.KeyState) -> KeyState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -9,19 +10,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from ioflt.errors import DeniedError
+from ioflt.errors import DeniedError, PeerError
 from ioflt.keys.channel import Channel, ConnectionLost, Receiver
 from ioflt.transport import unix
 from ioflt.wire import failure
 from ioflt.wire.failure import Failure
 from ioflt.wire.keyd.connection import ClientConnection
-from ioflt.wire.keyd.messages import Lock, ReplyBody, RequestBody, Unlock
+from ioflt.wire.keyd.messages import VERSIONS, Lock, ReplyBody, RequestBody, Unlock, Welcome
 
 #: Seconds that keyd may take for one answer: it may itself be waiting for a key server.
 TIMEOUT = 60.0
 
 #: The same for lock and unlock, in which mounts write back all they have, or fetch their keys again.
 LOCK_TIMEOUT = 900.0
+
+#: Versions of the protocol that this program no longer speaks.
+_EARLIER = (1,)
 
 __all__ = ["LOCK_TIMEOUT", "TIMEOUT", "ConnectionLost", "Link"]
 
@@ -41,20 +45,39 @@ class Link:
         return cls.over(unix.connect(path, TIMEOUT))
 
     @classmethod
-    def over(cls, sock: socket.socket) -> Link:
-        """Greet over a connected socket, which is taken over. Raises DeniedError, PeerError."""
+    def over(cls, sock: socket.socket, operation: str = "", as_principal: str | None = None) -> Link:
+        """Greet over a connected socket, which is taken over: for that operation, and for whom.
+
+        Raises DeniedError, PeerError.
+        """
         link = cls(sock)
         try:
             # Requests hold passphrases: they go to root or to ourselves only.
             if unix.peer_of(sock).uid not in (0, os.geteuid()):
                 raise DeniedError("keyd's socket is served by another user")
-            answer = link._channel.exchange(link._connection.hello(), link._receiver, TIMEOUT)
+            answer = link._channel.exchange(
+                link._connection.hello(operation, as_principal), link._receiver, TIMEOUT
+            )
             if isinstance(answer, Failure):
                 raise failure.rebuild(answer)
         except BaseException:  # nobody else closes it
             link.close()
             raise
         return link
+
+    @staticmethod
+    def refuse_older(sock: socket.socket) -> None:
+        """Raises PeerError when the keyd at the other end of a connected socket speaks an earlier version.
+
+        Such a one ends a connection at once whose greeting it does not know.
+        """
+        with contextlib.closing(Channel(sock, "keyd")) as channel, contextlib.suppress(ConnectionLost):
+            connection = ClientConnection(_EARLIER)
+            if isinstance(channel.exchange(connection.hello(), connection, TIMEOUT), Welcome):
+                theirs, ours = (", ".join(map(str, versions)) for versions in (_EARLIER, VERSIONS))
+                raise PeerError(
+                    f"keyd is of another version of ioflt: it speaks version {theirs}, asked was {ours}"
+                )
 
     @contextmanager
     def process(self) -> Iterator[int]:

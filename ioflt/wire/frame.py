@@ -15,9 +15,9 @@ import msgspec
 
 from ioflt.errors import BugError, PeerError, UsageError
 
-#: Longest message. The largest legal one is a batch of 1024 wrapped keys with their AADs, below 3 MiB;
-#: a sealed VMX is below 2 MiB.
-MAX_FRAME = 4 << 20
+#: Longest message. The largest legal one is a record and the one that it replaces, 2 MiB each; a batch of
+#: 1024 wrapped keys with their AADs is below 3 MiB.
+MAX_FRAME = 5 << 20
 
 #: Most bytes that wait unread: one frame, and what came with its end.
 MAX_BUFFER = MAX_FRAME + (1 << 20)

@@ -51,6 +51,7 @@ __all__ = [
     "parse",
     "parse_datastore",
     "parse_home",
+    "parse_payload",
     "seal",
 ]
 
@@ -127,14 +128,18 @@ def parse(data: bytes) -> Unverified[Record]:
     if len(rest) < 2 or rest[-1]:
         raise MalformedError("not two lines")
     tags = tuple(map(_parse_tag, rest[:-1]))
-    found = parse_object(payload)
-    record = _from_json(found)
-    if _payload(record, found["format"]) != payload:
-        raise MalformedError("not canonical")
-    wanted = len(record.keys) or (1 if found["format"] == 1 else len(set(tags)))
+    record, version = _parse_payload(payload)
+    wanted = len(record.keys) or (1 if version == 1 else len(set(tags)))
     if len(tags) != wanted:
         raise MalformedError("not a MAC for each key", f"{len(tags)} for {wanted}")
     return Unverified(record, payload, tags)
+
+
+def parse_payload(payload: bytes) -> Record:
+    """The record that was encoded so. Raises as `parse`."""
+    if len(payload) > MAX_SIZE:
+        raise MalformedError("oversized record", f"{len(payload)} bytes")
+    return _parse_payload(payload)[0]
 
 
 def parse_datastore(data: bytes) -> Unverified[DatastoreRecord]:
@@ -151,6 +156,15 @@ def parse_home(data: bytes) -> Unverified[HomeRecord]:
     if not isinstance(found.record, HomeRecord):
         raise MalformedError("wrong kind", "a datastore's record")
     return Unverified(found.record, found.payload, found.tags)
+
+
+def _parse_payload(payload: bytes) -> tuple[Record, int]:
+    """The record and the version of its format."""
+    found = parse_object(payload)
+    record = _from_json(found)
+    if _payload(record, found["format"]) != payload:
+        raise MalformedError("not canonical")
+    return record, found["format"]
 
 
 def _payload(record: Record, form: int) -> bytes:

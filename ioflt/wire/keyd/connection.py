@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from ioflt.errors import PeerError
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import LocalProtocolError, Pause, ReceiveBuffer, RemoteProtocolError, write_frame
 from ioflt.wire.keyd.messages import VERSIONS, Hello, Reply, ReplyBody, Request, RequestBody, Welcome
@@ -33,14 +34,17 @@ class State(Enum):
 class ClientConnection:
     """The asking side. One request at a time: `send` and then `next_event` until it gives the reply."""
 
-    def __init__(self) -> None:
+    def __init__(self, versions: tuple[int, ...] = VERSIONS) -> None:
+        """`versions`: those that are offered."""
         self.state = State.START
+        self._versions = versions
         self._id = 0
         self._buffer = ReceiveBuffer(msgspec.msgpack.Decoder(Reply))
 
-    def hello(self) -> bytearray:
-        """The first bytes to send. The reply to them is a Welcome."""
-        return self._send(Hello("ioflt-keyd", VERSIONS), State.START, State.GREETING)
+    def hello(self, operation: str = "", as_principal: str | None = None) -> bytearray:
+        """The first bytes to send, `Hello` has the parameters. The reply to them is a Welcome."""
+        hello = Hello("ioflt-keyd", self._versions, operation, as_principal)
+        return self._send(hello, State.START, State.GREETING)
 
     def send(self, request: RequestBody) -> bytearray:
         """The bytes of a request. Raises LocalProtocolError when one is not yet answered."""
@@ -75,7 +79,7 @@ class ClientConnection:
         greeting = self.state is State.GREETING
         if isinstance(event.body, Welcome) != greeting and not isinstance(event.body, Failure):
             raise self._buffer.fail("an answer of the wrong kind")
-        if isinstance(event.body, Welcome) and event.body.version not in VERSIONS:
+        if isinstance(event.body, Welcome) and event.body.version not in self._versions:
             raise self._buffer.fail("a protocol version that was not offered")
         self.state = State.IDLE
         return event.body
@@ -121,13 +125,15 @@ class ServerConnection:
         hello = isinstance(event.body, Hello)
         if hello != (self.state is State.START):
             raise self._buffer.fail("a request out of turn")
-        if isinstance(event.body, Hello) and not set(event.body.versions) & set(VERSIONS):
-            raise self._buffer.fail("no common protocol version")
         self._id = event.id
         self.state = State.WAITING
         return event.body
 
 
 def welcome(hello: Hello) -> Welcome:
-    """The answer to a Hello: the highest version of both."""
-    return Welcome(max(set(hello.versions) & set(VERSIONS)))
+    """The answer to a Hello: the highest version of both. Raises PeerError where they have none in common."""
+    common = set(hello.versions) & set(VERSIONS)
+    if not common:
+        theirs, ours = (", ".join(map(str, versions)) for versions in (hello.versions, VERSIONS))
+        raise PeerError(f"keyd is of another version of ioflt: it speaks version {ours}, asked was {theirs}")
+    return Welcome(max(common))

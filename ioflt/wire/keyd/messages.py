@@ -15,7 +15,7 @@ from ioflt.wire.failure import Failure
 from ioflt.wire.keyd import access
 
 #: The versions of the protocol that this side speaks.
-VERSIONS = (1,)
+VERSIONS = (2,)
 
 #: Most items of one batch.
 MAX_BATCH = 1024
@@ -24,9 +24,17 @@ MAX_BATCH = 1024
 MAX_BLOB = 1024
 MAX_AAD = 1024
 
-#: Longest text of a VMX, clear or sealed, and longest record, in bytes.
+#: Longest text of a VMX, clear or sealed, and longest record with its MACs, in bytes.
 MAX_VMX = 2 << 20
 MAX_RECORD = 2 << 20
+
+#: Most MACs of a record.
+MAX_TAGS = 8
+
+#: Longest name of an operation, of a principal, and of what a record is about, in characters.
+MAX_OPERATION = 64
+MAX_PRINCIPAL = 256
+MAX_SHOWN = 4096
 
 #: What is needed of a sealed VMX to open its key safe, in bytes from its start.
 MAX_VMX_HEAD = 32 << 10
@@ -56,7 +64,10 @@ VmxHead = Annotated[bytes, Meta(max_length=MAX_VMX_HEAD)]
 ProviderName = Annotated[str, Meta(min_length=1, max_length=MAX_PROVIDER_NAME)]
 DataKey = Annotated[bytearray, Meta(max_length=64)]
 Passphrase = Annotated[bytearray, Meta(max_length=4096)]
-MacLabel = Literal["home-record", "clear-home-record", "datastore-record"]
+Record = Annotated[bytes, Meta(max_length=MAX_RECORD)]
+Tag = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Tags = Annotated[tuple[Tag, ...], Meta(min_length=1, max_length=MAX_TAGS)]
+Shown = Annotated[str, Meta(max_length=MAX_SHOWN)]
 LockMode = Literal["refuse", "suspend", "force"]
 HomeId = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -103,11 +114,17 @@ class Wrapped(_Struct, frozen=True):
 # Requests
 
 
-class Hello(_Message, frozen=True):
-    """The first message of a connection."""
+class Hello(_Message, frozen=True, omit_defaults=True):
+    """→ Welcome. The first message of a connection.
+
+    `operation`: what it is for; empty: single requests about keys. `as_principal`: for whom, if not for the
+    user who connects. A message without the two is the one of version 1.
+    """
 
     protocol: Literal["ioflt-keyd"]
     versions: Annotated[tuple[int, ...], Meta(min_length=1, max_length=16)]
+    operation: Annotated[str, Meta(max_length=MAX_OPERATION)] = ""
+    as_principal: Annotated[str, Meta(min_length=1, max_length=MAX_PRINCIPAL)] | None = None
 
 
 class DefaultProvider(_Message, frozen=True):
@@ -147,12 +164,28 @@ class Rewrap(_Message, frozen=True):
     aad: Aad
 
 
-class Mac(_Message, frozen=True):
-    """→ Data: HMAC-SHA-256 under the KEK's key for that kind of record."""
+class CheckRecord(_Message, frozen=True):
+    """→ Checked: whether each of the keys `by` has MACed that record, one of a clear home by any of its tags.
 
-    key: Key
-    label: MacLabel
-    data: Annotated[bytes, Meta(max_length=MAX_RECORD)]
+    keyd learns from a valid one whose the keys are. `shown`: what to call that home or datastore.
+    """
+
+    payload: Record
+    tags: Tags
+    by: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=MAX_TAGS)]
+    shown: Shown = ""
+
+
+class SealRecord(_Message, frozen=True):
+    """→ Sealed: the MACs of a record by each of the keys `by`, which takes the place of `old`.
+
+    `old`: the whole file; None for a first record.
+    """
+
+    by: Annotated[tuple[Key, ...], Meta(min_length=1, max_length=MAX_TAGS)]
+    old: Record | None
+    payload: Record
+    shown: Shown = ""
 
 
 class SealVmx(_Message, frozen=True):
@@ -289,7 +322,8 @@ KeyRequest = (
     | Generate
     | Unwrap
     | Rewrap
-    | Mac
+    | CheckRecord
+    | SealRecord
     | SealVmx
     | RewrapVmx
     | GetConfigKey
@@ -349,6 +383,18 @@ class ConfigKey(_Message, frozen=True):
     """Of a sealed VMX."""
 
     key: DataKey
+
+
+class Checked(_Message, frozen=True):
+    """For each of the keys whether its MAC holds, or why that is not known."""
+
+    results: Annotated[tuple[bool | Failure, ...], Meta(max_length=MAX_TAGS)]
+
+
+class Sealed(_Message, frozen=True):
+    """The MACs, in the order of the keys."""
+
+    tags: Tags
 
 
 class Data(_Message, frozen=True):
@@ -480,6 +526,8 @@ ReplyBody = (
     | Generated
     | Unwrapped
     | ConfigKey
+    | Checked
+    | Sealed
     | Data
     | KeyStates
     | Generation

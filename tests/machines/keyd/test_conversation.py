@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ioflt.errors import PeerError
 from ioflt.types import MAX_KEY_ID, KeyRef
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import CLOSED, NEED_DATA, CutShort, LocalProtocolError, RemoteProtocolError, write_frame
@@ -48,7 +49,13 @@ EXCHANGES = [
         m.Unwrapped((bytearray(64), bytearray()), {1: Failure("KeyNotFound", "no such key")}),
     ),
     (m.Rewrap(m.Wrapped(KEY, b"blob", b"aad"), KEY, b"other"), m.Data(b"blob")),
-    (m.Mac(KEY, "home-record", b"record"), m.Data(bytes(32))),
+    (
+        m.CheckRecord(b"record", (bytes(32),) * 2, (KEY, KEY)),
+        m.Checked((True, Failure("KeyNotFound", "gone"))),
+    ),
+    (m.CheckRecord(b"record", (bytes(32),), (KEY,), "web01"), m.Checked((False,))),
+    (m.SealRecord((KEY,), None, b"record", "web01"), m.Sealed((bytes(32),))),
+    (m.SealRecord((KEY, KEY), b"old", b"record"), m.Sealed((bytes(32),) * 2)),
     (m.SealVmx(KEY, b"text", 2**62 + 1), m.Data(b"sealed")),
     (m.RewrapVmx(b"sealed", (KEY, KEY)), m.Data(b"sealed")),
     (m.GetConfigKey(b"sealed"), m.ConfigKey(bytearray(32))),
@@ -169,7 +176,7 @@ def test_a_flipped_byte_gives_a_message_or_an_error(data):
 
 
 def hello(**changes):
-    fields = {"protocol": "ioflt-keyd", "versions": (1,), "type": "hello"} | changes
+    fields = {"protocol": "ioflt-keyd", "versions": (2,), "type": "hello"} | changes
     return write_frame(Raw(0, fields))
 
 
@@ -186,11 +193,13 @@ REFUSED = {
     "a request before hello": write_frame(m.Request(1, m.GetStatus())),
     "another protocol": hello(protocol="ioflt-other"),
     "no version": hello(versions=()),
-    "only unknown versions": hello(versions=(2, 99)),
     "an unknown field": hello(more=1),
     "an unknown request": hello(type="shutdown"),
     "a reply": write_frame(m.Reply(1, m.Done())),
-    "a negative id": write_frame(Raw(-1, {"type": "hello", "protocol": "ioflt-keyd", "versions": (1,)})),
+    "a negative id": write_frame(Raw(-1, {"type": "hello", "protocol": "ioflt-keyd", "versions": (2,)})),
+    "a name of an operation above the limit": hello(operation="o" * (m.MAX_OPERATION + 1)),
+    "no principal": hello(as_principal=""),
+    "a principal above the limit": hello(as_principal="p" * (m.MAX_PRINCIPAL + 1)),
 }
 
 
@@ -203,13 +212,17 @@ def test_what_a_server_refuses_at_first(name):
 
 
 LATER = {
-    "a second hello": m.Hello("ioflt-keyd", (1,)),
+    "a second hello": m.Hello("ioflt-keyd", (2,)),
     "a batch above the limit": unwrap(m.MAX_BATCH + 1),
     "a provider's name above the limit": m.NewKey("p" * 129),
     "an empty provider's name": m.NewKey(""),
     "a key id above the limit": m.Generate(m.Key("p", "k" * (MAX_KEY_ID + 1)), ()),
     "an AAD above the limit": m.Generate(KEY, (bytes(m.MAX_AAD + 1),)),
-    "an unknown label": m.Mac(KEY, "other", b""),
+    "a record of no MAC": m.CheckRecord(b"", (), (KEY,)),
+    "a MAC of another size": m.CheckRecord(b"", (bytes(31),), (KEY,)),
+    "too many MACs": m.CheckRecord(b"", (bytes(32),) * (m.MAX_TAGS + 1), (KEY,)),
+    "a record by no key": m.SealRecord((), None, b""),
+    "a record above the limit": m.SealRecord((KEY,), None, bytes(m.MAX_RECORD + 1)),
     "an unknown mode": m.Lock("gently"),
     "a negative file id": m.SealVmx(KEY, b"", -1),
     "a VMX above the limit": m.RewrapVmx(bytes(m.MAX_VMX + 1), (KEY,)),
@@ -272,6 +285,35 @@ def test_the_largest_batch_fits():
     assert server.next_event() == batch
 
 
+def test_the_largest_record_takes_the_place_of_another():
+    client, server = greeted()
+    key = m.Key("p" * 128, "k" * MAX_KEY_ID)
+    asked = m.SealRecord((key,) * m.MAX_TAGS, bytes(m.MAX_RECORD), bytes(m.MAX_RECORD), "s" * m.MAX_SHOWN)
+    server.receive_data(client.send(asked))
+    assert server.next_event() == asked
+
+
+def test_what_a_connection_is_for():
+    client, server = ClientConnection(), ServerConnection()
+    server.receive_data(client.hello("vm encrypt", "user:alice"))
+    hello = server.next_event()
+    assert (hello.operation, hello.as_principal) == ("vm encrypt", "user:alice")
+
+
+def test_two_versions_end_in_one_clear_error():
+    client, server = ClientConnection((1,)), ServerConnection()
+    server.receive_data(client.hello())
+    hello = server.next_event()
+    with pytest.raises(PeerError, match="another version of ioflt: it speaks version 2, asked was 1"):
+        welcome(hello)
+
+
+def test_the_greeting_of_version_1_is_read_by_its_keyd():
+    assert ClientConnection((1,)).hello() == write_frame(
+        Raw(1, {"type": "hello", "protocol": "ioflt-keyd", "versions": (1,)})
+    )
+
+
 @pytest.mark.parametrize("body", [m.Done(), m.Welcome(1)])
 def test_a_client_refuses_what_it_did_not_ask_for(body):
     client, _ = greeted()
@@ -289,7 +331,7 @@ def test_a_client_refuses_another_ones_answer():
     assert client.state is State.ERROR
 
 
-@pytest.mark.parametrize("body", [m.Done(), m.Welcome(2), m.Text("x")])
+@pytest.mark.parametrize("body", [m.Done(), m.Welcome(1), m.Text("x")])
 def test_a_client_refuses_a_wrong_welcome(body):
     client = ClientConnection()
     client.hello()

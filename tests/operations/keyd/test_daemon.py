@@ -11,10 +11,12 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.secret import Secret
 from ioflt.datastore.vmx import open_sealed
 from ioflt.errors import (
@@ -27,6 +29,8 @@ from ioflt.errors import (
     ProviderLocked,
     UsageError,
 )
+from ioflt.format.record import record as form
+from ioflt.format.record.record import DatastoreRecord, HomeRecord
 from ioflt.keys import starter
 from ioflt.keys.client import TRIES, KeyClient
 from ioflt.keys.link import Link
@@ -34,7 +38,7 @@ from ioflt.keys.native.store import NativeStore
 from ioflt.testing.local_keys import LocalKeys
 from ioflt.transport import unix
 from ioflt.transport.unix import NotListening
-from ioflt.types import KeyRef
+from ioflt.types import HomeState, KeyRef
 from ioflt.wire.frame import write_frame
 from ioflt.wire.keyd import messages as m
 from ioflt.wire.keyd.connection import ClientConnection
@@ -177,17 +181,31 @@ class TestRequests:
         with pytest.raises(KeyNotFound):
             service.rewrap(old, KeyRef("gone", "id"), blob, b"a", b"b")
 
-    def test_macs_depend_on_key_label_and_data(self, service):
+    def test_macs_depend_on_key_kind_and_content(self, service):
         key, other = service.new_key(), service.new_key()
-        macs = {
-            service.mac(one, label, data)
-            for one in (key, other)
-            for label in ("home-record", "clear-home-record", "datastore-record")
-            for data in (b"", b"record")
-        }
-        assert len(macs) == 12
-        assert {len(mac) for mac in macs} == {32}
-        assert service.mac(key, "home-record", b"record") in macs
+        top = DatastoreRecord(new_uuid(), HomeState.ENCRYPTED, (key,), "a policy")
+        home = HomeRecord(
+            new_uuid(), top.datastore_id, HomeState.ENCRYPTED, (key, other), (), "a policy", False, None
+        )
+        clear = replace(home, state=HomeState.CLEAR, keys=(), names=("vm",))
+        payloads = [form.encode(one) for one in (top, home, clear, replace(clear, names=("other",)))]
+        by = [top.keys, home.keys, top.keys, top.keys]
+        sealed = [service.seal_record(keys, None, one) for keys, one in zip(by, payloads, strict=True)]
+        assert len({tag for tags in sealed for tag in tags}) == 5
+        for keys, payload, tags in zip(by, payloads, sealed, strict=True):
+            assert service.check_record(payload, tags, keys) == [True] * len(keys)
+            assert service.check_record(payload, [bytes(32), *tags[1:]], keys)[0] is False
+        assert service.check_record(payloads[1], sealed[1][::-1], home.keys) == [False, False]
+        assert service.check_record(payloads[2], [bytes(32), *sealed[2]], (other, key)) == [False, True]
+        gone = KeyRef("gone", "id")
+        (missing,) = service.check_record(payloads[2], sealed[2], [gone])
+        assert isinstance(missing, KeyNotFound)
+        with pytest.raises(KeyNotFound):
+            service.seal_record([gone], None, payloads[2])
+        with pytest.raises(UsageError, match="under the keys that it names"):
+            service.seal_record([key], None, payloads[1])
+        with pytest.raises(MalformedError):
+            service.seal_record([key], None, b"{}")
 
     def test_a_vmx(self, service):
         key = service.new_key()
@@ -207,7 +225,7 @@ class TestRequests:
         assert keys.warnings() == []
         assert keys.default_provider() == "local"
         key = keys.new_key()
-        keys.mac(key, "home-record", b"")
+        keys.generate(key, [b""])
         status = keys.status()
         assert (status.state, status.cached_keys, status.connections) == ("open", 1, 1)
         [local] = status.providers
@@ -221,10 +239,10 @@ class TestRequests:
     def test_who_uses_a_key(self, keys, where):
         key, other = keys.new_key(), keys.new_key()
         [(_, blob)] = keys.generate(key, [b"a"])
-        keys.mac(other, "home-record", b"")
+        keys.generate(other, [b""])
         ask = (
             "import sys, ioflt.keys.client as c, ioflt.types as t\n"
-            "keys = c.KeyClient(); keys.mac(t.KeyRef(*sys.argv[1:3]), 'home-record', b'')\n"
+            "keys = c.KeyClient(); keys.generate(t.KeyRef(*sys.argv[1:3]), [b''])\n"
             "print(flush=True); input()"
         )
         command = [sys.executable, "-c", ask, key.provider, key.key_id]
@@ -268,23 +286,23 @@ class TestRequests:
         NativeStore(where.providers).mark_backed_up("corp")
         keys.reload()
         key = keys.new_key("corp")
-        mac = keys.mac(key, "home-record", b"")
+        [(dek, blob)] = keys.generate(key, [b""])
         keys.lock("refuse")
         keys.unlock()
         with pytest.raises(ProviderLocked):
-            keys.mac(key, "home-record", b"")
+            keys.generate(key, [b""])
         keys.unlock("corp", Secret(b"passphrase"))
-        assert keys.mac(key, "home-record", b"") == mac
+        assert keys.unwrap([(key, blob, b"")]) == [dek]
 
     def test_a_provider_that_was_replaced(self, keys, where):
         key = keys.new_key()
-        keys.mac(key, "home-record", b"")
+        keys.generate(key, [b""])
         for path in where.providers.iterdir():
             path.unlink()
         NativeStore(where.providers).create("local")
         keys.reload()
         with pytest.raises(KeyNotFound):
-            keys.mac(key, "home-record", b"")
+            keys.generate(key, [b""])
 
     def test_a_bad_provider_file_harms_no_other(self, keys, where):
         key = keys.new_key()
@@ -293,7 +311,7 @@ class TestRequests:
             (where.providers / f"{name}.json").write_bytes(b"{}")
         states = {provider.name: provider.state for provider in keys.status().providers}
         assert states == {"local": "ready", "bad": "unavailable"}
-        assert len(keys.mac(key, "home-record", b"")) == 32
+        assert len(keys.generate(key, [b""])) == 1
 
 
 class TestLife:
@@ -350,7 +368,7 @@ class TestLife:
         )
         assert second.returncode == 1
         assert "another process serves this socket" in second.stderr
-        assert len(keys.mac(keys.new_key(), "home-record", b"")) == 32
+        assert len(keys.generate(keys.new_key(), [b""])) == 1
 
     def test_a_race_of_two(self, where):
         command = [sys.executable, "-m", "ioflt.keyd", "--ready-fd"]
@@ -398,7 +416,7 @@ class TestStrangers:
             for link in links:
                 link.close()
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert len(keys.mac(keys.new_key(), "home-record", b"")) == 32
+        assert len(keys.generate(keys.new_key(), [b""])) == 1
 
     @pytest.mark.parametrize(
         "garbage",
@@ -505,7 +523,7 @@ class TestSecrecy:
 
     @pytest.mark.root
     def test_kek_memory_cannot_be_read(self, keys):
-        keys.mac(keys.new_key(), "home-record", b"")
+        keys.generate(keys.new_key(), [b""])
         status = keys.status()
         if status.memory != "memfd_secret":
             pytest.skip("no memfd_secret here")

@@ -4,12 +4,15 @@ import socket
 
 import pytest
 
+from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.secret import Secret
 from ioflt.datastore.vmx import open_sealed
 from ioflt.errors import BusyError, ProviderLocked
+from ioflt.format.record import record as form
+from ioflt.format.record.record import DatastoreRecord
 from ioflt.keys.mounts import MountControl
 from ioflt.keys.native.store import NativeStore
-from ioflt.types import KeyRef
+from ioflt.types import HomeState, KeyRef
 from ioflt.wire.control import messages as m
 from tests.operations.keyd.fake_mount import FakeMount
 
@@ -18,13 +21,14 @@ def test_locked_nothing_that_needs_a_key_is_done(keys):
     key = keys.new_key()
     [(dek, blob)] = keys.generate(key, [b""])
     sealed = keys.seal_vmx(key, b"", 1)
+    payload = form.encode(DatastoreRecord(new_uuid(), HomeState.ENCRYPTED, (key,), ""))
     keys.lock("refuse")
     for ask in (
         keys.new_key,
         lambda: keys.generate(key, [b""]),
         lambda: keys.unwrap([(key, blob, b"")]),
         lambda: keys.rewrap(key, key, blob, b"", b""),
-        lambda: keys.mac(key, "home-record", b""),
+        lambda: keys.seal_record([key], None, payload),
         lambda: keys.seal_vmx(key, b"", 1),
         lambda: keys.config_key(sealed),
     ):
@@ -67,7 +71,7 @@ def test_one_with_open_files_refuses_for_all(keys, where):
         assert busy.kinds == ["Lock"]
         assert not_asked.kinds == []
     assert keys.status().state == "open"
-    assert len(keys.mac(key, "home-record", b"")) == 32
+    assert len(keys.generate(key, [b""])) == 1
 
 
 @pytest.mark.parametrize("mode", ["suspend", "force"])
@@ -116,7 +120,7 @@ def test_one_that_comes_meanwhile_and_refuses(keys, where):
         with pytest.raises(BusyError):
             keys.lock("refuse")
         assert mount.kinds == ["Lock", "Unlock"]
-    assert len(keys.mac(key, "home-record", b"")) == 32
+    assert len(keys.generate(key, [b""])) == 1
 
 
 def test_a_stale_socket_is_passed_over(keys, where):

@@ -28,7 +28,7 @@ class Client:
 
 
 def connected(monkeypatch: pytest.MonkeyPatch, client: Client) -> None:
-    monkeypatch.setattr(KeyClient, "connect", lambda: client)
+    monkeypatch.setattr(KeyClient, "connect", lambda **_: client)
 
 
 def test_after_success(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

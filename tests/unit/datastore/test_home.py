@@ -221,7 +221,7 @@ class Failing:
         self.error = error
         self.asked = 0
 
-    def mac(self, *arguments):
+    def check_record(self, *arguments):
         self.asked += 1
         raise self.error
 

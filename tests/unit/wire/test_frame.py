@@ -42,7 +42,7 @@ def test_a_text_that_is_no_text_is_not_written():
 
 
 def test_a_message_above_the_limit_is_not_written():
-    with pytest.raises(LocalProtocolError, match="4194304 are allowed"):
+    with pytest.raises(LocalProtocolError, match="5242880 are allowed"):
         write_frame(Ping("", bytes(MAX_FRAME)))
 
 
