@@ -92,6 +92,11 @@ class Paths:
             raise DeniedError("the key providers of this machine are root's to change")
         return self
 
+    @property
+    def policies(self) -> Path:
+        """The host's own storage policies; keyd's."""
+        return self.state / "policies.json"
+
     def ensure(self) -> Paths:
         """Make the directories that are missing. Raises UsageError when that cannot be done."""
         run_mode = 0o750 if self.system else 0o700

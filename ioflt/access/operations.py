@@ -71,6 +71,9 @@ _SEES_PROVIDERS = _needs(On.EVERYTHING, _P.READ_KEY_SERVERS)
 _PROVIDERS = _needs(On.EVERYTHING, _P.MANAGE_KEY_SERVERS)
 _KEYS = _needs(On.EVERYTHING, _P.MANAGE_KEYS)
 _ROLES = _needs(On.EVERYTHING, _P.MODIFY_ROLES)
+_SEES_POLICIES = _needs(On.EVERYTHING, _P.VIEW_POLICY)
+_POLICIES = _needs(On.EVERYTHING, _P.UPDATE_POLICY)
+_ENCRYPTION_POLICIES = _needs(On.EVERYTHING, _P.MANAGE_ENCRYPTION_POLICY)
 _PLAINTEXT = _needs(On.VM, _P.ACCESS)
 _CREATES = _needs(On.DATASTORE, _P.CREATE_VM)
 _CREATES_THERE = _needs(On.TARGET, _P.CREATE_VM)
@@ -107,6 +110,17 @@ _WITHOUT_DATA_KEYS: Final = (
     ("vm clone: a clear VM", _SEES_VM + _CREATES_THERE),
     ("vm export: a clear VM", _SEES_VM),
     ("disk extend: a clear VM", _needs(On.VM, _P.EXTEND_DISK)),
+    ("policy assign", _needs(On.VM, _P.UPDATE_POLICY)),
+    ("policy assign: to a datastore", _needs(On.DATASTORE, _P.UPDATE_POLICY)),
+    ("policy check", _SEES_DATASTORE),
+    ("policy clone", _POLICIES),
+    ("policy clone: one that encrypts", _POLICIES + _ENCRYPTION_POLICIES),
+    ("policy create", _POLICIES),
+    ("policy create: one that encrypts", _POLICIES + _ENCRYPTION_POLICIES),
+    ("policy list", _SEES_POLICIES),
+    ("policy remove", _POLICIES),
+    ("policy remove: one that encrypts", _POLICIES + _ENCRYPTION_POLICIES),
+    ("policy show", _SEES_POLICIES),
     ("provider backup", _KEYS),
     ("provider cache", _PROVIDERS),
     ("provider create kmip", _PROVIDERS),
@@ -151,6 +165,8 @@ _WITH_DATA_KEYS: Final = (
     ("check", _SEES_DATASTORE + _PLAINTEXT),
     ("vm encrypt", _needs(On.VM, _P.ENCRYPT)),
     ("vm decrypt", _needs(On.VM, _P.DECRYPT)),
+    ("policy assign: encrypt", _needs(On.VM, _P.UPDATE_POLICY, _P.ENCRYPT)),
+    ("policy assign: decrypt", _needs(On.VM, _P.UPDATE_POLICY, _P.DECRYPT)),
     ("vm recrypt: --deep", _needs(On.VM, _P.RECRYPT)),
     ("vm clone", _CLONES),
     ("vm clone: encrypt", _needs(On.VM, _P.ENCRYPT) + _CLONES),

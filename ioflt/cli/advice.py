@@ -99,6 +99,16 @@ ADVICE: tuple[Row, ...] = (
         ),
     ),
     (
+        errors.NotFoundError,
+        "^no policy ",
+        lambda _: "see the policies that are here: ioflt policy list",
+    ),
+    (
+        errors.UsageError,
+        "^has files at its top",
+        lambda _: "move them away, or into a VM, and give it its policy then",
+    ),
+    (
         errors.UsageError,
         "has recovery slots",
         lambda _: (

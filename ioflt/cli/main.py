@@ -38,6 +38,12 @@ _SECTIONS = (
                 "List, encrypt, recrypt, clone, move, erase, import, export.",
             ),
             Entry("disk", "ioflt.cli.disk", "disk", "Make a disk of a VM longer."),
+            Entry(
+                "policy",
+                "ioflt.cli.policy",
+                "policy",
+                "Storage policies: create, assign, check what departs from them.",
+            ),
         ),
     ),
     Section(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -17,19 +17,36 @@ from ioflt.errors import CorruptDataError, ExistsError, UnsupportedError
 
 if TYPE_CHECKING:
     from ioflt.datastore.volume import Volume
+    from ioflt.policy.model import StoragePolicy
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
 
 _BAD_PACKAGE = "nothing was changed; compare it with the original, or have it exported again"
+
+
+def _policy_option(whose: str) -> Callable[[_Command], _Command]:
+    """Add `--policy`."""
+    return click.option("--policy", metavar="NAME", help=f"The storage policy of {whose}.")
+
+
+def _policy_of(volume: Volume, name: str | None) -> StoragePolicy | None:
+    """The policy that was asked for."""
+    from ioflt.datastore import policies
+
+    return None if name is None else policies.to_assign(volume.keys, name)
 
 
 @click.command(name="import")
 @file_argument
 @click.argument("directory", metavar="DATASTORE", type=click.Path(readable=False, path_type=Path))
 @click.option("--as", "name", metavar="NAME", help="The new VM's name; else that of the file or directory.")
+@_policy_option("the new VM")
 @json_option
-def import_(file: Path, directory: Path, name: str | None, as_json: bool) -> None:
+def import_(file: Path, directory: Path, name: str | None, policy: str | None, as_json: bool) -> None:
     """Bring a VM into DATASTORE: an OVA, an .ovf with its files beside it, or a directory with a VM.
 
-    The new VM is encrypted, or clear, as the datastore's default says; nothing is written anywhere else.
+    The new VM is encrypted, or clear, as its storage policy says, else the datastore's; nothing is written
+    anywhere else.
     A disk of an OVA becomes a thin flat one. If the import fails, what it made is removed.
     """
     from ioflt.datastore import transfer
@@ -39,13 +56,14 @@ def import_(file: Path, directory: Path, name: str | None, as_json: bool) -> Non
         advising(ExistsError, "", "give it another name: --as NAME"),
         advising(CorruptDataError, "", _BAD_PACKAGE),
     ):
+        given = _policy_of(volume, policy)
         if file.is_dir():
             with progress(f"importing {file.name}", None) as bar:
-                made = transfer.import_directory(volume, file, name, bar.advance)
+                made = transfer.import_directory(volume, file, name, bar.advance, policy=given)
         else:
             whole = file.stat().st_size if file.suffix.lower() == ".ova" else None
             with progress(f"importing {file.name}", whole) as bar:
-                made = transfer.import_package(volume, file, name, bar.advance)
+                made = transfer.import_package(volume, file, name, bar.advance, policy=given)
     for left in made.left_out:
         say(f"{left}: left out, it is no disk")
     emit(made, lambda: describe(made), as_json)
@@ -85,13 +103,20 @@ def export(home: tuple[Path, str], out: Path, as_json: bool) -> None:
 @vm_argument("target", "DST")
 @click.option("--provider", metavar="NAME", help="Whose key the clone gets; else that of DST's datastore.")
 @click.option("--same-key", is_flag=True, help="Share all keys with SRC; quick where files can share blocks.")
+@_policy_option("the clone")
 @json_option
 def clone(
-    source: tuple[Path, str], target: tuple[Path, str], provider: str | None, same_key: bool, as_json: bool
+    source: tuple[Path, str],
+    target: tuple[Path, str],
+    provider: str | None,
+    same_key: bool,
+    policy: str | None,
+    as_json: bool,
 ) -> None:
     """Copy the powered-off VM SRC to DST, both DIR/VM, with data keys of its own.
 
-    A clone of an encrypted VM is encrypted, and so is one in a datastore that encrypts. With --same-key the
+    A clone of an encrypted VM has its storage policy, one of a clear VM that of DST's datastore. With
+    --policy it has that: a clear VM is encrypted, an encrypted one decrypted, on the way. With --same-key the
     stored files are copied as they are: whoever sees both VMs sees which of their blocks are equal.
     """
     from ioflt.datastore import clone as clones
@@ -100,7 +125,14 @@ def clone(
         raise click.UsageError("--same-key and --provider exclude each other")
     with _two_volumes(source[0], target[0]) as (old, new), progress(f"cloning {source[1]}", None) as bar:
         made = clones.clone(
-            old, source[1], new, target[1], provider=provider, same_key=same_key, progress=bar.advance
+            old,
+            source[1],
+            new,
+            target[1],
+            provider=provider,
+            same_key=same_key,
+            policy=_policy_of(new, policy),
+            progress=bar.advance,
         )
 
     def text() -> None:

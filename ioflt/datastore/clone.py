@@ -1,7 +1,7 @@
 """Copies of whole homes, in the same datastore or another one of this host.
 
-Nothing is decrypted onto a datastore: what was encrypted stays so, and what comes to an encrypting datastore
-becomes so.
+What becomes of one its policy says, by `policy.crypto`. Unless another is asked for an encrypted VM keeps its
+own, so nothing is decrypted by the way; a clear one gets that of the datastore to which it comes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
-from ioflt.datastore import atomic, clearlist, container, files, regular, tree
+from ioflt.datastore import atomic, clearlist, container, files, policies, regular, tree
 from ioflt.datastore.container import Progress
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.datastore.home import Home
@@ -18,13 +18,16 @@ from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.standing import Treatment
 from ioflt.datastore.tree import HomeSide
-from ioflt.datastore.volume import POLICY, Volume
+from ioflt.datastore.volume import Volume
 from ioflt.errors import ReadOnlyError, UsageError
 from ioflt.filters.backing import Backing
 from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import STATE_SLOT_OFFSETS
 from ioflt.format.record.record import HomeRecord
 from ioflt.keys.client import KeyService
+from ioflt.policy import crypto
+from ioflt.policy.crypto import CryptoSpec
+from ioflt.policy.model import StoragePolicy
 from ioflt.types import HomeState, KeyRef
 
 
@@ -46,10 +49,12 @@ def clone(
     *,
     provider: str | None = None,
     same_key: bool = False,
+    policy: StoragePolicy | None = None,
     progress: Progress | None = None,
 ) -> Cloned:
     """Copy a powered-off VM, with new data keys under a new KEK of `provider`, else of the target's.
 
+    `policy`: that of the copy; one that does not encrypt decrypts it.
     `same_key`: the containers are copied as they are, by reflink where the file system has that: both VMs
     have the same data keys, and who sees both sees which blocks are equal. `source` and `target` may be the
     same object. Raises BusyError, ReadOnlyError, ExistsError, UsageError, KeyUnavailableError,
@@ -63,7 +68,9 @@ def clone(
             raise UsageError("is clear: it has no key that a clone could share")
         if same_key and record.operation is not None:  # not every file has all of the keys
             raise UsageError("its recrypt was interrupted, and comes first")
-        first = first_record(record, target, new_name, provider, same_key=same_key)
+        if same_key and policy is not None and not policy.encrypts:
+            raise UsageError(f"the policy {policy.name} decrypts: there is no key to share")
+        first = first_record(record, target, new_name, provider, same_key=same_key, policy=policy)
         with new_home(target, new_name, first) as new:
             copied = copy_files(old, new, progress, same_key=same_key)
         return Cloned(new_name, first.state.value, [str(key) for key in first.keys], copied)
@@ -95,18 +102,28 @@ def first_record(
     *,
     key: KeyRef | None = None,
     same_key: bool = False,
+    policy: StoragePolicy | None = None,
 ) -> HomeRecord:
-    """The record of a copy, with that key or a new one, if it is to be encrypted."""
-    encrypted = HomeState.ENCRYPTED in (old.state, target.record.default)
-    state = HomeState.ENCRYPTED if encrypted else HomeState.CLEAR
-    given = old.keys if same_key else () if key is None else (key,)
-    if state is HomeState.CLEAR:
-        return target.fresh_record(name, state)
-    made = target.fresh_record(name, HomeState.CLEAR if given else state, provider)  # clear: no new key
-    made = replace(made, state=state, keys=given or made.keys, names=(), policy=POLICY[state])
-    if old.state is HomeState.CLEAR:
+    """The record of a copy, by that policy, else as `becomes` says; with that key or new ones."""
+    wanted = policy or becomes(old, target)
+    spec = crypto.default_spec(old.state, encrypts=wanted.encrypts)
+    made = target.fresh_record(name, wanted, provider, old.keys[0] if same_key else key)
+    if spec is not CryptoSpec.NO_OP or old.state is HomeState.CLEAR:
         return made
-    return replace(made, policy=old.policy, thick=old.thick, clear_files=old.clear_files)
+    keeps_thick = policy is None or policy.provisioning is None
+    return replace(
+        made,
+        keys=old.keys if same_key else made.keys,
+        thick=old.thick if keeps_thick else made.thick,
+        clear_files=old.clear_files,
+    )
+
+
+def becomes(old: HomeRecord, target: Volume) -> StoragePolicy:
+    """The policy of a copy for which none was asked."""
+    if old.state is HomeState.ENCRYPTED:
+        return policies.of_record(target.keys, old.policy, old.state)
+    return policies.default(target.keys, target.record, target.record.default)
 
 
 class _Stored(HomeSide):

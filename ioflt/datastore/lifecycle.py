@@ -16,14 +16,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import atomic, clearlist, convert, diskfiles, files, records, regular
+from ioflt.datastore import atomic, clearlist, convert, diskfiles, files, policies, records, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.convert import Conversion
 from ioflt.datastore.home import Home
 from ioflt.datastore.registration import register
 from ioflt.datastore.regular import Entry
 from ioflt.datastore.standing import Refusal, Treatment, stored_as
-from ioflt.datastore.volume import POLICY, Volume
+from ioflt.datastore.volume import Volume
 from ioflt.errors import (
     AuthenticationError,
     BusyError,
@@ -33,6 +33,8 @@ from ioflt.errors import (
 )
 from ioflt.format.record import record as form
 from ioflt.format.record.record import Deep, HomeRecord, Operation, Rename
+from ioflt.policy.bundled import DATASTORE_DEFAULT, VM_ENCRYPTION
+from ioflt.policy.model import StoragePolicy
 from ioflt.types import HomeState
 
 __all__ = ["decrypt", "encrypt", "exclusive", "register", "resume_encryptions"]
@@ -46,10 +48,12 @@ def encrypt(
     *,
     disk: str | None = None,
     thick: bool = False,
+    policy: StoragePolicy | None = None,
     progress: Progress | None = None,
 ) -> tuple[str, ...]:
     """Encrypt a clear home in place, go on with an interrupted encryption, or take back a decryption.
 
+    `policy`: the one that a home gets, which encrypts; else the datastore's own, if that does.
     `disk`: in an encrypted home, what is clear of the disk to which the file at that path belongs.
     `thick`: holes become encrypted zeros; what is gone on with stays as it was begun. Returns the paths of a
     disk's files. After an error the home takes no writes and the call can be repeated. Raises UsageError when
@@ -64,21 +68,27 @@ def encrypt(
             elif record.state is HomeState.ENCRYPTED:
                 raise UsageError("is encrypted already")
             else:
-                record = _begin_encrypt(home, record, thick)
+                record = _begin_encrypt(home, record, thick, _own(volume, policy, HomeState.ENCRYPTED))
         elif disk is not None and not _is_about(operation, disk):
             raise _interrupted(operation)
         elif operation.kind == "decrypt":
             _check_authorised(volume, operation)
-            record = _turn(home, record, progress)
+            record = _turn(home, record, _own(volume, policy, HomeState.ENCRYPTED), progress)
             volume.end_authorisation(operation.id)
         return _finish_encrypt(home, record, progress)
 
 
 def decrypt(
-    volume: Volume, name: str, *, disk: str | None = None, progress: Progress | None = None
+    volume: Volume,
+    name: str,
+    *,
+    disk: str | None = None,
+    policy: StoragePolicy | None = None,
+    progress: Progress | None = None,
 ) -> tuple[str, ...]:
     """Decrypt an encrypted home in place, go on with that, or take back an interrupted encryption.
 
+    `policy`: the one that a home gets, which does not encrypt; else the datastore's own, if that does not.
     `disk`: just the disk to which the file at that path belongs, snapshots included. Returns the paths of a
     disk's files.
 
@@ -93,11 +103,11 @@ def decrypt(
             _refuse_others(record)
             if record.state is HomeState.CLEAR:
                 raise UsageError("is clear already")
-            record = _begin_decrypt(home, record, disk)
+            record = _begin_decrypt(home, record, disk, _own(volume, policy, HomeState.CLEAR))
         elif not _is_about(operation, disk):  # nobody decrypts more than he was asked to
             raise _interrupted(operation)
         elif operation.kind == "encrypt":
-            record = _turn(home, record, progress)
+            record = _turn(home, record, _own(volume, policy, HomeState.CLEAR), progress)
         else:
             _check_authorised(volume, operation)
         conversion = Conversion(home, record, progress)
@@ -113,6 +123,7 @@ def _cleared(home: Home, conversion: Conversion) -> HomeRecord:
     if files_of_disk is not None:
         there = (path for path in files_of_disk if clearlist.exists(home.fd, path))
         return replace(record, clear_files=tuple(sorted((*record.clear_files, *there))), operation=None)
+    begun_before = record.policy == VM_ENCRYPTION.name  # by a version that named the new policy at the end
     return replace(
         record,
         home_id=new_uuid(),  # no clear record of before is valid ever again
@@ -120,7 +131,7 @@ def _cleared(home: Home, conversion: Conversion) -> HomeRecord:
         keys=(),
         names=(home.name,),
         clear_files=(),
-        policy=POLICY[HomeState.CLEAR],
+        policy=DATASTORE_DEFAULT.name if begun_before else record.policy,
         thick=False,
         operation=None,
     )
@@ -209,14 +220,21 @@ def _check_authorised(volume: Volume, operation: Operation) -> None:
         )
 
 
-def _begin_encrypt(home: Home, record: HomeRecord, thick: bool) -> HomeRecord:
+def _own(volume: Volume, policy: StoragePolicy | None, state: HomeState) -> StoragePolicy:
+    """The policy that a conversion to that state assigns."""
+    return policy or policies.default(volume.keys, volume.record, state)
+
+
+def _begin_encrypt(home: Home, record: HomeRecord, thick: bool, policy: StoragePolicy) -> HomeRecord:
+    policies.usable(policy)
     entries = _check_clear(home, regular.regular_files(home))
+    thick = thick or policy.provisioning == "thick"
     begun = replace(
         record,
         state=HomeState.ENCRYPTED,
-        keys=(home.volume.keys.new_key(home.volume.record.key.provider),),
+        keys=(home.volume.keys.new_key(policy.provider or home.volume.record.key.provider),),
         names=(),
-        policy=POLICY[HomeState.ENCRYPTED],
+        policy=policy.name,
         thick=thick,
         operation=_operation("encrypt", thick, entries),
     )
@@ -247,7 +265,7 @@ def _files_of_disk(home: Home, record: HomeRecord, disk: str) -> list[Entry]:
     return [entry for entry in found if entry.path not in record.clear_files]
 
 
-def _begin_decrypt(home: Home, record: HomeRecord, disk: str | None) -> HomeRecord:
+def _begin_decrypt(home: Home, record: HomeRecord, disk: str | None, policy: StoragePolicy) -> HomeRecord:
     wanted = _files(home, record) if disk is None else _files_of_disk(home, record, disk)
     entries = _check_encrypted(home, wanted)
     operation = _operation("decrypt", False, entries, disk)
@@ -255,6 +273,7 @@ def _begin_decrypt(home: Home, record: HomeRecord, disk: str | None) -> HomeReco
     home.volume.authorise(operation.id)
     if disk is not None:  # other files may come and go as they like
         return home.store(begun)
+    begun = replace(begun, policy=policy.name)
     try:
         return _store_first(home, record, begun, entries)
     except BusyError:
@@ -276,8 +295,11 @@ def _files(home: Home, record: HomeRecord) -> list[Entry]:
     return [entry for entry in regular.regular_files(home) if entry.path not in record.clear_files]
 
 
-def _turn(home: Home, record: HomeRecord, progress: Progress | None) -> HomeRecord:
-    """Go the other way from here: what is pending stays as it is, what was converted is converted back."""
+def _turn(home: Home, record: HomeRecord, policy: StoragePolicy, progress: Progress | None) -> HomeRecord:
+    """Go the other way from here: what is pending stays as it is, what was converted is converted back.
+
+    Of a whole home that is to have that policy, then.
+    """
     conversion = Conversion(home, record, progress)
     conversion.settle()
     operation = conversion.operation
@@ -292,7 +314,8 @@ def _turn(home: Home, record: HomeRecord, progress: Progress | None) -> HomeReco
     else:
         back = _operation("decrypt", False, _check_encrypted(home, entries))
         home.volume.authorise(back.id)
-    return home.store(replace(conversion.record, operation=replace(back, files=operation.files)))
+    turned = replace(conversion.record, operation=replace(back, files=operation.files))
+    return home.store(turned if operation.files is not None else replace(turned, policy=policy.name))
 
 
 def _finish_encrypt(home: Home, record: HomeRecord, progress: Progress | None) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from ioflt.datastore.volume import Volume
 from ioflt.errors import ExistsError, IofltError, MalformedError, ReadOnlyError, UsageError
 from ioflt.format.record.record import HomeRecord
 from ioflt.format.vmdk.descriptor import confine
+from ioflt.policy.model import StoragePolicy
 
 #: Longest name of an imported VM, bytes: `NAME_123-flat.vmdk` must be a file name.
 MAX_NAME: Final = 200
@@ -38,15 +39,17 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def new_home(volume: Volume, name: str, record: HomeRecord | None = None) -> Iterator[Home]:
+def new_home(
+    volume: Volume, name: str, record: HomeRecord | None = None, policy: StoragePolicy | None = None
+) -> Iterator[Home]:
     """A new home, locked, which gets its name when the block ends well.
 
-    It has that first record, or one as the datastore's default says, which is verified for either.
+    It has that first record, or one by that policy, else by the datastore's own, which is verified for all.
 
     Raises ReadOnlyError, UsageError for the name, ExistsError, KeyUnavailableError, OSError.
     """
     place = check_name(volume, name)
-    default = volume.root.check_writable().state
+    volume.root.check_writable()
     remove_unfinished(volume.fd)
     make_private_dir(volume.fd)
     draft = f"{PRIVATE_DIR}/{_DRAFT}{random_bytes(8).hex()}"
@@ -54,7 +57,7 @@ def new_home(volume: Volume, name: str, record: HomeRecord | None = None) -> Ite
     home = volume.adopt(name, _open_directory(volume.fd, draft))
     try:
         with home.exclusive():
-            first = home.store(record or volume.fresh_record(name, default), new=True)
+            first = home.store(record or volume.fresh_record(name, policy), new=True)
             yield home
             with home.appearing(first):
                 os.fsync(home.fd)

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import convert, regular
+from ioflt.datastore import convert, policies, regular
 from ioflt.datastore.header import is_recrypting, read_header
 from ioflt.datastore.home import Home
 from ioflt.datastore.standing import Refusal, Treatment, stored_as
 from ioflt.datastore.vmx import open_sealed, read_sealed
-from ioflt.datastore.volume import POLICY, Volume
+from ioflt.datastore.volume import Volume
 from ioflt.errors import IofltError, KeyNotFound, ReadOnlyError, UsageError
 from ioflt.format.record.record import MAX_KEYS, HomeRecord, Move, Operation
 from ioflt.format.vmx import sealed
@@ -95,10 +95,9 @@ def _accept(home: Home) -> list[str]:
 
 def _record(volume: Volume, name: str, keys: tuple[KeyRef, ...], *, clear: bool) -> HomeRecord:
     state = HomeState.CLEAR if clear else HomeState.ENCRYPTED
-    if clear or not keys:
-        return volume.fresh_record(name, state)
-    datastore_id = volume.record.datastore_id
-    return HomeRecord(new_uuid(), datastore_id, state, keys, (), POLICY[state], thick=False, operation=None)
+    policy = policies.default(volume.keys, volume.record, state)
+    made = volume.fresh_record(name, policy, key=keys[0] if keys else None)
+    return replace(made, keys=keys) if keys else made
 
 
 def _find_keys(home: Home) -> tuple[tuple[KeyRef, ...], list[str]]:

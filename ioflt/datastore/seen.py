@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Protected:
     """A VM, or a datastore itself, and the keys of which any one opens it; `also`: others it has for now.
+    `policy` is the name of its storage policy.
 
     A clear VM is locked without the keys of its datastore. A datastore is when no VM can be made in it.
     """
@@ -47,6 +48,7 @@ class Protected:
     keys: tuple[KeyRef, ...]
     also: tuple[KeyRef, ...] = ()
     is_datastore: bool = False
+    policy: str = ""
 
 
 @dataclass(slots=True)
@@ -151,7 +153,7 @@ def look(path: str, found: Survey, *, datastore_id: str | None = None) -> None:
             raise
         if datastore_id not in (None, record.datastore_id):
             raise NotFoundError("another datastore is there now")
-        own = Protected(path, record.keys, tuple(_also(record)), is_datastore=True)
+        own = Protected(path, record.keys, tuple(_also(record)), is_datastore=True, policy=record.policy)
         found.protected.append(own)
         for name in _directories(top):
             where = os.path.join(path, name)
@@ -163,9 +165,9 @@ def look(path: str, found: Survey, *, datastore_id: str | None = None) -> None:
             if home is None:
                 continue
             if home.state is HomeState.ENCRYPTED:
-                found.protected.append(Protected(where, home.keys, tuple(_also(home))))
+                found.protected.append(Protected(where, home.keys, tuple(_also(home)), policy=home.policy))
             else:
-                found.protected.append(Protected(where, own.keys, own.also))
+                found.protected.append(Protected(where, own.keys, own.also, policy=home.policy))
     finally:
         os.close(top)
 

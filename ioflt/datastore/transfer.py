@@ -1,7 +1,7 @@
 """VMs brought into a datastore and out of it: OVAs and directories.
 
-What comes in is stored as the datastore's default says from its first byte on; nothing is written anywhere
-else. What goes out is plaintext, outside the datastore, and appears whole or not at all.
+What comes in is stored as its policy says, else the datastore's, from its first byte on; nothing is written
+anywhere else. What goes out is plaintext, outside the datastore, and appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from ioflt.format.vmdk import descriptor, sparse
 from ioflt.format.vmdk.compose import compose
 from ioflt.format.vmdk.descriptor import NO_PARENT, confine
 from ioflt.format.vmdk.stream import MAX_GRAIN, StreamReader, StreamWriter
+from ioflt.policy.model import StoragePolicy
 
 #: Longest name in an export, bytes: that of a member must fit into a tar header.
 _MAX_STEM: Final = 60
@@ -79,7 +80,12 @@ class Exported:
 
 
 def import_package(
-    volume: Volume, path: str | os.PathLike[str], name: str | None = None, progress: Progress | None = None
+    volume: Volume,
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    progress: Progress | None = None,
+    *,
+    policy: StoragePolicy | None = None,
 ) -> Imported:
     """Bring in FILE.ova or FILE.ovf as the home `name` (else the file's name without its ending).
 
@@ -88,7 +94,12 @@ def import_package(
     "digest does not verify"; StorageError. Then the new home is gone again.
     """
     name = name or os.path.splitext(os.path.basename(path))[0]
-    with _storage(path), naming(os.fspath(path)), Package(path) as package, new_home(volume, name) as home:
+    with (
+        _storage(path),
+        naming(os.fspath(path)),
+        Package(path) as package,
+        new_home(volume, name, policy=policy) as home,
+    ):
         side = HomeSide(home)
         envelope = package.envelope
         made: dict[str, str] = {}
@@ -106,7 +117,12 @@ def import_package(
 
 
 def import_directory(
-    volume: Volume, path: str | os.PathLike[str], name: str | None = None, progress: Progress | None = None
+    volume: Volume,
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    progress: Progress | None = None,
+    *,
+    policy: StoragePolicy | None = None,
 ) -> Imported:
     """Bring in a directory with a VM, file by file; holes, modes, times and inner symlinks are kept.
 
@@ -120,7 +136,7 @@ def import_directory(
                 raise UsageError("holds the datastore", file=path)
             if any(is_private(entry) for entry in os.listdir(fd)):
                 raise UsageError("belongs to a datastore; copy it through a mount", file=path)
-            with new_home(volume, name) as home:
+            with new_home(volume, name, policy=policy) as home:
                 tree.copy(HostSide(), fd, HomeSide(home), home.fd, progress)
                 tree.dress_directory(fd, home.fd)
                 return _imported(home, [])

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from ioflt import paths
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import atomic, records, root, seen
+from ioflt.datastore import atomic, policies, records, root, seen
 from ioflt.datastore.home import Home
 from ioflt.datastore.memory import Memory
 from ioflt.datastore.root import Root
@@ -32,14 +32,14 @@ from ioflt.errors import (
 )
 from ioflt.format.record.record import DatastoreRecord, HomeRecord
 from ioflt.keys.client import KeyService
-from ioflt.types import HomeState
+from ioflt.policy.bundled import OF_STATE
+from ioflt.policy.model import StoragePolicy
+from ioflt.types import HomeState, KeyRef
 
 #: Homes that are open before it is looked which of them were removed behind our back.
 _MANY = 64
 
 _log = logging.getLogger(__name__)
-
-POLICY = {HomeState.ENCRYPTED: "VM Encryption Policy", HomeState.CLEAR: "Datastore Default"}
 
 
 class Volume:
@@ -104,7 +104,7 @@ class Volume:
             if records.stamp(fd) is not None:
                 raise ExistsError("is a datastore already", file=directory)
             key = keys.new_key(provider)
-            record = DatastoreRecord(new_uuid(), default, (key,), POLICY[default])
+            record = DatastoreRecord(new_uuid(), default, (key,), OF_STATE[default].name)
             records.store(fd, record, (key,), keys, os.path.abspath(directory), new=True)
             seen.note(record.datastore_id, os.path.abspath(directory))
         except FileExistsError as error:
@@ -280,22 +280,36 @@ class Volume:
 
         Raises as `Home.check_writable` of the root.
         """
-        default = self.root.check_writable().state
+        self.root.check_writable()
         with suppress(FileExistsError):  # another mount was faster
-            home.store(self.fresh_record(home.name, default), new=True)
+            home.store(self.fresh_record(home.name), new=True)
 
-    def fresh_record(self, name: str, state: HomeState, provider: str | None = None) -> HomeRecord:
-        """A record with a new home id and, if encrypted, a new KEK of that provider, else the datastore's."""
-        encrypted = state is HomeState.ENCRYPTED
-        provider = provider or self.root.standing().key.provider
+    def fresh_record(
+        self,
+        name: str,
+        policy: StoragePolicy | None = None,
+        provider: str | None = None,
+        key: KeyRef | None = None,
+    ) -> HomeRecord:
+        """A record with a new home id, by that policy, else the datastore's own.
+
+        If that encrypts, with that key, or a new KEK of that provider, else the policy's, else the
+        datastore's.
+        """
+        record = self.record
+        policy = policy or policies.default(self.keys, record, record.default)
+        found: tuple[KeyRef, ...] = ()
+        if policy.encrypts:
+            provider = provider or policy.provider or self.root.standing().key.provider
+            found = (key or self.keys.new_key(provider),)
         return HomeRecord(
             new_uuid(),
-            self.record.datastore_id,
-            state,
-            (self.keys.new_key(provider),) if encrypted else (),
-            () if encrypted else (name,),
-            POLICY[state],
-            thick=False,
+            record.datastore_id,
+            HomeState.ENCRYPTED if policy.encrypts else HomeState.CLEAR,
+            found,
+            () if policy.encrypts else (name,),
+            policy.name,
+            thick=policy.provisioning == "thick",
             operation=None,
         )
 

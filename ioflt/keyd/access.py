@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from ioflt.transport.unix import Peer
 from ioflt.wire.keyd.messages import (
     AddKey,
+    AddPolicy,
     ForgetKey,
     Lock,
     Reload,
     RemoveKey,
+    RemovePolicy,
     RequestBody,
     SetKeyCache,
     Stop,
@@ -22,7 +24,9 @@ from ioflt.wire.keyd.messages import (
 #: Members may use the keys of a keyd in system mode.
 GROUP = "ioflt"
 
-_OWNERS_ONLY = (ForgetKey, RemoveKey, AddKey, SetKeyCache, Lock, Unlock, Reload, Stop)
+_OWNERS_ONLY = (
+    ForgetKey, RemoveKey, AddKey, SetKeyCache, AddPolicy, RemovePolicy, Lock, Unlock, Reload, Stop,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

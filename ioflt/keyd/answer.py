@@ -101,6 +101,14 @@ def _answer(service: Service, request: messages.KeyRequest) -> messages.ReplyBod
         case messages.SetKeyCache(provider, days):
             service.set_key_cache(provider, days)
             return messages.Done()
+        case messages.GetPolicies():
+            return messages.Data(service.policies())
+        case messages.AddPolicy(text):
+            service.add_policy(text)
+            return messages.Done()
+        case messages.RemovePolicy(name):
+            service.remove_policy(name)
+            return messages.Done()
         case messages.GetWarnings():
             return messages.Warnings(tuple(service.warnings()))
         case messages.Lock(mode):

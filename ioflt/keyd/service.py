@@ -45,6 +45,7 @@ from ioflt.keyd import generations, outward
 from ioflt.keyd.kept import Facts, KeptKeys
 from ioflt.keyd.lockdown import Lockdown, unlock_all
 from ioflt.keyd.missing import MissingKeys
+from ioflt.keyd.policies import PolicyFile
 from ioflt.keyd.registry import Registry
 from ioflt.keyd.sealing import Sealing
 from ioflt.keyd.users import Users
@@ -92,6 +93,7 @@ class Service:
         self._sealing = Sealing(store, self._clock, sealer)
         self._missing = MissingKeys()
         self._removed = RemovedKeys(where.removed_keys)
+        self._policies = PolicyFile(where.policies)
         self._state = State.OPEN
         self._lock = threading.Lock()
         self._administration = threading.Lock()
@@ -207,6 +209,15 @@ class Service:
                     with kek:
                         self._seal(key, kek, facts)
         self._sealing.save()
+
+    def policies(self) -> bytes:
+        return self._policies.text()
+
+    def add_policy(self, text: bytes) -> None:
+        self._policies.add(text)
+
+    def remove_policy(self, name: str) -> None:
+        self._policies.remove(name)
 
     def forget_key(self, key: KeyRef) -> None:
         self._keks.drop(key)

@@ -156,6 +156,18 @@ class KeyService(Protocol):
         """
         ...
 
+    def policies(self) -> bytes:
+        """The text of the host's own storage policies. Raises CorruptDataError, StorageError."""
+        ...
+
+    def add_policy(self, text: bytes) -> None:
+        """Keep the one policy in that text. Raises ExistsError, UsageError, and as `policies`."""
+        ...
+
+    def remove_policy(self, name: str) -> None:
+        """Forget that policy. Raises NotFoundError; UsageError for a bundled one; and as `policies`."""
+        ...
+
     def status(self) -> messages.Status:
         """What keyd is, and its providers."""
         ...
@@ -312,6 +324,15 @@ class KeyClient:
         request = messages.SeenGeneration(_keys(keys), home_id)
         answer = self._ask(request, messages.Generation)
         return answer.value, answer.sure
+
+    def policies(self) -> bytes:
+        return self._ask(messages.GetPolicies(), messages.Data).value
+
+    def add_policy(self, text: bytes) -> None:
+        self._ask(messages.AddPolicy(text), messages.Done)
+
+    def remove_policy(self, name: str) -> None:
+        self._ask(messages.RemovePolicy(name), messages.Done)
 
     def status(self) -> messages.Status:
         return self._ask(messages.GetStatus(), messages.Status)

@@ -64,6 +64,13 @@ key status {key}
 key drill --without corp
 inspect ds/web/web-flat.vmdk
 check ds
+policy create Gold --recovery-slot
+policy clone Gold Silver --thick
+policy show Gold
+policy list
+policy assign Gold ds/web
+policy check ds
+policy remove Silver
 recovery add ds/web/web-flat.vmdk --passphrase-file pass
 recovery fill ds/web/web-flat.vmdk
 header backup ds/web headers

@@ -54,6 +54,10 @@ MAX_ACCESS = 4_000_000
 MAX_PAGE = 256
 MAX_USERS = 8
 
+#: Longest text of storage policies, and longest name of one.
+MAX_POLICIES = 1 << 20
+MAX_POLICY_NAME = 128
+
 Meta = msgspec.Meta
 
 Batch = Meta(max_length=MAX_BATCH)
@@ -267,6 +271,22 @@ class SetKeyCache(_Message, frozen=True):
     days: Annotated[int, Meta(ge=1, le=MAX_CACHE_DAYS)] | None
 
 
+class GetPolicies(_Message, frozen=True):
+    """→ Data: the text of the host's own storage policies (`policy/SPEC.md`)."""
+
+
+class AddPolicy(_Message, frozen=True):
+    """→ Done: the one storage policy in that text is kept."""
+
+    text: Annotated[bytes, Meta(max_length=MAX_POLICIES)]
+
+
+class RemovePolicy(_Message, frozen=True):
+    """→ Done: the storage policy of that name is known no more."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_POLICY_NAME)]
+
+
 class GetWarnings(_Message, frozen=True):
     """→ Warnings."""
 
@@ -336,6 +356,9 @@ KeyRequest = (
     | GetStatus
     | GetCachedKeys
     | SetKeyCache
+    | GetPolicies
+    | AddPolicy
+    | RemovePolicy
     | GetWarnings
     | Lock
     | Unlock

@@ -79,6 +79,9 @@ EXCHANGES = [
     (m.GetCachedKeys(KEY), m.CachedKeys(())),
     (m.SetKeyCache("corp", 30), m.Done()),
     (m.SetKeyCache("corp", None), m.Done()),
+    (m.GetPolicies(), m.Data(b'{"format":1,"policies":[]}\n')),
+    (m.AddPolicy(b"text"), m.Done()),
+    (m.RemovePolicy("Gold"), m.Done()),
     (m.GetWarnings(), m.Warnings(("never backed up",))),
     (m.Lock("suspend"), m.Locked(("/m/a",), ())),
     (m.Unlock("corp", bytearray(b"passphrase")), m.Done()),
@@ -229,6 +232,8 @@ LATER = {
     "a passphrase above the limit": m.Unlock("p", bytearray(4097)),
     "a cache for no day": m.SetKeyCache("p", 0),
     "a cache for more than a year": m.SetKeyCache("p", 366),
+    "policies above the limit": m.AddPolicy(bytes(m.MAX_POLICIES + 1)),
+    "a policy's name above the limit": m.RemovePolicy("p" * (m.MAX_POLICY_NAME + 1)),
     "a page after no key": m.GetCachedKeys(m.Key("p", "")),
 }
 

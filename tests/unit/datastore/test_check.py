@@ -15,6 +15,7 @@ from ioflt.errors import NotFoundError
 from ioflt.format.luks2.layout import DATA_OFFSET, HEADER_SIZE, HEADERS_SIZE, STATE_OFFSET, STATE_SIZE
 from ioflt.format.record.record import Operation
 from ioflt.format.vmx import sealed
+from ioflt.policy.bundled import DATASTORE_DEFAULT, VM_ENCRYPTION
 from ioflt.types import HomeState
 from tests.unit.datastore.stored import DESCRIPTOR, VMX, Stored, patch, snapshot
 
@@ -286,14 +287,14 @@ def test_an_interrupted_operation_and_an_unknown_decrypt(stored: Stored) -> None
 def test_a_clear_home_among_encrypted_ones_is_named(stored: Stored) -> None:
     (stored.top / "open").mkdir()
     home = stored.volume.home("open")
-    home.store(stored.volume.fresh_record("open", HomeState.CLEAR), new=True)
+    home.store(stored.volume.fresh_record("open", DATASTORE_DEFAULT), new=True)
     stored.put("a.txt", b"clear", home=home)
     assert findings(stored) == {"open/.ioflt": "a clear home in a datastore that encrypts"}
 
 
 def test_an_encrypted_file_in_a_clear_home_is_named(clear: Stored) -> None:
     home = clear.volume.make_home("sealed", 0o755)
-    home.store(clear.volume.fresh_record("sealed", HomeState.ENCRYPTED))
+    home.store(clear.volume.fresh_record("sealed", VM_ENCRYPTION))
     clear.put("a.log", b"x", home=home)
     shutil.copy(clear.path("a.log", "sealed"), clear.path("a.log"))
     assert set(findings(clear)) == {"web/a.log"}

@@ -18,6 +18,7 @@ from ioflt.errors import (
     ReadOnlyError,
 )
 from ioflt.format.record.record import Current, Operation
+from ioflt.policy.bundled import DATASTORE_DEFAULT, VM_ENCRYPTION
 from ioflt.types import HomeState
 
 OPERATION = "5a1e8a5e-3c4b-4f1e-9d4e-0a4a5d9b1f00"
@@ -171,7 +172,7 @@ def test_record_that_cannot_be_read_is_an_error_of_the_file_system(home, monkeyp
 def test_clear_record_of_another_home_is_refused(volume, home):
     """A valid clear record must not make an encrypted home's new files clear."""
     other = volume.make_home("other", 0o755)
-    other.store(volume.fresh_record("other", HomeState.CLEAR))
+    other.store(volume.fresh_record("other", DATASTORE_DEFAULT))
     assert other.standing().state is HomeState.CLEAR
     shutil.copyfile(record_path(volume, "other"), record_path(volume))
     refused(home, "record of another home")
@@ -188,7 +189,7 @@ def test_record_of_a_home_of_another_datastore_is_refused(home, keys, tmp_path):
 
 def test_clear_home_moved_behind_the_mount_is_refused(volume, keys):
     home = volume.make_home("a", 0o755)
-    home.store(volume.fresh_record("a", HomeState.CLEAR))
+    home.store(volume.fresh_record("a", DATASTORE_DEFAULT))
     os.close(files.create(home, home.fd, "disk", mode=0o600))
     os.rename(os.path.join(volume.path, "a"), os.path.join(volume.path, "b"))
     same = volume.home("b")
@@ -305,7 +306,7 @@ def test_rename_of_a_clear_home_stopped_anywhere(volume, keys, monkeypatch):
     for number in range(1, 40):
         old, new = f"old{number}", f"new{number}"
         home = volume.make_home(old, 0o755)
-        home.store(volume.fresh_record(old, HomeState.CLEAR))
+        home.store(volume.fresh_record(old, DATASTORE_DEFAULT))
         os.close(files.create(home, home.fd, "disk", mode=0o600))
         calls = 0
 
@@ -342,7 +343,7 @@ def test_rename_of_a_clear_home_stopped_anywhere(volume, keys, monkeypatch):
 
 def test_rename_of_an_encrypted_home_writes_nothing(volume, fingerprint):
     home = volume.make_home("a", 0o755)
-    home.store(volume.fresh_record("a", HomeState.ENCRYPTED))
+    home.store(volume.fresh_record("a", VM_ENCRYPTION))
     before = fingerprint(os.path.join(volume.path, "a"))
     home.before_rename("b")
     home.after_rename("b")
@@ -353,7 +354,7 @@ def test_rename_of_an_encrypted_home_writes_nothing(volume, fingerprint):
 
 
 def interrupted(home, kind, current=None):
-    record = home.volume.fresh_record("web01", HomeState.ENCRYPTED)
+    record = home.volume.fresh_record("web01", VM_ENCRYPTION)
     operation = Operation(kind, OPERATION, False, ("pending", "p.vmx"), current)
     home.store(replace(record, operation=operation))
 
@@ -395,7 +396,7 @@ def test_decryption_that_this_host_never_started(home):
 
 def test_file_under_conversion_is_known_by_its_uuid(volume, default):
     home = volume.make_home("web01", 0o755)
-    home.store(volume.fresh_record("web01", HomeState.ENCRYPTED))
+    home.store(volume.fresh_record("web01", VM_ENCRYPTION))
     fd = files.create(home, home.fd, "disk", mode=0o600)
     ours = files.open_file(home, os.dup(fd), Treatment.CONTAINER, writable=True, place=lambda: None)
     for uuid, treatment in ((ours.uuid, Treatment.CONTAINER), (OPERATION, Treatment.CLEAR)):

@@ -17,6 +17,7 @@ from ioflt.errors import AuthenticationError, BusyError, KeyUnavailableError, Re
 from ioflt.format.record import record as form
 from ioflt.format.record.record import Recrypt
 from ioflt.keys.native.store import NativeStore
+from ioflt.policy.bundled import DATASTORE_DEFAULT
 from ioflt.types import HomeState, KeyRef
 from tests.unit.datastore.lacking import Keys
 from tests.unit.datastore.test_lifecycle import interrupt
@@ -196,7 +197,7 @@ def test_who_has_it_open_meanwhile(volume: Volume, keys: Keys) -> None:
 
 
 def test_a_home_that_is_made_meanwhile(volume: Volume, keys: Keys) -> None:
-    first = volume.fresh_record("new", HomeState.CLEAR)
+    first = volume.fresh_record("new", DATASTORE_DEFAULT)
     with newhome.new_home(volume, "new", first) as home:
         (Path(os.readlink(f"/proc/self/fd/{home.fd}")) / "disk").write_bytes(b"disk")
         recrypt.recrypt_datastore(volume)

@@ -20,6 +20,7 @@ from ioflt.errors import (
     StorageError,
     UsageError,
 )
+from ioflt.policy.bundled import DATASTORE_DEFAULT
 from ioflt.testing.local_keys import LocalKeys
 from ioflt.types import HomeState
 
@@ -213,7 +214,7 @@ def test_two_volumes_on_one_directory(volume, directory, keys, default):
         here = volume.make_home("a", 0o755)
         there = other.home("a")
         assert there.standing().record == here.standing().record
-        there.store(other.fresh_record("a", HomeState.CLEAR))
+        there.store(other.fresh_record("a", DATASTORE_DEFAULT))
         assert here.standing().state is HomeState.CLEAR
         other.remove_home("a")
         with pytest.raises(NotFoundError):

@@ -9,7 +9,14 @@ from ioflt.transport.unix import Peer
 from ioflt.wire.keyd import messages as m
 
 USE = m.GetStatus()
-ADMINISTER = [m.Lock("refuse"), m.Unlock(None, None), m.Reload(), m.Stop()]
+ADMINISTER = [
+    m.AddPolicy(b""),
+    m.RemovePolicy("Gold"),
+    m.Lock("refuse"),
+    m.Unlock(None, None),
+    m.Reload(),
+    m.Stop(),
+]
 
 
 def peer(uid, *groups):

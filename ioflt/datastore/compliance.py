@@ -1,0 +1,125 @@
+"""How the VMs of a datastore keep to their policies: the facts for `policy.compliance`. Changes nothing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ioflt.datastore import policies, regular
+from ioflt.datastore.container import Progress
+from ioflt.datastore.header import read_header
+from ioflt.datastore.home import Home
+from ioflt.datastore.standing import Standing, Treatment
+from ioflt.datastore.volume import Volume
+from ioflt.errors import CorruptDataError, IofltError
+from ioflt.format.record.record import DatastoreRecord, HomeRecord
+from ioflt.keys.client import KeyService
+from ioflt.policy.bundled import OF_STATE
+from ioflt.policy.compliance import Departure, Facts, departures
+from ioflt.policy.model import StoragePolicy
+from ioflt.types import HomeState
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A departure of the VM or datastore at `path` from its policy."""
+
+    path: str
+    policy: str | None
+    what: str
+    wanted: str
+    found: str
+    mend: str | None
+
+
+def look(volume: Volume, progress: Progress | None = None) -> list[Found]:
+    """Every departure, the datastore's own first. `progress` hears of VMs looked at.
+
+    Raises CorruptDataError, StorageError when the host's own policies cannot be read.
+    """
+    record = volume.claimed
+    found = list(_told(volume.path, record.policy, _of_datastore(volume, record)))
+    for name in volume.homes():
+        found += _of_home(volume, name)
+        if progress is not None:
+            progress(1)
+    return found
+
+
+def _told(path: str, policy: str | None, departed: list[Departure]) -> Iterator[Found]:
+    for one in departed:
+        yield Found(path, policy, one.what, one.wanted, one.found, one.mend)
+
+
+def _of_datastore(volume: Volume, record: DatastoreRecord) -> list[Departure]:
+    """Its policy is what VMs get: whether it encrypts has to be what its record says."""
+    policy, default = _named(volume.keys, record.policy, record.default), record.default
+    if policy is None:
+        return [_unknown(volume.path, record.policy, default)]
+    encrypted = default is HomeState.ENCRYPTED
+    return departures(policy, Facts(volume.path, encrypted)) if policy.encrypts != encrypted else []
+
+
+def _of_home(volume: Volume, name: str) -> list[Found]:
+    home = volume.home(name)
+    place, policy = regular.full_path(home), None
+    try:
+        with regular.named(home):
+            standing = home.unverified()
+            record = standing.record
+            policy = None if record is None else record.policy
+            departed = _departures(home, standing, record)
+    except IofltError as error:
+        departed = [Departure("VM", "readable", error.message, None)]
+    return list(_told(place, policy, departed))
+
+
+def _departures(home: Home, standing: Standing, record: HomeRecord | None) -> list[Departure]:
+    place = regular.full_path(home)
+    if record is None:
+        if not regular.regular_files(home):  # lost+found, or made behind our back and empty
+            return []
+        problem = standing.problem or "it has no record"
+        return [Departure("record", "valid", problem, f"ioflt vm register {shlex.quote(place)}")]
+    if standing.problem is not None:
+        return [Departure("record", "in force", standing.problem, None)]
+    policy = _named(home.volume.keys, record.policy, record.state)
+    if policy is None:
+        return [_unknown(place, record.policy, record.state)]
+    return departures(policy, _facts(home, standing, record, policy))
+
+
+def _named(keys: KeyService, name: str, state: HomeState) -> StoragePolicy | None:
+    return OF_STATE[state] if not name else policies.named(keys, name)
+
+
+def _unknown(place: str, name: str, state: HomeState) -> Departure:
+    other = f"ioflt policy assign {shlex.quote(OF_STATE[state].name)} {shlex.quote(place)}"
+    return Departure("policy", name, "no policy of that name on this host", other)
+
+
+def _facts(home: Home, standing: Standing, record: HomeRecord, policy: StoragePolicy) -> Facts:
+    return Facts(
+        regular.full_path(home),
+        record.state is HomeState.ENCRYPTED,
+        tuple(dict.fromkeys(key.provider for key in record.keys)),
+        record.thick,
+        clear_files=record.clear_files,
+        without_slot=_without_slot(home, standing) if policy.recovery_slot else (),
+    )
+
+
+def _without_slot(home: Home, standing: Standing) -> tuple[str, ...]:
+    """The containers that no recovery passphrase opens."""
+    found = []
+    for entry in regular.regular_files(home):
+        with regular.named(home, entry.path), regular.opened(home, entry.path) as fd:
+            if home.treatment(entry.path, fd, standing) is not Treatment.CONTAINER:
+                continue
+            try:
+                if not read_header(fd).keyslots:
+                    found.append(entry.path)
+            except CorruptDataError:  # `ioflt check` names it
+                found.append(entry.path)
+    return tuple(found)

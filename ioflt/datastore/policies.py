@@ -1,0 +1,80 @@
+"""What the policy that a record names asks for, as this host knows it.
+
+A record names its policy; keyd has what the host's own ones ask for. Whether something is encrypted the
+record says: a policy of that name that says otherwise, or that is not known here, is one of which only the
+name counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+from ioflt.errors import NotFoundError, UsageError
+from ioflt.keys.client import KeyService
+from ioflt.policy import changes, text
+from ioflt.policy.bundled import BUNDLED, OF_STATE
+from ioflt.policy.compliance import lacking
+from ioflt.policy.model import StoragePolicy
+from ioflt.types import HomeState
+
+
+class Assigned(Protocol):
+    """A datastore's record."""
+
+    @property
+    def policy(self) -> str: ...
+
+    @property
+    def default(self) -> HomeState: ...
+
+
+#: The id of a policy of which only the name is known.
+UNKNOWN_ID: Final = ""
+
+
+def every(keys: KeyService) -> Sequence[StoragePolicy]:
+    """Those that come with ioflt, then the host's own. Raises as `KeyService.policies`."""
+    return (*BUNDLED, *text.parse(keys.policies()))
+
+
+def named(keys: KeyService, name: str) -> StoragePolicy | None:
+    """The policy of that name; keyd is not asked for a bundled one."""
+    return changes.named((), name) or changes.named(text.parse(keys.policies()), name)
+
+
+def to_assign(keys: KeyService, name: str) -> StoragePolicy:
+    """A policy that something may be given here.
+
+    Raises NotFoundError; UsageError when it asks for what this version does not have.
+    """
+    policy = named(keys, name)
+    if policy is None:
+        raise NotFoundError(f"no policy {name}")
+    return usable(policy)
+
+
+def usable(policy: StoragePolicy) -> StoragePolicy:
+    """The policy. Raises UsageError when it asks for what this version does not have."""
+    if (why := lacking(policy)) is not None:
+        raise UsageError(f"the policy {policy.name} cannot be kept to: {why}")
+    return policy
+
+
+def of_record(keys: KeyService, name: str, state: HomeState) -> StoragePolicy:
+    """The policy of what is in that state by a record with that name of a policy."""
+    bundled = OF_STATE[state]
+    if name in ("", bundled.name):
+        return bundled
+    known = named(keys, name)
+    if known is not None and known.encrypts == bundled.encrypts:
+        return known
+    return replace(bundled, name=name, id=UNKNOWN_ID, description="")
+
+
+def default(keys: KeyService, record: Assigned, state: HomeState) -> StoragePolicy:
+    """What a VM gets that is to be in that state: the datastore's own policy where that has it so."""
+    if record.default is not state:
+        return OF_STATE[state]
+    return of_record(keys, record.policy, state)

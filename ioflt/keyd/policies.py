@@ -1,0 +1,53 @@
+"""The host's own storage policies: one file, changed as a whole. Its text is `policy.text`'s."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ioflt.errors import CorruptDataError, MalformedError, NotFoundError
+from ioflt.keys import files
+from ioflt.policy import changes, text
+from ioflt.policy.model import StoragePolicy
+
+_Policies = tuple[StoragePolicy, ...]
+
+
+class PolicyFile:
+    """The file need not be there yet. Each call reads it, and may raise CorruptDataError, StorageError.
+
+    Safe for calls from several threads: changes follow one another.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def text(self) -> bytes:
+        """All of them, without the bundled ones."""
+        return text.write(self._load())
+
+    def add(self, data: bytes) -> None:
+        """Keep one more, that of the text. Raises ExistsError, UsageError."""
+        policies = text.parse(data)
+        if len(policies) != 1:
+            raise MalformedError("not one policy", str(len(policies)))
+        self._change(lambda own: changes.add(own, policies[0]))
+
+    def remove(self, name: str) -> None:
+        """Raises NotFoundError; UsageError for a bundled one."""
+        self._change(lambda own: changes.remove(own, name))
+
+    def _change(self, changed: Callable[[_Policies], _Policies]) -> None:
+        with self._lock:
+            files.replace(self._path, text.write(changed(self._load())))
+
+    def _load(self) -> _Policies:
+        try:
+            return text.parse(files.read(self._path, text.MAX_SIZE))
+        except NotFoundError:
+            return ()
+        except CorruptDataError as error:
+            error.file = str(self._path)
+            raise
