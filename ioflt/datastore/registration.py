@@ -9,14 +9,13 @@ import logging
 from dataclasses import replace
 
 from ioflt.crypto.rng import new_uuid
-from ioflt.crypto.secret import Secret
-from ioflt.datastore import convert, policies, regular
+from ioflt.datastore import convert, policies, regular, wrapping
 from ioflt.datastore.header import is_recrypting, read_header
 from ioflt.datastore.home import Home
 from ioflt.datastore.standing import Refusal, Treatment, stored_as
-from ioflt.datastore.vmx import open_sealed, read_sealed
+from ioflt.datastore.vmx import read_sealed
 from ioflt.datastore.volume import Volume
-from ioflt.errors import IofltError, KeyNotFound, ReadOnlyError, UsageError
+from ioflt.errors import KeyNotFound, ReadOnlyError, UsageError
 from ioflt.format.record.record import MAX_KEYS, HomeRecord, Move, Operation
 from ioflt.format.vmx import sealed
 from ioflt.types import HomeState, KeyRef
@@ -126,15 +125,10 @@ def _proven_keys(home: Home, fd: int, treatment: Treatment) -> frozenset[KeyRef]
     keys = home.volume.keys
     if treatment is Treatment.VMX:
         text = read_sealed(fd)
-        open_sealed(keys, text)
+        keys.prove_vmx(text, ())
         return frozenset(sealed.peek(text).keys)
     header = read_header(fd)
-    answers = keys.unwrap([(token.key, token.blob, token.aad(header.uuid)) for token in header.tokens])
-    proven = set()
-    for token, answer in zip(header.tokens, answers, strict=True):
-        if isinstance(answer, Secret):
-            answer.wipe()
-            proven.add(token.key)
-    if not proven:
-        raise next(answer for answer in answers if isinstance(answer, IofltError))
-    return frozenset(proven)
+    good, errors = wrapping.proven(header, header.tokens, keys)
+    if not good:
+        raise errors[0]
+    return frozenset(token.key for token in good)

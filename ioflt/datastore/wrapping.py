@@ -9,10 +9,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ioflt.crypto.secret import Secret
 from ioflt.datastore import container, header
 from ioflt.datastore.standing import Treatment
-from ioflt.datastore.vmx import VmxFile, open_sealed, read_sealed
+from ioflt.datastore.vmx import VmxFile, read_sealed
 from ioflt.errors import AuthenticationError, IofltError
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2.token import IofltToken
@@ -55,10 +54,20 @@ def needs(fd: int, treatment: Treatment, change: Change) -> bool:
     )
 
 
+def proven(
+    found: luks2.Header, tokens: Sequence[IofltToken], keys: KeyService
+) -> tuple[list[IofltToken], list[IofltError]]:
+    """Which of a container's tokens have its DEK, and why not, for the others. The DEK stays with keyd."""
+    digest = luks2.digest_of(found)
+    answers = keys.prove([(token.key, token.blob, token.aad(found.uuid), digest) for token in tokens])
+    good = [token for token, answer in zip(tokens, answers, strict=True) if answer is None]
+    return good, [answer for answer in answers if answer is not None]
+
+
 def prove(fd: int, treatment: Treatment, keys: KeyService, by: Sequence[KeyRef]) -> None:
     """Raises AuthenticationError unless each key of `by` opens the file; KeyUnavailableError."""
     if treatment is Treatment.VMX:
-        _prove_vmx(read_sealed(fd), keys, by)
+        keys.prove_vmx(read_sealed(fd), by)
     else:
         found = header.read_header(fd)
         _prove_tokens(found, found.tokens, keys, by)
@@ -93,7 +102,7 @@ def changed_vmx(text: bytes, keys: KeyService, change: Change) -> bytes | None:
     if not change.needed(present):
         return None
     changed = keys.rewrap_vmx(text, change.of(present))
-    _prove_vmx(changed, keys, change.ensure)
+    keys.prove_vmx(changed, change.ensure)
     return changed
 
 
@@ -112,14 +121,9 @@ def change_vmx(fd: int, keys: KeyService, change: Change, place: tuple[int, int,
 def _tokens(found: luks2.Header, keys: KeyService, change: Change) -> list[IofltToken]:
     """The tokens that the container ends with; those that do not open are made again."""
     present = {token.key: token for token in found.tokens}
-    answers = keys.unwrap([(token.key, token.blob, token.aad(found.uuid)) for token in found.tokens])
-    good = []
-    for token, answer in zip(found.tokens, answers, strict=True):
-        if isinstance(answer, Secret):
-            answer.wipe()
-            good.append(token)
+    good, errors = proven(found, found.tokens, keys)
     if not good:
-        raise next(answer for answer in answers if isinstance(answer, IofltError))
+        raise errors[0]
     stays = {key: token for key, token in present.items() if token in good or key not in change.ensure}
     return [
         stays.get(key) or container.rewrap(good[0], keys, found.uuid, key) for key in change.of(list(present))
@@ -132,19 +136,6 @@ def _prove_tokens(
     there = {token.key: token for token in tokens}
     if missing := [key for key in by if key not in there]:
         raise AuthenticationError("another key", f"no token for {missing[0]}")
-    wanted = [there[key] for key in by]
-    answers = keys.unwrap([(token.key, token.blob, token.aad(found.uuid)) for token in wanted])
-    try:
-        for answer in answers:
-            if isinstance(answer, IofltError):
-                raise answer
-            luks2.verify_digest(found, answer)
-    finally:
-        for answer in answers:
-            if isinstance(answer, Secret):
-                answer.wipe()
-
-
-def _prove_vmx(text: bytes, keys: KeyService, by: Sequence[KeyRef]) -> None:
-    if len({open_sealed(keys, text, key) for key in by}) != 1:
-        raise AuthenticationError("key safe differs", "its keys give different contents")
+    _, errors = proven(found, [there[key] for key in by], keys)
+    for error in errors:
+        raise error

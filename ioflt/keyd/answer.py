@@ -7,9 +7,11 @@ from typing import assert_never
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import IofltError, PeerError
+from ioflt.format.luks2.profile import Digest
 from ioflt.keyd.outward import GoesOut
 from ioflt.keyd.service import Service
 from ioflt.keys.state import KeyState
+from ioflt.types import KeyRef
 from ioflt.wire import failure
 from ioflt.wire.frame import wipe
 from ioflt.wire.keyd import messages
@@ -71,6 +73,11 @@ def _answer(service: Service, request: messages.KeyRequest) -> messages.ReplyBod
         case messages.SealRecord(by, old, payload, shown):
             sealed = service.seal_record([key.ref for key in by], old, payload, shown)
             return messages.Sealed(tuple(sealed))
+        case messages.Prove(items):
+            return _proved(service.prove([_proof(item) for item in items]))
+        case messages.ProveVmx(text, by):
+            service.prove_vmx(text, [key.ref for key in by])
+            return messages.Done()
         case messages.SealVmx(key, plaintext, file_id):
             return messages.Data(service.seal_vmx(key.ref, plaintext, file_id))
         case messages.RewrapVmx(text, keys):
@@ -122,6 +129,15 @@ def _answer(service: Service, request: messages.KeyRequest) -> messages.ReplyBod
         case messages.Stop():
             return messages.Done()
     assert_never(request)
+
+
+def _proof(item: messages.Proof) -> tuple[KeyRef, bytes, bytes, Digest]:
+    wrapped = item.wrapped
+    return wrapped.key.ref, wrapped.blob, wrapped.aad, Digest(item.salt, item.rounds, item.value)
+
+
+def _proved(results: list[IofltError | None]) -> messages.Proved:
+    return messages.Proved({index: failure.of(one) for index, one in enumerate(results) if one is not None})
 
 
 def _result(result: bool | IofltError) -> bool | failure.Failure:

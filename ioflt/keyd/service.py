@@ -31,6 +31,7 @@ from ioflt.crypto.mac import tag
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.wrap import unwrap, wrap
 from ioflt.errors import (
+    AuthenticationError,
     IofltError,
     KeyNotUsable,
     KeyUnavailableError,
@@ -39,6 +40,8 @@ from ioflt.errors import (
     ProviderUnavailable,
     UsageError,
 )
+from ioflt.format.luks2 import header as luks2
+from ioflt.format.luks2.profile import Digest
 from ioflt.format.record import record as form
 from ioflt.format.vmx import sealed
 from ioflt.keyd import generations, outward
@@ -155,6 +158,27 @@ class Service:
         self._refuse_unless(State.OPEN, State.CLOSING)
         self._fetch(set(by))
         return [self.mac(key, form.label(record), payload) for key in by]
+
+    def prove(self, items: Sequence[tuple[KeyRef, bytes, bytes, Digest]]) -> list[IofltError | None]:
+        self._refuse_unless(State.OPEN, State.CLOSING)
+        missing = self._fetch({item[0] for item in items})
+        return [missing.get(item[0]) or self._prove_one(*item) for item in items]
+
+    def prove_vmx(self, text: bytes, by: Sequence[KeyRef]) -> None:
+        found: list[Secret] = []
+        try:
+            if not by:
+                with self._safe_opener(text) as (opener, wrapping):
+                    found.append(sealed.config_key(text, wrapping, opener))
+            for key in by:
+                with self._derived(key, "vmx-keysafe") as wrapping:
+                    found.append(sealed.config_key(text, wrapping, key))
+            if any(one != found[0] for one in found):
+                raise AuthenticationError("key safe differs", "its keys give different contents")
+            sealed.open_with(text, found[0])
+        finally:
+            for one in found:
+                one.wipe()
 
     def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int) -> bytes:
         with self._derived(key, "vmx-keysafe") as wrapping:
@@ -522,6 +546,14 @@ class Service:
             return self._unwrapped(key, blob, aad)
         except IofltError as error:
             return error
+
+    def _prove_one(self, key: KeyRef, blob: bytes, aad: bytes, digest: Digest) -> IofltError | None:
+        try:
+            with self._unwrapped(key, blob, aad) as dek:
+                luks2.check_digest(digest, dek)
+        except IofltError as error:
+            return error
+        return None
 
     def _unwrapped(self, key: KeyRef, blob: bytes, aad: bytes) -> Secret:
         with self._derived(key, "dek-wrap") as wrapping:

@@ -19,6 +19,7 @@ from ioflt.access import text
 from ioflt.access.state import AccessState
 from ioflt.crypto.secret import Secret
 from ioflt.errors import BugError, IofltError, KeyUnavailableError, PeerError, ProviderUnavailable
+from ioflt.format.luks2.profile import Digest
 from ioflt.keys import starter
 from ioflt.keys.channel import ConnectionLost
 from ioflt.keys.link import Link
@@ -97,6 +98,20 @@ class KeyService(Protocol):
         """The MACs of a record by each of the keys, which are those that it says, or its datastore's.
 
         `old`: the record file that it replaces. Raises CorruptDataError for what is no record.
+        """
+        ...
+
+    def prove(self, items: Sequence[tuple[KeyRef, bytes, bytes, Digest]]) -> list[IofltError | None]:
+        """For each (key, blob, AAD, digest) why the three do not give a DEK of that digest, None: they do.
+
+        The DEK stays with keyd.
+        """
+        ...
+
+    def prove_vmx(self, text: bytes, by: Sequence[KeyRef]) -> None:
+        """Each of the keys opens the sealed VMX, and to the same content; none: any key that can be had.
+
+        Raises CorruptDataError.
         """
         ...
 
@@ -277,6 +292,25 @@ class KeyClient:
         answer = self._ask(request, messages.Sealed)
         _expect_length(answer.tags, by)
         return list(answer.tags)
+
+    def prove(self, items: Sequence[tuple[KeyRef, bytes, bytes, Digest]]) -> list[IofltError | None]:
+        found: list[IofltError | None] = []
+        for start in range(0, len(items), messages.MAX_BATCH):
+            batch = tuple(
+                messages.Proof(
+                    messages.Wrapped(messages.Key.of(key), blob, aad),
+                    digest.salt,
+                    digest.rounds,
+                    digest.value,
+                )
+                for key, blob, aad, digest in items[start : start + messages.MAX_BATCH]
+            )
+            told = self._ask(messages.Prove(batch), messages.Proved).failures
+            found += [failure.rebuild(told[index]) if index in told else None for index in range(len(batch))]
+        return found
+
+    def prove_vmx(self, text: bytes, by: Sequence[KeyRef]) -> None:
+        self._ask(messages.ProveVmx(text, _keys(by)), messages.Done)
 
     def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int) -> bytes:
         request = messages.SealVmx(messages.Key.of(key), plaintext, file_id)

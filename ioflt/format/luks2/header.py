@@ -25,6 +25,7 @@ from ioflt.format.luks2.layout import (
     KEY_SIZE,
     KEYSLOTS_SIZE,
 )
+from ioflt.format.luks2.profile import Digest
 from ioflt.format.luks2.token import TYPE, IofltToken
 from ioflt.format.strict_json import parse_object
 from ioflt.types import SECTOR_SIZE
@@ -184,7 +185,16 @@ def is_recrypting(header: Header) -> bool:
 
 def verify_digest(header: Header, dek: Secret) -> None:
     """Raises AuthenticationError("wrong volume key") unless `dek` is this container's."""
-    expected = profile.digest(header.metadata)
+    check_digest(digest_of(header), dek)
+
+
+def digest_of(header: Header) -> Digest:
+    """By what the container's DEK is recognised."""
+    return profile.digest(header.metadata)
+
+
+def check_digest(expected: Digest, dek: Secret) -> None:
+    """Raises AuthenticationError("wrong volume key") unless `dek` is the one."""
     # PBKDF2 pads short keys with zeros and hashes long ones: without this, several keys would fit one digest
     if len(dek) != KEY_SIZE:
         raise AuthenticationError("wrong volume key", f"{len(dek)} bytes")

@@ -42,6 +42,10 @@ MAX_VMX_HEAD = 32 << 10
 #: Most pairs of a VMX's key safe.
 MAX_SAFE_KEYS = 16
 
+#: Longest salt of a LUKS2 digest, and most rounds of its PBKDF2: as headers may have.
+MAX_SALT = 64
+MAX_ROUNDS = 1 << 20
+
 #: Most keys of a home, in the middle of a recrypt.
 MAX_HOME_KEYS = 8
 #: Longest that a sealed key may be good, in days.
@@ -190,6 +194,28 @@ class SealRecord(_Message, frozen=True):
     old: Record | None
     payload: Record
     shown: Shown = ""
+
+
+class Proof(_Struct, frozen=True):
+    """A wrapped DEK, and the PBKDF2-SHA-256 digest of it that a LUKS2 header has."""
+
+    wrapped: Wrapped
+    salt: Annotated[bytes, Meta(min_length=1, max_length=MAX_SALT)]
+    rounds: Annotated[int, Meta(ge=1, le=MAX_ROUNDS)]
+    value: Tag
+
+
+class Prove(_Message, frozen=True):
+    """→ Proved: whether each wrapped DEK is what its digest says. No DEK is handed out."""
+
+    items: Annotated[tuple[Proof, ...], Batch]
+
+
+class ProveVmx(_Message, frozen=True):
+    """→ Done: each of the keys opens the sealed VMX, and to the same content; no key: any that can be had."""
+
+    text: Vmx
+    by: Annotated[tuple[Key, ...], Meta(max_length=MAX_SAFE_KEYS)]
 
 
 class SealVmx(_Message, frozen=True):
@@ -344,6 +370,8 @@ KeyRequest = (
     | Rewrap
     | CheckRecord
     | SealRecord
+    | Prove
+    | ProveVmx
     | SealVmx
     | RewrapVmx
     | GetConfigKey
@@ -406,6 +434,12 @@ class ConfigKey(_Message, frozen=True):
     """Of a sealed VMX."""
 
     key: DataKey
+
+
+class Proved(_Message, frozen=True):
+    """Why, of those items that are not proved."""
+
+    failures: Annotated[dict[int, Failure], Batch]
 
 
 class Checked(_Message, frozen=True):
@@ -549,6 +583,7 @@ ReplyBody = (
     | Generated
     | Unwrapped
     | ConfigKey
+    | Proved
     | Checked
     | Sealed
     | Data

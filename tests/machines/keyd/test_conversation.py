@@ -56,6 +56,11 @@ EXCHANGES = [
     (m.CheckRecord(b"record", (bytes(32),), (KEY,), "web01"), m.Checked((False,))),
     (m.SealRecord((KEY,), None, b"record", "web01"), m.Sealed((bytes(32),))),
     (m.SealRecord((KEY, KEY), b"old", b"record"), m.Sealed((bytes(32),) * 2)),
+    (
+        m.Prove((m.Proof(m.Wrapped(KEY, b"blob", b"aad"), b"salt", 1000, bytes(32)),) * 2),
+        m.Proved({1: Failure("KeyNotFound", "no such key")}),
+    ),
+    (m.ProveVmx(b"sealed", (KEY,)), m.Done()),
     (m.SealVmx(KEY, b"text", 2**62 + 1), m.Data(b"sealed")),
     (m.RewrapVmx(b"sealed", (KEY, KEY)), m.Data(b"sealed")),
     (m.GetConfigKey(b"sealed"), m.ConfigKey(bytearray(32))),
@@ -224,6 +229,9 @@ LATER = {
     "a record of no MAC": m.CheckRecord(b"", (), (KEY,)),
     "a MAC of another size": m.CheckRecord(b"", (bytes(31),), (KEY,)),
     "too many MACs": m.CheckRecord(b"", (bytes(32),) * (m.MAX_TAGS + 1), (KEY,)),
+    "a digest of too many rounds": m.Prove(
+        (m.Proof(m.Wrapped(KEY, b"", b""), b"s", m.MAX_ROUNDS + 1, bytes(32)),)
+    ),
     "a record by no key": m.SealRecord((), None, b""),
     "a record above the limit": m.SealRecord((KEY,), None, bytes(m.MAX_RECORD + 1)),
     "an unknown mode": m.Lock("gently"),
