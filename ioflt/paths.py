@@ -97,10 +97,15 @@ class Paths:
         """The host's own storage policies; keyd's."""
         return self.state / "policies.json"
 
+    @property
+    def key_holders(self) -> Path:
+        """One empty file per VM that is marked as one from which the keys come, named by its home id."""
+        return self.state / "key-holders"
+
     def ensure(self) -> Paths:
         """Make the directories that are missing. Raises UsageError when that cannot be done."""
         run_mode = 0o750 if self.system else 0o700
-        notes = (self.operations, self.homes, self.datastores, self.removed_keys)
+        notes = (self.operations, self.homes, self.datastores, self.removed_keys, self.key_holders)
         wanted = [(path, 0o700) for path in (self.state, self.providers, self.logs, *notes)]
         if not self.joined:
             wanted += [(self.run, run_mode), (self.mounts, run_mode)]

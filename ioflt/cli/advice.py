@@ -105,6 +105,24 @@ ADVICE: tuple[Row, ...] = (
     ),
     (
         errors.UsageError,
+        "^marked as the VM that the keys come from",
+        lambda error: (
+            "if the keys come from elsewhere, too: --force; if it was marked by mistake:"
+            f" ioflt vm mark {_file(error, 'DIR/VM')} --no-keys"
+        ),
+    ),
+    (
+        errors.UsageError,
+        "^(RDM|multi-writer):",
+        lambda _: "copy it to a disk that is this VM's alone, and attach that one",
+    ),
+    (
+        errors.UsageError,
+        "^encrypted disk in a clear VM",
+        lambda _: "where it is from, decrypt it or clone its whole VM; here, remove it",
+    ),
+    (
+        errors.UsageError,
         "^has files at its top",
         lambda _: "move them away, or into a VM, and give it its policy then",
     ),

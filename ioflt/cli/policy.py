@@ -13,6 +13,7 @@ import click
 from ioflt.cli.exits import Exit
 from ioflt.cli.render import describe, emit, json_option, printable, progress, say, table, warn
 from ioflt.cli.session import connect_keys, directory_argument, open_volume
+from ioflt.cli.vm import force_option, open_vms, total
 from ioflt.errors import BusyError, NotFoundError
 
 if TYPE_CHECKING:
@@ -170,8 +171,9 @@ def remove(name: str, force: bool, as_json: bool) -> None:
 @policy.command(short_help="Give a policy to a VM or a datastore.")
 @click.argument("name", metavar="POLICY")
 @click.argument("target", metavar="DIR[/VM]", type=click.Path(readable=False, path_type=Path))
+@force_option
 @json_option
-def assign(name: str, target: Path, as_json: bool) -> None:
+def assign(name: str, target: Path, force: bool, as_json: bool) -> None:
     """Give POLICY to the powered-off VM DIR/VM: one that encrypts encrypts it, another one decrypts it.
 
     Or to the datastore DIR: VMs that are made in it get it from now on; those that are there keep theirs.
@@ -181,8 +183,7 @@ def assign(name: str, target: Path, as_json: bool) -> None:
     """
     from ioflt.cli import places
 
-    given = _to_datastore if places.is_datastore(target) else _to_vm
-    found = given(name, target)
+    found = _to_datastore(name, target) if places.is_datastore(target) else _to_vm(name, target, force=force)
     emit(found, lambda: say(f"{target}: has the policy {name}, {found['state']}"), as_json)
 
 
@@ -222,8 +223,7 @@ def _to_datastore(name: str, target: Path) -> dict[str, object]:
     return {"path": str(target), "policy": name, "state": state.value}
 
 
-def _to_vm(name: str, target: Path) -> dict[str, object]:
-    from ioflt.cli.vm import open_vms, total
+def _to_vm(name: str, target: Path, *, force: bool) -> dict[str, object]:
     from ioflt.datastore import assign as assigning
     from ioflt.datastore import policies
 
@@ -232,7 +232,8 @@ def _to_vm(name: str, target: Path) -> dict[str, object]:
         open_vms(directory, but=vm) as volume,
         progress(f"giving {vm} its policy", total(volume, vm)) as bar,
     ):
-        record = assigning.to_home(volume, vm, policies.to_assign(volume.keys, name), bar.advance)
+        policy = policies.to_assign(volume.keys, name)
+        record = assigning.to_home(volume, vm, policy, bar.advance, force=force)
     return {"path": str(target), "policy": name, "state": record.state.value}
 
 

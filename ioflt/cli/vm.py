@@ -41,6 +41,7 @@ vm = LazyGroup(
                 Entry("decrypt", __name__, "decrypt", "Decrypt a VM in place, file by file."),
                 Entry("recrypt", "ioflt.cli.recrypt", "recrypt", "Change the keys of a VM."),
                 Entry("erase", "ioflt.cli.erase", "erase", "Make a VM unreadable for good, and remove it."),
+                Entry("mark", __name__, "mark", "Mark the VM from which the keys come: it is not encrypted."),
                 Entry("register", __name__, "register", "Vouch for a VM whose record is missing or foreign."),
             ),
         ),
@@ -101,6 +102,13 @@ def _advising_disk(place: Path, disk: str | None) -> Iterator[None]:
         advising(UsageError, "no disk$|there is no file", f"see its files: ioflt vm show {vm}"),
     ):
         yield
+
+
+def force_option(command: _Command) -> _Command:
+    """Add `--force`, of commands that encrypt a VM."""
+    return click.option(
+        "--force", is_flag=True, help="Although it is marked as the VM from which the keys come."
+    )(command)
 
 
 @click.command(name="list")
@@ -165,9 +173,13 @@ def shown(home: HomeSummary) -> dict[str, Any]:
 @home_argument
 @click.option("--thick", is_flag=True, help="Fill the holes of disks, so that no one sees what is unused.")
 @_disk_option("Only this disk of an encrypted VM, which is clear.")
+@force_option
 @json_option
-def encrypt(home: tuple[Path, str], thick: bool, disk: str | None, as_json: bool) -> None:
+def encrypt(home: tuple[Path, str], thick: bool, disk: str | None, force: bool, as_json: bool) -> None:
     """Encrypt the powered-off VM in place: each file anew beside the old, then in its stead.
+
+    It gets the datastore's storage policy, if that encrypts, else the VM Encryption Policy. A VM with a raw
+    device (RDM) or a multi-writer disk is not encrypted.
 
     Run again after an interruption it goes on. It also takes back a decrypt that was interrupted.
     """
@@ -180,7 +192,7 @@ def encrypt(home: tuple[Path, str], thick: bool, disk: str | None, as_json: bool
         open_vms(directory, but=name) as volume,
         progress(f"encrypting {disk or name}", total(volume, name, disk)) as bar,
     ):
-        files = lifecycle.encrypt(volume, name, disk=disk, thick=thick, progress=bar.advance)
+        files = lifecycle.encrypt(volume, name, disk=disk, thick=thick, force=force, progress=bar.advance)
         now = shown(summary.home(volume, name))
     what = f"{', '.join(files)} encrypted" if files else "encrypted"
     emit(now, lambda: say(f"{place}: {what}"), as_json)
@@ -231,6 +243,35 @@ def register(home: tuple[Path, str], clear: bool, accept_rollback: bool, as_json
     for path in strangers:
         warn(f"{directory / name / path}: not encrypted, so it cannot be read in this VM; move it away")
     emit(now, lambda: say(f"{directory / name}: registered"), as_json)
+
+
+@click.command(short_help="Mark the VM from which the keys come.")
+@home_argument
+@click.option("--holds-keys/--no-keys", "holds", default=None, help="Mark it, or take the mark away.")
+@json_option
+def mark(home: tuple[Path, str], holds: bool | None, as_json: bool) -> None:
+    """Mark the VM that this machine's keys come from: that of a key server, or of what controls the VMs.
+
+    If it was encrypted nobody could start it without the keys that it has. A marked VM is not encrypted but
+    with --force. The mark is this machine's: another one may well use the VM's keys. Without an option, show
+    whether it is marked.
+    """
+    from ioflt.datastore import regular
+    from ioflt.errors import ReadOnlyError
+
+    directory, name = home
+    with open_vms(directory, read_only=True) as volume:
+        found = volume.home(name)
+        with regular.named(found):
+            standing = found.standing()
+            if standing.record is None:
+                raise ReadOnlyError(standing.problem or "it has no record")
+        home_id = standing.record.home_id
+        if holds is not None:
+            volume.keys.mark_key_holder(home_id, holds=holds)
+        marked = home_id in volume.keys.key_holders()
+    what = "marked: the keys come from it" if marked else "not marked"
+    emit({"vm": name, "holds_keys": marked}, lambda: say(f"{directory / name}: {what}"), as_json)
 
 
 def total(volume: Volume, name: str, disk: str | None = None) -> int:

@@ -20,19 +20,28 @@ from ioflt.policy.model import StoragePolicy
 from ioflt.types import HomeState
 
 
-def to_home(volume: Volume, name: str, policy: StoragePolicy, progress: Progress | None = None) -> HomeRecord:
+def to_home(
+    volume: Volume,
+    name: str,
+    policy: StoragePolicy,
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+) -> HomeRecord:
     """Give it to a VM: an encryption policy encrypts it, another one decrypts it.
 
     What is encrypted already keeps its keys and files; `compliance` says what the policy finds wanting then.
-    An interrupted conversion is gone on with, or taken back. Raises UsageError for a policy that this version
-    cannot keep to, and what `lifecycle.encrypt` and `decrypt` raise.
+    An interrupted conversion is gone on with, or taken back. `force` as in `lifecycle.encrypt`. Raises
+    UsageError for a policy that this version cannot keep to, and what `encrypt` and `decrypt` there raise.
     """
     policies.usable(policy)
     wanted = HomeState.ENCRYPTED if policy.encrypts else HomeState.CLEAR
     record = _record(volume, name)
     if record.state is not wanted or isinstance(record.operation, Operation):
-        convert = lifecycle.encrypt if policy.encrypts else lifecycle.decrypt
-        convert(volume, name, policy=policy, progress=progress)
+        if policy.encrypts:
+            lifecycle.encrypt(volume, name, policy=policy, force=force, progress=progress)
+        else:
+            lifecycle.decrypt(volume, name, policy=policy, progress=progress)
     return _name(volume, name, policy)
 
 

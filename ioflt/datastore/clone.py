@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
-from ioflt.datastore import atomic, clearlist, container, files, policies, regular, tree
+from ioflt.datastore import atomic, clearlist, container, files, guards, policies, regular, tree
 from ioflt.datastore.container import Progress
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.datastore.home import Home
@@ -70,6 +70,8 @@ def clone(
             raise UsageError("its recrypt was interrupted, and comes first")
         if same_key and policy is not None and not policy.encrypts:
             raise UsageError(f"the policy {policy.name} decrypts: there is no key to share")
+        if spec_of(record, target, policy) is CryptoSpec.ENCRYPT:
+            guards.check(old.fd, regular.full_path(old), encrypts=True)
         first = first_record(record, target, new_name, provider, same_key=same_key, policy=policy)
         with new_home(target, new_name, first) as new:
             copied = copy_files(old, new, progress, same_key=same_key)
@@ -106,7 +108,7 @@ def first_record(
 ) -> HomeRecord:
     """The record of a copy, by that policy, else as `becomes` says; with that key or new ones."""
     wanted = policy or becomes(old, target)
-    spec = crypto.default_spec(old.state, encrypts=wanted.encrypts)
+    spec = spec_of(old, target, policy)
     made = target.fresh_record(name, wanted, provider, old.keys[0] if same_key else key)
     if spec is not CryptoSpec.NO_OP or old.state is HomeState.CLEAR:
         return made
@@ -117,6 +119,11 @@ def first_record(
         thick=old.thick if keeps_thick else made.thick,
         clear_files=old.clear_files,
     )
+
+
+def spec_of(old: HomeRecord, target: Volume, policy: StoragePolicy | None) -> CryptoSpec:
+    """What happens to the files of a copy."""
+    return crypto.default_spec(old.state, encrypts=(policy or becomes(old, target)).encrypts)
 
 
 def becomes(old: HomeRecord, target: Volume) -> StoragePolicy:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ioflt.datastore import policies, regular
+from ioflt.datastore import guards, policies, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.header import read_header
 from ioflt.datastore.home import Home
@@ -87,7 +87,11 @@ def _departures(home: Home, standing: Standing, record: HomeRecord | None) -> li
     policy = _named(home.volume.keys, record.policy, record.state)
     if policy is None:
         return [_unknown(place, record.policy, record.state)]
-    return departures(policy, _facts(home, standing, record, policy))
+    found = departures(policy, _facts(home, standing, record, policy))
+    if record.state is HomeState.CLEAR:  # somebody put it there, or attached it: no clear VM may have one
+        encrypted = guards.look(home.fd).encrypted
+        found += [Departure(f"disk {path}", "clear", "encrypted", None) for path in encrypted]
+    return found
 
 
 def _named(keys: KeyService, name: str, state: HomeState) -> StoragePolicy | None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import atomic, clearlist, convert, diskfiles, files, policies, records, regular
+from ioflt.datastore import atomic, clearlist, convert, diskfiles, files, guards, policies, records, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.convert import Conversion
 from ioflt.datastore.home import Home
@@ -49,11 +49,13 @@ def encrypt(
     disk: str | None = None,
     thick: bool = False,
     policy: StoragePolicy | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> tuple[str, ...]:
     """Encrypt a clear home in place, go on with an interrupted encryption, or take back a decryption.
 
-    `policy`: the one that a home gets, which encrypts; else the datastore's own, if that does.
+    `policy`: the one that a home gets, which encrypts; else the datastore's own, if that does. `force`: also
+    the VM that is marked as the one from which the keys come.
     `disk`: in an encrypted home, what is clear of the disk to which the file at that path belongs.
     `thick`: holes become encrypted zeros; what is gone on with stays as it was begun. Returns the paths of a
     disk's files. After an error the home takes no writes and the call can be repeated. Raises UsageError when
@@ -68,6 +70,7 @@ def encrypt(
             elif record.state is HomeState.ENCRYPTED:
                 raise UsageError("is encrypted already")
             else:
+                guards.check_home(home, record, force=force)
                 record = _begin_encrypt(home, record, thick, _own(volume, policy, HomeState.ENCRYPTED))
         elif disk is not None and not _is_about(operation, disk):
             raise _interrupted(operation)

@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from ioflt import syscalls
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import records, recrypt, regular, seen
-from ioflt.datastore.clone import copy_files, first_record, sound
+from ioflt.datastore import guards, records, recrypt, regular, seen
+from ioflt.datastore.clone import copy_files, first_record, sound, spec_of
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
 from ioflt.datastore.newhome import check_name, dispose, new_home, no_changes
@@ -25,6 +25,7 @@ from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, IofltError, NotFoundError, ReadOnlyError, UsageError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import HomeRecord, Move
+from ioflt.policy.crypto import CryptoSpec
 from ioflt.types import HomeState, KeyRef
 
 _log = logging.getLogger(__name__)
@@ -175,6 +176,8 @@ def _copy(
     if key_id is not None:
         has = record.keys or target.record.keys
         key = recrypt.existing(target.keys, KeyRef(provider or has[0].provider, key_id))
+    if spec_of(record, target, None) is CryptoSpec.ENCRYPT:
+        guards.check_home(home, record)
     first = first_record(record, target, new_name, provider, key=key)
     operation = Move(new_uuid(), first.home_id, first.datastore_id)
     leaving = record

@@ -19,7 +19,7 @@ from typing import Final
 
 from ioflt import syscalls
 from ioflt.crypto.rng import random_bytes
-from ioflt.datastore import tree
+from ioflt.datastore import guards, policies, tree
 from ioflt.datastore.container import Progress
 from ioflt.datastore.disks import Disk, naming
 from ioflt.datastore.files import COPY_CHUNK
@@ -136,6 +136,9 @@ def import_directory(
                 raise UsageError("holds the datastore", file=path)
             if any(is_private(entry) for entry in os.listdir(fd)):
                 raise UsageError("belongs to a datastore; copy it through a mount", file=path)
+            record = volume.record
+            wanted = policy or policies.default(volume.keys, record, record.default)
+            guards.check(fd, os.fspath(path), encrypts=wanted.encrypts)
             with new_home(volume, name, policy=policy) as home:
                 tree.copy(HostSide(), fd, HomeSide(home), home.fd, progress)
                 tree.dress_directory(fd, home.fd)

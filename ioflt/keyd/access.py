@@ -12,6 +12,7 @@ from ioflt.wire.keyd.messages import (
     AddPolicy,
     ForgetKey,
     Lock,
+    MarkKeyHolder,
     Reload,
     RemoveKey,
     RemovePolicy,
@@ -25,7 +26,8 @@ from ioflt.wire.keyd.messages import (
 GROUP = "ioflt"
 
 _OWNERS_ONLY = (
-    ForgetKey, RemoveKey, AddKey, SetKeyCache, AddPolicy, RemovePolicy, Lock, Unlock, Reload, Stop,
+    ForgetKey, RemoveKey, AddKey, SetKeyCache, AddPolicy, RemovePolicy, MarkKeyHolder,
+    Lock, Unlock, Reload, Stop,
 )  # fmt: skip
 
 

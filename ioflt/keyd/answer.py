@@ -116,6 +116,11 @@ def _answer(service: Service, request: messages.KeyRequest) -> messages.ReplyBod
         case messages.RemovePolicy(name):
             service.remove_policy(name)
             return messages.Done()
+        case messages.GetKeyHolders():
+            return messages.KeyHolders(tuple(service.key_holders()))
+        case messages.MarkKeyHolder(home_id, holds):
+            service.mark_key_holder(home_id, holds=holds)
+            return messages.Done()
         case messages.GetWarnings():
             return messages.Warnings(tuple(service.warnings()))
         case messages.Lock(mode):

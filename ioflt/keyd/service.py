@@ -46,6 +46,7 @@ from ioflt.format.record import record as form
 from ioflt.format.vmx import sealed
 from ioflt.keyd import generations, outward
 from ioflt.keyd.kept import Facts, KeptKeys
+from ioflt.keyd.key_holders import KeyHolders
 from ioflt.keyd.lockdown import Lockdown, unlock_all
 from ioflt.keyd.missing import MissingKeys
 from ioflt.keyd.policies import PolicyFile
@@ -97,6 +98,7 @@ class Service:
         self._missing = MissingKeys()
         self._removed = RemovedKeys(where.removed_keys)
         self._policies = PolicyFile(where.policies)
+        self._key_holders = KeyHolders(where.key_holders)
         self._state = State.OPEN
         self._lock = threading.Lock()
         self._administration = threading.Lock()
@@ -157,7 +159,9 @@ class Service:
             raise UsageError("a record is under the keys that it names")
         self._refuse_unless(State.OPEN, State.CLOSING)
         self._fetch(set(by))
-        return [self.mac(key, form.label(record), payload) for key in by]
+        tags = [self.mac(key, form.label(record), payload) for key in by]
+        self._key_holders.follow(old, record)
+        return tags
 
     def prove(self, items: Sequence[tuple[KeyRef, bytes, bytes, Digest]]) -> list[IofltError | None]:
         self._refuse_unless(State.OPEN, State.CLOSING)
@@ -242,6 +246,12 @@ class Service:
 
     def remove_policy(self, name: str) -> None:
         self._policies.remove(name)
+
+    def key_holders(self) -> list[str]:
+        return self._key_holders.all()
+
+    def mark_key_holder(self, home_id: str, *, holds: bool) -> None:
+        self._key_holders.mark(home_id, holds=holds)
 
     def forget_key(self, key: KeyRef) -> None:
         self._keks.drop(key)

@@ -183,6 +183,14 @@ class KeyService(Protocol):
         """Forget that policy. Raises NotFoundError; UsageError for a bundled one; and as `policies`."""
         ...
 
+    def key_holders(self) -> Sequence[str]:
+        """Ids of the homes that are marked as VMs from which the keys come."""
+        ...
+
+    def mark_key_holder(self, home_id: str, *, holds: bool) -> None:
+        """Mark a home so, or take the mark away. Raises UsageError when too many are, StorageError."""
+        ...
+
     def status(self) -> messages.Status:
         """What keyd is, and its providers."""
         ...
@@ -367,6 +375,12 @@ class KeyClient:
 
     def remove_policy(self, name: str) -> None:
         self._ask(messages.RemovePolicy(name), messages.Done)
+
+    def key_holders(self) -> Sequence[str]:
+        return self._ask(messages.GetKeyHolders(), messages.KeyHolders).home_ids
+
+    def mark_key_holder(self, home_id: str, *, holds: bool) -> None:
+        self._ask(messages.MarkKeyHolder(home_id, holds), messages.Done)
 
     def status(self) -> messages.Status:
         return self._ask(messages.GetStatus(), messages.Status)

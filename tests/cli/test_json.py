@@ -48,7 +48,8 @@ datastore init ds --adopt-clear
 datastore show ds
 datastore recrypt ds
 vm list ds
-vm encrypt ds/web
+vm mark ds/web --holds-keys
+vm encrypt ds/web --force
 vm recrypt ds/web
 vm recrypt --deep ds/web
 vm show ds/web

@@ -62,6 +62,9 @@ MAX_USERS = 8
 MAX_POLICIES = 1 << 20
 MAX_POLICY_NAME = 128
 
+#: Most VMs that are marked as those from which the keys come.
+MAX_KEY_HOLDERS = 256
+
 Meta = msgspec.Meta
 
 Batch = Meta(max_length=MAX_BATCH)
@@ -313,6 +316,17 @@ class RemovePolicy(_Message, frozen=True):
     name: Annotated[str, Meta(min_length=1, max_length=MAX_POLICY_NAME)]
 
 
+class GetKeyHolders(_Message, frozen=True):
+    """→ KeyHolders: the VMs that are marked as those from which the keys come."""
+
+
+class MarkKeyHolder(_Message, frozen=True):
+    """→ Done: that VM is marked so, or not any more."""
+
+    home_id: HomeId
+    holds: bool
+
+
 class GetWarnings(_Message, frozen=True):
     """→ Warnings."""
 
@@ -387,6 +401,8 @@ KeyRequest = (
     | GetPolicies
     | AddPolicy
     | RemovePolicy
+    | GetKeyHolders
+    | MarkKeyHolder
     | GetWarnings
     | Lock
     | Unlock
@@ -550,6 +566,10 @@ class CachedKeys(_Message, frozen=True):
     keys: Annotated[tuple[CachedKey, ...], Meta(max_length=MAX_PAGE)]
 
 
+class KeyHolders(_Message, frozen=True):
+    home_ids: Annotated[tuple[HomeId, ...], Meta(max_length=MAX_KEY_HOLDERS)]
+
+
 class Warnings(_Message, frozen=True):
     lines: tuple[str, ...]
 
@@ -591,6 +611,7 @@ ReplyBody = (
     | Generation
     | Status
     | CachedKeys
+    | KeyHolders
     | Warnings
     | Locked
     | Access
