@@ -2,9 +2,9 @@
 
     mount.ioflt SOURCE TARGET [-sfnv] [-o OPTION,…]
 
-Understood: ro, rw, allow_other, exec, noexec. The words that mount(8) keeps for itself or that mean nothing
-here (defaults, auto, noauto, nofail, user, _netdev, x-…, comment=…, dev, suid, atime and their opposites) are
-taken silently: a mount is always nodev and nosuid. Anything else is refused.
+Understood: ro, rw, allow_other, as=USER, exec, noexec. The words that mount(8) keeps for itself or that mean
+nothing here (defaults, auto, noauto, nofail, user, _netdev, x-…, comment=…, dev, suid, atime and their
+opposites) are taken silently: a mount is always nodev and nosuid. Anything else is refused.
 """
 
 from __future__ import annotations
@@ -60,17 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _mount(arguments: Sequence[str]) -> int:
-    from ioflt.cli.mount import naming_missing
+    from ioflt.cli.mount import naming_missing, parse_visitor, warn_of_others
     from ioflt.cli.session import connect_keys, warning_of_keys
     from ioflt.fuse import starter
 
     if set(arguments) & {"-h", "--help"}:
-        print(f"{_USAGE}\n\nWhat `mount -t ioflt` calls. Options: ro, rw, allow_other, exec, noexec.")
+        print(
+            f"{_USAGE}\n\nWhat `mount -t ioflt` calls. Options: ro, rw, allow_other, as=USER, exec, noexec."
+        )
         return 0
     names, words, fake = _parse(arguments)
     if len(names) != 2:
         raise UsageError(_USAGE)
     read_only = allow_other = no_exec = False
+    visitor = None
     for word in words:
         if word in ("ro", "rw"):
             read_only = word == "ro"
@@ -78,12 +81,15 @@ def _mount(arguments: Sequence[str]) -> int:
             no_exec = word == "noexec"
         elif word == "allow_other":
             allow_other = True
+        elif word.startswith("as="):
+            visitor = parse_visitor(word.removeprefix("as="))
         elif word == "remount":
             raise UsageError("a mount is not changed while it is mounted; umount it, and mount it again")
         elif word not in _IGNORED and not word.startswith(_IGNORED_PREFIXES):
             raise UsageError(f"unknown mount option {word.partition('=')[0]}")
     if fake:
         return 0
+    warn_of_others(visitor, allow_other=allow_other)
     with connect_keys():  # warnings, and a clear word if keyd cannot be had
         pass
     source, target = Path(names[0]), Path(names[1])
@@ -94,6 +100,7 @@ def _mount(arguments: Sequence[str]) -> int:
             read_only=read_only,
             allow_other=allow_other,
             no_exec=no_exec,
+            principal=visitor,
             lacking=warning_of_keys(source),
         )
 

@@ -3,11 +3,13 @@
 A mount that serves can open no socket and run no program (`ioflt.confinement`). It keeps one end of a socket
 pair and asks over it: a request is one packet, and so is the answer, a descriptor beside it.
 
-    K, k           a socket to keyd, which is started first (K) or has to run already (k)
+    K, k           a connection to keyd, which is started first (K) or has to run already (k)
     U number       unmount, if the topmost mount at the mount point still has that number
 
 The answer is "done", a descriptor beside it, or "nobody" listens (any more), or a Failure as JSON. The broker
-ends when the other end is closed. It is forked before any key is there, and is never told one.
+ends when the other end is closed. It is forked before any key is there, and is never told one. It is the one
+who tells keyd for whom the mount is: whoever takes over the process that serves cannot say that it is for
+somebody else.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from typing import NoReturn
 
 import msgspec
 
+from ioflt.access.principals import Principal
 from ioflt.errors import IofltError, PeerError
 from ioflt.fuse.mountinfo import mount_id
 from ioflt.fuse.starter import umount_command
 from ioflt.keys import starter
 from ioflt.keys.channel import ConnectionLost
+from ioflt.keys.link import Link
 from ioflt.paths import Paths
 from ioflt.transport.unix import NotListening
 from ioflt.wire import failure
@@ -44,7 +48,7 @@ class Broker:
         self._lock = threading.Lock()
 
     @classmethod
-    def fork(cls, where: Paths, mountpoint: str, *not_for_it: int) -> Broker:
+    def fork(cls, where: Paths, mountpoint: str, principal: Principal | None, *not_for_it: int) -> Broker:
         """Start the other half. Call while there is one thread; it gets none of those descriptors."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
@@ -52,15 +56,15 @@ class Broker:
             ours.close()
             for descriptor in not_for_it:
                 os.close(descriptor)
-            _serve(its, where, mountpoint)
+            _serve(its, where, mountpoint, None if principal is None else str(principal))
         its.close()
         return cls(ours, pid)
 
-    def reach_keyd(self, start: bool) -> socket.socket:
-        """A connected socket, not greeted yet. Raises NotListening when there is no keyd and none is started,
+    def reach_keyd(self, start: bool) -> Link:
+        """A connection for the mount. Raises NotListening when there is no keyd and none is started,
         DeniedError, PeerError.
         """
-        return socket.socket(fileno=self._ask(b"K" if start else b"k"))
+        return Link.greeted(socket.socket(fileno=self._ask(b"K" if start else b"k")))
 
     def unmount(self, number: int) -> None:
         """Take the mount of that number away, lazily, unless it is gone already. Raises PeerError."""
@@ -87,24 +91,27 @@ class Broker:
         return descriptors[0] if descriptors else -1
 
 
-def _serve(pair: socket.socket, where: Paths, mountpoint: str) -> NoReturn:
+def _serve(pair: socket.socket, where: Paths, mountpoint: str, principal: str | None) -> NoReturn:
     """The forked process. A terminal's Ctrl-C is for the mount, which ends this by closing its end."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         while request := pair.recv(_MAX_PACKET):
-            _answer(pair, request, where, mountpoint)
+            _answer(pair, request, where, mountpoint, principal)
     finally:
         os._exit(0)
 
 
-def _answer(pair: socket.socket, request: bytes, where: Paths, mountpoint: str) -> None:
+def _answer(
+    pair: socket.socket, request: bytes, where: Paths, mountpoint: str, principal: str | None
+) -> None:
     try:
         if request[:1] == b"U":
             _unmount(mountpoint, int(request[1:]))
             pair.send(_DONE)
             return
-        with starter.reach(where, start=request == b"K") as keyd:
+        start = request == b"K"
+        with starter.greet(where, start=start, operation="mount", as_principal=principal) as keyd:
             socket.send_fds(pair, [_DONE], [keyd.fileno()])
     except (NotListening, ConnectionLost):
         pair.send(_NOBODY)

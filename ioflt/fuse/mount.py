@@ -10,17 +10,19 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import pyfuse3
 import trio
 
 from ioflt import confinement, hygiene, paths
+from ioflt.access.principals import Kind, Principal
 from ioflt.datastore import atomic, newhome
 from ioflt.datastore.volume import Volume
 from ioflt.errors import KeyUnavailableError, PeerError
 from ioflt.format.record.record import DatastoreRecord
-from ioflt.fuse import hook, resuming
+from ioflt.fuse import hook, resuming, visitors
 from ioflt.fuse.broker import Broker
 from ioflt.fuse.control import Control
 from ioflt.fuse.mountinfo import mount_id
@@ -50,6 +52,8 @@ class Options:
     read_only: bool = False
     allow_other: bool = False
     no_exec: bool = False
+    #: For whom, if not for who runs it.
+    principal: Principal | None = None
 
 
 def run(options: Options, keys: KeyService, broker: Broker, ready: Callable[[Serves], None]) -> None:
@@ -165,7 +169,8 @@ def _mount(operations: Operations, options: Options) -> int:
     said = os.memfd_create("stderr")
     os.dup2(said, 2)
     try:
-        pyfuse3.init(operations, options.mountpoint, _fuse_options(options, operations.volume))
+        with _visitors(options):
+            pyfuse3.init(operations, options.mountpoint, _fuse_options(options, operations.volume))
     except RuntimeError as error:
         reason = os.pread(said, _MAX_REASON, 0).decode(errors="backslashreplace").strip() or str(error)
         raise PeerError(f"cannot mount: {'; '.join(reason.splitlines())}", file=options.mountpoint) from error
@@ -177,6 +182,14 @@ def _mount(operations: Operations, options: Options) -> int:
     if number is None:
         raise PeerError("is not in the kernel's list of mounts", file=options.mountpoint)
     return number
+
+
+def _visitors(options: Options) -> AbstractContextManager[None]:
+    """Root's mount for a user is entered by that user alone, unless others are let in, too."""
+    principal = options.principal
+    if principal is None or principal.kind is not Kind.USER or options.allow_other or os.geteuid() != 0:
+        return nullcontext()
+    return visitors.admitting(*visitors.ids(principal.name))
 
 
 def _clean_up(volume: Volume) -> None:

@@ -4,38 +4,50 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 
 _TYPE = b"fuse.ioflt"
+_IDS = re.compile(rb"(?:^|,)(user_id|group_id)=([0-9]+)")
 #: How the kernel writes blanks and backslashes; all other bytes stand for themselves.
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
-def mount_id(target: str) -> int | None:
-    """The kernel's number for the topmost ioflt mount at that real path; None when there is none.
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One mount: the kernel's number, the datastore that it shows, the ids that FUSE asks its users for."""
 
-    Asks nothing of the mount itself.
-    """
-    found = _topmost(target)
-    return None if found is None else found[0]
-
-
-def source(target: str) -> str | None:
-    """The datastore that this mount shows; None when there is none."""
-    found = _topmost(target)
-    return None if found is None else found[1]
+    number: int
+    source: str
+    uid: int
+    gid: int
 
 
-def _topmost(target: str) -> tuple[int, str] | None:
+def find(target: str) -> Mounted | None:
+    """The topmost ioflt mount at that real path; None when there is none. Asks nothing of the mount."""
     real = os.fsencode(target)
     found = None
     with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
             left, _, right = line.partition(b" - ")
             fields = left.split(b" ")
-            kind, shown, *_ = right.split(b" ")
+            kind, shown, options = right.rstrip(b"\n").split(b" ")
             if kind == _TYPE and _unescape(fields[4]) == real:
-                found = int(fields[0]), os.fsdecode(_unescape(shown))
+                ids = dict(_IDS.findall(options))
+                uid, gid = int(ids[b"user_id"]), int(ids[b"group_id"])
+                found = Mounted(int(fields[0]), os.fsdecode(_unescape(shown)), uid, gid)
     return found
+
+
+def mount_id(target: str) -> int | None:
+    """The kernel's number for the mount that `find` gives."""
+    found = find(target)
+    return None if found is None else found.number
+
+
+def source(target: str) -> str | None:
+    """The datastore that this mount shows; None when there is none."""
+    found = find(target)
+    return None if found is None else found.source
 
 
 def _unescape(path: bytes) -> bytes:

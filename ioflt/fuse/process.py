@@ -8,6 +8,7 @@ import os
 from contextlib import closing
 
 from ioflt import paths
+from ioflt.access import principals
 from ioflt.errors import IofltError, PeerError
 from ioflt.fuse import readiness
 from ioflt.fuse.broker import Broker
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--read-only", action="store_true")
     parser.add_argument("--allow-other", action="store_true")
     parser.add_argument("--no-exec", action="store_true")
+    parser.add_argument("--as", dest="principal", metavar="PRINCIPAL", type=principals.parse)
     parser.add_argument("--ready-fd", type=int, required=True, metavar="N")
     parser.add_argument("--log-to-stderr", action="store_true")
     arguments = parser.parse_args()
@@ -37,6 +39,7 @@ def main() -> int:
         arguments.read_only,
         arguments.allow_other,
         arguments.no_exec,
+        arguments.principal,
     )
     told = False
 
@@ -49,8 +52,8 @@ def main() -> int:
 
     try:
         _open_log(to_stderr=arguments.log_to_stderr)
-        broker = Broker.fork(paths.find(), options.mountpoint, arguments.ready_fd)
-        with closing(broker), KeyClient.connect(broker.reach_keyd, operation="mount") as keys:
+        broker = Broker.fork(paths.find(), options.mountpoint, options.principal, arguments.ready_fd)
+        with closing(broker), KeyClient.connect(broker.reach_keyd) as keys:
             os.umask(0)  # modes come from the callers, whose own umask was applied
             run(options, keys, broker, tell)
     except IofltError as error:

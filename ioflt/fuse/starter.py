@@ -15,8 +15,9 @@ from pathlib import Path
 import msgspec
 
 from ioflt import paths
+from ioflt.access.principals import Principal
 from ioflt.errors import BusyError, DeniedError, IofltError, NotFoundError, PeerError, UsageError
-from ioflt.fuse import readiness
+from ioflt.fuse import mountinfo, readiness, visitors
 from ioflt.fuse.mountinfo import mount_id
 from ioflt.fuse.readiness import Serves
 from ioflt.keys.mounts import MountControl
@@ -43,6 +44,7 @@ def start(
     read_only: bool,
     allow_other: bool,
     no_exec: bool = False,
+    principal: Principal | None = None,
     foreground: bool = False,
     lacking: Lacking | None = None,
 ) -> int:
@@ -69,6 +71,7 @@ def start(
     arguments += ["--read-only"] if read_only else []
     arguments += ["--allow-other"] if allow_other else []
     arguments += ["--no-exec"] if no_exec else []
+    arguments += [f"--as={principal}"] if principal is not None else []
     arguments += ["--log-to-stderr"] if foreground else []
     quiet = None if foreground else subprocess.DEVNULL
     try:
@@ -131,14 +134,22 @@ def stop(mountpoint: Path) -> None:
 
 def clean_stale(target: str) -> bool:
     """Unmount what a killed mount left (ENOTCONN). Returns whether there was something."""
+    if _errno_of(target) != errno.ENOTCONN:
+        return False
+    subprocess.run(umount_command(target, lazily=True), capture_output=True, check=False)
+    return True
+
+
+def _errno_of(target: str) -> int:
+    """What a mount answers; whom it does not admit the kernel answers in its place, also if it is dead."""
+    found = mountinfo.find(os.path.realpath(target))
+    if found is not None and os.geteuid() == 0 and found.uid != 0:
+        return visitors.errno_as(found.uid, found.gid, lambda: os.statvfs(target))
     try:
         os.statvfs(target)  # always asks the mount; stat(2) may answer from the cache of a dead one
     except OSError as error:
-        if error.errno != errno.ENOTCONN:
-            return False
-        subprocess.run(umount_command(target, lazily=True), capture_output=True, check=False)
-        return True
-    return False
+        return error.errno or 0
+    return 0
 
 
 def is_mounted(target: str) -> bool:

@@ -7,10 +7,8 @@ run side by side; nobody holds the lock while waiting for keyd. Make the client 
 from __future__ import annotations
 
 import select
-import socket
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Final, Protocol, TypeVar
 
@@ -45,8 +43,8 @@ END_TIMEOUT_S = 10.0
 
 Answer = TypeVar("Answer", bound=messages.ReplyBody)
 
-#: A socket connected to keyd; true: which is started when it is not running.
-Reach = Callable[[bool], socket.socket]
+#: A greeted connection to keyd; true: which is started when it is not running.
+Reach = Callable[[bool], Link]
 
 
 class KeyService(Protocol):
@@ -225,26 +223,24 @@ class KeyClient:
         start: bool = True,
         reach: Reach | None = None,
         operation: str = "",
-        as_principal: str | None = None,
     ) -> None:
         """Connects at the first call. `start=False`: a call raises NotListening when no keyd is running.
 
-        `reach` is for who may not connect by itself. `operation`: what the client is for, by which keyd
-        decides what it may; `as_principal`: for whom, if not for who runs it.
+        `operation`: what the client is for, by which keyd decides what it may. `reach` is for who may not
+        connect by himself, and has that said in his place.
         """
-        self._for: Final = (operation, as_principal)
         self._paths: Final = paths.find()
         self._start = start
-        self._reach: Reach = reach or (lambda start: starter.reach(self._paths, start=start))
+        self._reach: Reach = reach or (
+            lambda start: starter.greet(self._paths, start=start, operation=operation)
+        )
         self._lock = threading.Lock()
         self._idle: list[Link] = []
 
     @classmethod
-    def connect(
-        cls, reach: Reach | None = None, *, operation: str = "", as_principal: str | None = None
-    ) -> KeyClient:
+    def connect(cls, reach: Reach | None = None, *, operation: str = "") -> KeyClient:
         """A client that has reached keyd, started if need be. Raises PeerError, DeniedError."""
-        client = cls(reach=reach, operation=operation, as_principal=as_principal)
+        client = cls(reach=reach, operation=operation)
         client._give_back(client._connect(start=True))
         return client
 
@@ -481,23 +477,17 @@ class KeyClient:
 
     def _connect(self, *, start: bool) -> Link:
         try:
-            return Link.over(self._reach(False), *self._for)
-        except (NotListening, ConnectionLost) as error:  # it is not there, or is just going
-            if isinstance(error, ConnectionLost):
-                self._refuse_older()
+            return self._reach(False)
+        except (NotListening, ConnectionLost):  # it is not there, or is just going
             if not start:
                 raise
         for tries_left in reversed(range(TRIES)):
             try:
-                return Link.over(self._reach(True), *self._for)
+                return self._reach(True)
             except (NotListening, ConnectionLost):  # it was killed while it started
                 if not tries_left:
                     raise
         raise BugError("no try was left, and none was made")
-
-    def _refuse_older(self) -> None:
-        with suppress(NotListening, ConnectionLost):
-            Link.refuse_older(self._reach(False))
 
 
 def _keys(refs: Sequence[KeyRef]) -> tuple[messages.Key, ...]:

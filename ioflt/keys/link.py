@@ -33,10 +33,10 @@ __all__ = ["LOCK_TIMEOUT", "TIMEOUT", "ConnectionLost", "Link"]
 class Link:
     """A greeted connection, for one call at a time. After any error it is of no more use."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, connection: ClientConnection | None = None) -> None:
         self._socket = sock
         self._channel = Channel(sock, "keyd")
-        self._connection = ClientConnection()
+        self._connection = connection or ClientConnection()
         self._receiver: Receiver[ReplyBody] = self._connection
 
     @classmethod
@@ -64,6 +64,11 @@ class Link:
             link.close()
             raise
         return link
+
+    @classmethod
+    def greeted(cls, sock: socket.socket) -> Link:
+        """Over a socket whose other end was greeted by somebody else (`over`)."""
+        return cls(sock, ClientConnection.greeted())
 
     @staticmethod
     def refuse_older(sock: socket.socket) -> None:
@@ -94,6 +99,10 @@ class Link:
         """The reply to a request. Raises ConnectionLost or PeerError."""
         timeout = LOCK_TIMEOUT if isinstance(request, Lock | Unlock) else TIMEOUT
         return self._channel.exchange(self._connection.send(request), self._receiver, timeout)
+
+    def fileno(self) -> int:
+        """Its socket, for who hands it to another process."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         """Close the socket. May be called again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -44,6 +45,16 @@ def reach(where: Paths, *, start: bool) -> socket.socket:
     except NotListening:
         if start and where.joined:
             raise PeerError("the keyd of this machine is not running, and only root starts it") from None
+        raise
+
+
+def greet(where: Paths, *, start: bool, operation: str = "", as_principal: str | None = None) -> Link:
+    """A connection to keyd for that operation, and for whom; raises what `reach` raises, and `Link.over`."""
+    try:
+        return Link.over(reach(where, start=start), operation, as_principal)
+    except ConnectionLost:
+        with contextlib.suppress(NotListening, ConnectionLost):
+            Link.refuse_older(reach(where, start=False))
         raise
 
 

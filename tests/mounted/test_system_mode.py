@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from tests.machine import ROOT, Machine, User
+from tests.mounted.place import eventually
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.interop("unshare", "setpriv", "nsenter")]
 
@@ -16,6 +19,7 @@ ALICE = User("alice", 61001)
 #: Tries every door, see there.
 OUTSIDER = "outsider.py"
 
+MOUNTPOINT = "/mnt/work/mnt"
 MALLORY = User("mallory", 61009, member=False)
 
 
@@ -48,14 +52,19 @@ def test_a_member_neither_starts_keyd_nor_changes_providers(machine: Machine) ->
     assert (done.returncode, "root makes the mounts" in done.stderr) == (3, True), done.stderr
 
 
+def serving(machine: Machine) -> int:
+    """The pid of the newest mount."""
+    log = machine.path("/mnt/ioflt/state/logs/mount.log").read_text()
+    return int(next(line for line in reversed(log.splitlines()) if "INFO serves" in line).split()[2])
+
+
 @pytest.fixture
 def mounted(machine: Machine) -> Iterator[int]:
     """The pid of a mount that root made."""
-    machine.run(ROOT, "mkdir", "-p", "/mnt/work/mnt")
-    machine.root("mount", "--allow-other", "/mnt/work/ds", "/mnt/work/mnt")
-    log = machine.path("/mnt/ioflt/state/logs/mount.log").read_text()
-    yield int(next(line for line in reversed(log.splitlines()) if "INFO serves" in line).split()[2])
-    machine.root("umount", "/mnt/work/mnt")
+    machine.run(ROOT, "mkdir", "-p", MOUNTPOINT)
+    machine.root("mount", "--allow-other", "/mnt/work/ds", MOUNTPOINT)
+    yield serving(machine)
+    machine.root("umount", MOUNTPOINT)
 
 
 @pytest.mark.parametrize("user", [ALICE, MALLORY], ids=lambda user: user.name)
@@ -84,3 +93,47 @@ def test_the_doors_that_others_try_are_there(machine: Machine) -> None:
     assert {"list the state", "list the mounts' sockets", "make a file beside keyd's socket"} <= set(
         tried["files"]
     )
+
+
+class TestMountsOfSomebody:
+    """`ioflt mount --as`."""
+
+    @pytest.fixture
+    def mount(self, machine: Machine) -> Iterator[None]:
+        machine.run(ROOT, "mkdir", "-p", MOUNTPOINT)
+        machine.root("mount", "/mnt/work/ds", MOUNTPOINT, "--as", "user:alice")
+        yield
+        machine.root("umount", MOUNTPOINT)
+
+    def test_its_user_enters_and_nobody_else_not_even_root(self, machine: Machine, mount: None) -> None:
+        def enters(user: User) -> bool:
+            return machine.run(user, "ls", MOUNTPOINT).returncode == 0
+
+        assert [enters(user) for user in (ALICE, MALLORY, ROOT)] == [True, False, False]
+
+    def test_a_dead_one_is_cleaned_up_by_the_next(self, machine: Machine) -> None:
+        machine.run(ROOT, "mkdir", "-p", MOUNTPOINT)
+        machine.root("mount", "/mnt/work/ds", MOUNTPOINT, "--as", "alice")
+        os.kill(serving(machine), signal.SIGKILL)
+        eventually(lambda: "not connected" in machine.run(ALICE, "ls", MOUNTPOINT).stderr)
+        machine.root("mount", "/mnt/work/ds", MOUNTPOINT, "--as", "alice")
+        assert machine.run(ALICE, "ls", MOUNTPOINT).returncode == 0
+        machine.root("umount", MOUNTPOINT)
+
+    def test_with_allow_other_it_warns(self, machine: Machine) -> None:
+        machine.run(ROOT, "mkdir", "-p", MOUNTPOINT)
+        done = machine.ioflt(ROOT, "mount", "/mnt/work/ds", MOUNTPOINT, "--as", "alice", "--allow-other")
+        assert (done.returncode, "every user reads in this mount what user:alice may" in done.stderr) == (
+            0,
+            True,
+        )
+        assert machine.run(MALLORY, "ls", MOUNTPOINT).returncode == 0
+        machine.root("umount", MOUNTPOINT)
+
+    @pytest.mark.parametrize(
+        ("who", "code", "word"),
+        [("group:ioflt", 2, "not for the group:ioflt"), ("nobody-of-that-name", 10, "no user")],
+    )
+    def test_it_is_for_one_who_is_there(self, machine: Machine, who: str, code: int, word: str) -> None:
+        done = machine.ioflt(ROOT, "mount", "/mnt/work/ds", MOUNTPOINT, "--as", who)
+        assert (done.returncode, word in done.stderr) == (code, True), done.stderr

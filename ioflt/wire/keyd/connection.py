@@ -41,6 +41,14 @@ class ClientConnection:
         self._id = 0
         self._buffer = ReceiveBuffer(msgspec.msgpack.Decoder(Reply))
 
+    @classmethod
+    def greeted(cls) -> ClientConnection:
+        """One whose Hello somebody else has sent, and read the Welcome to it."""
+        connection = cls()
+        connection._id = 1
+        connection.state = State.IDLE
+        return connection
+
     def hello(self, operation: str = "", as_principal: str | None = None) -> bytearray:
         """The first bytes to send, `Hello` has the parameters. The reply to them is a Welcome."""
         hello = Hello("ioflt-keyd", self._versions, operation, as_principal)
