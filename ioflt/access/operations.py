@@ -98,6 +98,7 @@ _WITHOUT_DATA_KEYS: Final = (
     ("inspect", _FILES),
     ("vm list", _SEES_DATASTORE),
     ("vm show", _SEES_VM),
+    ("health", _SEES_PROVIDERS),
     ("vm mark", _KEYS),
     ("vm recrypt", _needs(On.VM, _P.RECRYPT)),
     ("vm recrypt: --key", _needs(On.VM, _P.RECRYPT) + _KEYS),

@@ -26,6 +26,7 @@ _SECTIONS = (
             Entry("umount", "ioflt.cli.mount", "umount", "End a mount: flush everything, forget the keys."),
             Entry("inspect", "ioflt.cli.inspect", "inspect", "What a stored file is. Needs no key."),
             Entry("check", "ioflt.cli.inspect", "check", "Verify every home and file of a datastore."),
+            Entry("health", "ioflt.cli.health", "health", "What needs somebody: VMs, keys, certificates."),
         ),
     ),
     Section(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ioflt.datastore import guards, policies, regular
@@ -13,7 +12,7 @@ from ioflt.datastore.home import Home
 from ioflt.datastore.standing import Standing, Treatment
 from ioflt.datastore.volume import Volume
 from ioflt.errors import CorruptDataError, IofltError
-from ioflt.format.record.record import DatastoreRecord, HomeRecord
+from ioflt.format.record.record import HomeRecord
 from ioflt.keys.client import KeyService
 from ioflt.policy.bundled import OF_STATE
 from ioflt.policy.compliance import Departure, Facts, departures
@@ -38,41 +37,42 @@ def look(volume: Volume, progress: Progress | None = None) -> list[Found]:
 
     Raises CorruptDataError, StorageError when the host's own policies cannot be read.
     """
-    record = volume.claimed
-    found = list(_told(volume.path, record.policy, _of_datastore(volume, record)))
+    found = of_datastore(volume)
     for name in volume.homes():
-        found += _of_home(volume, name)
+        found += of_home(volume.home(name))
         if progress is not None:
             progress(1)
     return found
 
 
-def _told(path: str, policy: str | None, departed: list[Departure]) -> Iterator[Found]:
-    for one in departed:
-        yield Found(path, policy, one.what, one.wanted, one.found, one.mend)
-
-
-def _of_datastore(volume: Volume, record: DatastoreRecord) -> list[Departure]:
+def of_datastore(volume: Volume) -> list[Found]:
     """Its policy is what VMs get: whether it encrypts has to be what its record says."""
-    policy, default = _named(volume.keys, record.policy, record.default), record.default
+    record = volume.claimed
+    policy = _named(volume.keys, record.policy, record.default)
+    encrypted = record.default is HomeState.ENCRYPTED
+    departed = []
     if policy is None:
-        return [_unknown(volume.path, record.policy, default)]
-    encrypted = default is HomeState.ENCRYPTED
-    return departures(policy, Facts(volume.path, encrypted)) if policy.encrypts != encrypted else []
+        departed = [_unknown(volume.path, record.policy, record.default)]
+    elif policy.encrypts != encrypted:
+        departed = departures(policy, Facts(volume.path, encrypted))
+    return _told(volume.path, record.policy, departed)
 
 
-def _of_home(volume: Volume, name: str) -> list[Found]:
-    home = volume.home(name)
-    place, policy = regular.full_path(home), None
+def of_home(home: Home) -> list[Found]:
+    """The departures of one VM; also that its record is missing, or not in force."""
+    policy = None
     try:
         with regular.named(home):
             standing = home.unverified()
-            record = standing.record
-            policy = None if record is None else record.policy
-            departed = _departures(home, standing, record)
+            policy = None if standing.record is None else standing.record.policy
+            departed = _departures(home, standing, standing.record)
     except IofltError as error:
         departed = [Departure("VM", "readable", error.message, None)]
-    return list(_told(place, policy, departed))
+    return _told(regular.full_path(home), policy, departed)
+
+
+def _told(path: str, policy: str | None, departed: list[Departure]) -> list[Found]:
+    return [Found(path, policy, one.what, one.wanted, one.found, one.mend) for one in departed]
 
 
 def _departures(home: Home, standing: Standing, record: HomeRecord | None) -> list[Departure]:

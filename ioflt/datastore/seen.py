@@ -107,6 +107,11 @@ def at(path: str) -> str | None:
     return None
 
 
+def places() -> list[str]:
+    """Where the datastores are that were opened here, as far as is known. Raises StorageError."""
+    return sorted({_path(files.read(note, _MAX_NOTE)) for note in _notes()})
+
+
 def _notes() -> list[Path]:
     """Without those that are being written."""
     found = paths.find().ensure().datastores.iterdir()

@@ -49,9 +49,9 @@ def create(path: Path, data: bytes | memoryview) -> None:
         os.fsync(directory)
 
 
-def replace(path: Path, data: bytes | memoryview) -> None:
-    """The file with mode 0600 and new content, durable. Raises StorageError."""
-    with _telling(path), _temporary(path, data) as temporary:
+def replace(path: Path, data: bytes | memoryview, mode: int = 0o600) -> None:
+    """The file with that mode, but for the umask, and new content, durable. Raises StorageError."""
+    with _telling(path), _temporary(path, data, mode) as temporary:
         os.rename(temporary, path)
 
 
@@ -107,11 +107,11 @@ def _give_name(temporary: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, data: bytes | memoryview) -> Iterator[Path]:
+def _temporary(path: Path, data: bytes | memoryview, mode: int = 0o600) -> Iterator[Path]:
     """A synced file beside `path`, to be put in its place; the directory is synced after that."""
     temporary = path.with_name(f".{path.name}.{random_bytes(8).hex()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o600)
+    descriptor = os.open(temporary, flags, mode)
     try:
         with open(descriptor, "wb", buffering=0) as file:
             _put(file, data)

@@ -71,6 +71,7 @@ policy show Gold
 policy list
 policy assign Gold ds/web
 policy check ds
+health ds
 policy remove Silver
 recovery add ds/web/web-flat.vmdk --passphrase-file pass
 recovery fill ds/web/web-flat.vmdk

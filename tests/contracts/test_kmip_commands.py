@@ -62,6 +62,27 @@ def test_from_nothing_to_keys(ioflt, server, authority, tmp_path):
     assert ioflt("key", "locate", "corp").stdout == ""
 
 
+def test_health_asks_the_servers(ioflt, authority, certificate, tmp_path):
+    """Also while keys are cached, with which all goes on."""
+    (tmp_path / "kmip").mkdir()
+    running = PyKmip.start(tmp_path / "kmip", authority, certificate)
+    try:
+        set_up(ioflt, authority, tmp_path, running.port)
+        ioflt("datastore", "init", tmp_path / "ds")
+        assert json.loads(ioflt("health", "--json").stdout)["sound"]
+        signed = tmp_path / "corp.crt"
+        signed.write_text(authority.sign((tmp_path / "corp.csr").read_text(), days=10))
+        ioflt("provider", "trust", "corp", "--certificate", signed)
+        (near,) = json.loads(ioflt("health", "--json", code=13).stdout)["problems"]
+        assert near["kind"] == "certificate"
+        assert near["mend"] == "ioflt provider renew corp FILE"
+    finally:
+        running.kill()
+    silent, _ = json.loads(ioflt("health", "--json", code=13).stdout)["problems"]
+    assert (silent["kind"], silent["subject"]) == ("provider", "corp")
+    assert "Connection refused" in silent["problem"]
+
+
 def test_a_vm_opens_after_a_restart_with_one_server_of_two(ioflt, authority, tmp_path):
     (tmp_path / "kmip").mkdir()
     certificate = authority.issue("pair", hosts=(HOST,))
