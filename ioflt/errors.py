@@ -18,6 +18,7 @@ IofltError
 │   ├── MalformedError       they do not parse
 │   ├── UnsupportedError     they parse and ask for something we refuse or do not know
 │   └── AuthenticationError  their MAC or wrapped key does not verify
+│       └── IntegrityError   the tags of a file's data do not verify, or are not there
 ├── StorageError             the datastore's file system failed (carries the errno)
 ├── PeerError                a daemon or program that we need misbehaved or is not there
 └── BugError                 ours
@@ -117,6 +118,10 @@ class UnsupportedError(CorruptDataError):
 
 class AuthenticationError(CorruptDataError):
     """A MAC, digest or wrapped key does not verify: changed, or made with another key."""
+
+
+class IntegrityError(AuthenticationError):
+    """A file's data is not what was written last, as far as its tags tell, or has lost them."""
 
 
 class StorageError(IofltError):

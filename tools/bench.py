@@ -1,7 +1,8 @@
 """Throughput and latency of a mount against the directory behind it, measured by fio.
 
-Three places, the same jobs, one after the other on one file each: the backing directory itself, a clear VM
-and an encrypted VM through one mount. What makes the numbers doubtful is printed with them: the load of the
+Four places, the same jobs, one after the other on one file each: the backing directory itself, a clear VM, an
+encrypted VM and one with integrity through one mount; of the last also how many times longer it takes than
+the one without: what tags cost. What makes the numbers doubtful is printed with them: the load of the
 machine at the start, its file system, whether the C files are built. Take the best of several quiet runs.
 """
 
@@ -83,15 +84,17 @@ def places(base: Path, cleanup: ExitStack) -> dict[str, Path]:
     """A directory for each place, with the mount up."""
     os.environ["IOFLT_HOME"] = str(base / "home")
     store, mount, backing = base / "store", base / "mnt", base / "backing"
-    for path in (store / "clear", mount, backing):
+    for path in (store / "clear", store / "integrity", mount, backing):
         path.mkdir(parents=True)
     ioflt("datastore", "init", store, "--encrypt", "--adopt-clear")
+    ioflt("vm", "encrypt", store / "integrity", "--integrity")
     stop: Callable[..., object] = subprocess.run
     cleanup.callback(stop, [IOFLT, "keyd", "stop"], stderr=subprocess.DEVNULL)
     ioflt("mount", store, mount)
     cleanup.callback(stop, [IOFLT, "umount", mount])
     (mount / "encrypted").mkdir()
-    return {"backing": backing, "clear": mount / "clear", "encrypted": mount / "encrypted"}
+    through_mount = {name: mount / name for name in ("clear", "encrypted", "integrity")}
+    return {"backing": backing, **through_mount}
 
 
 def facts(base: Path) -> str:
@@ -106,7 +109,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--directory", type=Path, help="where to measure (default: the temporary directory)")
-    parser.add_argument("--seconds", type=int, default=5, help="for each of the 18 measurements (default 5)")
+    parser.add_argument("--seconds", type=int, default=5, help="for each of the 24 measurements (default 5)")
     parser.add_argument("--size", default="1g", help="of each file (default 1g)")
     arguments = parser.parse_args()
     console = Console()
@@ -125,7 +128,9 @@ def main() -> int:
                 for place, path in where.items()
             }
             shares = {place: result.mib / results["backing"].mib for place, result in results.items()}
-            table.add_row(job.name, *(f"{result}\n{shares[place]:.0%}" for place, result in results.items()))
+            notes = {place: f"{share:.0%}" for place, share in shares.items()}
+            notes["integrity"] += f", {results['encrypted'].mib / results['integrity'].mib:.2f} × encrypted"
+            table.add_row(job.name, *(f"{result}\n{notes[place]}" for place, result in results.items()))
         console.print(table)
     return 0
 

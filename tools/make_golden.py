@@ -1,6 +1,6 @@
-"""Makes images/golden/2: a small datastore as this version writes it, which every later version must open.
+"""Makes images/golden/3: a small datastore as this version writes it, which every later version must open.
 
-    tools/make_golden.py [OUT]       OUT defaults to images/golden/2, and must not exist yet
+    tools/make_golden.py [OUT]       OUT defaults to images/golden/3, and must not exist yet
 
 Contents, names and times are fixed; keys, ids and salts are random, as they are in every datastore.
 """
@@ -26,7 +26,7 @@ from ioflt.paths import find
 from ioflt.testing.local_keys import LocalKeys
 from ioflt.types import HomeState
 
-OUT = Path(__file__).resolve().parent.parent / "images" / "golden" / "2"
+OUT = Path(__file__).resolve().parent.parent / "images" / "golden" / "3"
 
 BACKUP_PASSPHRASE = b"golden provider"
 RECOVERY_PASSPHRASE = b"golden recovery"
@@ -35,7 +35,7 @@ RECOVERY_PASSPHRASE = b"golden recovery"
 TIME = 1_700_000_000
 
 README = """\
-# Golden datastore, format version 2
+# Golden datastore, format version 3
 
 Made once by `tools/make_golden.py`, never edited: what it holds must open for ever. Its passphrases are test
 values.
@@ -54,6 +54,7 @@ In the datastore:
 | `notes.txt` | thin container at the datastore's root |
 | `web01/` | encrypted, thin, two keys: VMX, descriptor, extent with holes, log below, empty file |
 | `db01/` | encrypted, thick, recrypted once; recovery passphrase `golden recovery` on `db01-flat.vmdk` |
+| `safe01/` | encrypted, thin, with integrity: VMX, extent with a hole and an odd length, empty file |
 | `plain01/` | clear |
 
 With it, and nothing of the machine that made it:
@@ -119,6 +120,14 @@ HOMES: dict[str, dict[str, File]] = {
         "db01.vmdk": whole(descriptor("db01-flat.vmdk", 256 << 10, "monolithicFlat")),
         "db01-flat.vmdk": ({0: noise("table", 5000), 200_000: noise("index", 100)}, 256 << 10),
     },
+    "safe01": {
+        "safe01.vmx": whole(vmx("safe01")),
+        "safe01-flat.vmdk": (
+            {0: noise("first area", 9000), 9 * 2**20 + 5: noise("third area", 5000)},
+            10 * 2**20 + 77,
+        ),
+        "safe01.vmsd": whole(b""),
+    },
     "plain01": {
         "plain01.vmx": whole(vmx("plain01")),
         "plain01-flat.vmdk": ({4096: noise("plain", 4096)}, 64 << 10),
@@ -155,6 +164,7 @@ def put(home: Home, path: str, file: File) -> None:
             opened.write(offset, piece)
         opened.truncate(length)
         opened.sync(data_only=False)
+        opened.flush()
         opened.close()
     finally:
         os.close(parent)
@@ -167,6 +177,13 @@ def give_second_key(home: Home) -> None:
     home.store(replace(record, keys=(*record.keys, home.volume.keys.new_key())))
 
 
+def give_integrity(home: Home) -> None:
+    """A home without files; what comes has tags."""
+    record = home.standing().record
+    assert record is not None
+    home.store(replace(record, integrity=True))
+
+
 def fill(volume: Volume, keys: LocalKeys) -> None:
     for name, contents in HOMES.items():
         home = volume.make_home(name, 0o755) if name else volume.root
@@ -174,6 +191,8 @@ def fill(volume: Volume, keys: LocalKeys) -> None:
             lifecycle.decrypt(volume, name)
         if name == "web01":
             give_second_key(home)
+        if name == "safe01":
+            give_integrity(home)
         for path, file in contents.items():
             put(home, path, file)
     lifecycle.encrypt(volume, "db01", thick=True)

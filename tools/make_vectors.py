@@ -60,9 +60,10 @@ def wrapped(
     provider: str = "local",
     key_id: str = "key-1",
     dek: bytes = DEK,
+    tagged: bool = False,
 ) -> bytes:
     fields = [
-        b"ioflt luks2 token 1",
+        b"ioflt luks2 token 2" if tagged else b"ioflt luks2 token 1",
         uuid.encode(),
         b"aes-xts-plain64",
         struct.pack(">Q", 4096),
@@ -70,6 +71,7 @@ def wrapped(
         b"thin" if thin else b"thick",
         provider.encode(),
         key_id.encode(),
+        *([b"hmac-sha256-128"] if tagged else []),
     ]
     nonce = salt("nonce" + str(fields))[:12]  # one DEK per set of fields
     cipher = AES.new(hkdf(KEK, b"dek-wrap"), AES.MODE_GCM, nonce=nonce)
@@ -96,6 +98,12 @@ def token(
         "provisioning": "thin" if thin else "thick",
         "wrapped": b64(wrapped(thin=thin, uuid=uuid, provider=provider, key_id=key_id, dek=dek)),
     }
+
+
+def tagged_token(**fields: object) -> Json:
+    """The token of a container with tags."""
+    made = token() | {"version": 2, "integrity": "hmac-sha256-128", "wrapped": b64(wrapped(tagged=True))}
+    return made | fields
 
 
 def keyslot(offset: int = 32768, size: int = 258048) -> Json:
@@ -308,6 +316,8 @@ def luks2() -> Iterator[Case]:
 
     yield "thin", "ok", "a new thin container", good, bare
     yield "thick", "ok", "a new thick container", headers(text_of(metadata(thin=False))), bare
+    tagged = text_of(metadata() | {"tokens": {"0": tagged_token()}})
+    yield "tagged", "ok", "a new thin container with tags", headers(tagged), bare
     yield (
         "length",
         "ok",
@@ -584,7 +594,18 @@ def luks2() -> Iterator[Case]:
         "only another program's",
         field("tokens/0", {"type": "x", "keyslots": []}),
     )
-    yield "token-version", "unknown token version", "2", field("tokens/0/version", 2)
+    yield "token-version", "unknown token version", "3", field("tokens/0/version", 3)
+    yield "token-version-2", "unknown integrity", "version 2 without a kind", field("tokens/0/version", 2)
+    other = tagged_token(integrity="crc32c")
+    yield "token-integrity", "unknown integrity", "tags of another kind", field("tokens/0", other)
+    plain = tagged_token(version=1)
+    yield "token-tags-1", "bad token", "a kind of tags in version 1", field("tokens/0", plain)
+    switched = tagged_token() | {"version": 1}
+    del switched["integrity"]
+    off = "wrapped key does not verify"
+    yield "token-tags-off", off, "tags switched off by hand", field("tokens/0", switched)
+    mixed = text_of(metadata() | {"tokens": {"0": token(), "1": tagged_token()}})
+    yield "tokens-mixed", "tokens disagree", "with and without tags", headers(mixed)
     yield "token-field", "bad token", "one field more", field("tokens/0/thin", True)
     yield "token-missing", "bad token", "one field less", field("tokens/0/provider", None)
     yield "token-provisioning", "bad token", "neither thin nor thick", field("tokens/0/provisioning", "eager")
@@ -1034,7 +1055,8 @@ def record() -> Iterator[Case]:
     )
 
     yield "no-format", "no format version", "none", file_of(without(home(), "format"))
-    yield "format-3", "unknown version", "3", file_of(home(format=3))
+    yield "format-3", "missing field", "format 1 that says 3", file_of(home(format=3))
+    yield "format-4", "unknown version", "4", file_of(home(format=4))
     yield "format-0", "unknown version", "0", file_of(home(format=0))
     yield "format-2", "missing field", "format 1 that says 2", file_of(home(format=2))
     yield "format-true", "no format version", "true is no number", file_of(home(format=True))
@@ -1078,6 +1100,7 @@ def record() -> Iterator[Case]:
     yield "pending-twice", "named twice", "the same file", file_of(operation(pending=["a", "a"]))
     yield "current-uuid", "bad uuid", "none", file_of(operation(current={"path": "a", "uuid": ""}))
     yield from record2()
+    yield from record3()
     yield from datastore2()
 
 
@@ -1123,6 +1146,25 @@ def new_datastore(**fields: object) -> Json:
         "policy": "",
         "operation": None,
     } | fields
+
+
+def record3() -> Iterator[Case]:
+    """Homes of format 3, which adds one field."""
+    tagged = {"format": 3, "integrity": True}
+    yield "3-home", "ok", "an encrypted home whose files have tags", file_of(home2() | tagged)
+    yield "3-without", "missing field", "format 3 without its field", file_of(home2(format=3))
+    yield (
+        "3-false",
+        "bad field",
+        "what format 2 says as well",
+        file_of(home2() | tagged | {"integrity": False}),
+    )
+    yield "3-number", "bad field", "1 is not true", file_of(home2() | tagged | {"integrity": 1})
+    yield "3-in-2", "unknown field", "the field in format 2", file_of(home2(integrity=True))
+    clear = file_of(clear_home2() | tagged, "clear-home-record")
+    yield "3-clear", "bad clear home", "tags without a key", clear
+    label = "datastore-record"
+    yield "3-datastore", "unknown version", "a datastore has none", file_of(datastore(format=3), label)
 
 
 def record2() -> Iterator[Case]:

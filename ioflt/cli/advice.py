@@ -450,6 +450,21 @@ ADVICE: tuple[Row, ...] = (
         ),
     ),
     (
+        errors.IntegrityError,
+        "changed data",
+        lambda _: (
+            "ioflt check --data DIR/VM names all of it; changed or put back by somebody, or written by a"
+            " program that had a recovery passphrase; what is written anew verifies again"
+        ),
+    ),
+    (
+        errors.IntegrityError,
+        "no tags|tags not of this container",
+        lambda _: (
+            "put the VM's directory back as it was, with .ioflt.d, or this file from a backup of the mount"
+        ),
+    ),
+    (
         errors.AuthenticationError,
         "",
         lambda error: (

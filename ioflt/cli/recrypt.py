@@ -49,6 +49,9 @@ class Rewritten:
     help="With --deep: files with recovery slots get one, for the passphrase in F (- is standard input).",
 )
 @click.option("--drop-recovery", is_flag=True, help="With --deep: remove all recovery slots.")
+@click.option(
+    "--integrity", is_flag=True, help="With --deep: from now on with tags, by which changes are found."
+)
 @json_option
 def recrypt(
     home: tuple[Path, str],
@@ -59,6 +62,7 @@ def recrypt(
     mode: Mode | None,
     recovery_passphrase_file: str | None,
     drop_recovery: bool,
+    integrity: bool,
     as_json: bool,
 ) -> None:
     """Put other keys around the data keys of the encrypted VM; its data stays as it is (shallow recrypt).
@@ -80,12 +84,14 @@ def recrypt(
         raise click.UsageError(
             "--mode, --recovery-passphrase-file and --drop-recovery go with --deep; without it slots stay"
         )
+    if not deep and integrity:
+        raise click.UsageError("--integrity goes with --deep: data keys without tags never get any")
     if drop_recovery and recovery_passphrase_file is not None:
         raise click.UsageError("--recovery-passphrase-file and --drop-recovery exclude each other")
     if add is not None and (key_id is not None or provider is not None):
         raise click.UsageError("--add-provider goes with neither --key nor --provider")
     if deep:
-        _deep(home, mode, recovery_passphrase_file, drop_recovery, as_json)
+        _deep(home, mode, recovery_passphrase_file, drop_recovery, integrity, as_json)
     else:
         _shallow(home, key_id, provider, add, as_json)
     say("header backups of before are of no use any more: ioflt header backup DIR/VM OUT")
@@ -107,7 +113,14 @@ def _shallow(
     emit(shown(done), lambda: say(f"{directory / name}: recrypted, opens by {opens}"), as_json)
 
 
-def _deep(home: tuple[Path, str], mode: Mode | None, recovery: str | None, drop: bool, as_json: bool) -> None:
+def _deep(
+    home: tuple[Path, str],
+    mode: Mode | None,
+    recovery: str | None,
+    drop: bool,
+    integrity: bool,
+    as_json: bool,
+) -> None:
     from ioflt.datastore.deep import home as deep
     from ioflt.datastore.deep.home import OldWays
 
@@ -126,7 +139,8 @@ def _deep(home: tuple[Path, str], mode: Mode | None, recovery: str | None, drop:
             bar.advance(count)
 
         begun = time.monotonic()
-        used = deep.recrypt(volume, name, mode=mode, ways=OldWays(secret, drop), progress=advance)
+        ways = OldWays(secret, drop)
+        used = deep.recrypt(volume, name, mode=mode, ways=ways, integrity=integrity, progress=advance)
         seconds = time.monotonic() - begun
     told = Rewritten(str(directory / name), used, done, round(seconds, 3), int(done / max(seconds, 1e-6)))
 

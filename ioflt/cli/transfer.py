@@ -29,6 +29,11 @@ def _policy_option(whose: str) -> Callable[[_Command], _Command]:
     return click.option("--policy", metavar="NAME", help=f"The storage policy of {whose}.")
 
 
+_integrity_option = click.option(
+    "--integrity", is_flag=True, help="With tags, by which changed data is found, whatever its policy says."
+)
+
+
 def _policy_of(volume: Volume, name: str | None) -> StoragePolicy | None:
     """The policy that was asked for."""
     from ioflt.datastore import policies
@@ -41,8 +46,11 @@ def _policy_of(volume: Volume, name: str | None) -> StoragePolicy | None:
 @click.argument("directory", metavar="DATASTORE", type=click.Path(readable=False, path_type=Path))
 @click.option("--as", "name", metavar="NAME", help="The new VM's name; else that of the file or directory.")
 @_policy_option("the new VM")
+@_integrity_option
 @json_option
-def import_(file: Path, directory: Path, name: str | None, policy: str | None, as_json: bool) -> None:
+def import_(
+    file: Path, directory: Path, name: str | None, policy: str | None, integrity: bool, as_json: bool
+) -> None:
     """Bring a VM into DATASTORE: an OVA, an .ovf with its files beside it, or a directory with a VM.
 
     The new VM is encrypted, or clear, as its storage policy says, else the datastore's; nothing is written
@@ -59,11 +67,15 @@ def import_(file: Path, directory: Path, name: str | None, policy: str | None, a
         given = _policy_of(volume, policy)
         if file.is_dir():
             with progress(f"importing {file.name}", None) as bar:
-                made = transfer.import_directory(volume, file, name, bar.advance, policy=given)
+                made = transfer.import_directory(
+                    volume, file, name, bar.advance, policy=given, integrity=integrity
+                )
         else:
             whole = file.stat().st_size if file.suffix.lower() == ".ova" else None
             with progress(f"importing {file.name}", whole) as bar:
-                made = transfer.import_package(volume, file, name, bar.advance, policy=given)
+                made = transfer.import_package(
+                    volume, file, name, bar.advance, policy=given, integrity=integrity
+                )
     for left in made.left_out:
         say(f"{left}: left out, it is no disk")
     emit(made, lambda: describe(made), as_json)
@@ -104,6 +116,7 @@ def export(home: tuple[Path, str], out: Path, as_json: bool) -> None:
 @click.option("--provider", metavar="NAME", help="Whose key the clone gets; else that of DST's datastore.")
 @click.option("--same-key", is_flag=True, help="Share all keys with SRC; quick where files can share blocks.")
 @_policy_option("the clone")
+@_integrity_option
 @json_option
 def clone(
     source: tuple[Path, str],
@@ -111,6 +124,7 @@ def clone(
     provider: str | None,
     same_key: bool,
     policy: str | None,
+    integrity: bool,
     as_json: bool,
 ) -> None:
     """Copy the powered-off VM SRC to DST, both DIR/VM, with data keys of its own.
@@ -132,6 +146,7 @@ def clone(
             provider=provider,
             same_key=same_key,
             policy=_policy_of(new, policy),
+            integrity=integrity,
             progress=bar.advance,
         )
 

@@ -172,10 +172,13 @@ def shown(home: HomeSummary) -> dict[str, Any]:
 @click.command()
 @home_argument
 @click.option("--thick", is_flag=True, help="Fill the holes of disks, so that no one sees what is unused.")
+@click.option("--integrity", is_flag=True, help="With tags, by which changed data is found. Slower to write.")
 @_disk_option("Only this disk of an encrypted VM, which is clear.")
 @force_option
 @json_option
-def encrypt(home: tuple[Path, str], thick: bool, disk: str | None, force: bool, as_json: bool) -> None:
+def encrypt(
+    home: tuple[Path, str], thick: bool, integrity: bool, disk: str | None, force: bool, as_json: bool
+) -> None:
     """Encrypt the powered-off VM in place: each file anew beside the old, then in its stead.
 
     It gets the datastore's storage policy, if that encrypts, else the VM Encryption Policy. A VM with a raw
@@ -185,6 +188,8 @@ def encrypt(home: tuple[Path, str], thick: bool, disk: str | None, force: bool, 
     """
     from ioflt.datastore import lifecycle, summary
 
+    if integrity and disk is not None:
+        raise click.UsageError("--integrity is of a whole VM; with --disk the disk is as its VM")
     directory, name = home
     place = directory / name
     with (
@@ -192,7 +197,15 @@ def encrypt(home: tuple[Path, str], thick: bool, disk: str | None, force: bool, 
         open_vms(directory, but=name) as volume,
         progress(f"encrypting {disk or name}", total(volume, name, disk)) as bar,
     ):
-        files = lifecycle.encrypt(volume, name, disk=disk, thick=thick, force=force, progress=bar.advance)
+        files = lifecycle.encrypt(
+            volume,
+            name,
+            disk=disk,
+            thick=thick,
+            integrity=integrity,
+            force=force,
+            progress=bar.advance,
+        )
         now = shown(summary.home(volume, name))
     what = f"{', '.join(files)} encrypted" if files else "encrypted"
     emit(now, lambda: say(f"{place}: {what}"), as_json)

@@ -1,4 +1,4 @@
-"""Builds `ioflt.crypto._sectors`, the sector loop in C, against OpenSSL's libcrypto. Called by setup.py."""
+"""Builds `ioflt.crypto._sectors`, the sector loops in C, against OpenSSL's libcrypto. Called by setup.py."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ ffibuilder.cdef(
     """
     int ioflt_sectors(
         const unsigned char *key, unsigned char *data, size_t count, uint64_t sector, int action);
+    int ioflt_tags(
+        const unsigned char *key, const unsigned char *uuid, const unsigned char *data, size_t count,
+        uint64_t first, unsigned char *tags);
     """
 )
 ffibuilder.set_source(

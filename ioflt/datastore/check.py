@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Set
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import atomic, records
+from ioflt.datastore import atomic, records, tagfiles
 from ioflt.datastore.chains import Chains
 from ioflt.datastore.container import Container, Progress
 from ioflt.datastore.deep.disk import SIDECAR
@@ -21,19 +21,23 @@ from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.root import Root
 from ioflt.datastore.standing import Standing, Treatment, is_private, stored_as
 from ioflt.datastore.vmx import VmxFile, read_sealed
-from ioflt.datastore.volume import Volume
+from ioflt.datastore.volume import Volume, split_home_path
 from ioflt.datastore.walk import Node, walk
 from ioflt.errors import (
     AuthenticationError,
     CorruptDataError,
+    IntegrityError,
     IofltError,
     KeyUnavailableError,
     MalformedError,
 )
 from ioflt.filters.backing import Backing
+from ioflt.filters.tagged import named
 from ioflt.format.luks2 import header as luks2
-from ioflt.format.luks2 import state
+from ioflt.format.luks2 import state, tags
 from ioflt.format.luks2.layout import HEADERS_SIZE
+from ioflt.format.record import record as form
+from ioflt.format.record.record import HomeRecord
 from ioflt.format.vmx import sealed
 from ioflt.keys.client import KeyService
 from ioflt.sectors import round_up
@@ -47,11 +51,15 @@ _MAGIC = b"LUKS\xba\xbe"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record or file. `state`: "encrypted", "clear", or what else it is. `finding`: None when sound."""
+    """One record or file. `state`: "encrypted", "clear", or what else it is. `finding`: None when sound.
+
+    `bad`: runs (first, number) of sectors that do not verify, where data was looked at.
+    """
 
     path: str
     state: str
     finding: str | None = None
+    bad: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +73,35 @@ class Report:
         return all(entry.finding is None for entry in self.entries)
 
 
-def run(path: str | os.PathLike[str], keys: KeyService, progress: Progress | None = None) -> Report:
+def place(path: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """The datastore at `path`; or of a VM there: its datastore and its name. By records, not verified."""
+    with suppress(IofltError, OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if isinstance(form.parse(records.read(fd)).record, HomeRecord):
+                return split_home_path(path)
+        finally:
+            os.close(fd)
+    return os.fspath(path), None
+
+
+def size(path: str | os.PathLike[str]) -> int:
+    """Bytes of the files below, about."""
+    return sum(os.lstat(os.path.join(top, name)).st_size for top, _, names in os.walk(path) for name in names)
+
+
+def run(
+    path: str | os.PathLike[str],
+    keys: KeyService,
+    progress: Progress | None = None,
+    *,
+    vm: str | None = None,
+    data: bool = False,
+) -> Report:
     """Check the datastore at `path`; what cannot be verified for want of a key is a finding.
 
-    `progress` hears of files looked at. Raises NotFoundError when there is none, StorageError.
+    `vm`: only the VM of that name. `data`: all sectors that have tags, too. `progress` hears of files looked
+    at, with `data` of bytes. Raises NotFoundError when there is none, StorageError.
     """
     try:
         volume = Volume.open(path, keys, read_only=True, locked=_no_matter)
@@ -76,7 +109,7 @@ def run(path: str | os.PathLike[str], keys: KeyService, progress: Progress | Non
         told = f"{error.reason} ({error.detail})" if error.detail else error.reason
         return Report((Entry(atomic.RECORD, "record", f"{told}; nothing else was checked"),))
     with volume:
-        found = list(_Check(volume, progress).run())
+        found = list(_Check(volume, progress, vm, data=data).run())
     return Report(tuple(sorted(found, key=lambda entry: entry.path)))
 
 
@@ -93,15 +126,18 @@ class _Pending:
 
 
 class _Check:
-    def __init__(self, volume: Volume, progress: Progress | None) -> None:
+    def __init__(self, volume: Volume, progress: Progress | None, vm: str | None, *, data: bool) -> None:
         self._volume = volume
-        self._progress = progress
+        self._vm = vm
+        self._data = data
+        self._progress: Progress = progress or (lambda _count: None)
         self._chains = Chains()
         self._file_ids: dict[int, tuple[str, int]] = {}
 
     def run(self) -> Iterator[Entry]:
-        yield from self._root(self._volume.root)
-        for name in self._volume.homes():
+        if self._vm is None:
+            yield from self._root(self._volume.root)
+        for name in self._volume.homes() if self._vm is None else [self._vm]:
             try:
                 home = self._volume.home(name)
             except IofltError as error:
@@ -146,7 +182,7 @@ class _Check:
         with ExitStack() as open_files:
             for node in walk(home, lambda error: troubles.append(_trouble(home, error))):
                 self._chains.see(_join(home, node.path))
-                if self._progress is not None:
+                if not self._data:
                     self._progress(1)
                 found = self._look(home, standing, node)
                 if isinstance(found, Entry):
@@ -226,8 +262,7 @@ class _Check:
         for one in waiting:
             mine = [next(answers) for _ in one.header.tokens]
             try:
-                self._verify(one, mine)
-                entries.append(one.entry)
+                entries.append(self._verify(one, mine))
             except (IofltError, OSError) as error:
                 entries.append(replace(one.entry, finding=_told(error)))
             finally:
@@ -236,8 +271,8 @@ class _Check:
                         answer.wipe()
         return entries
 
-    def _verify(self, one: _Pending, answers: list[Secret | IofltError]) -> None:
-        """Raises what is wrong with a container whose header is well-formed."""
+    def _verify(self, one: _Pending, answers: list[Secret | IofltError]) -> Entry:
+        """Raises what is wrong with a container whose header is well-formed; else what its data shows."""
         deks = [answer for answer in answers if isinstance(answer, Secret)]
         for answer in answers:
             # a token of a provider that this host does not have is no damage while another one opens
@@ -249,11 +284,20 @@ class _Check:
         with state.mac_key(deks[0], one.header.uuid) as mac_key:
             block = state.load(*read_state_slots(one.fd), mac_key)
         self._take_file_id(block.file_id, one.entry.path, one.node.info)
-        container = Container(os.dup(one.fd), one.header, deks[0], writable=False, name=one.entry.path)
+        if one.standing.needs_tags and not one.header.tagged:
+            raise IntegrityError("no tags", "the file is from before its VM had any")
+        container = Container(
+            os.dup(one.fd), one.header, deks[0], writable=False, name=one.entry.path, tags_in=one.home.fd
+        )
         try:
             _check_length(container, block.length)
             check_copies(one.fd)
             self._read_descriptor(one.home, one.node, container)
+            if not (self._data and one.header.tagged):
+                return one.entry
+            bad = container.scrub(self._progress)
+            finding = f"{named(bad)} not verify" if bad else None
+            return replace(one.entry, finding=finding, bad=bad)
         finally:
             container.close()
 
@@ -326,6 +370,7 @@ def _is_ours(fd: int, name: str) -> bool:
 
 
 def _drafts(home: Home) -> Iterator[Entry]:
+    used = set() if not any(tagfiles.uuids(home.fd)) else _tagged(home)
     try:
         fd = os.open(atomic.PRIVATE_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=home.fd)
     except FileNotFoundError:
@@ -338,10 +383,27 @@ def _drafts(home: Home) -> Iterator[Entry]:
             path = _join(home, os.path.join(atomic.PRIVATE_DIR, name))
             if name.startswith(SIDECAR):
                 yield Entry(path, "sidecar", "of a deep recrypt that was interrupted")
+            elif name.endswith(tags.SUFFIX):
+                if name.removesuffix(tags.SUFFIX) not in used:
+                    yield Entry(path, "tags", "of a file that is gone; a deep recrypt removes them")
             else:
                 yield Entry(path, "draft", "left over by an interruption; the next mount removes it")
     finally:
         os.close(fd)
+
+
+def _tagged(home: Home) -> set[str]:
+    """The UUIDs of the containers that have tags."""
+    found = set()
+    for node in walk(home, lambda _error: None):
+        if node.is_regular:
+            with suppress(IofltError, OSError):
+                fd = open_regular(node.dir_fd, node.name, os.O_RDONLY)
+                try:
+                    found.add(tagfiles.uuid_of(fd) or "")
+                finally:
+                    os.close(fd)
+    return found
 
 
 def _trouble(home: Home, error: OSError) -> Entry:

@@ -7,9 +7,10 @@ own, so nothing is decrypted by the way; a clear one gets that of the datastore 
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from ioflt.datastore import atomic, clearlist, container, files, guards, policies, regular, tree
+from ioflt.datastore import atomic, clearlist, container, files, guards, policies, regular, tagfiles, tree
 from ioflt.datastore.container import Progress
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.datastore.home import Home
@@ -50,11 +51,13 @@ def clone(
     provider: str | None = None,
     same_key: bool = False,
     policy: StoragePolicy | None = None,
+    integrity: bool = False,
     progress: Progress | None = None,
 ) -> Cloned:
     """Copy a powered-off VM, with new data keys under a new KEK of `provider`, else of the target's.
 
-    `policy`: that of the copy; one that does not encrypt decrypts it.
+    `policy`: that of the copy; one that does not encrypt decrypts it. `integrity`: its files get tags,
+    whatever that says; they have them anyway when those of the source have.
     `same_key`: the containers are copied as they are, by reflink where the file system has that: both VMs
     have the same data keys, and who sees both sees which blocks are equal. `source` and `target` may be the
     same object. Raises BusyError, ReadOnlyError, ExistsError, UsageError, KeyUnavailableError,
@@ -72,7 +75,11 @@ def clone(
             raise UsageError(f"the policy {policy.name} decrypts: there is no key to share")
         if spec_of(record, target, policy) is CryptoSpec.ENCRYPT:
             guards.check(old.fd, regular.full_path(old), encrypts=True)
-        first = first_record(record, target, new_name, provider, same_key=same_key, policy=policy)
+        first = first_record(
+            record, target, new_name, provider, same_key=same_key, policy=policy, integrity=integrity
+        )
+        if same_key and first.integrity is not record.integrity:
+            raise UsageError("has no tags, which a clone with its keys could share")
         with new_home(target, new_name, first) as new:
             copied = copy_files(old, new, progress, same_key=same_key)
         return Cloned(new_name, first.state.value, [str(key) for key in first.keys], copied)
@@ -83,6 +90,7 @@ def copy_files(old: Home, new: Home, progress: Progress | None, *, same_key: boo
     side = _Stored if same_key else HomeSide
     copied = tree.copy(side(old), old.fd, side(new), new.fd, progress)
     if same_key:
+        _copy_tags(old, new, copied)
         _renumber_all(new, copied)
     tree.dress_directory(old.fd, new.fd)
     return copied
@@ -105,11 +113,12 @@ def first_record(
     key: KeyRef | None = None,
     same_key: bool = False,
     policy: StoragePolicy | None = None,
+    integrity: bool = False,
 ) -> HomeRecord:
     """The record of a copy, by that policy, else as `becomes` says; with that key or new ones."""
     wanted = policy or becomes(old, target)
     spec = spec_of(old, target, policy)
-    made = target.fresh_record(name, wanted, provider, old.keys[0] if same_key else key)
+    made = target.fresh_record(name, wanted, provider, old.keys[0] if same_key else key, integrity=integrity)
     if spec is not CryptoSpec.NO_OP or old.state is HomeState.CLEAR:
         return made
     keeps_thick = policy is None or policy.provisioning is None
@@ -117,6 +126,7 @@ def first_record(
         made,
         keys=old.keys if same_key else made.keys,
         thick=old.thick if keeps_thick else made.thick,
+        integrity=old.integrity or made.integrity,
         clear_files=old.clear_files,
     )
 
@@ -141,12 +151,40 @@ class _Stored(HomeSide):
         if self._home.treatment(path, fd) is Treatment.VMX:
             os.close(fd)
             return super().open(parent_fd, path)
-        return PlainFile(fd, Backing(fd, 0))
+        return _plain(fd)
 
     def create(self, parent_fd: int, path: str, mode: int) -> OpenFile:
         if self._home.treatment(path) is Treatment.VMX:
             return super().create(parent_fd, path, mode)
         return tree.HostSide().create(parent_fd, path, mode)
+
+
+def _copy_tags(old: Home, new: Home, paths: list[str]) -> None:
+    """A container that was copied as it is needs its tags as they are; several names of one stay one file."""
+    made: dict[str, str] = {}
+    for path in paths if old.standing().integrity else []:
+        with regular.named(new, path), regular.parent(new, path) as (parent_fd, name):
+            with regular.opened(new, path) as fd:
+                uuid = tagfiles.uuid_of(fd)
+            if uuid is None:
+                continue
+            if uuid in made:
+                with regular.opened(new, made[uuid]) as first:
+                    atomic.link_over(new.fd, first, parent_fd, name)
+                continue
+            made[uuid] = path
+            with ExitStack() as opened:
+                source = tagfiles.open_file(old.fd, uuid, writable=False)
+                opened.callback(os.close, source)
+                target = tagfiles.make(new.fd, uuid)
+                opened.callback(os.close, target)
+                files.copy_contents(_plain(source), _plain(target))
+                os.fsync(target)
+    tagfiles.sync_directory(new.fd)
+
+
+def _plain(fd: int) -> PlainFile:
+    return PlainFile(fd, Backing(fd, 0))
 
 
 def _renumber_all(home: Home, paths: list[str]) -> None:

@@ -109,6 +109,7 @@ def _facts(home: Home, standing: Standing, record: HomeRecord, policy: StoragePo
         record.state is HomeState.ENCRYPTED,
         tuple(dict.fromkeys(key.provider for key in record.keys)),
         record.thick,
+        record.integrity,
         clear_files=record.clear_files,
         without_slot=_without_slot(home, standing) if policy.recovery_slot else (),
     )

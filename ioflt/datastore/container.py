@@ -14,30 +14,44 @@ leaves the last length that was synced:
 
 What was appended to a thick container and never synced may read as noise after a power cut.
 
+A container with tags never has *none*: its length is always absolute, and a body that is shorter was cut by
+somebody else. `filters.tagged` has what must be durable before what of data and tags.
+
 In memory the length runs ahead; `flush` and `sync` write it.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from ioflt import syscalls
 from ioflt.crypto.rng import new_uuid, random_bytes
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.xts import SectorCipher
-from ioflt.datastore import atomic, openfile
+from ioflt.datastore import atomic, openfile, tagfiles
 from ioflt.datastore.header import read_header, read_state_slots
-from ioflt.errors import CorruptDataError, IofltError, ReadOnlyError, StorageError
+from ioflt.errors import (
+    CorruptDataError,
+    IntegrityError,
+    IofltError,
+    MalformedError,
+    ReadOnlyError,
+    StorageError,
+)
 from ioflt.filters.backing import Backing
 from ioflt.filters.base import Link
+from ioflt.filters.tagfile import TagFile
+from ioflt.filters.tagged import Tagged, named
 from ioflt.filters.trace import Counters, Trace
 from ioflt.filters.vmcrypt import VmCrypt
 from ioflt.format.luks2 import header as luks2
-from ioflt.format.luks2 import state
+from ioflt.format.luks2 import state, tags
 from ioflt.format.luks2.layout import DATA_OFFSET, STATE_SLOT_OFFSETS, STATE_SLOT_SIZE
 from ioflt.format.luks2.state import StateBlock
 from ioflt.format.luks2.token import IofltToken
@@ -55,6 +69,11 @@ FILL_STEP = 1 << 20
 #: Bytes from which on a range of a thick container is emptied in the background: some 5 ms of filling.
 LONG_RANGE = 8 << 20
 
+#: Findings of one open file that are logged: whoever changes all of a disk does not fill the log, too.
+_LOGGED = 20
+
+_log = logging.getLogger(__name__)
+
 
 def new_file_id() -> int:
     """A random file id: bit 62 set, bit 63 clear, so that it never meets a backing inode number."""
@@ -69,16 +88,18 @@ def create(
     thin: bool,
     uuid: str | None = None,
     file_id: int | None = None,
+    tags_in: int | None = None,
 ) -> None:
     """Make an empty container in the new, empty file `fd`, under a new DEK wrapped by each key of `by`.
 
     Writes 40 KiB, syncs nothing: the caller does, before the file gets a name. Both state slots are written,
-    so that no later commit needs space.
+    so that no later commit needs space. `tags_in`: the directory of the home, which gets a file of tags for
+    it, durable already.
     """
-    uuid = uuid or new_uuid()
-    ((dek, blob),) = keys.generate(by[0], [token_aad(uuid, thin, by[0])])
+    uuid, tagged = uuid or new_uuid(), tags_in is not None
+    ((dek, blob),) = keys.generate(by[0], [token_aad(uuid, thin, by[0], tagged=tagged)])
     with dek, state.mac_key(dek, uuid) as mac_key:
-        token = IofltToken(by[0], thin, blob)
+        token = IofltToken(by[0], thin, blob, tagged)
         header = luks2.new(uuid, dek, token)
         if len(by) > 1:
             header = header.with_tokens([token, *(rewrap(token, keys, uuid, key) for key in by[1:])])
@@ -89,6 +110,8 @@ def create(
             block = StateBlock(sequence, 0, file_id, None)
             atomic.write_all(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
         os.ftruncate(fd, DATA_OFFSET)
+        if tags_in is not None:
+            os.close(tagfiles.create(tags_in, dek, uuid))
 
 
 class Container:
@@ -106,8 +129,12 @@ class Container:
         writable: bool,
         counters: Counters | None = None,
         name: str = "",
+        tags_in: int | None = None,
     ) -> None:
-        """Takes over `fd` and `dek`. Raises CorruptDataError when no state block verifies."""
+        """Takes over `fd` and `dek`. `tags_in`: the directory of the home, where its tags are if it has any.
+
+        Raises CorruptDataError when no state block verifies, IntegrityError for want of its tags.
+        """
         self._fd = fd
         self._name = name
         self._writable = writable
@@ -116,16 +143,32 @@ class Container:
         self._failed: int | None = None
         self._lock = threading.Lock()  # state block and length against a sync in another thread
         self._counters = counters
-        self._install(dek)
+        self._logged = 0
+        self._tagged: Tagged | None = None
+        self._tags_fd: int | None = None
+        try:
+            if header.tagged:
+                if tags_in is None:
+                    raise IntegrityError("no tags", "the container is in no home")
+                self._tags_fd = tagfiles.open_file(tags_in, self.uuid, writable=writable)
+            self._install(dek)
+        except BaseException:  # of what did not open nothing stays
+            dek.wipe()
+            if self._tags_fd is not None:
+                os.close(self._tags_fd)
+            raise
 
     def _install(self, dek: Secret) -> None:
         """Build the chain for this DEK and read the state block."""
         self._mac_key = state.mac_key(dek, self.uuid)
         try:
             self._cipher = SectorCipher(dek)
+            below: Link = Backing(self._fd, DATA_OFFSET)
+            if self._tags_fd is not None:
+                below = self._tagged = self._with_tags(below, self._tags_fd, dek)
         finally:
             dek.wipe()
-        self._crypt = VmCrypt(Backing(self._fd, DATA_OFFSET), self._cipher, thin=self.thin, initialised=None)
+        self._crypt = VmCrypt(below, self._cipher, thin=self.thin, initialised=None)
         self._chain: Link = self._crypt if self._counters is None else Trace(self._crypt, self._counters)
         try:
             self.refresh()
@@ -133,18 +176,46 @@ class Container:
             self.wipe()
             raise
 
+    def _with_tags(self, below: Link, fd: int, dek: Secret) -> Tagged:
+        keys = tags.keys(dek, self.uuid)
+        file = TagFile(fd, keys)
+        try:
+            file.load_journal()
+        except CorruptDataError as error:  # of another container, or none
+            raise IntegrityError("tags not of this container", str(error)) from None
+        return Tagged(
+            below,
+            file,
+            keys,
+            self.uuid,
+            name=self._name,
+            is_written=lambda: syscalls.is_write_locked(self._fd),
+            found=self._log_found,
+            healed=self._log_healed,
+        )
+
     @classmethod
     def open(
-        cls, fd: int, keys: KeyService, *, writable: bool, counters: Counters | None = None, name: str = ""
+        cls,
+        fd: int,
+        keys: KeyService,
+        *,
+        writable: bool,
+        counters: Counters | None = None,
+        name: str = "",
+        tags_in: int | None = None,
+        needs_tags: bool = False,
     ) -> Container:
         """Open the container in `fd`, which is taken over, and closed on failure.
 
-        Raises CorruptDataError, KeyUnavailableError, OSError.
+        `needs_tags`: one without is refused. Raises CorruptDataError, KeyUnavailableError, OSError.
         """
         try:
             header = read_header(fd)
+            if needs_tags and not header.tagged:
+                raise IntegrityError("no tags", "the file is from before its VM had any")
             dek = unwrap(header, keys)
-            return cls(fd, header, dek, writable=writable, counters=counters, name=name)
+            return cls(fd, header, dek, writable=writable, counters=counters, name=name, tags_in=tags_in)
         except BaseException:  # taken over, so ours to close
             os.close(fd)
             raise
@@ -152,6 +223,8 @@ class Container:
     def refresh(self) -> None:
         """Read the state block again: somebody else may have written before we got the writer's lock."""
         self._state = state.load(*read_state_slots(self._fd), self._mac_key)
+        if self._tagged is not None and self._state.length is None:
+            raise MalformedError("bad state block", "no length beside tags")
         self.file_id = self._state.file_id
         self._crypt.initialised = self._state.initialised
         body = self._crypt.size()
@@ -159,6 +232,7 @@ class Container:
         self._length = round_down(body) if self._state.length is None else self._state.length
         # Shorter than its length: somebody cut the file. What is missing reads as zeros, as holes do.
         self._short = body < round_up(self._length)
+        self.leave()
 
     # OpenFile
 
@@ -174,6 +248,10 @@ class Container:
     def settled(self) -> bool:
         return not self._writable or self._length == self._durable()
 
+    @property
+    def closable(self) -> bool:
+        return self.settled and (self._tagged is None or self._tagged.at_rest)
+
     def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
         self._check_failed()
         length = min(length, self._length - offset)
@@ -181,11 +259,16 @@ class Container:
             return b""
         data = self._chain.read(offset, length, nowait=nowait)
         missing = length - len(data)
+        if missing and self._tagged is not None:
+            have = round_down(offset + len(data))
+            self._tagged.check_missing(have, round_up(offset + length) - have)
         # A body shorter than the length: extended before a crash, never written. Holes.
         return data if missing == 0 else bytes(data) + bytes(missing)
 
-    def write_waits(self, end: int) -> bool:
+    def write_waits(self, offset: int, end: int) -> bool:
         if self._short or self._crypt.initialised is not None:
+            return True
+        if self._tagged is not None and self._tagged.waits(offset, end - offset):
             return True
         commits = not self.thin or (self._state.length is None and end % SECTOR_SIZE != 0)
         return end > self._length and commits
@@ -259,9 +342,19 @@ class Container:
         return found
 
     def flush(self) -> None:
-        """Closing: a length that changed is made durable, data first. Data alone is left to the kernel."""
+        """Closing: a length that changed, and tags, are made durable; data alone is left to the kernel."""
         if self._writable and not self.settled:
             self.sync(data_only=True)
+        if self._tagged is not None and not self._tagged.at_rest:
+            try:
+                self._tagged.settle()
+            except OSError as error:
+                self._fail(error)
+
+    def leave(self) -> None:
+        """Somebody else may write from now on."""
+        if self._tagged is not None:
+            self._tagged.forget(round_up(self._length))
 
     def sync(self, *, data_only: bool) -> None:
         self._check_failed()
@@ -273,8 +366,10 @@ class Container:
             self._commit(self._to_store(), self._crypt.initialised)
 
     def close(self) -> None:
-        """Wipe keys, close the descriptor."""
+        """Wipe keys, close the descriptors."""
         self.wipe()
+        if self._tags_fd is not None:
+            os.close(self._tags_fd)
         os.close(self._fd)
 
     # Keys
@@ -283,6 +378,8 @@ class Container:
         """Forget the DEK; I/O is impossible until `rekey`."""
         self._cipher.wipe()
         self._mac_key.wipe()
+        if self._tagged is not None:
+            self._tagged.wipe()
 
     def rekey(self, keys: KeyService) -> None:
         """After `wipe`: get the DEK again and go on. The file must still be the same container."""
@@ -340,6 +437,24 @@ class Container:
         written = self._crypt.fill_holes(offset, length) if length > 0 else 0
         self._set_times(times)
         return written
+
+    def scrub(self, progress: Progress) -> tuple[tuple[int, int], ...]:
+        """Verify all sectors below the length; the runs (first, number) of those that do not.
+
+        `progress` hears of bytes. Raises IntegrityError when there are no tags.
+        """
+        if self._tagged is None:
+            raise IntegrityError("no tags", "the container has none")
+        bad: list[tuple[int, int]] = []
+        end = round_up(self._length)
+        for offset in range(0, end, tags.AREA):
+            length = min(tags.AREA, end - offset)
+            if not self._tagged.is_hole(offset, length):
+                for first, count in self._tagged.verify(offset, length):
+                    start = bad.pop()[0] if bad and sum(bad[-1]) == first else first
+                    bad.append((start, first + count - start))
+            progress(length)
+        return tuple(bad)
 
     @property
     def body_size(self) -> int:
@@ -417,11 +532,11 @@ class Container:
 
     def _to_store(self) -> int | None:
         """What the state block says of the length, once the data is synced."""
-        return None if self._length == self._crypt.size() else self._length
+        return None if self._length == self._crypt.size() and self._tagged is None else self._length
 
     def _commit(self, length: int | None, initialised: int | None) -> None:
         """A new state block, durable, and what it speaks of durable before it."""
-        self._sync_backing()
+        self._sync_data(data_only=True)
         self._put_state(length, initialised=initialised)
         self._sync_backing()
 
@@ -460,6 +575,16 @@ class Container:
         self._failed = error.errno or errno.EIO
         raise StorageError("writing to the medium failed; the file is shut", self._failed, file=self._name)
 
+    def _log_found(self, runs: tuple[tuple[int, int], ...]) -> None:
+        if self._logged < _LOGGED:
+            self._logged += 1
+            last = "; of this file nothing more is logged" if self._logged == _LOGGED else ""
+            _log.warning("%s: %s not verify: changed, or put back%s", self._name, named(runs), last)
+
+    def _log_healed(self, runs: tuple[tuple[int, int], ...]) -> None:
+        told = "was interrupted while it was written; got new tags:"
+        _log.info("%s: %s %s", self._name, told, ", ".join(f"{first}+{count}" for first, count in runs[:20]))
+
     def _check_writable(self) -> None:
         if not self._writable:
             raise ReadOnlyError("opened for reading only", file=self._name)
@@ -471,8 +596,8 @@ class Container:
 
 def rewrap(token: IofltToken, keys: KeyService, uuid: str, key: KeyRef) -> IofltToken:
     """A token for the same DEK of the container `uuid` under another KEK."""
-    aad = token_aad(uuid, token.thin, key)
-    return IofltToken(key, token.thin, keys.rewrap(token.key, key, token.blob, token.aad(uuid), aad))
+    made = replace(token, key=key)
+    return replace(made, blob=keys.rewrap(token.key, key, token.blob, token.aad(uuid), made.aad(uuid)))
 
 
 def unwrap(header: luks2.Header, keys: KeyService) -> Secret:

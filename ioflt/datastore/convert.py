@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import atomic, container, files, regular
+from ioflt.datastore import atomic, container, files, regular, tagfiles
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container, Progress
 from ioflt.datastore.fileid import carries, file_id_of, uuid_of
@@ -149,6 +149,9 @@ class Conversion:
     def _drop(self, paths: Iterable[str]) -> None:
         """These files are converted. On the medium with the next change of the record."""
         gone = frozenset(paths)
+        current = self.operation.current
+        if self.operation.kind == "decrypt" and current is not None:
+            tagfiles.remove(self._home.fd, current.uuid)
         pending = tuple(path for path in self.operation.pending if path not in gone)
         self.operation = replace(self.operation, pending=pending, current=None)
         self.record = replace(self.record, operation=self.operation)
@@ -161,8 +164,12 @@ class Conversion:
 
     def _wrap(self, source: OpenFile, draft: Draft, uuid: str) -> None:
         keys, thin = self._home.volume.keys, not self.operation.thick
-        container.create(draft.fd, keys, self._keys, thin=thin, uuid=uuid, file_id=file_id_of(uuid))
-        self._copy(source, Container.open(os.dup(draft.fd), keys, writable=True))
+        home_fd = self._home.fd
+        tags_in = home_fd if self.record.integrity else None
+        container.create(
+            draft.fd, keys, self._keys, thin=thin, uuid=uuid, file_id=file_id_of(uuid), tags_in=tags_in
+        )
+        self._copy(source, Container.open(os.dup(draft.fd), keys, writable=True, tags_in=home_fd))
 
     def _unwrap(self, source: OpenFile, draft: Draft) -> None:
         fd = os.dup(draft.fd)
@@ -183,6 +190,7 @@ class Conversion:
                 while (step := target.fill_step()) is not None:
                     target.fill(step)
             target.sync(data_only=False)
+            target.flush()
 
     # Names
 

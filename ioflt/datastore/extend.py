@@ -96,6 +96,7 @@ def _grow(home: Home, path: str, now: int, then: int, progress: Progress | None)
                 if progress is not None:
                     progress(step[1])
         file.sync(data_only=False)
+        file.flush()
 
 
 def _replace(home: Home, path: str, text: bytes) -> None:
@@ -109,12 +110,14 @@ def _replace(home: Home, path: str, text: bytes) -> None:
         with closing(_plain(os.dup(draft.fd))) as stored:
             files.copy_contents(PlainFile(fd, Backing(fd, 0)), stored)
         with closing(_as_stored(home, path, os.dup(draft.fd), writable=True)) as file:
-            file.truncate(0)
+            # Until `flush` the journal of tags names what is written: they fit the old file and the new one.
             file.write(0, text)
+            file.truncate(len(text))
             file.sync(data_only=False)
-        atomic.dress(draft.fd, before)
-        os.utime(draft.fd)
-        draft.publish_over(parent_fd, name)
+            atomic.dress(draft.fd, before)
+            os.utime(draft.fd)
+            draft.publish_over(parent_fd, name)
+            file.flush()
 
 
 @contextmanager

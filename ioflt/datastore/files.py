@@ -67,7 +67,8 @@ def create(
             atomic.write_all(fd, text)
         elif treatment is Treatment.CONTAINER:
             thin = not known.thick if thin is None else thin
-            container.create(fd, keys, known.keys, thin=thin, file_id=file_id)
+            tags_in = home.fd if known.integrity else None
+            container.create(fd, keys, known.keys, thin=thin, file_id=file_id, tags_in=tags_in)
         if owner is not None and owner != (os.geteuid(), os.getegid()):
             os.fchown(fd, *owner)
         os.fchmod(fd, mode)
@@ -93,7 +94,15 @@ def open_file(
     """
     try:
         if treatment is Treatment.CONTAINER:
-            return Container.open(fd, home.volume.keys, writable=writable, counters=counters, name=name)
+            return Container.open(
+                fd,
+                home.volume.keys,
+                writable=writable,
+                counters=counters,
+                name=name,
+                tags_in=home.fd,
+                needs_tags=home.standing().needs_tags,
+            )
         if treatment is Treatment.VMX:
             return VmxFile(fd, home.volume.keys, writable=writable, place=place)
     except IofltError as error:

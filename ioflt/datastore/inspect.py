@@ -16,6 +16,7 @@ from ioflt.format.keysafe import safe
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import CIPHER, DATA_OFFSET, HEADER_SIZE, HEADERS_SIZE
+from ioflt.format.luks2.token import INTEGRITY
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, Deep, Move, Operation, Recrypt, Rename
 from ioflt.format.vmdk import descriptor, sparse
@@ -45,6 +46,7 @@ class Description:
     key_bits: int | None = None
     sector_size: int | None = None
     provisioning: str | None = None
+    integrity: str | None = None
     sequence: int | None = None
     keys: tuple[str, ...] = ()
     opened_by: tuple[str, ...] = ()
@@ -160,6 +162,7 @@ def _luks(fd: int, area: bytes, found: Description) -> Description:
             key_bits=512,
             sector_size=SECTOR_SIZE,
             provisioning="thin" if header.thin else "thick",
+            integrity=INTEGRITY if header.tagged else None,
             keys=tuple(str(token.key) for token in header.tokens),
             recovery_slots=header.keyslots,
         ),
@@ -255,6 +258,7 @@ def _record(data: bytes, found: Description) -> Description:
         keys=tuple(map(str, record.keys)),
         state=record.state.value,
         provisioning="thick" if record.thick else "thin",
+        integrity=INTEGRITY if record.integrity else None,
         policy=record.policy,
         clear_files=record.clear_files,
         operation=None if operation is None else _operation(operation),

@@ -50,6 +50,7 @@ def encrypt(
     thick: bool = False,
     policy: StoragePolicy | None = None,
     force: bool = False,
+    integrity: bool = False,
     progress: Progress | None = None,
 ) -> tuple[str, ...]:
     """Encrypt a clear home in place, go on with an interrupted encryption, or take back a decryption.
@@ -57,7 +58,8 @@ def encrypt(
     `policy`: the one that a home gets, which encrypts; else the datastore's own, if that does. `force`: also
     the VM that is marked as the one from which the keys come.
     `disk`: in an encrypted home, what is clear of the disk to which the file at that path belongs.
-    `thick`: holes become encrypted zeros; what is gone on with stays as it was begun. Returns the paths of a
+    `thick`: holes become encrypted zeros; `integrity`: files get tags, whatever the policy says; what is gone
+    on with stays as it was begun. Returns the paths of a
     disk's files. After an error the home takes no writes and the call can be repeated. Raises UsageError when
     it is encrypted already, BusyError, ReadOnlyError, KeyUnavailableError, CorruptDataError, StorageError.
     """
@@ -71,7 +73,9 @@ def encrypt(
                 raise UsageError("is encrypted already")
             else:
                 guards.check_home(home, record, force=force)
-                record = _begin_encrypt(home, record, thick, _own(volume, policy, HomeState.ENCRYPTED))
+                record = _begin_encrypt(
+                    home, record, thick, integrity, _own(volume, policy, HomeState.ENCRYPTED)
+                )
         elif disk is not None and not _is_about(operation, disk):
             raise _interrupted(operation)
         elif operation.kind == "decrypt":
@@ -137,6 +141,7 @@ def _cleared(home: Home, conversion: Conversion) -> HomeRecord:
         policy=DATASTORE_DEFAULT.name if begun_before else record.policy,
         thick=False,
         operation=None,
+        integrity=False,
     )
 
 
@@ -228,7 +233,9 @@ def _own(volume: Volume, policy: StoragePolicy | None, state: HomeState) -> Stor
     return policy or policies.default(volume.keys, volume.record, state)
 
 
-def _begin_encrypt(home: Home, record: HomeRecord, thick: bool, policy: StoragePolicy) -> HomeRecord:
+def _begin_encrypt(
+    home: Home, record: HomeRecord, thick: bool, integrity: bool, policy: StoragePolicy
+) -> HomeRecord:
     policies.usable(policy)
     entries = _check_clear(home, regular.regular_files(home))
     thick = thick or policy.provisioning == "thick"
@@ -240,6 +247,7 @@ def _begin_encrypt(home: Home, record: HomeRecord, thick: bool, policy: StorageP
         policy=policy.name,
         thick=thick,
         operation=_operation("encrypt", thick, entries),
+        integrity=integrity or policy.integrity,
     )
     return _store_first(home, record, begun, entries)
 

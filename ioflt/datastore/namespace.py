@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from ioflt import syscalls
-from ioflt.datastore import atomic, clearfiles, container, files
+from ioflt.datastore import atomic, clearfiles, container, files, tagfiles
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
@@ -93,7 +93,7 @@ def remove(home: Home, parent_fd: int, name: str, how: Callable[..., None]) -> N
 
     Raises ReadOnlyError, BusyError, OSError.
     """
-    with steady(home):
+    with steady(home), tagfiles.following(home, (parent_fd, name)):
         path = home.path_of(parent_fd, name) if clearfiles.has_any(home) else None
         if path is None or path not in clearfiles.paths(home):
             how(name, dir_fd=parent_fd)
@@ -114,7 +114,8 @@ def rename(move: Move, renamed_home: Home | None) -> None:
         with _acting(move):
             _check(move)
             if not move.concerns_clear_files():
-                _rename(move)
+                with tagfiles.following(move.new_home, (move.new_fd, move.new)):
+                    _rename(move)
                 return
         _rename_clear(move)
         return
@@ -157,7 +158,8 @@ def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFil
         _check(move)
         if move.concerns_clear_files():  # let tools copy
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        return _convert(move, source, place, file_id)
+        with tagfiles.following(move.home, (move.old_fd, move.old), (move.new_fd, move.new)):
+            return _convert(move, source, place, file_id)
 
 
 def _convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFile:
@@ -175,13 +177,21 @@ def _convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFi
             content = bytes(source.read(0, source.length))
             atomic.write_all(draft.fd, seal_new(keys, standing.keys, content, file_id))
         else:
-            container.create(draft.fd, keys, standing.keys, thin=not standing.thick, file_id=file_id)
+            container.create(
+                draft.fd,
+                keys,
+                standing.keys,
+                thin=not standing.thick,
+                file_id=file_id,
+                tags_in=move.home.fd if standing.integrity else None,
+            )
             copy = files.open_file(
                 move.home, os.dup(draft.fd), Treatment.CONTAINER, writable=True, place=lambda: None
             )
             try:
                 files.copy_contents(source, copy)
                 copy.sync(data_only=False)
+                copy.flush()
             finally:
                 copy.close()
         atomic.dress(draft.fd, like)
@@ -231,6 +241,8 @@ def _check_homes(home: Home, new_home: Home) -> None:
     ours, theirs = home.standing(), new_home.standing()
     if ours.state is not theirs.state or (ours.state is HomeState.ENCRYPTED and ours.keys != theirs.keys):
         raise CrossHomeError("the homes have different keys or states", file=home.name)
+    if ours.integrity or theirs.integrity:  # its tags would stay behind
+        raise CrossHomeError("files with tags stay in their home", file=home.name)
 
 
 def _rename(move: Move) -> None:

@@ -40,11 +40,17 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def new_home(
-    volume: Volume, name: str, record: HomeRecord | None = None, policy: StoragePolicy | None = None
+    volume: Volume,
+    name: str,
+    record: HomeRecord | None = None,
+    policy: StoragePolicy | None = None,
+    *,
+    integrity: bool = False,
 ) -> Iterator[Home]:
     """A new home, locked, which gets its name when the block ends well.
 
-    It has that first record, or one by that policy, else by the datastore's own, which is verified for all.
+    It has that first record, or one by that policy, else by the datastore's own, which is verified for all;
+    with `integrity` its files have tags, whatever that says.
 
     Raises ReadOnlyError, UsageError for the name, ExistsError, KeyUnavailableError, OSError.
     """
@@ -57,7 +63,7 @@ def new_home(
     home = volume.adopt(name, _open_directory(volume.fd, draft))
     try:
         with home.exclusive():
-            first = home.store(record or volume.fresh_record(name, policy), new=True)
+            first = home.store(record or volume.fresh_record(name, policy, integrity=integrity), new=True)
             yield home
             with home.appearing(first):
                 os.fsync(home.fd)

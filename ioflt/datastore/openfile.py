@@ -40,11 +40,15 @@ class OpenFile(Protocol):
     def settled(self) -> bool:
         """Whether the medium's idea of the length is that of `length` (data may still be unsynced)."""
 
+    @property
+    def closable(self) -> bool:
+        """Whether `flush` has nothing to do."""
+
     def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
         """Up to `length` bytes; fewer only at the end. `nowait`: BlockingIOError instead of disk I/O."""
 
-    def write_waits(self, end: int) -> bool:
-        """Whether a write of whole sectors, up to `end`, may wait for the medium or for another thread."""
+    def write_waits(self, offset: int, end: int) -> bool:
+        """Whether a write of whole sectors may wait for the medium or for another thread."""
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """All of `data`; extends the file as pwrite does."""

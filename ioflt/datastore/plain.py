@@ -29,10 +29,14 @@ class PlainFile:
     def settled(self) -> bool:
         return True
 
+    @property
+    def closable(self) -> bool:
+        return self.settled
+
     def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
         return self._chain.read(offset, length, nowait=nowait)
 
-    def write_waits(self, end: int) -> bool:
+    def write_waits(self, offset: int, end: int) -> bool:
         return False
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar
 
 from ioflt import paths, syscalls
@@ -111,14 +111,20 @@ def add_slot(path: str, keys: KeyService, passphrase: Secret) -> int:
 
 def _refuse_while_rewritten(path: str) -> None:
     """By the record of the home that has the file, not verified: a false one refuses, and gives nothing."""
+    top = _top(path)
+    record = None if top is None else _home_record(top)
+    if record is not None and isinstance(record.operation, Deep):
+        raise UsageError("its deep recrypt was interrupted, and comes first", file=top)
+
+
+def _top(path: str) -> str | None:
+    """The home that has the file, by the record there, which is not verified; None when there is none."""
     top = os.path.dirname(path)
     while top != "/":
-        record = _home_record(top)
-        if record is not None:
-            if isinstance(record.operation, Deep):
-                raise UsageError("its deep recrypt was interrupted, and comes first", file=top)
-            return
+        if _home_record(top) is not None:
+            return top
         top = os.path.dirname(top)
+    return None
 
 
 def _home_record(directory: str) -> HomeRecord | None:
@@ -160,8 +166,15 @@ def take(path: str) -> int:
 
 def fill(path: str, keys: KeyService, progress: Callable[[int], None]) -> int:
     """`recovery.fill` of a file that nobody has open for writing. Raises BusyError otherwise."""
+    top = _top(path)
     try:
-        return recovery.fill(take(path), keys, progress)
+        with ExitStack() as opened:
+            fd = take(path)
+            tags_in = None
+            if top is not None:
+                tags_in = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                opened.callback(os.close, tags_in)
+            return recovery.fill(fd, keys, progress, tags_in=tags_in)
     except IofltError as error:
         error.file = error.file or path
         raise

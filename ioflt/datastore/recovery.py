@@ -34,6 +34,7 @@ from ioflt.format.luks2.layout import (
 )
 from ioflt.format.luks2.state import StateBlock
 from ioflt.keys.client import KeyService
+from ioflt.sectors import round_down, round_up
 
 #: Bytes of a header area, which is what a backup holds: both header copies and the keyslots.
 HEADER_AREA = KEYSLOTS_OFFSET + KEYSLOTS_SIZE
@@ -128,15 +129,15 @@ def restore_header(fd: int, keys: KeyService, header_area: bytes) -> None:
         header.write(fd, backup.with_sequence(newest + 1))
 
 
-def fill(fd: int, keys: KeyService, progress: Callable[[int], None]) -> int:
+def fill(fd: int, keys: KeyService, progress: Callable[[int], None], *, tags_in: int | None = None) -> int:
     """Write encrypted zeros into all holes of the body, so that stock tools read zeros there.
 
-    Returns the bytes looked at. Takes over `fd`. `progress` hears of the bytes of each step.
-    Keeps the mtime. Raises CorruptDataError, KeyUnavailableError, OSError.
+    Returns the bytes looked at. Takes over `fd`. `progress` hears of the bytes of each step. `tags_in`: the
+    directory of its home. Keeps the mtime. Raises CorruptDataError, KeyUnavailableError, OSError.
     """
-    container = Container.open(fd, keys, writable=True)
+    container = Container.open(fd, keys, writable=True, tags_in=tags_in)
     try:
-        size = container.body_size
+        size = min(container.body_size, round_up(container.length))
         while (step := container.fill_step()) is not None:  # thick, its filler not done yet
             container.fill(step)
             progress(step[1])
@@ -146,6 +147,7 @@ def fill(fd: int, keys: KeyService, progress: Callable[[int], None]) -> int:
                 container.fill_holes(offset, length)
                 progress(length)
         os.fsync(container.fd)
+        container.flush()
         return size
     finally:
         container.close()
@@ -251,7 +253,8 @@ def _put_new_state(fd: int, backup: luks2.Header, dek: Secret) -> None:
     true to what it holds, since a sector of data never encrypts to zeros."""
     if os.fstat(fd).st_size < DATA_OFFSET:
         os.ftruncate(fd, DATA_OFFSET)
-    block = StateBlock(2, None, new_file_id(), None if backup.thin else 0)
+    length = round_down(os.fstat(fd).st_size - DATA_OFFSET) if backup.tagged else None
+    block = StateBlock(2, length, new_file_id(), None if backup.thin else 0)
     with state.mac_key(dek, backup.uuid) as mac_key:
         slot = state.slot_of(block)
         _put(fd, STATE_SLOT_OFFSETS[1 - slot], bytes(STATE_SLOT_SIZE))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ioflt.datastore.atomic import PRIVATE_DIR, RECORD
-from ioflt.format.record.record import HomeRecord
+from ioflt.format.record.record import Deep, HomeRecord
 from ioflt.types import HomeState, KeyRef
 
 _PRIVATE = frozenset((RECORD, PRIVATE_DIR))
@@ -43,6 +43,16 @@ class Standing:
     record: HomeRecord | None
     refusal: Refusal | None = None
     locked: bool = False
+
+    @property
+    def integrity(self) -> bool:
+        """Whether new containers get tags."""
+        return self.record is not None and self.record.integrity
+
+    @property
+    def needs_tags(self) -> bool:
+        """Whether no container opens without tags: one that has none was put there from before."""
+        return self.integrity and self.record is not None and not isinstance(self.record.operation, Deep)
 
     @property
     def key(self) -> KeyRef:

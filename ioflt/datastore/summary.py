@@ -42,6 +42,7 @@ class MissingKey:
 @dataclass(frozen=True, slots=True)
 class HomeSummary:
     """A home. `problem`: why it takes no writes. `state` and `keys` are those by which its files are read.
+    `integrity`: whether its files have tags.
 
     `missing`: of a locked home, the keys of which any one would open it.
     """
@@ -51,6 +52,7 @@ class HomeSummary:
     keys: list[str]
     policy: str | None
     thick: bool
+    integrity: bool
     problem: str | None
     missing: list[MissingKey]
     files: list[FileSummary]
@@ -107,6 +109,7 @@ def home(volume: Volume, name: str) -> HomeSummary:
         [] if record is None else list(map(str, record.keys)),
         None if record is None else record.policy,
         standing.thick,
+        standing.integrity,
         standing.problem,
         missing,
         [_file(found, standing, entry, locked=bool(missing)) for entry in entries],
@@ -114,7 +117,7 @@ def home(volume: Volume, name: str) -> HomeSummary:
 
 
 def _unknown(name: str, error: IofltError) -> HomeSummary:
-    return HomeSummary(name, "unknown", [], None, False, error.message, [], [])
+    return HomeSummary(name, "unknown", [], None, False, False, error.message, [], [])
 
 
 def _missing(home: Home, standing: Standing) -> list[MissingKey]:

@@ -86,6 +86,7 @@ def import_package(
     progress: Progress | None = None,
     *,
     policy: StoragePolicy | None = None,
+    integrity: bool = False,
 ) -> Imported:
     """Bring in FILE.ova or FILE.ovf as the home `name` (else the file's name without its ending).
 
@@ -98,7 +99,7 @@ def import_package(
         _storage(path),
         naming(os.fspath(path)),
         Package(path) as package,
-        new_home(volume, name, policy=policy) as home,
+        new_home(volume, name, policy=policy, integrity=integrity) as home,
     ):
         side = HomeSide(home)
         envelope = package.envelope
@@ -123,6 +124,7 @@ def import_directory(
     progress: Progress | None = None,
     *,
     policy: StoragePolicy | None = None,
+    integrity: bool = False,
 ) -> Imported:
     """Bring in a directory with a VM, file by file; holes, modes, times and inner symlinks are kept.
 
@@ -139,7 +141,7 @@ def import_directory(
             record = volume.record
             wanted = policy or policies.default(volume.keys, record, record.default)
             guards.check(fd, os.fspath(path), encrypts=wanted.encrypts)
-            with new_home(volume, name, policy=policy) as home:
+            with new_home(volume, name, policy=policy, integrity=integrity) as home:
                 tree.copy(HostSide(), fd, HomeSide(home), home.fd, progress)
                 tree.dress_directory(fd, home.fd)
                 return _imported(home, [])

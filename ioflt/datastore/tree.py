@@ -87,6 +87,7 @@ def created(side: Side, parent_fd: int, path: str, mode: int = 0o644) -> Iterato
     try:
         yield file
         file.sync(data_only=False)
+        file.flush()
     finally:
         file.close()
 

@@ -131,12 +131,16 @@ class VmxFile:
         """When the buffer was last written: what `stat` shows until the commit."""
         return self._mtime
 
+    @property
+    def closable(self) -> bool:
+        return self.settled
+
     def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
         self._open_key()
         with self._lock:
             return bytes(self._buffer[offset : offset + length])
 
-    def write_waits(self, end: int) -> bool:
+    def write_waits(self, offset: int, end: int) -> bool:
         return False
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:

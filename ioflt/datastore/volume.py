@@ -14,7 +14,7 @@ from types import TracebackType
 
 from ioflt import paths
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import atomic, policies, records, root, seen
+from ioflt.datastore import atomic, policies, records, root, seen, tagfiles
 from ioflt.datastore.home import Home
 from ioflt.datastore.memory import Memory
 from ioflt.datastore.root import Root
@@ -290,14 +290,18 @@ class Volume:
         policy: StoragePolicy | None = None,
         provider: str | None = None,
         key: KeyRef | None = None,
+        *,
+        integrity: bool = False,
     ) -> HomeRecord:
         """A record with a new home id, by that policy, else the datastore's own.
 
         If that encrypts, with that key, or a new KEK of that provider, else the policy's, else the
-        datastore's.
+        datastore's. `integrity`: with tags, whatever the policy says; UsageError where nothing encrypts.
         """
         record = self.record
         policy = policy or policies.default(self.keys, record, record.default)
+        if integrity and not policy.encrypts:
+            raise UsageError("would be clear: without a key there are no tags", file=name)
         found: tuple[KeyRef, ...] = ()
         if policy.encrypts:
             provider = provider or policy.provider or self.root.standing().key.provider
@@ -311,6 +315,7 @@ class Volume:
             policy.name,
             thick=policy.provisioning == "thick",
             operation=None,
+            integrity=integrity or policy.integrity,
         )
 
     def remove_home(self, name: str) -> None:
@@ -328,6 +333,8 @@ class Volume:
         left = [entry for entry in os.listdir(home.fd) if not is_private(entry)]
         if left:
             os.rmdir(name, dir_fd=self.fd)  # raises ENOTEMPTY
+        for uuid in tagfiles.uuids(home.fd):  # of containers that are gone
+            tagfiles.remove(home.fd, uuid)
         with suppress(FileNotFoundError):
             atomic.remove_drafts(home.fd)
             os.rmdir(atomic.PRIVATE_DIR, dir_fd=home.fd)

@@ -93,7 +93,8 @@ def check_room(fd: int, change: Change) -> None:
     found = header.read_header(fd)
     some = found.tokens[0]
     blob = bytes(len(some.blob))
-    found.with_tokens([IofltToken(key, some.thin, blob) for key in change.of([t.key for t in found.tokens])])
+    wanted = change.of([token.key for token in found.tokens])
+    found.with_tokens([IofltToken(key, some.thin, blob, some.tagged) for key in wanted])
 
 
 def changed_vmx(text: bytes, keys: KeyService, change: Change) -> bytes | None:

@@ -30,6 +30,7 @@ _ERRNOS: tuple[tuple[type[IofltError], int], ...] = (
     (errors.ReadOnlyError, errno.EROFS),
     (errors.CrossHomeError, errno.EXDEV),
     (errors.KeyUnavailableError, errno.ENOKEY),
+    (errors.IntegrityError, errno.EIO),
     (errors.CorruptDataError, errno.EUCLEAN),
     (errors.PeerError, errno.EIO),
 )

@@ -183,7 +183,7 @@ class Files(Served):
     @translated
     async def flush(self, fh: FileHandleT) -> None:
         handle = self.handles.files[fh]
-        if handle.writes and not file_of(handle.node).settled:  # else close(2) waits for no unlock
+        if handle.writes and not file_of(handle.node).closable:  # else close(2) waits for no unlock
             await self._settle(handle.node, self.opener.flush)
 
     @translated
@@ -266,7 +266,7 @@ def _written_range(file: OpenFile, start: int, end: int) -> tuple[int, int, bool
 
     One that extends the file also touches its last sector and its length: it excludes all behind that.
     """
-    length, waits = file.length, file.write_waits(end)
+    length, waits = file.length, file.write_waits(start, end)
     if end > length:
         return min(round_down(length), round_down(start)), END, waits
     span = cover(start, end - start)

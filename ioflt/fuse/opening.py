@@ -99,13 +99,15 @@ class Opener:
                 return
             async with node.ranges.hold(0, END, exclusive=True):  # the filler or a sync may be at work
                 if write and node.file is not None:
+                    if isinstance(node.file, Container):
+                        node.file.leave()
                     syscalls.unlock(node.file.fd)
                 self._close_if_unused(node)
 
     async def flush(self, node: Node) -> None:
-        """Make a length or a VMX that changed durable."""
+        """Make a length or a VMX that changed durable, and tags."""
         file = node.file
-        if file is None or file.settled:
+        if file is None or file.closable:
             return
         async with node.ranges.hold(0, END, exclusive=True):
             await self.thread_for(file)(file.flush)

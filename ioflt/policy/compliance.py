@@ -49,8 +49,6 @@ def lacking(policy: StoragePolicy) -> str | None:
     """What the policy asks for and this version does not have."""
     if policy.has(CBT):
         return "this version has no cbt filter"
-    if policy.integrity:
-        return "this version has no integrity tags"
     return None
 
 
@@ -62,7 +60,7 @@ def _of_encrypted(policy: StoragePolicy, facts: Facts, place: str, assign: str) 
         found = "thick" if facts.thick else "thin"
         yield Departure("provisioning of new files", policy.provisioning, found, assign)
     if policy.integrity and not facts.integrity:
-        yield Departure("integrity", "tags", "none", None)
+        yield Departure("integrity", "tags", "none", f"ioflt vm recrypt {place} --deep --integrity")
     if policy.has(CBT):
         yield Departure("changed block tracking", CBT, "this version has no cbt filter", None)
     for path in facts.clear_files:

@@ -40,6 +40,7 @@ def check_openfile(open_again: Callable[[], OpenFile], seed: int = 0, steps: int
         if choose.random() < 0.1:
             file.flush()
             assert file.settled
+            assert file.closable
             file.close()
             file = open_again()
             _check(file, expected)
@@ -55,7 +56,7 @@ def _step(choose: random.Random, file: OpenFile, expected: bytearray, offset: in
     action = choose.choice(("write", "write", "truncate", "allocate"))
     if action == "write":
         data = choose.choice((choose.randbytes(length), bytes(length)))
-        assert isinstance(file.write_waits(offset + length), bool)
+        assert isinstance(file.write_waits(offset, offset + length), bool)
         file.write(offset, choose.choice((data, memoryview(data))))
         _extend(expected, offset)
         expected[offset : offset + length] = data

@@ -46,6 +46,7 @@ _CORRUPT: dict[str, type[CorruptDataError]] = {
         errors.MalformedError,
         errors.UnsupportedError,
         errors.AuthenticationError,
+        errors.IntegrityError,
     )
 }
 

@@ -1,6 +1,7 @@
 """Every kind of open file, through the contract."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,8 @@ KINDS = {
     "plain": (HomeState.CLEAR, "disk", None),
     "thin": (HomeState.ENCRYPTED, "disk", True),
     "thick": (HomeState.ENCRYPTED, "disk", False),
+    "thin with tags": (HomeState.ENCRYPTED, "disk", True),
+    "thick with tags": (HomeState.ENCRYPTED, "disk", False),
     "vmx": (HomeState.ENCRYPTED, "vm.vmx", None),
 }
 
@@ -28,6 +31,8 @@ def test_open_file(kind, seed, tmp_path, ioflt_home):
         Volume.init(tmp_path / "datastore", default, keys)
         with Volume.open(tmp_path / "datastore", keys) as volume:
             home = volume.make_home("vm", 0o755)
+            if "tags" in kind:
+                home.store(replace(home.standing().record, integrity=True))
             os.close(files.create(home, home.fd, name, mode=0o600, thin=thin))
             counters = Counters() if seed else None
 

@@ -89,7 +89,7 @@ def test_every_file_has_its_contents(golden: Path, datastore: Path, keys: Servic
 
 
 def test_it_is_sound(datastore: Path, keys: Service) -> None:
-    found = check.run(datastore, keys).entries
+    found = check.run(datastore, keys, data=True).entries
     assert {entry.path for entry in found if entry.finding} == {"plain01/.ioflt"}  # clear on purpose
     assert {os.path.dirname(entry.path) for entry in found if entry.state == "clear"} == {"plain01"}
 

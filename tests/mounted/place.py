@@ -13,7 +13,7 @@ from ioflt import paths
 from ioflt.keys.mounts import MountControl
 
 #: Homes that `make_homes` makes, by kind. The empty name stands for the datastore's root.
-HOMES = ("thin", "thick", "clear")
+HOMES = ("thin", "thick", "tagged", "clear")
 
 
 class Place:
@@ -41,8 +41,9 @@ class Place:
         """An empty home of each kind of `HOMES`; the datastore is encrypting and not mounted."""
         for name in HOMES:
             (self.datastore / name).mkdir()
-        for name in ("thick", "clear"):
+        for name in ("thick", "tagged", "clear"):
             self.ioflt("vm", "decrypt", self.datastore / name)
+        self.ioflt("vm", "encrypt", "--integrity", self.datastore / "tagged")
         self.ioflt("vm", "encrypt", "--thick", self.datastore / "thick")
 
     def mount(self, *options: str) -> Path:

@@ -39,7 +39,7 @@ def fio(path: Path, *options: str) -> None:
     assert "verify:" not in result.stderr
 
 
-@pytest.mark.parametrize("home", ["thin", "thick"])
+@pytest.mark.parametrize("home", ["thin", "thick", "tagged"])
 def test_a_gibibyte_outlives_the_mount(homes: Place, home: str) -> None:
     directory = homes.mountpoint / home
     for name, (size, *options) in JOBS.items():
@@ -59,7 +59,7 @@ def test_a_gibibyte_outlives_the_mount(homes: Place, home: str) -> None:
     assert homes.complaints() == []
 
 
-@pytest.mark.parametrize("home", ["thin", "thick"])
+@pytest.mark.parametrize("home", ["thin", "thick", "tagged"])
 @pytest.mark.parametrize("disks", [8, 1])
 def test_eight_processes(homes: Place, home: str, disks: int) -> None:
     """On a disk of their own each, or on eight ranges of one disk, whose neighbours share a sector."""

@@ -73,7 +73,7 @@ def run_kills(place: Place, kills: int, seed: int) -> int:
     dice = random.Random(seed)
     place.make_homes()
     place.mount()
-    files = [Path("thin/disk"), Path("thick/disk"), Path("thin/vm.nvram")]
+    files = [Path("thin/disk"), Path("thick/disk"), Path("tagged/disk"), Path("thin/vm.nvram")]
     told = {file: Told() for file in files}
     for file in files:
         (place.mountpoint / file).touch()
@@ -102,7 +102,7 @@ def run_kills(place: Place, kills: int, seed: int) -> int:
         assert place.complaints() == []
     (place.mountpoint / "clear").rmdir()
     place.umount()
-    place.ioflt("check", place.datastore)
+    place.ioflt("check", "--data", place.datastore)
     assert not [*place.datastore.glob("*/.ioflt.d/new-*")]
     return acknowledged
 

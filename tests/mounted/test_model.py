@@ -179,7 +179,7 @@ class FileMachine(RuleBasedStateMachine):
         assert os.fstat(self.handles[0]).st_size == len(self.model)
 
 
-@pytest.mark.parametrize("home", ["thin", "thick"])
+@pytest.mark.parametrize("home", ["thin", "thick", "tagged"])
 def test_any_sequence(shared: Place, home: str) -> None:
     directory = shared.mountpoint / home
     run_state_machine_as_test(

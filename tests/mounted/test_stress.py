@@ -33,7 +33,7 @@ TAKES_ALL_SPACE = ("fsize",)
 
 
 @pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("home", ["thin", "thick"])
+@pytest.mark.parametrize("home", ["thin", "thick", "tagged"])
 def test_stressors(shared: Place, home: str, group: str) -> None:
     directory = shared.mountpoint / home / group
     directory.mkdir()

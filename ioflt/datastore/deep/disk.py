@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from types import TracebackType
 
 from ioflt import syscalls
-from ioflt.datastore import atomic, regular
+from ioflt.datastore import atomic, regular, tagfiles
 from ioflt.datastore.atomic import PRIVATE_DIR, Draft
 from ioflt.datastore.deep.storage import Bytes, File
 from ioflt.datastore.header import locked
 from ioflt.datastore.home import Home
-from ioflt.errors import BugError
+from ioflt.errors import BugError, IntegrityError
 
 #: What the name of a sidecar begins with; the UUID of the container to be follows.
 SIDECAR = "recrypt-"
@@ -69,6 +69,7 @@ class HomeStorage:
         self._container = DiskFile(fd)
         self._sidecar: DiskFile | None = None
         self._draft: Draft | None = None
+        self._opened = ExitStack()
 
     def __enter__(self) -> HomeStorage:
         return self
@@ -77,6 +78,7 @@ class HomeStorage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close_sidecar()
+        self._opened.close()
         if self._draft is not None:
             self._draft.__exit__(kind, error, trace)
 
@@ -115,6 +117,19 @@ class HomeStorage:
     def remove_sidecar(self) -> None:
         self._close_sidecar()
         remove_sidecar(self._home.fd, self._sidecar_name)
+
+    def tags(self, uuid: str) -> DiskFile | None:
+        try:
+            fd = tagfiles.open_file(self._home.fd, uuid, writable=True)
+        except IntegrityError:
+            return None
+        self._opened.callback(os.close, fd)
+        return DiskFile(fd)
+
+    def make_tags(self, uuid: str) -> DiskFile:
+        fd = tagfiles.make(self._home.fd, uuid)
+        self._opened.callback(os.close, fd)
+        return DiskFile(fd)
 
     def sync_sidecars(self) -> None:
         sync_sidecars(self._home.fd)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from ioflt import syscalls
 from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import atomic, files, records, recovery, regular
+from ioflt.datastore import atomic, files, records, recovery, regular, tagfiles
 from ioflt.datastore.container import Progress, new_file_id
 from ioflt.datastore.deep import disk, rekey
 from ioflt.datastore.deep.disk import DiskFile, HomeStorage
@@ -58,12 +58,14 @@ def recrypt(
     mode: Mode | None = None,
     to: Sequence[KeyRef] = (),
     ways: OldWays | None = None,
+    integrity: bool = False,
     progress: Progress | None = None,
 ) -> Mode:
     """Give all files of an encrypted home new DEKs, or go on with that; the mode it was done in.
 
     `mode`: None copies where there is room for the longest file, and else works in place. `to`: the KEKs from
-    now on; none: those of before. After an error the home takes no writes and the call can be repeated.
+    now on; none: those of before. `integrity`: files get tags, if they have none; what is gone on with stays
+    as it was begun. After an error the home takes no writes and the call can be repeated.
     Raises UsageError for a clear home, and for recovery slots of which nothing is said; BusyError,
     ReadOnlyError, KeyUnavailableError, CorruptDataError, StorageError.
     """
@@ -73,7 +75,7 @@ def recrypt(
         if operation is None:
             if record.state is HomeState.CLEAR:
                 raise UsageError("is clear: it has no keys")
-            record = _begin(home, record, mode, tuple(to), ways)
+            record = _begin(home, record, mode, tuple(to), ways, integrity)
         elif not isinstance(operation, Deep):
             raise UsageError("another operation was interrupted, and must be finished first")
         elif to and set(to) != set(operation.to):
@@ -112,7 +114,12 @@ def _seems_interrupted(volume: Volume, name: str) -> bool:
 
 
 def _begin(
-    home: Home, record: HomeRecord, mode: Mode | None, to: tuple[KeyRef, ...], ways: OldWays
+    home: Home,
+    record: HomeRecord,
+    mode: Mode | None,
+    to: tuple[KeyRef, ...],
+    ways: OldWays,
+    integrity: bool,
 ) -> HomeRecord:
     entries = _files(home, record)
     for entry in entries:
@@ -134,7 +141,13 @@ def _begin(
         None,
     )
     begun = home.store(
-        replace(record, home_id=home_id, keys=operation.to + operation.old, operation=operation)
+        replace(
+            record,
+            home_id=home_id,
+            keys=operation.to + operation.old,
+            operation=operation,
+            integrity=record.integrity or integrity,
+        )
     )
     if [entry.path for entry in _files(home, record)] != [entry.path for entry in entries]:
         home.store(replace(record, generation=begun.generation))
@@ -213,8 +226,19 @@ def _take(home: Home, path: str) -> int:
 def _finish(home: Home, record: HomeRecord, ways: OldWays, progress: Progress | None) -> Mode:
     work = _Work(home, record, ways, progress)
     work.run()
+    _remove_strays(home)
     home.store(replace(work.record, keys=work.operation.to, operation=None))
     return work.operation.mode
+
+
+def _remove_strays(home: Home) -> None:
+    """The tags of the containers of before."""
+    strays = set(tagfiles.uuids(home.fd))
+    for entry in regular.regular_files(home) if strays else []:
+        with regular.opened(home, entry.path) as fd:
+            strays.discard(tagfiles.uuid_of(fd) or "")
+    for uuid in strays:
+        tagfiles.remove(home.fd, uuid)
 
 
 class _Work:
@@ -280,6 +304,7 @@ class _Work:
                 uuid,
                 file_id=file_id_of(uuid) if self._copied else None,
                 passphrase=self._ways.passphrase,
+                tagged=self.record.integrity,
                 progress=self._progress,
             ).run()
             storage.sync_names()

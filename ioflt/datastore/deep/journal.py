@@ -16,8 +16,9 @@ from ioflt.crypto.secret import Secret
 from ioflt.datastore.container import Progress, unwrap
 from ioflt.datastore.deep import rekey
 from ioflt.datastore.deep.rekey import Translation
+from ioflt.datastore.deep.retag import NewTags, OldTags
 from ioflt.datastore.deep.storage import File, Storage
-from ioflt.errors import AuthenticationError, MalformedError
+from ioflt.errors import AuthenticationError, IntegrityError, MalformedError
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import keyslot, recrypt, sidecar
 from ioflt.format.luks2.layout import DATA_OFFSET, KEYSLOTS_OFFSET, KEYSLOTS_SIZE
@@ -43,6 +44,8 @@ class _Run:
     slot_key: Secret
     state: StateBlock
     beside: File
+    before: OldTags | None
+    after: NewTags | None
 
 
 class Journal:
@@ -57,11 +60,12 @@ class Journal:
         *,
         file_id: int | None = None,
         passphrase: Secret | None = None,
+        tagged: bool = False,
         segment: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         """`by`: the KEKs of the new DEK. `file_id`: another one than it has. `passphrase`: for the recovery
-        slot of a container that has any."""
+        slot of a container that has any. `tagged`: it gets tags, if it has none."""
         self._storage = storage
         self._file = storage.container
         self._keys = keys
@@ -69,6 +73,7 @@ class Journal:
         self._uuid = uuid
         self._passphrase = passphrase
         self._file_id = file_id
+        self._tagged = tagged
         self._segment = segment or SEGMENT
         self._progress = progress
 
@@ -109,10 +114,16 @@ class Journal:
             with rekey.verified_dek(header, self._keys) as old:
                 rekey.read_state(self._file, old, header.uuid)  # else it would not open at the end
                 header = self._make_room(header)
-                future = rekey.new_key(header, self._keys, self._by, self._uuid, self._passphrase)
+                future = rekey.new_key(
+                    header, self._keys, self._by, self._uuid, self._passphrase, tagged=self._tagged
+                )
                 with future.dek as new:
+                    rekey.old_tags(self._storage, header, old)  # else nothing could go on
                     begun = recrypt.begin(header, future.change)
                     try:
+                        if future.change.tokens[0].tagged:
+                            after = NewTags(self._storage.make_tags(self._uuid), new, self._uuid)
+                            after.begin(rekey.body_size(self._file))
                         self._make_sidecar(header, future.change, old, new)
                         if future.area is not None:
                             self._write_area(*future.area)
@@ -164,8 +175,20 @@ class Journal:
             if sidecar.has_journal(slot, self._journal(beside, slot)):
                 if rekey.body_size(self._file) != slot.body:
                     raise MalformedError("body changed in a recrypt", f"its size was {slot.body}")
-                return _Run(header, change, old, new, key, state, beside), slot
+                before = rekey.old_tags(self._storage, header, old)
+                return _Run(
+                    header, change, old, new, key, state, beside, before, self._after(change, new)
+                ), slot
         raise AuthenticationError("no valid recrypt journal")
+
+    def _after(self, change: Recrypt, new: Secret) -> NewTags | None:
+        """The tags to be, which `_begin` made."""
+        if not change.tokens[0].tagged:
+            return None
+        file = self._storage.tags(change.uuid)
+        if file is None:
+            raise IntegrityError("no tags", f"those of the recrypt to {change.uuid} are not there")
+        return NewTags(file, new, change.uuid)
 
     def _settle(self, run: _Run, slot: Slot) -> int:
         """Repair the segment that was being written; the byte behind it."""
@@ -180,10 +203,14 @@ class Journal:
         """All segments from `done` on."""
         translation = Translation(run.old, run.new, rekey.holes_from(run.header, run.state))
         try:
-            while (start := self._next(translation, done)) < slot.body:
+            while (start := self._next(run, translation, slot.body, done)) < slot.body:
                 block = self._file.pread(min(slot.segment, slot.body - start), DATA_OFFSET + start)
+                bad = set() if run.before is None else run.before.bad(block, start)
                 translation.translate(block, start)
                 journal = bytes(block)
+                if run.after is not None:  # while it still shows what is bad
+                    run.after.put(journal, start, bad)
+                    run.after.sync()
                 slot = replace(
                     slot,
                     sequence=slot.sequence + 1,
@@ -199,11 +226,12 @@ class Journal:
         finally:
             translation.wipe()
 
-    def _next(self, translation: Translation, position: int) -> int:
-        """Where the next segment begins: whole holes are passed over."""
+    def _next(self, run: _Run, translation: Translation, body: int, position: int) -> int:
+        """Where the next segment begins: whole holes, by their tags if there are any, are passed over."""
         if translation.holes_from is None or position < translation.holes_from:
             return position
-        return max(position, round_down(self._file.next_data(DATA_OFFSET + position) - DATA_OFFSET))
+        data = max(position, round_down(self._file.next_data(DATA_OFFSET + position) - DATA_OFFSET))
+        return data if run.before is None else run.before.next_written(position, min(data, body))
 
     def _protect(self, run: _Run, slot: Slot, journal: bytes) -> None:
         """The segment is in the journal: from here on it can be written, and repaired."""
@@ -222,6 +250,7 @@ class Journal:
         """Length, file id and mark, as they will verify; the block of before stays until the switch."""
         file_id = self._file_id or run.state.file_id
         block = replace(run.state, sequence=run.state.sequence + 1, file_id=file_id)
+        block = rekey.exact_length(self._file, block, tagged=run.after is not None)
         rekey.write_state(self._file, block, run.new, run.change.uuid)
         self._file.fsync()
 

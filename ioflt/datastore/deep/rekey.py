@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.xts import SectorCipher
 from ioflt.datastore.container import rewrap, unwrap
-from ioflt.datastore.deep.storage import File
-from ioflt.errors import MalformedError, UsageError
+from ioflt.datastore.deep.retag import OldTags
+from ioflt.datastore.deep.storage import File, Storage
+from ioflt.errors import CorruptDataError, IntegrityError, MalformedError, UsageError
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import keyslot, state
 from ioflt.format.luks2.layout import (
@@ -83,9 +84,12 @@ def new_key(
     uuid: str,
     passphrase: Secret | None,
     *,
+    tagged: bool = False,
     beside: bool = False,
 ) -> Future:
     """A new DEK for the container of `header`, wrapped by each of `by`, for the UUID to be.
+
+    `tagged`: it will have tags, as it has when it has them now.
 
     A container with recovery slots gets one for `passphrase`: over none of those that it has, or `beside`
     them, in another file. Raises UsageError when there is none, and when
@@ -93,9 +97,10 @@ def new_key(
     """
     if header.keyslots and passphrase is None:
         raise UsageError("has recovery slots, which open only the old key")
-    ((dek, blob),) = keys.generate(by[0], [token_aad(uuid, header.thin, by[0])])
+    tagged = tagged or header.tagged
+    ((dek, blob),) = keys.generate(by[0], [token_aad(uuid, header.thin, by[0], tagged=tagged)])
     try:
-        token = IofltToken(by[0], header.thin, blob)
+        token = IofltToken(by[0], header.thin, blob, tagged)
         tokens = [token, *(rewrap(token, keys, uuid, key) for key in by[1:])]
         future = luks2.new(uuid, dek, token).with_tokens(tokens)
         area = None
@@ -107,6 +112,24 @@ def new_key(
     except BaseException:  # no key stays, whatever it was
         dek.wipe()
         raise
+
+
+def old_tags(storage: Storage, header: luks2.Header, dek: Secret) -> OldTags | None:
+    """The tags of the container as it is, if it has any. Raises IntegrityError when they are lost."""
+    if not header.tagged:
+        return None
+    file = storage.tags(header.uuid)
+    if file is None:
+        raise IntegrityError("no tags", "they are missing")
+    try:
+        return OldTags(file, dek, header.uuid)
+    except CorruptDataError as error:
+        raise IntegrityError("tags not of this container", str(error)) from None
+
+
+def exact_length(file: File, block: StateBlock, *, tagged: bool) -> StateBlock:
+    """The state block, in which the length of a container with tags is always written out."""
+    return replace(block, length=body_size(file)) if tagged and block.length is None else block
 
 
 def future_dek(header: luks2.Header, change: Recrypt, keys: KeyService) -> Secret:

@@ -9,6 +9,7 @@ from ioflt.crypto.secret import Secret
 from ioflt.datastore.container import Progress
 from ioflt.datastore.deep import rekey
 from ioflt.datastore.deep.rekey import Translation
+from ioflt.datastore.deep.retag import NewTags, OldTags
 from ioflt.datastore.deep.storage import File, Storage
 from ioflt.errors import BusyError
 from ioflt.format.luks2 import header as luks2
@@ -38,11 +39,12 @@ class Replacement:
         *,
         file_id: int | None = None,
         passphrase: Secret | None = None,
+        tagged: bool = False,
         chunk: int = CHUNK,
         progress: Progress | None = None,
     ) -> None:
         """`by`: the KEKs of the new DEK. `file_id`: another one than it has. `passphrase`: for the recovery
-        slot of a container that has any."""
+        slot of a container that has any. `tagged`: it gets tags, if it has none."""
         self._storage = storage
         self._file = storage.container
         self._keys = keys
@@ -50,6 +52,7 @@ class Replacement:
         self._uuid = uuid
         self._passphrase = passphrase
         self._file_id = file_id
+        self._tagged = tagged
         self._chunk = chunk
         self._progress = progress
 
@@ -69,11 +72,21 @@ class Replacement:
             state = rekey.read_state(self._file, old, header.uuid)
             seen = (self._file.size(), self._storage.mtime())
             # the new file has room for a slot wherever the old one had it
-            future = rekey.new_key(header, self._keys, self._by, self._uuid, self._passphrase, beside=True)
+            future = rekey.new_key(
+                header, self._keys, self._by, self._uuid, self._passphrase, tagged=self._tagged, beside=True
+            )
             with future.dek as new:
+                before, after = rekey.old_tags(self._storage, header, old), None
+                if future.change.tokens[0].tagged:
+                    after = NewTags(self._storage.make_tags(self._uuid), new, self._uuid)
+                    after.begin(rekey.body_size(self._file))
                 draft = self._storage.make_draft()
-                self._write_body(draft, Translation(old, new, rekey.holes_from(header, state)), header.thin)
+                translation = Translation(old, new, rekey.holes_from(header, state))
+                self._write_body(draft, translation, header.thin, before, after)
                 self._write_front(draft, header, future, state)
+                if after is not None:
+                    after.sync()
+                    self._storage.sync_sidecars()
         self._storage.dress(draft)
         draft.fsync()
         with self._storage.header_lock():
@@ -83,17 +96,27 @@ class Replacement:
             self._storage.publish(draft)
         self._storage.sync_names()
 
-    def _write_body(self, draft: File, translation: Translation, thin: bool) -> None:
+    def _write_body(
+        self,
+        draft: File,
+        translation: Translation,
+        thin: bool,
+        before: OldTags | None,
+        after: NewTags | None,
+    ) -> None:
         body = rekey.body_size(self._file)
         draft.resize(DATA_OFFSET + body)
         done = 0
         try:
-            while (start := self._next(thin, done)) < body:
+            while (start := self._next(thin, done, body, before)) < body:
                 block = self._file.pread(min(self._chunk, body - start), DATA_OFFSET + start)
+                bad = set() if before is None else before.bad(block, start)
                 if thin:
                     translation.translate(block, start)
                 else:
                     translation.fill(block, start)
+                if after is not None:
+                    after.put(block, start, bad)
                 view = memoryview(block)
                 for offset, length in rekey.data_runs(block):
                     draft.pwrite(view[offset : offset + length], DATA_OFFSET + start + offset)
@@ -103,11 +126,12 @@ class Replacement:
         finally:
             translation.wipe()
 
-    def _next(self, thin: bool, position: int) -> int:
-        """Where the next chunk begins: whole holes are passed over."""
+    def _next(self, thin: bool, position: int, body: int, before: OldTags | None) -> int:
+        """Where the next chunk begins: whole holes, by their tags if there are any, are passed over."""
         if not thin:
             return position
-        return max(position, round_down(self._file.next_data(DATA_OFFSET + position) - DATA_OFFSET))
+        data = max(position, round_down(self._file.next_data(DATA_OFFSET + position) - DATA_OFFSET))
+        return data if before is None else before.next_written(position, min(data, body))
 
     def _write_front(
         self, draft: File, header: luks2.Header, future: rekey.Future, state: StateBlock
@@ -119,6 +143,7 @@ class Replacement:
         for sequence in (1, 2):
             file_id = self._file_id or state.file_id
             block = replace(state, sequence=sequence, initialised=None, file_id=file_id)
+            block = rekey.exact_length(self._file, block, tagged=future.change.tokens[0].tagged)
             rekey.write_state(draft, block, future.dek, self._uuid)
         for data, offset in rekey.header_copies(recrypt.end(header, future.change)):
             draft.pwrite(data, offset)

@@ -35,7 +35,7 @@ class File(Protocol):
 
 
 class Storage(Protocol):
-    """A container, and the two files that come and go beside it."""
+    """A container, and the files that come and go beside it."""
 
     @property
     def container(self) -> File:
@@ -59,8 +59,14 @@ class Storage(Protocol):
     def remove_sidecar(self) -> None:
         """If there is one."""
 
+    def tags(self, uuid: str) -> File | None:
+        """The file of tags of the container of that UUID; None when there is none."""
+
+    def make_tags(self, uuid: str) -> File:
+        """A new, empty one, in place of any that is there."""
+
     def sync_sidecars(self) -> None:
-        """fsync of the directory of sidecars."""
+        """fsync of the directory of sidecars and tags."""
 
     def make_draft(self) -> File:
         """A new, empty file without a name; gone when it gets none."""

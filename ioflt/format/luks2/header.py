@@ -59,6 +59,11 @@ class Header:
         return self.tokens[0].thin
 
     @property
+    def tagged(self) -> bool:
+        """Whether its sectors have tags, in a file beside it. For a header that passed `check_profile`."""
+        return self.tokens[0].tagged
+
+    @property
     def keyslots(self) -> tuple[int, ...]:
         """The numbers of the passphrase slots."""
         return tuple(sorted(profile.numbered(self.metadata, "keyslots")))

@@ -94,6 +94,8 @@ def is_recrypting(metadata: Mapping[str, Any]) -> bool:
         raise UnsupportedError("no ioflt token")
     if len({token.thin for token in tokens(metadata)}) != 1:
         raise MalformedError("tokens disagree", "thin and thick")
+    if len({token.tagged for token in tokens(metadata)}) != 1:
+        raise MalformedError("tokens disagree", "with and without tags")
     changes = [token for token in numbered(metadata, "tokens").values() if token["type"] == RECRYPT_TYPE]
     if len(changes) != int(required):
         raise MalformedError("bad recrypt state", f"{len(changes)} tokens, requirement: {required}")

@@ -62,6 +62,8 @@ def of(header: Header) -> Recrypt | None:
     profile.check(_future(header, change))
     if change.tokens[0].thin != header.thin:
         raise MalformedError("tokens disagree", "thin and thick")
+    if header.tagged and not change.tokens[0].tagged:
+        raise MalformedError("tokens disagree", "with and without tags")
     _check_apart(header, change)
     return change
 

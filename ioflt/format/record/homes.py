@@ -1,4 +1,4 @@
-"""Records of homes as JSON objects: format 2, which is written, and format 1, which is read for ever."""
+"""Records of homes as JSON objects: format 3 with integrity, else format 2; format 1 is read for ever."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ _FIELDS_1 = (*_FIRST, "state", "key", "names", "policy", "thick", "operation")
 _FIELDS = (
     *_FIRST, "generation", "state", "keys", "names", "policy", "thick", "clear_files", "operation",
 )  # fmt: skip
+_FIELDS_3 = (*_FIELDS, "integrity")
 
 
 def to_json(record: HomeRecord) -> dict[str, Any]:
-    """The record in format 2."""
-    return {
-        "format": 2,
+    """The record in format 2, or 3 where that says more."""
+    made = {
+        "format": 3 if record.integrity else 2,
         "kind": "home",
         "home_id": record.home_id,
         "datastore_id": record.datastore_id,
@@ -40,6 +41,7 @@ def to_json(record: HomeRecord) -> dict[str, Any]:
         "clear_files": list(record.clear_files),
         "operation": None if record.operation is None else _operation_json(record.operation),
     }
+    return made | ({"integrity": True} if record.integrity else {})
 
 
 def to_json_1(record: HomeRecord) -> dict[str, Any]:
@@ -59,8 +61,11 @@ def to_json_1(record: HomeRecord) -> dict[str, Any]:
 
 
 def from_json(found: Mapping[str, Any]) -> HomeRecord:
-    """The record of format 2 in that object. Raises MalformedError, UnsupportedError."""
-    fields.check_fields(found, _FIELDS)
+    """The record of format 2 or 3 in that object. Raises MalformedError, UnsupportedError."""
+    integrity = found["format"] == 3
+    fields.check_fields(found, _FIELDS_3 if integrity else _FIELDS)
+    if integrity and found["integrity"] is not True:
+        raise MalformedError("bad field", "integrity")
     record = HomeRecord(
         fields.to_uuid(found["home_id"]),
         fields.to_uuid(found["datastore_id"]),
@@ -72,6 +77,7 @@ def from_json(found: Mapping[str, Any]) -> HomeRecord:
         None if found["operation"] is None else _operation(found["operation"]),
         fields.to_count(found["generation"], 1, "generation"),
         fields.to_paths(found["clear_files"], "clear files"),
+        integrity,
     )
     _check_home(record)
     return record
@@ -99,8 +105,9 @@ def _check_home(record: HomeRecord) -> None:
     operation = record.operation
     if record.state is HomeState.CLEAR:
         stays = operation is None or isinstance(operation, Move)
-        if record.keys or len(record.names) not in (1, 2) or not stays or record.clear_files:
-            raise MalformedError("bad clear home", "a key, an operation, clear files, or no name")
+        encrypts = record.keys or record.clear_files or record.integrity
+        if encrypts or len(record.names) not in (1, 2) or not stays:
+            raise MalformedError("bad clear home", "a key, an operation, clear files, integrity, or no name")
         return
     if not record.keys or record.names:
         raise MalformedError("bad encrypted home", "no key, or names")

@@ -120,10 +120,11 @@ class HomeRecord:
     """`.ioflt` in a home. `keys` is empty and `names` has the directory's name exactly when it is clear.
 
     Each of `keys` opens every file, and new files get a token for each. Two names: a rename is under way.
-    `thick`: new containers are made thick. A home in the middle of an operation other than a move is
-    ENCRYPTED, whichever way it goes. `clear_files`: paths of files that an encrypted home keeps clear on
-    purpose, without those of a conversion and as they were before a rename that is under way. `generation`
-    counts the changes; it is 0 in records of format 1.
+    `thick`: new containers are made thick. `integrity`: all have tags, but those from before a deep recrypt
+    that is under way. A home in the middle of an operation other than a move is ENCRYPTED, whichever way it
+    goes. `clear_files`: paths of files that an encrypted home keeps clear on purpose, without those of a
+    conversion and as they were before a rename that is under way. `generation` counts the changes; it is 0 in
+    records of format 1.
     """
 
     home_id: str
@@ -136,6 +137,7 @@ class HomeRecord:
     operation: Operation | Recrypt | Deep | Move | Rename | None
     generation: int = 1
     clear_files: tuple[str, ...] = ()
+    integrity: bool = False
 
 
 Record = DatastoreRecord | HomeRecord

@@ -58,8 +58,10 @@ __all__ = [
 #: Most bytes of a record file: some ten thousand files under conversion. keyd MACs no more in one message.
 MAX_SIZE = 2 << 20
 
-#: The format written.
+#: The format of records that only format 2 can say, or 3: the lowest that can is written.
 FORMAT = 2
+#: The highest that is read; of homes only.
+_MAX_FORMAT = 3
 
 #: Labels under which keyd derives the MAC key: from the home's KEKs, and twice from the datastore's.
 HOME_LABEL: Final = "home-record"
@@ -191,7 +193,7 @@ def _from_json(found: dict[str, Any]) -> Record:
     form = found.get("format")
     if type(form) is not int:
         raise MalformedError("no format version")
-    if not 1 <= form <= FORMAT:
+    if not 1 <= form <= (_MAX_FORMAT if found.get("kind") == "home" else FORMAT):
         raise UnsupportedError("unknown version", f"record format {form}")
     kind = found.get("kind")
     if kind == "home":

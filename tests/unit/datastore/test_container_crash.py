@@ -2,7 +2,9 @@
 
 A recorder beneath the container keeps an image of the file after each system call that changes it. The medium
 after a power cut is made of these: each 4 KiB page (or, torn, each 512 bytes) is as in any image since the
-last sync, and so is the size. Every such medium is opened again and judged.
+last sync, and so is the size. Every such medium is opened again and judged. A container with tags has two
+files, and what one of them keeps says nothing of the other: all of it must verify, but for what an attacker
+changes outside the areas that the journal names.
 """
 
 import os
@@ -15,28 +17,30 @@ import pytest
 
 from ioflt import syscalls
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import container, openfile
+from ioflt.datastore import container, openfile, tagfiles
 from ioflt.datastore.container import Container
 from ioflt.datastore.header import read_header
+from ioflt.errors import IntegrityError
+from ioflt.format.luks2 import tags
 from ioflt.format.luks2.layout import DATA_OFFSET, STATE_OFFSET, STATE_SLOT_OFFSETS
 from ioflt.sectors import round_up
 from ioflt.testing.local_keys import LocalKeys
+from tests.small_areas import small_areas
 
 PAGE = 4096
 TORN = 512
 LIMIT = 6 * PAGE
 #: Sessions of each kind of container; each gives some hundred power cuts.
-SESSIONS = 60
+SESSIONS = 30
 STEPS = 14
 
 
 @dataclass
 class Version:
-    """The file at one moment: both state slots, the body, and what the model knew then."""
+    """The file at one moment: both state slots, the body."""
 
     slots: tuple[bytes, bytes]
     body: bytes
-    length: int
 
 
 @dataclass
@@ -44,62 +48,90 @@ class Recorder:
     """Remembers the file after each change since the last sync, whoever made it."""
 
     fd: int
-    length: int = 0  # the length in memory, as the model has it
-    versions: list[Version] = field(default_factory=list)
+    versions: list = field(default_factory=list)
     at_sync: list = field(default_factory=list)
 
     def snap(self):
         size = os.fstat(self.fd).st_size
         slots = tuple(os.pread(self.fd, PAGE, offset) for offset in STATE_SLOT_OFFSETS)
-        self.versions.append(
-            Version(slots, os.pread(self.fd, max(0, size - DATA_OFFSET), DATA_OFFSET), self.length)
-        )
+        self.versions.append(Version(slots, os.pread(self.fd, max(0, size - DATA_OFFSET), DATA_OFFSET)))
 
     def synced(self):
         del self.versions[:-1]
 
-    def install(self, patch):
-        def changing(original):
-            def call(fd, *arguments, **named):
-                result = original(fd, *arguments, **named)
-                if fd == self.fd:
-                    self.snap()
-                return result
 
-            return call
+def install(recorders, patch):
+    """Have them see all that changes their files."""
+    by_fd = {recorder.fd: recorder for recorder in recorders}
 
-        def syncing(fd):  # the disk is in the recorder: no need to wait for a real one
-            if fd == self.fd:
-                for hook in self.at_sync:
-                    hook()
-                self.synced()
-                for hook in self.at_sync:
-                    hook()
+    def changing(original):
+        def call(fd, *arguments, **named):
+            result = original(fd, *arguments, **named)
+            if fd in by_fd:
+                by_fd[fd].snap()
+            return result
 
-        patch.setattr(os, "pwrite", changing(os.pwrite))
-        patch.setattr(os, "ftruncate", changing(os.ftruncate))
-        patch.setattr(syscalls, "fallocate", changing(syscalls.fallocate))
-        patch.setattr(os, "fsync", syncing)
-        patch.setattr(os, "fdatasync", syncing)
+        return call
+
+    def syncing(fd):  # the disk is in the recorder: no need to wait for a real one
+        if fd in by_fd:
+            recorder = by_fd[fd]
+            for hook in recorder.at_sync:
+                hook()
+            recorder.synced()
+            for hook in recorder.at_sync:
+                hook()
+
+    patch.setattr(os, "pwrite", changing(os.pwrite))
+    patch.setattr(os, "ftruncate", changing(os.ftruncate))
+    patch.setattr(syscalls, "fallocate", changing(syscalls.fallocate))
+    patch.setattr(os, "fsync", syncing)
+    patch.setattr(os, "fdatasync", syncing)
+
+
+class TagRecorder(Recorder):
+    """The same of the file of tags: of what such a short container uses of it."""
+
+    PARTS = (
+        *((offset, tags.SLOT_SIZE) for offset in tags.SLOT_OFFSETS),
+        (tags.GROUPS_OFFSET, PAGE),
+        (tags.GROUPS_OFFSET + PAGE, PAGE),
+    )
+
+    def snap(self):
+        self.versions.append(
+            [os.pread(self.fd, size, offset).ljust(size, b"\0") for offset, size in self.PARTS]
+        )
 
 
 class Cuts:
     """Makes the media that a power cut may leave, and judges how they open."""
 
-    def __init__(self, directory, keys, thin, seed):
+    def __init__(self, directory, keys, thin, seed, *, tagged=False):
         self.random = random.Random(seed)
         self.thin = thin
+        self.top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY) if tagged else None
         fd = os.open(directory / "disk", os.O_RDWR | os.O_CREAT)
-        container.create(fd, keys, [keys.new_key(None)], thin=thin)
+        container.create(fd, keys, [keys.new_key(None)], thin=thin, tags_in=self.top)
         os.fsync(fd)
         self.header = read_header(fd)
         self.scratch = os.open(directory / "after", os.O_RDWR | os.O_CREAT)
         os.pwrite(self.scratch, os.pread(fd, DATA_OFFSET, 0), 0)
         self.dek = container.unwrap(self.header, keys)
-        self.file = Container(fd, self.header, Secret(self.dek.view()), writable=True)
+        self.file = Container(fd, self.header, Secret(self.dek.view()), writable=True, tags_in=self.top)
         self.recorder = Recorder(fd)
-        self.recorder.snap()
-        self.recorder.at_sync.append(self.cut_some)
+        self.recorders = [self.recorder]
+        if tagged:
+            self.tag_recorder = TagRecorder(self.file._tags_fd)
+            self.recorders.append(self.tag_recorder)
+            self.after_top = directory / "top"
+            self.after_top.mkdir()
+            self.after_top = os.open(self.after_top, os.O_RDONLY | os.O_DIRECTORY)
+            self.scratch_tags = tagfiles.create(self.after_top, self.dek, self.header.uuid)
+        for recorder in self.recorders:
+            recorder.snap()
+            recorder.at_sync.append(self.cut_some)
+        self.attacks = 0
         self.now = bytearray()  # contents in memory
         self.safe = bytearray()  # contents at the last sync that the user asked for
         self.lengths = {0}  # legal lengths after a power cut now
@@ -115,6 +147,8 @@ class Cuts:
         actions = [self.write] * 4 + [self.truncate] * 2 + [self.extend] * 2 + [self.punch] + [self.sync] * 3
         if not self.thin:
             actions += [self.fill] * 3 + [self.mark]
+        if self.top is not None:
+            actions += [self.close]
         action = choose.choice(actions)
         action(offset, length)
 
@@ -165,6 +199,11 @@ class Cuts:
         self.touched = set()
         self.cut_some()
 
+    def close(self, _offset, _length):
+        self.file.flush()
+        if self.random.random() < 0.5:
+            self.file.leave()
+
     def may_become(self, length):
         self.lengths |= {len(self.now), length}
         if not self.aligned_between(length):
@@ -204,7 +243,16 @@ class Cuts:
                 end = position + (TORN if torn else PAGE)
                 body += pick().body[position:end].ljust(end - position, b"\0")
         slots = [b"".join(pick().slots[n][i : i + TORN] for i in range(0, PAGE, TORN)) for n in (0, 1)]
+        if self.top is not None:
+            pieces = self.tag_recorder.versions
+            for index, (offset, length) in enumerate(TagRecorder.PARTS):
+                for start in range(0, length, TORN):
+                    piece = self.pick_tags(mode, pieces)[index][start : start + TORN]
+                    os.pwrite(self.scratch_tags, piece, offset + start)
         self.judge(slots, body[:size])
+
+    def pick_tags(self, mode, versions):
+        return {"oldest": versions[0], "newest": versions[-1]}.get(mode) or self.random.choice(versions)
 
     def judge(self, slots, body):
         self.media += 1
@@ -214,14 +262,52 @@ class Cuts:
         os.ftruncate(self.scratch, DATA_OFFSET)
         os.pwrite(self.scratch, body, DATA_OFFSET)
         os.ftruncate(self.scratch, DATA_OFFSET + len(body))
-        after = Container(os.dup(self.scratch), self.header, Secret(self.dek.view()), writable=True)
+        after = self.open_after()
         try:
+            if self.top is not None and self.random.random() < 0.3:
+                after.close()
+                self.attack()
+                after = self.open_after()
             assert after.length in self.lengths, (after.length, sorted(self.lengths))
             self.compare(after.read(0, LIMIT * 4), body)
             if self.random.random() < 0.2:
                 self.go_on(after)
         finally:
             after.close()
+
+    def open_after(self):
+        top = None if self.top is None else self.after_top
+        dek = Secret(self.dek.view())
+        return Container(os.dup(self.scratch), self.header, dek, writable=True, tags_in=top)
+
+    def attack(self):
+        """Whatever is changed where the journal names nothing is found, also once somebody has written."""
+        file = self.open_after()
+        try:
+            journaled = file._tagged._file.load_journal().areas
+            sectors = [
+                n for n in range(round_up(file.length) // PAGE) if n // tags.AREA_SECTORS not in journaled
+            ]
+            if not sectors:
+                return
+            sector = self.random.choice(sectors)
+            offset = DATA_OFFSET + sector * PAGE
+            before = os.pread(self.scratch, PAGE, offset)
+            changed = bytearray(before.ljust(PAGE, b"\0"))
+            if any(changed) and self.random.random() < 0.3:
+                changed[:] = bytes(PAGE)
+            else:
+                changed[self.random.randrange(PAGE)] ^= 1 << self.random.randrange(8)
+            os.pwrite(self.scratch, changed, offset)
+            for _ in range(2):
+                with pytest.raises(IntegrityError):
+                    file.read(sector * PAGE, 1)
+                file._tagged._begin()
+            assert [run for run in file.scrub(lambda _: None)] == [(sector, 1)]
+            os.pwrite(self.scratch, before, offset)
+            self.attacks += 1
+        finally:
+            file.close()
 
     def compare(self, found, body):
         """Bytes that were synced and not written since are there, but for torn first writes into holes."""
@@ -255,6 +341,31 @@ class Cuts:
     def end(self):
         self.file.close()
         os.close(self.scratch)
+        if self.top is not None:
+            for fd in (self.top, self.after_top, self.scratch_tags):
+                os.close(fd)
+
+
+@pytest.mark.slow
+@pytest.mark.allow_log("not verify")
+@pytest.mark.parametrize("kind", ["thin tagged", "thick tagged"])
+def test_power_cuts_with_tags(kind, tmp_path, monkeypatch):
+    media = attacks = 0
+    small_areas(monkeypatch)
+    with LocalKeys(tmp_path) as keys:
+        for seed in range(SESSIONS):
+            directory = Path(tempfile.mkdtemp(dir=tmp_path))
+            with monkeypatch.context() as patch:
+                cuts = Cuts(directory, keys, kind == "thin tagged", seed, tagged=True)
+                install(cuts.recorders, patch)
+                for _ in range(STEPS):
+                    cuts.step()
+                    cuts.cut_some(3)
+                media += cuts.media
+                attacks += cuts.attacks
+                cuts.end()
+    assert media >= 2000
+    assert attacks >= 100
 
 
 @pytest.mark.slow
@@ -266,10 +377,10 @@ def test_power_cuts(kind, tmp_path, monkeypatch):
             directory = Path(tempfile.mkdtemp(dir=tmp_path))
             with monkeypatch.context() as patch:
                 cuts = Cuts(directory, keys, kind == "thin", seed)
-                cuts.recorder.install(patch)
+                install(cuts.recorders, patch)
                 for _ in range(STEPS):
                     cuts.step()
                     cuts.cut_some(3)
                 media += cuts.media
                 cuts.end()
-    assert media >= 4000
+    assert media >= 2000

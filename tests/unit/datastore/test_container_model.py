@@ -1,4 +1,4 @@
-"""A container is a bytearray: hypothesis drives both, thin and thick, and compares after each step."""
+"""A container is a bytearray: hypothesis drives both, thin and thick, with tags and without, and compares."""
 
 import errno
 import os
@@ -15,6 +15,7 @@ from ioflt.datastore import container, openfile
 from ioflt.datastore.container import Container
 from ioflt.sectors import round_up
 from ioflt.testing.local_keys import LocalKeys
+from tests.small_areas import small_areas
 
 LIMIT = 9 * 4096
 edges = st.sampled_from([base + delta for base in range(0, LIMIT + 1, 4096) for delta in (-1, 0, 1) if base])
@@ -32,11 +33,15 @@ class Model(RuleBasedStateMachine):
         self.bytes = bytearray()
         self.fill = 0
 
-    @initialize(thin=st.booleans())
-    def create(self, thin):
+    @initialize(thin=st.booleans(), tagged=st.booleans())
+    def create(self, thin, tagged):
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        container.create(fd, self.keys, [self.key], thin=thin)
-        self.file = Container.open(fd, self.keys, writable=True)
+        self.top = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY) if tagged else None
+        container.create(fd, self.keys, [self.key], thin=thin, tags_in=self.top)
+        self.open(fd)
+
+    def open(self, fd, *, writable=True):
+        self.file = Container.open(fd, self.keys, writable=writable, tags_in=self.top)
 
     def data(self, length):
         self.fill = self.fill % 255 + 1
@@ -134,6 +139,12 @@ class Model(RuleBasedStateMachine):
     def flush(self):
         self.file.flush()
         assert self.file.settled
+        assert self.file.closable
+
+    @rule()
+    def scrub(self):
+        if self.top is not None:
+            assert self.file.scrub(lambda _: None) == ()
 
     @rule(data_only=st.booleans())
     def sync(self, data_only):
@@ -150,7 +161,7 @@ class Model(RuleBasedStateMachine):
         self.file.flush()
         self.file.close()
         flags = os.O_RDONLY if not writable else os.O_RDWR
-        self.file = Container.open(os.open(self.path, flags), self.keys, writable=writable)
+        self.open(os.open(self.path, flags), writable=writable)
         if not writable:
             self.whole()
             self.reopen(True)
@@ -182,12 +193,12 @@ class Model(RuleBasedStateMachine):
         """The process dies: what the kernel got stays."""
         if self.file.settled:
             self.file.close()
-            self.file = Container.open(os.open(self.path, os.O_RDWR), self.keys, writable=True)
+            self.open(os.open(self.path, os.O_RDWR))
 
     @rule(cut=st.integers(1, 2 * 4096))
     def body_cut_by_somebody(self, cut):
         """Sectors missing at the end read as zeros, and go on doing so."""
-        if len(self.bytes) % 4096 == 0:  # then the body's size may be the length
+        if self.top is not None or len(self.bytes) % 4096 == 0:  # then the body's size may be the length
             return
         self.file.sync(data_only=True)
         self.file.close()
@@ -195,7 +206,7 @@ class Model(RuleBasedStateMachine):
         os.truncate(self.path, size)
         left = (size - (1 << 20)) // 4096 * 4096
         self.zero(left, len(self.bytes))
-        self.file = Container.open(os.open(self.path, os.O_RDWR), self.keys, writable=True)
+        self.open(os.open(self.path, os.O_RDWR))
 
     @invariant()
     def whole(self):
@@ -207,10 +218,12 @@ class Model(RuleBasedStateMachine):
         if hasattr(self, "file"):
             self.file.flush()
             self.file.close()
-            self.file = Container.open(os.open(self.path, os.O_RDONLY), self.keys, writable=False)
+            self.open(os.open(self.path, os.O_RDONLY), writable=False)
             self.whole()
             assert self.file.body_size >= round_up(len(self.bytes)) or self.file._short
             self.file.close()
+            if self.top is not None:
+                os.close(self.top)
         self.keys.close()
         shutil.rmtree(self.directory)
 
@@ -220,6 +233,11 @@ def _no_waiting_for_the_disk(monkeypatch):
     """Nobody pulls the plug here: test_container_crash has that."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     monkeypatch.setattr(os, "fdatasync", lambda fd: None)
+
+
+@pytest.fixture(autouse=True)
+def _small_areas(monkeypatch):
+    small_areas(monkeypatch)
 
 
 TestModel = Model.TestCase

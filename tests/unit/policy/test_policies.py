@@ -124,7 +124,11 @@ def test_a_vm_that_keeps_to_its_policy_has_no_departures() -> None:
             {},
             Departure("provisioning of new files", "thin", "thick", "ioflt policy assign Gold '/ds/web 01'"),
         ),
-        (dataclasses.replace(GOLD, integrity=True), {}, Departure("integrity", "tags", "none", None)),
+        (
+            dataclasses.replace(GOLD, integrity=True),
+            {},
+            Departure("integrity", "tags", "none", "ioflt vm recrypt '/ds/web 01' --deep --integrity"),
+        ),
         (
             dataclasses.replace(GOLD, filters=(encryption(), Filter(CBT))),
             {},
@@ -158,4 +162,4 @@ def test_what_this_version_lacks_is_told() -> None:
     assert lacking(dataclasses.replace(GOLD, filters=(encryption(), Filter(CBT)))) == (
         "this version has no cbt filter"
     )
-    assert lacking(dataclasses.replace(GOLD, integrity=True)) == "this version has no integrity tags"
+    assert lacking(dataclasses.replace(GOLD, integrity=True)) is None

@@ -61,7 +61,7 @@ def test_most_vectors_fail() -> None:
 
 def test_the_bytes_of_the_spec_are_those_of_the_vector() -> None:
     area = next(vector.body for vector in VECTORS if vector.name == "thin")
-    header_dump, state_dump, _recrypt_dump = re.findall(
+    header_dump, state_dump, _tags_dump, _recrypt_dump = re.findall(
         r"```\n((?:[0-9a-f]{4}  .*\n)+)```", (ROOT / "ioflt/format/luks2/SPEC.md").read_text()
     )
     for dump, base in ((header_dump, 0), (state_dump, STATE_SLOT_OFFSETS[1])):

@@ -124,6 +124,7 @@ encrypted = (
     | st.builds(of_disk, idle, operations, st.lists(paths, min_size=1, unique=True).map(tuple))
     | st.builds(in_rename, idle, paths, paths)
 )
+encrypted |= st.builds(lambda home: dataclasses.replace(home, integrity=True), encrypted)
 clear = st.builds(
     HomeRecord,
     uuids,
@@ -179,7 +180,7 @@ def opened(data: bytes, kek: Secret) -> record.Unverified[record.Record]:
     return found
 
 
-@pytest.mark.parametrize("name", ["home", "home-1", "2-datastore", "datastore"])
+@pytest.mark.parametrize("name", ["home", "home-1", "3-home", "2-datastore", "datastore"])
 def test_the_record_of_the_spec_is_the_vector(name: str) -> None:
     body = (ROOT / "tests/vectors/record" / name).read_text().partition("\n\n")[2]
     assert f"```\n{body}```" in (ROOT / "ioflt/format/record/SPEC.md").read_text()
