@@ -160,7 +160,7 @@ def check_duties(state: AccessState, callers: Iterable[Caller]) -> None:
     for caller in callers:
         reason = both_duties(state, caller)
         if reason is not None:
-            raise DeniedError(reason)
+            raise DeniedError(f"duties are separate, and {reason}")
 
 
 def _administered(state: AccessState) -> AccessState:

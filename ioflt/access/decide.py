@@ -28,7 +28,7 @@ def decide(state: AccessState, caller: Caller, privilege: Privilege, place: Plac
         return Decision(True, "root of this machine may do everything")
     reason = both_duties(state, caller)
     if reason is not None and privilege in KEY_ADMINISTRATION | VM_CRYPTOGRAPHY:
-        return Decision(False, reason)
+        return Decision(False, f"duties are separate, and {reason}")
     found = closest(state, caller, place)
     if not found:
         return Decision(False, f"{caller.principal} has no permission on {place.shown} or on what it is in")

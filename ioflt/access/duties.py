@@ -26,7 +26,7 @@ def both_duties(state: AccessState, caller: Caller) -> str | None:
     if keys is None or vms is None:
         return None
     told = f"key administration by {_told(keys)} and VM cryptography by {_told(vms)}"
-    return f"duties are separate, and {caller.principal} has {told}"
+    return f"{caller.principal} has {told}"
 
 
 def _told(permission: Permission) -> str:

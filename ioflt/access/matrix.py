@@ -37,7 +37,7 @@ def _row(asked: tuple[tuple[Need, ...], bool], operations: list[Operation]) -> t
     names = "<br>".join(operation.name for operation in operations)
     return (
         names,
-        _told(needs) if needs else "modes of the files",
+        _told(needs) if needs else "nothing",
         "yes" if hands_out else "",
         *(_holds(role, needs) for role in BUILT_IN),
     )

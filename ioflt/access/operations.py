@@ -24,6 +24,7 @@ class On(Enum):
     DATASTORE = "datastore"
     VM = "VM"
     TARGET = "target datastore"
+    OBJECT = "the object"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Operation:
         for need in self.needs:
             if need.on is On.EVERYTHING:
                 yield need.privilege, ANYWHERE
-            elif need.on is On.VM:
+            elif need.on in (On.VM, On.OBJECT):
                 yield need.privilege, place
             elif need.on is On.DATASTORE:
                 yield need.privilege, place.around
@@ -74,6 +75,8 @@ _ROLES = _needs(On.EVERYTHING, _P.MODIFY_ROLES)
 _SEES_POLICIES = _needs(On.EVERYTHING, _P.VIEW_POLICY)
 _POLICIES = _needs(On.EVERYTHING, _P.UPDATE_POLICY)
 _ENCRYPTION_POLICIES = _needs(On.EVERYTHING, _P.MANAGE_ENCRYPTION_POLICY)
+_INHERITS = _needs(On.EVERYTHING, _P.MODIFY_PERMISSIONS)
+_GRANTS = _needs(On.OBJECT, _P.MODIFY_PERMISSIONS)
 _PLAINTEXT = _needs(On.VM, _P.ACCESS)
 _CREATES = _needs(On.DATASTORE, _P.CREATE_VM)
 _CREATES_THERE = _needs(On.TARGET, _P.CREATE_VM)
@@ -154,6 +157,25 @@ _WITHOUT_DATA_KEYS: Final = (
     ("keyd status", _needs(On.EVERYTHING, _P.READ)),
     ("keyd stop", _KEYS),
     ("keyd unlock", _KEYS),
+    ("role list", _FILES),
+    ("role show", _FILES),
+    ("role create", _ROLES),
+    ("role clone", _ROLES),
+    ("role remove", _ROLES),
+    ("permission list", _FILES),
+    ("permission explain", _FILES),
+    ("permission grant", _GRANTS),
+    ("permission revoke", _GRANTS),
+    ("folder list", _FILES),
+    ("folder show", _FILES),
+    ("folder create", _ROLES),
+    ("folder delete", _ROLES + _INHERITS),
+    ("folder add", _INHERITS),
+    ("folder remove", _INHERITS),
+    ("service list", _FILES),
+    ("service create", _ROLES),
+    ("service remove", _ROLES),
+    ("setup", _ROLES + _INHERITS),
     ("completion", _FILES),
 )
 

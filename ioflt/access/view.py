@@ -22,7 +22,7 @@ def place_of(target: Target, datastore: str | None = None) -> Place:
         case TargetKind.DATASTORE:
             return Place(None, target.id, target.shown)
         case TargetKind.VM:
-            return Place(target.id, datastore, target.shown)
+            return Place(target.id, datastore, target.shown.rpartition("/")[2] or target.shown)
 
 
 def visible(state: AccessState, caller: Caller) -> AccessState:

@@ -63,6 +63,16 @@ _SECTIONS = (
         ),
     ),
     Section(
+        "Who may",
+        (
+            Entry("role", "ioflt.cli.role", "role", "Roles: sets of privileges."),
+            Entry("permission", "ioflt.cli.permission", "permission", "Grant, revoke, list, explain."),
+            Entry("folder", "ioflt.cli.folder", "folder", "Tenants: sets of datastores and VMs."),
+            Entry("service", "ioflt.cli.service", "service", "Principals that are no users here."),
+            Entry("setup", "ioflt.cli.setup", "setup", "Separate the duties of two administrators."),
+        ),
+    ),
+    Section(
         "Recovery and exchange",
         (
             Entry("recovery", "ioflt.cli.recovery", "recovery", "Passphrases that stock cryptsetup opens."),

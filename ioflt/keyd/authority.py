@@ -16,7 +16,7 @@ from ioflt.access.objects import Place
 from ioflt.access.principals import Caller, Kind, Principal
 from ioflt.access.privileges import Privilege
 from ioflt.access.state import AccessState, first
-from ioflt.errors import CorruptDataError, IofltError
+from ioflt.errors import CorruptDataError, IofltError, MalformedError
 from ioflt.keyd import accounts
 from ioflt.keys import files
 
@@ -75,7 +75,7 @@ class Authority:
         try:
             return text.parse(files.read(self._path, text.MAX_SIZE))
         except CorruptDataError as error:
-            broken: IofltError = type(error)(error.reason, error.detail, file=self._path)
+            broken: IofltError = MalformedError("does not say who may what", error.message, file=self._path)
         except IofltError as error:
             broken = error
         _log.error("nobody may do anything but its owner: %s", broken)
@@ -86,4 +86,4 @@ def _known(state: AccessState) -> list[Caller]:
     """Everyone whom the permissions reach, as far as this host can name them."""
     named = {each.principal for each in state.permissions}
     groups = [each for each in named if each.kind is Kind.GROUP]
-    return [*map(accounts.caller_named, named), *accounts.members(groups)]
+    return [*map(accounts.caller_named, sorted(named)), *accounts.members(groups)]

@@ -87,6 +87,25 @@ keyd unlock
 keyd unlock corp --passphrase-file pass
 key remove {key} --force
 key add {key}
+role create night --privilege Cryptographer.Access
+role clone night day
+role remove day
+role show night
+role list
+service create backup
+service list
+folder create tenant
+folder add tenant ds/web
+permission grant service:backup night folder:tenant
+permission explain service:backup Cryptographer.Access ds/web
+permission list
+folder list
+folder show tenant
+permission revoke service:backup folder:tenant
+folder remove tenant ds/web
+folder delete tenant
+service remove backup
+setup --separate-duties --key-admin games --vm-admin daemon
 vm erase ds/other --yes
 ! cp ds/.ioflt older
 datastore recrypt ds

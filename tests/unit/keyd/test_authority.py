@@ -166,7 +166,7 @@ def test_duties_stay_separate_whoever_is_in_which_group(authority):
     change(authority, OWNER, wire.SeparateDuties("kim", root.principal.name))
     change(authority, root, wire.Grant(str(group), "backup-operator", DS))
     kim = Caller(principals.user("kim"))
-    with pytest.raises(DeniedError, match="duties are separate, and user:root has key administration"):
+    with pytest.raises(DeniedError, match="duties are separate, and group:root has key administration"):
         change(authority, kim, wire.Grant(str(group), "key-administrator", ON_EVERYTHING))
     with pytest.raises(DeniedError, match=r"Cryptographer\.Access on everything"):
         change(authority, kim, wire.Grant("kim", "backup-operator", ON_EVERYTHING))

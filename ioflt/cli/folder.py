@@ -1,0 +1,113 @@
+"""`ioflt folder`: sets of datastores and VMs that permissions are given on together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ioflt.cli.access_objects import named
+from ioflt.cli.render import describe, emit, json_option, say, table
+from ioflt.cli.session import connect_keys
+
+if TYPE_CHECKING:
+    from ioflt.access.state import AccessState, Folder
+
+
+@click.group()
+def folder() -> None:
+    """Folders: tenants, each a set of datastores and VMs.
+
+    Permissions are given on folder:NAME. Who has Authorization.ModifyPermissions
+    there administers it: he grants there and on what it lists, what he has himself.
+    """
+
+
+@folder.command(name="list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the folders."""
+    with connect_keys() as keys:
+        state = keys.access()
+    rows = [(each.name, len(each.members)) for each in state.folders]
+    emit(
+        [_shown(state, each) for each in state.folders],
+        lambda: table(["FOLDER", "LISTS"], rows) if rows else say("no folders"),
+        as_json,
+    )
+
+
+@folder.command(short_help="Show what a folder lists, and who may what in it.")
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show what the folder NAME lists, and the permissions on it."""
+    with connect_keys() as keys:
+        state = keys.access()
+    shown = _shown(state, state.folder(name))
+    emit(shown, lambda: describe(shown), as_json)
+
+
+@folder.command(short_help="Make a folder.")
+@click.argument("name")
+@json_option
+def create(name: str, as_json: bool) -> None:
+    """Make the folder NAME, which lists nothing."""
+    from ioflt.wire.keyd.access import CreateFolder
+
+    with connect_keys() as keys:
+        keys.change_access(CreateFolder(name, None, None))
+    emit({"folder": name}, lambda: say(f"made the folder {name}"), as_json)
+
+
+@folder.command(short_help="Put a datastore or VM into a folder.")
+@click.argument("name")
+@click.argument("member", metavar="OBJECT")
+@json_option
+def add(name: str, member: str, as_json: bool) -> None:
+    """Have the folder NAME list OBJECT: DIR (a datastore) or DIR/VM. It is in no other folder then."""
+    from ioflt.wire.keyd.access import AddMember
+
+    target = named(member)
+    with connect_keys() as keys:
+        keys.change_access(AddMember(name, target))
+    done = {"folder": name, "object": target.shown}
+    emit(done, lambda: say(f"the folder {name} lists {target.shown}"), as_json)
+
+
+@folder.command(short_help="Take a datastore or VM out of a folder.")
+@click.argument("name")
+@click.argument("member", metavar="OBJECT")
+@json_option
+def remove(name: str, member: str, as_json: bool) -> None:
+    """Have the folder NAME list OBJECT no longer."""
+    from ioflt.wire.keyd.access import RemoveMember
+
+    target = named(member)
+    with connect_keys() as keys:
+        keys.change_access(RemoveMember(name, target))
+    done = {"folder": name, "object": target.shown}
+    emit(done, lambda: say(f"the folder {name} lists {target.shown} no longer"), as_json)
+
+
+@folder.command(short_help="Remove a folder.")
+@click.argument("name")
+@json_option
+def delete(name: str, as_json: bool) -> None:
+    """Remove the folder NAME and the permissions on it. What it lists stays where it is."""
+    from ioflt.wire.keyd.access import RemoveFolder
+
+    with connect_keys() as keys:
+        keys.change_access(RemoveFolder(name))
+    emit({"folder": name}, lambda: say(f"removed the folder {name}"), as_json)
+
+
+def _shown(state: AccessState, found: Folder) -> dict[str, object]:
+    on = [each for each in state.permissions if each.target.id == found.name and each.target.kind == "folder"]
+    return {
+        "folder": found.name,
+        "lists": [
+            {"kind": str(each.kind), "object": each.shown, "id": each.id} for each in sorted(found.members)
+        ],
+        "permissions": [{"who": str(each.principal), "role": each.role} for each in on],
+    }
