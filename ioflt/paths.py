@@ -62,6 +62,11 @@ class Paths:
         return self.state / "logs"
 
     @property
+    def events(self) -> Path:
+        """The event log's files, which only keyd writes."""
+        return self.state / "events"
+
+    @property
     def operations(self) -> Path:
         """One empty file per authorised decrypt in progress, named by its one-time id."""
         return self.state / "operations"
@@ -105,7 +110,8 @@ class Paths:
     def ensure(self) -> Paths:
         """Make the directories that are missing. Raises UsageError when that cannot be done."""
         run_mode = 0o750 if self.system else 0o700
-        notes = (self.operations, self.homes, self.datastores, self.removed_keys, self.key_holders)
+        kept = (self.events, self.operations, self.homes, self.datastores)
+        notes = (*kept, self.removed_keys, self.key_holders)
         wanted = [(path, 0o700) for path in (self.state, self.providers, self.logs, *notes)]
         if not self.joined:
             wanted += [(self.run, run_mode), (self.mounts, run_mode)]

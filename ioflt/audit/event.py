@@ -172,12 +172,27 @@ def fitted(event: Event) -> Event:
     return made
 
 
+def sentence(event: Event, host: str) -> str:
+    """What happened in one line."""
+    what = "" if event.object is None else f" {_plain(event.object.shown)}"
+    place = "" if event.datastore is None else f" in {_plain(event.datastore.shown)}"
+    if _is_reconfiguration(event):
+        return f"Reconfigured{what} on {_plain(host)}{place}."
+    who = _plain(event.by.who)
+    if event.by.as_principal is not None:
+        who += f" as {_plain(event.by.as_principal)}"
+    if event.served_uid is not None:
+        who += f" for uid {event.served_uid}"
+    reason = "" if event.reason is None else f": {_plain(event.reason)}"
+    return f"{_plain(event.operation)}{what}{place} on {_plain(host)} by {who}: {event.outcome}{reason}."
+
+
 def text(event: Event, host: str) -> str:
     """As vSphere words it: a sentence, then the changes under `Modified:`, `Added:` and `Deleted:`."""
-    sentence = _sentence(event, host)
+    first = sentence(event, host)
     if not event.changes:
-        return sentence
-    parts = [f"{sentence}\n \nModified: \n \n"]
+        return first
+    parts = [f"{first}\n \nModified: \n \n"]
     parts += [f"{_plain(c.path)}:{shown(c.before)} -> {shown(c.after)}; \n\n" for c in _of("modified", event)]
     parts.append(" Added: \n \n")
     parts += [f"{_plain(c.path)}:{shown(c.after)}; \n\n" for c in _of("added", event)]
@@ -199,20 +214,6 @@ def shown(value: Value) -> str:
     if isinstance(value, Mapping):
         return f"({','.join(f'{_plain(name)} = {shown(item)}' for name, item in value.items())})"
     return f"({','.join(map(shown, value))})"
-
-
-def _sentence(event: Event, host: str) -> str:
-    what = "" if event.object is None else f" {_plain(event.object.shown)}"
-    place = "" if event.datastore is None else f" in {_plain(event.datastore.shown)}"
-    if _is_reconfiguration(event):
-        return f"Reconfigured{what} on {_plain(host)}{place}."
-    who = _plain(event.by.who)
-    if event.by.as_principal is not None:
-        who += f" as {_plain(event.by.as_principal)}"
-    if event.served_uid is not None:
-        who += f" for uid {event.served_uid}"
-    reason = "" if event.reason is None else f": {_plain(event.reason)}"
-    return f"{_plain(event.operation)}{what}{place} on {_plain(host)} by {who}: {event.outcome}{reason}."
 
 
 def _is_reconfiguration(event: Event) -> bool:

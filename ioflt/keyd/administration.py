@@ -5,34 +5,58 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
+import msgspec
+
 from ioflt.access import changes, decide, delegation, objects, principals, privileges, text
 from ioflt.access.objects import EVERYTHING, Place, Target
 from ioflt.access.principals import Caller, Principal
 from ioflt.access.privileges import Privilege
 from ioflt.access.state import AccessState, Permission
 from ioflt.access.view import place_of, visible
-from ioflt.errors import IofltError
+from ioflt.audit.event import Outcome, added
+from ioflt.errors import DeniedError, IofltError, StorageError
 from ioflt.keyd import accounts
 from ioflt.keyd.authority import Authority
+from ioflt.keyd.recorder import Recorder, event
 from ioflt.wire import failure
 from ioflt.wire.keyd import access as wire
 from ioflt.wire.keyd import messages
 
 
-def answer(authority: Authority, caller: Caller, request: messages.AccessRequest) -> messages.ReplyBody:
-    """The reply to a request; a Failure for every error."""
+def answer(
+    authority: Authority, recorder: Recorder, caller: Caller, request: messages.AccessRequest
+) -> messages.ReplyBody:
+    """The reply to a request; a Failure for every error. A change is in the event log before it is made."""
     try:
         match request:
             case messages.GetAccess():
                 return messages.Access(text.write(visible(authority.state, caller)))
             case messages.ChangeAccess(change):
-                authority.change(lambda state: _changed(state, caller, change))
+                _change(authority, recorder, caller, change)
                 return messages.Done()
             case messages.ExplainAccess(who, privilege, on):
                 return _explained(authority, caller, who, privilege, on)
     except IofltError as error:
         return failure.of(error)
     assert_never(request)
+
+
+def _change(authority: Authority, recorder: Recorder, caller: Caller, change: wire.Change) -> None:
+    asked = event("access change", changes=[added("access.change", msgspec.to_builtins(change))])
+
+    def changed(state: AccessState) -> AccessState:
+        after = _changed(state, caller, change)
+        recorder.record(asked)
+        return after
+
+    try:
+        authority.change(changed)
+    except StorageError:
+        raise
+    except IofltError as error:
+        outcome: Outcome = "denied" if isinstance(error, DeniedError) else "refused"
+        recorder.record(msgspec.structs.replace(asked, outcome=outcome, reason=str(error)))
+        raise
 
 
 def _changed(state: AccessState, caller: Caller, change: wire.Change) -> AccessState:

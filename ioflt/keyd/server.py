@@ -108,7 +108,9 @@ class Server:
             return failure.of(DeniedError(f"uid {peer.uid} may not act for {session.as_principal}"))
         if isinstance(request, GetAccess | ChangeAccess | ExplainAccess):
             return await trio.to_thread.run_sync(
-                lambda: administration.answer(self._authority, accounts.caller(peer), request),
+                lambda: administration.answer(
+                    self._authority, self._service.recorder, accounts.caller(peer), request
+                ),
                 abandon_on_cancel=True,
                 limiter=self._threads[""],
             )

@@ -26,6 +26,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 import ioflt
+from ioflt.audit.event import modified
 from ioflt.crypto.kdf import hkdf
 from ioflt.crypto.mac import tag
 from ioflt.crypto.secret import Secret
@@ -38,6 +39,7 @@ from ioflt.errors import (
     MalformedError,
     ProviderLocked,
     ProviderUnavailable,
+    StorageError,
     UsageError,
 )
 from ioflt.format.luks2 import header as luks2
@@ -50,6 +52,8 @@ from ioflt.keyd.key_holders import KeyHolders
 from ioflt.keyd.lockdown import Lockdown, unlock_all
 from ioflt.keyd.missing import MissingKeys
 from ioflt.keyd.policies import PolicyFile
+from ioflt.keyd.provider_watch import ProviderWatch
+from ioflt.keyd.recorder import Recorder, event, key_thing, provider_thing
 from ioflt.keyd.registry import Registry
 from ioflt.keyd.sealing import Sealing
 from ioflt.keyd.users import Users
@@ -91,6 +95,9 @@ class Service:
     ) -> None:
         store = NativeStore(where.providers)
         self._paths = where
+        #: What happens goes there.
+        self.recorder = Recorder(where)
+        self._watch = ProviderWatch(store, self.recorder)
         self._clock = clock or LatestTime()
         self._registry = Registry(store)
         self._keks = KeptKeys(self._clock)
@@ -114,7 +121,9 @@ class Service:
     def new_key(self, provider: str | None = None) -> KeyRef:
         self._refuse_unless(State.OPEN)
         name = provider if provider is not None else self.default_provider()
-        return KeyRef(name, self._provider(name).create())
+        key = KeyRef(name, self._provider(name).create())
+        self.recorder.record(event("key new", key_thing(key)))
+        return key
 
     def use_key(self, key: KeyRef) -> None:
         self._refuse_unless(State.OPEN)
@@ -126,13 +135,23 @@ class Service:
     def generate(self, key: KeyRef, aads: Sequence[bytes]) -> list[tuple[Secret, bytes]]:
         self._refuse_unless(State.OPEN)
         with self._derived(key, "dek-wrap") as wrapping:
+            self._serve([key])
             deks = [Secret.random(DEK_SIZE) for _ in aads]
             return [(dek, wrap(wrapping, dek, aad)) for dek, aad in zip(deks, aads, strict=True)]
 
     def unwrap(self, items: Sequence[tuple[KeyRef, bytes, bytes]]) -> list[Secret | IofltError]:
         self._refuse_unless(State.OPEN)
         missing = self._fetch({key for key, _, _ in items})
-        return [missing.get(item[0]) or self._unwrap_one(*item) for item in items]
+        found = [missing.get(item[0]) or self._unwrap_one(*item) for item in items]
+        deks = {item[0]: dek for item, dek in zip(items, found, strict=True) if isinstance(dek, Secret)}
+        try:
+            self._serve(deks)
+        except StorageError:
+            for dek in found:
+                if isinstance(dek, Secret):
+                    dek.wipe()
+            raise
+        return found
 
     def rewrap(self, key_from: KeyRef, key_to: KeyRef, blob: bytes, aad_from: bytes, aad_to: bytes) -> bytes:
         with self._unwrapped(key_from, blob, aad_from) as dek, self._derived(key_to, "dek-wrap") as wrapping:
@@ -205,8 +224,10 @@ class Service:
         self._refuse_unless(State.OPEN)
         if key is not None:
             with self._derived(key, "vmx-keysafe") as wrapping:
+                self._serve([key])
                 return sealed.config_key(head, wrapping, key)
         with self._safe_opener(head) as (opener, wrapping):
+            self._serve([opener])
             return sealed.config_key(head, wrapping, opener)
 
     def key_states(self, keys: Sequence[KeyRef], *, ask: bool = True) -> list[KeyState]:
@@ -229,7 +250,10 @@ class Service:
 
     def set_key_cache(self, provider: str, days: int | None) -> None:
         self._refuse_unless(State.OPEN)
-        self._sealing.set(provider, days)
+        status = self._sealing.status(provider)
+        about = modified("cache.days", None if status is None else status.days, days)
+        with self.recorder.around(event("provider cache", provider_thing(provider), changes=[about])):
+            self._sealing.set(provider, days)
         if days is not None and self._sealing.ready(provider):
             for key, facts in self._keks.all():
                 kek = self._keks.get(key) if key.provider == provider else None
@@ -258,13 +282,15 @@ class Service:
         self._sealing.drop(key)
 
     def remove_key(self, key: KeyRef) -> None:
-        with self._lock:
-            self._removed.add(key)
-            self._keks.drop(key)
-        self._sealing.drop(key)
+        with self.recorder.around(event("key remove", key_thing(key))):
+            with self._lock:
+                self._removed.add(key)
+                self._keks.drop(key)
+            self._sealing.drop(key)
 
     def add_key(self, key: KeyRef) -> None:
-        self._removed.discard(key)
+        with self.recorder.around(event("key add", key_thing(key))):
+            self._removed.discard(key)
 
     def note_generation(self, keys: Sequence[KeyRef], home_id: str, generation: int) -> None:
         generations.note(self._keepers(keys), home_id, generation)
@@ -288,44 +314,24 @@ class Service:
         )
 
     def lock(self, mode: LockMode) -> Locked:
-        with self._administration:
-            self._locks += 1
-            if self._state is State.LOCKED:
-                self._registry.lock()  # an unlock may just be opening providers
-                # From suspend to force, say. A refusal leaves locked what is.
-                again = Lockdown(self._paths, mode, rollback=False)
-                again.spread()
-                return again.report()
-            lockdown = Lockdown(self._paths, mode)
-            lockdown.spread()
-            # From here no file opens; mounts that came up during the first pass are locked by the second.
-            self._set(State.CLOSING)
-            try:
-                lockdown.spread()
-            except BaseException:  # a lock that failed, however, leaves all open
-                self._set(State.OPEN)
-                raise
-            self._set(State.LOCKED)
-            self._sealing.lock()
-            return lockdown.report()
+        before = self._state.name.lower()
+        try:
+            locked = self._lock_all(mode)
+        except IofltError as error:
+            self.recorder.record_if_possible(event("lock", outcome="failed", reason=str(error)))
+            raise
+        change = modified("keyd.state", before, "locked")
+        self.recorder.record_if_possible(event("lock", changes=[change], reason=f"mode {mode}"))
+        return locked
 
     def unlock(self, provider: str | None = None, passphrase: Secret | None = None) -> None:
-        before = self._locks
-        if provider is not None:
-            self._registry.get(provider).unlock(passphrase)
-        elif passphrase is not None:
-            raise UsageError("a passphrase for which provider?")
-        if self._state is not State.OPEN:
-            self._registry.unlock()
-        with self._administration:
-            if self._locks != before:  # while a provider was waited for, which no lock does
-                raise ProviderLocked("keyd was locked meanwhile")
-            if self._state is not State.OPEN:
-                self._sealing.unlock()
-                self._set(State.OPEN)
-            unlock_all(self._paths)  # a keyd that died may have locked them
+        about = None if provider is None else provider_thing(provider)
+        change = modified("keyd.state", self._state.name.lower(), "open")
+        with self.recorder.around(event("unlock", about, changes=[change])):
+            self._unlock(provider, passphrase)
 
     def reload(self) -> None:
+        self._watch.look()
         changed = self._registry.reload()
         self._sealing.reload()
         self._keks.drop_if(lambda key: key.provider in changed)
@@ -351,6 +357,45 @@ class Service:
         """Write what is to be kept, and forget all keys, at the end of the process."""
         self._sealing.close()
         self._wipe()
+        self.recorder.close()
+
+    def _lock_all(self, mode: LockMode) -> Locked:
+        with self._administration:
+            self._locks += 1
+            if self._state is State.LOCKED:
+                self._registry.lock()  # an unlock may just be opening providers
+                # From suspend to force, say. A refusal leaves locked what is.
+                again = Lockdown(self._paths, mode, rollback=False)
+                again.spread()
+                return again.report()
+            lockdown = Lockdown(self._paths, mode)
+            lockdown.spread()
+            # From here no file opens; mounts that came up during the first pass are locked by the second.
+            self._set(State.CLOSING)
+            try:
+                lockdown.spread()
+            except BaseException:  # a lock that failed, however, leaves all open
+                self._set(State.OPEN)
+                raise
+            self._set(State.LOCKED)
+            self._sealing.lock()
+            return lockdown.report()
+
+    def _unlock(self, provider: str | None, passphrase: Secret | None) -> None:
+        before = self._locks
+        if provider is not None:
+            self._registry.get(provider).unlock(passphrase)
+        elif passphrase is not None:
+            raise UsageError("a passphrase for which provider?")
+        if self._state is not State.OPEN:
+            self._registry.unlock()
+        with self._administration:
+            if self._locks != before:  # while a provider was waited for, which no lock does
+                raise ProviderLocked("keyd was locked meanwhile")
+            if self._state is not State.OPEN:
+                self._sealing.unlock()
+                self._set(State.OPEN)
+            unlock_all(self._paths)  # a keyd that died may have locked them
 
     def _wipe(self) -> None:
         self._registry.lock()
@@ -362,6 +407,13 @@ class Service:
             self._state = state
             if state is State.LOCKED:
                 self._wipe()
+
+    def _serve(self, keys: Iterable[KeyRef]) -> None:
+        """Data keys under these go to whoever asks: an event for the first time. Raises StorageError."""
+        for key in keys:
+            if not self.users.is_served(key):
+                self.recorder.record_soon(event("key use", key_thing(key)))
+                self.users.served(key)
 
     def _keepers(self, keys: Sequence[KeyRef]) -> list[tuple[KeyRef, Generations]]:
         """Who keeps generations beside keys; not for keys that were removed. Raises GoesOut."""
@@ -494,6 +546,7 @@ class Service:
             except KeyUnavailableError as error:
                 found = dict.fromkeys(allowed, error)
             self._sealing.told(provider, found.items())
+            self._watch.heard(provider, found.values())
         removed = KeyNotUsable(_REMOVED)
         now = self._clock.now()
         answers: list[_Given | KeyUnavailableError] = []

@@ -24,9 +24,16 @@ class _Process:
         self.user = user
         self.connections = 0
         self.keys: dict[KeyRef, None] = {}  # in the order of first use
+        self.served: dict[KeyRef, None] = {}  # those under which it was given data keys
 
 
 _asking: ContextVar[_Process | None] = ContextVar("asking", default=None)
+
+
+def asking() -> User | None:
+    """Whom keyd answers in this thread; None where it acts of its own accord."""
+    process = _asking.get()
+    return None if process is None else process.user
 
 
 class Users:
@@ -57,16 +64,30 @@ class Users:
         """Whoever asks now has used that key."""
         process = _asking.get()
         if process is not None and key not in process.keys:
-            with self._lock:
-                process.keys[key] = None
-                if len(process.keys) > CAPACITY:
-                    del process.keys[next(iter(process.keys))]
+            self._note(process.keys, key)
+
+    def is_served(self, key: KeyRef) -> bool:
+        """Whether the process that asks now was `served` under that key before."""
+        process = _asking.get()
+        return process is not None and key in process.served
+
+    def served(self, key: KeyRef) -> None:
+        """Whoever asks now is given data keys under that key."""
+        process = _asking.get()
+        if process is not None:
+            self._note(process.served, key)
 
     def of(self, key: KeyRef) -> list[User]:
         """Who is connected and used that key, sorted by pid."""
         with self._lock:
             found = [process.user for process in self._processes.values() if key in process.keys]
         return sorted(found, key=lambda user: (user.pid, user.uid))
+
+    def _note(self, keys: dict[KeyRef, None], key: KeyRef) -> None:
+        with self._lock:
+            keys[key] = None
+            if len(keys) > CAPACITY:
+                del keys[next(iter(keys))]
 
     @property
     def connections(self) -> int:

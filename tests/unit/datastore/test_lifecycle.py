@@ -138,18 +138,21 @@ class Interruption(Exception):
 
 
 class Cut:
-    """Counts calls of `os`; the one of number `at` fails, and so do all later ones: nothing is cleaned up."""
+    """Counts calls of `os` in this thread; the one of number `at` fails, and so do all later ones: nothing is
+    cleaned up.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         self.count = 0
         self.at = at
+        self.thread = threading.get_ident()
         self.armed = True
         for name in CALLS:
             monkeypatch.setattr(os, name, self._wrap(getattr(os, name)))
 
     def _wrap(self, call: Callable[..., object]) -> Callable[..., object]:
         def wrapped(*args: object, **kwargs: object) -> object:
-            if not self.armed:
+            if not self.armed or threading.get_ident() != self.thread:
                 return call(*args, **kwargs)
             self.count += 1
             if self.count >= self.at:

@@ -12,9 +12,13 @@ from ioflt.access.objects import ANYWHERE, EVERYTHING
 from ioflt.access.principals import Caller
 from ioflt.access.privileges import Privilege
 from ioflt.access.state import Permission, first
-from ioflt.errors import DeniedError, ExistsError, MalformedError
+from ioflt.audit.chain import Line
+from ioflt.audit.event import from_json
+from ioflt.errors import DeniedError, ExistsError, MalformedError, NotFoundError
 from ioflt.keyd import accounts, administration
 from ioflt.keyd.authority import Authority
+from ioflt.keyd.recorder import Recorder
+from ioflt.paths import Paths
 from ioflt.transport.unix import Peer
 from ioflt.wire import failure
 from ioflt.wire.keyd import access as wire
@@ -30,6 +34,26 @@ DS = wire.Object("datastore", str(uuid.UUID(int=1)), "/srv/ds")
 WEB = wire.Object("vm", str(uuid.UUID(int=2)), "web01", DS.id)
 
 
+#: The one that `ask` gives to what it asks.
+recorders: list[Recorder] = []
+
+
+@pytest.fixture(autouse=True)
+def recorder(tmp_path):
+    made = Recorder(Paths(tmp_path / "keyd" / "state", tmp_path / "keyd" / "run", False).ensure())
+    recorders.append(made)
+    yield made
+    recorders.remove(made)
+    made.close()
+
+
+def logged(tmp_path):
+    """The events of the changes: outcome, and what was asked for."""
+    lines = (tmp_path / "keyd" / "state" / "events" / "0001.jsonl").read_bytes().splitlines()
+    found = [from_json(Line.from_bytes(line).event) for line in lines]
+    return [(each.outcome, each.changes[0].after["change"]) for each in found]
+
+
 @pytest.fixture
 def authority(tmp_path):
     return Authority(tmp_path / "access.json", OWNER.principal)
@@ -37,7 +61,7 @@ def authority(tmp_path):
 
 def ask(authority, caller, request):
     """The reply. Raises what it is a failure of."""
-    reply = administration.answer(authority, caller, request)
+    reply = administration.answer(authority, recorders[-1], caller, request)
     if isinstance(reply, failure.Failure):
         raise failure.rebuild(reply)
     return reply
@@ -55,6 +79,15 @@ def test_the_first_start_makes_the_owner_administrator(authority, tmp_path):
     assert authority.decide(OWNER, Privilege.MANAGE_KEYS, ANYWHERE).allowed
     assert not authority.decide(ALICE, Privilege.READ, ANYWHERE).allowed
     assert Authority(path, ALICE.principal).state == first(OWNER.principal)
+
+
+def test_a_change_is_logged_and_so_is_one_that_he_may_not_make(authority, tmp_path):
+    change(authority, OWNER, wire.Grant("alice", "Backup operator", ON_EVERYTHING))
+    with pytest.raises(DeniedError):
+        change(authority, ALICE, wire.Grant("bob", "Backup operator", ON_EVERYTHING))
+    with pytest.raises(NotFoundError):
+        change(authority, OWNER, wire.Revoke("bob", ON_EVERYTHING))
+    assert logged(tmp_path) == [("done", "grant"), ("denied", "grant"), ("refused", "revoke")]
 
 
 def test_a_change_is_kept(authority, tmp_path):

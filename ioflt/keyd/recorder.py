@@ -1,0 +1,202 @@
+"""Enhanced logging in keyd: its event log, who else hears of events, and what if one cannot be written.
+
+`record` returns once an event is on disk, `record_soon` once it is written, to be on disk `SOON_S` later with
+all others of that time. Both raise StorageError when it is not, unless the administrator said that events are
+not `required`: so what is described by an event that cannot be written does not happen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from ioflt.audit import sinks
+from ioflt.audit.chain import Head
+from ioflt.audit.event import Actor, Change, Event, Outcome, Thing, Value, added, fitted, to_json
+from ioflt.audit.log import EventLog, Torn
+from ioflt.errors import IofltError, MalformedError, NotFoundError, StorageError
+from ioflt.keyd import accounts, users
+from ioflt.keys import files
+from ioflt.paths import Paths
+from ioflt.types import KeyRef
+
+_MAX_FILE: Final = 4096
+
+_log = logging.getLogger(__name__)
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`events.json`: whether what cannot be logged may not happen, and who else is told of events."""
+
+    format: Literal[1] = 1
+    required: bool = True
+    sink: sinks.SinkKind = "none"
+
+
+class Recorder:
+    """The event log of this keyd. Safe for calls from several threads."""
+
+    def __init__(self, where: Paths) -> None:
+        """Raises StorageError, MalformedError; BusyError when another keyd writes the log."""
+        self._file = where.state / "events.json"
+        self.settings = _read(self._file)
+        self._sink = sinks.make(self.settings.sink)
+        self._log = EventLog(where.events)
+        if self._log.torn is not None:
+            self.record(_of_torn(self._log.torn))
+
+    @property
+    def head(self) -> Head:
+        """The log's last line."""
+        return self._log.head
+
+    def record(self, event: Event) -> None:
+        """Return when the event is on disk. Raises StorageError."""
+        self._record(event, at_once=True)
+
+    def record_soon(self, event: Event) -> None:
+        """Return when the event is written; it is on disk soon. For what comes often. Raises StorageError."""
+        self._record(event, at_once=False)
+
+    def record_if_possible(self, event: Event) -> None:
+        """`record` of what must happen all the same, such as a lock; keyd's log says when it failed."""
+        try:
+            self.record(event)
+        except StorageError as error:
+            _log.error("an event is lost, %s of %s: %s", event.operation, event.by.who, error)
+
+    @contextmanager
+    def around(self, event: Event) -> Iterator[None]:
+        """Record what the block does before it does it, and once more if it fails. Raises StorageError."""
+        self.record(event)
+        try:
+            yield
+        except IofltError as error:
+            self.record(msgspec.structs.replace(event, time=_now(), outcome="failed", reason=str(error)))
+            raise
+
+    def change(self, *, required: bool | None, sink: sinks.SinkKind | None) -> Settings:
+        """Change what is not None of the settings. Returns what they are then. Raises StorageError."""
+        before = self.settings
+        after = Settings(
+            required=before.required if required is None else required,
+            sink=before.sink if sink is None else sink,
+        )
+        if after != before:
+            names = [name for name in ("required", "sink") if getattr(before, name) != getattr(after, name)]
+            changes = [
+                Change("modified", f"events.{name}", getattr(before, name), getattr(after, name))
+                for name in names
+            ]
+            with self.around(event("events set", changes=changes)):
+                files.replace(self._file, msgspec.json.encode(after))
+                self.settings, self._sink = after, sinks.make(after.sink)
+        return after
+
+    def wait_beyond(self, sequence: int, timeout: float) -> bool:
+        """Wait until there is a line after that one, at most so many seconds. False: there is none."""
+        return self._log.wait_beyond(sequence, timeout)
+
+    def close(self) -> None:
+        """Get everything to disk, at the end of the process."""
+        try:
+            self._log.close()
+        except StorageError as error:
+            _log.error("at the end: %s", error)
+
+    def _record(self, event: Event, *, at_once: bool) -> None:
+        event = fitted(event)
+        try:
+            head = self._log.append(to_json(event))
+            if at_once:
+                self._log.sync(head.sequence)
+        except StorageError as error:
+            if self.settings.required:
+                raise
+            _log.error("an event is lost, %s of %s: %s", event.operation, event.by.who, error)
+            return
+        self._sink.tell(event, head)
+
+
+def event(
+    operation: str,
+    thing: Thing | None = None,
+    *,
+    changes: Sequence[Change] = (),
+    outcome: Outcome = "done",
+    reason: str | None = None,
+    privilege: str | None = None,
+    datastore: Thing | None = None,
+) -> Event:
+    """An event of now, by whoever asks keyd now; by keyd itself where nobody does."""
+    return Event(
+        _now(),
+        actor(),
+        operation,
+        thing,
+        datastore,
+        tuple(changes),
+        privilege,
+        outcome,
+        reason,
+    )
+
+
+def actor() -> Actor:
+    """Whoever asks keyd now."""
+    user = users.asking()
+    if user is None:
+        return Actor("keyd", os.geteuid(), os.getpid())
+    return Actor(_name(user.uid), user.uid, user.pid)
+
+
+def key_thing(key: KeyRef) -> Thing:
+    """A KEK as the object of an event."""
+    return Thing("key", str(key), str(key))
+
+
+def provider_thing(name: str) -> Thing:
+    """A key provider as the object of an event."""
+    return Thing("provider", name, name)
+
+
+@lru_cache(256)
+def _name(uid: int) -> str:
+    return str(accounts.user(uid))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _of_torn(torn: Torn) -> Event:
+    digest = hashlib.sha256(torn.data).hexdigest()
+    about: dict[str, Value] = {
+        "file": torn.file.name,
+        "bytes": len(torn.data),
+        "lines": torn.data.count(b"\n"),
+        "sha256": digest,
+    }
+    return event(
+        "events repair",
+        changes=[added("events.setAside", about)],
+        reason="keyd or the host ended while it wrote; what was no whole line was set aside",
+    )
+
+
+def _read(path: Path) -> Settings:
+    try:
+        return msgspec.json.decode(files.read(path, _MAX_FILE), type=Settings)
+    except NotFoundError:
+        return Settings()
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise MalformedError("does not say how events are logged", file=path) from error

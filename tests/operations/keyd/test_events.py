@@ -1,0 +1,211 @@
+"""What keyd does goes into its event log before anybody hears of it, or does not happen."""
+
+import errno
+import os
+import signal
+import threading
+
+import pytest
+
+from ioflt.audit import log as log_module
+from ioflt.audit.chain import Line, Walk
+from ioflt.audit.event import from_json
+from ioflt.audit.log import file_names
+from ioflt.crypto.secret import Secret
+from ioflt.errors import ProviderLocked, StorageError
+from ioflt.keyd.service import Service
+from ioflt.keys.client import KeyClient
+from ioflt.transport import unix
+from tests.daemons import end_keyd
+
+
+def events(where):
+    """All events, of a log whose chain holds."""
+    data = b"".join((where.events / name).read_bytes() for name in file_names(where.events))
+    *lines, torn = data.split(b"\n")
+    walk = Walk()
+    assert [finding for line in lines for finding in walk.line(line)] + walk.end(torn) == []
+    return [from_json(Line.from_bytes(line).event) for line in lines]
+
+
+def operations(where):
+    return [found.operation for found in events(where)]
+
+
+def test_what_keyd_sees_is_there_with_who_did_it(keys, where):
+    key = keys.new_key()
+    ((dek, blob),) = keys.generate(key, [b"aad"])
+    dek.wipe()
+    for _ in range(3):
+        (again,) = keys.unwrap([(key, blob, b"aad")])
+        again.wipe()
+    keys.remove_key(key)
+    keys.add_key(key)
+    keys.lock("refuse")
+    with pytest.raises(ProviderLocked):
+        keys.new_key()
+    keys.unlock()
+    found = events(where)
+    assert [e.operation for e in found if not e.operation.startswith("provider")] == [
+        "key new",
+        "key use",  # the first time only
+        "key remove",
+        "key add",
+        "lock",
+        "unlock",
+    ]
+    assert {(e.by.uid, e.by.pid, e.by.origin) for e in found} == {(os.getuid(), os.getpid(), "local")}
+    assert found[0].object.id == str(key)
+
+
+def test_each_process_that_gets_keys_is_named(keys, where):
+    key = keys.new_key()
+    keys.generate(key, [b"aad"])
+    keys.close()
+    with KeyClient.connect() as other:  # the same pid, connected anew
+        other.generate(key, [b"aad"])
+    assert operations(where).count("key use") == 2
+
+
+def test_a_provider_file_that_changed_shows_at_the_reload(keys, where):
+    keys.new_key()
+    keys.reload()
+    before = len(events(where))
+    path = where.providers / "local.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+    keys.reload()
+    path.unlink()
+    keys.reload()
+    changed, gone = events(where)[before:]
+    assert (changed.operation, changed.object.id) == ("provider change", "local")
+    assert [change.kind for e in (changed, gone) for change in e.changes] == ["modified", "deleted"]
+    assert changed.changes[0].after == gone.changes[0].before
+
+
+def test_a_keyd_that_is_killed_leaves_what_it_answered_for(where):
+    keys = []
+    for _ in range(5):
+        with KeyClient.connect() as client:
+            keys += [str(client.new_key()) for _ in range(10)]
+        end_keyd()
+    assert [e.object.id for e in events(where) if e.operation == "key new"] == keys
+
+
+def test_half_a_line_is_set_aside_at_the_start_and_said(where):
+    with KeyClient.connect() as client:
+        client.new_key()
+    end_keyd()
+    with (where.events / "0001.jsonl").open("ab") as file:
+        file.write(b'{"seq":3,"prev":"00')
+    with KeyClient.connect() as client:
+        client.new_key()
+    repair = next(e for e in events(where) if e.operation == "events repair")
+    about = repair.changes[0].after
+    assert (about["bytes"], about["lines"], repair.by.who) == (19, 0, "keyd")
+    assert (where.events / about["file"]).read_bytes() == b'{"seq":3,"prev":"00'
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """The event log's disk is full, when it is told so."""
+
+    class Disk:
+        full = False
+
+    def pwrite(fd, data, offset, real=os.pwrite):
+        if Disk.full:
+            raise OSError(errno.ENOSPC, "")
+        return real(fd, data, offset)
+
+    monkeypatch.setattr(log_module.os, "pwrite", pwrite)
+    return Disk
+
+
+@pytest.fixture
+def service(where):
+    made = Service(where)
+    yield made
+    made.close()
+
+
+def test_what_cannot_be_logged_does_not_happen(service, full, where):
+    key = service.new_key()
+    ((dek, blob),) = service.generate(key, [b"aad"])
+    other = service.new_key()
+    full.full = True
+    for attempt in (
+        lambda: service.new_key(),
+        lambda: service.generate(other, [b"aad"]),
+        lambda: service.remove_key(key),
+        lambda: service.recorder.change(required=False, sink=None),
+    ):
+        with pytest.raises(StorageError) as raised:
+            attempt()
+        assert raised.value.errno == errno.ENOSPC
+    full.full = False
+    (again,) = service.unwrap([(key, blob, b"aad")])  # it was not removed
+    with dek, again:
+        assert dek.view() == again.view()
+
+
+def test_a_lock_does_not_wait_for_the_log(service, full, caplog):
+    service.new_key()
+    full.full = True
+    with caplog.at_level("CRITICAL"):
+        service.lock("force")
+    with pytest.raises(ProviderLocked):
+        service.new_key()
+
+
+def test_events_that_are_not_required_stop_nothing(service, full, where, caplog):
+    service.recorder.change(required=False, sink=None)
+    full.full = True
+    with caplog.at_level("CRITICAL"):
+        key = service.new_key()
+    full.full = False
+    service.close()
+    assert operations(where) == ["events set"]
+    again = Service(where)
+    assert not again.recorder.settings.required
+    again.close()
+    assert str(key)
+
+
+def test_what_failed_is_said(service, where):
+    with pytest.raises(Exception, match="passphrase"), Secret(bytearray(b"x")) as wrong:
+        service.unlock(None, wrong)
+    first, second = events(where)
+    assert (first.operation, first.outcome) == ("unlock", "done")
+    assert (second.operation, second.outcome) == ("unlock", "failed")
+
+
+def test_a_killed_writer_under_load_leaves_a_chain_that_holds(where):
+    """SIGKILL in the middle of what many connections write."""
+    for _ in range(3):
+        with KeyClient.connect() as client:
+            pid = client.status().pid
+        answered = []
+        began = threading.Event()
+
+        def ask(answered=answered, began=began):
+            try:
+                with KeyClient(start=False) as client:
+                    while True:
+                        answered.append(str(client.new_key()))
+                        began.set()
+            except Exception:  # it was killed
+                began.set()
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        began.wait()
+        os.kill(pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+        unix.wait_free(where.keyd_socket)
+        with KeyClient.connect():
+            pass
+        logged = [e.object.id for e in events(where) if e.operation == "key new"]
+        assert set(answered) <= set(logged)
+        end_keyd()
