@@ -66,20 +66,12 @@ def remove_role(state: AccessState, name: str) -> AccessState:
     return replace(state, roles=tuple(each for each in state.roles if each != role))
 
 
-def create_folder(
-    state: AccessState, name: str, provider: str | None = None, events: str | None = None
-) -> AccessState:
+def create_folder(state: AccessState, name: str) -> AccessState:
     """An empty folder. Raises UsageError, ExistsError."""
-    made = Folder(name, frozenset(), provider, events)
+    made = Folder(name)
     if any(each.name == name for each in state.folders):
         raise ExistsError(f"a folder has that name: {name}")
     return _with_folder(state, made)
-
-
-def set_folder(state: AccessState, name: str, provider: str | None, events: str | None) -> AccessState:
-    """Other settings. Raises NotFoundError, UsageError."""
-    folder = state.folder(name)
-    return _with_folder(state, replace(folder, provider=provider, events=events))
 
 
 def remove_folder(state: AccessState, name: str) -> AccessState:

@@ -6,20 +6,12 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
 
 from ioflt.access import objects, roles
 from ioflt.access.objects import EVERYTHING, Target, TargetKind
 from ioflt.access.principals import Kind, Principal
 from ioflt.access.roles import Role
 from ioflt.errors import NotFoundError, UsageError
-from ioflt.types import MAX_PROVIDER_NAME
-
-#: The event sink that is no file.
-SYSLOG: Final = "syslog"
-
-#: Longest path of an event sink.
-MAX_SINK: Final = 4096
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -35,25 +27,16 @@ class Permission:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A tenant: datastores and VMs, none of which is in another folder.
-
-    `provider`: of new keys in it. `events`: where its events go besides, an absolute path or "syslog".
-    """
+    """A tenant: datastores and VMs, none of which is in another folder."""
 
     name: str
     members: frozenset[Target] = frozenset()
-    provider: str | None = None
-    events: str | None = None
 
     def __post_init__(self) -> None:
         objects.folder(self.name)
         for member in self.members:
             if member.kind not in (TargetKind.DATASTORE, TargetKind.VM):
                 raise UsageError(f"a folder lists datastores and VMs, not {member}")
-        if self.provider is not None and not 0 < len(self.provider) <= MAX_PROVIDER_NAME:
-            raise UsageError(f"not a name of a provider: {ascii(self.provider)[:80]}")
-        if self.events is not None and self.events != SYSLOG and not _is_path(self.events):
-            raise UsageError(f"neither {SYSLOG} nor an absolute path: {ascii(self.events)[:80]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +131,3 @@ def in_order(permissions: Iterable[Permission]) -> tuple[Permission, ...]:
     return tuple(
         sorted(permissions, key=lambda each: (order.index(each.target.kind), each.target.id, each.principal))
     )
-
-
-def _is_path(text: str) -> bool:
-    return text.startswith("/") and len(text) <= MAX_SINK and text.isprintable()

@@ -56,7 +56,7 @@ def create(name: str, as_json: bool) -> None:
     from ioflt.wire.keyd.access import CreateFolder
 
     with connect_keys() as keys:
-        keys.change_access(CreateFolder(name, None, None))
+        keys.change_access(CreateFolder(name))
     emit({"folder": name}, lambda: say(f"made the folder {name}"), as_json)
 
 

@@ -90,10 +90,8 @@ def _changed(state: AccessState, caller: Caller, change: wire.Change) -> AccessS
             return changes.create_role(state, name, held)
         case wire.RemoveRole(name):
             return changes.remove_role(state, name)
-        case wire.CreateFolder(name, provider, events):
-            return changes.create_folder(state, name, provider, events)
-        case wire.SetFolder(name, provider, events):
-            return changes.set_folder(state, name, provider, events)
+        case wire.CreateFolder(name):
+            return changes.create_folder(state, name)
         case wire.CreateService(name, certificate):
             return changes.create_service(state, name, certificate)
         case wire.RemoveService(name):

@@ -10,7 +10,6 @@ Meta = msgspec.Meta
 
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Privileges = Annotated[tuple[Name, ...], Meta(max_length=256)]
-Sink = Annotated[str, Meta(min_length=1, max_length=4096)]
 Fingerprint = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Uuid = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
@@ -58,14 +57,6 @@ class RemoveRole(_Change, frozen=True):
 
 class CreateFolder(_Change, frozen=True):
     name: Name
-    provider: Name | None
-    events: Sink | None
-
-
-class SetFolder(_Change, frozen=True):
-    name: Name
-    provider: Name | None
-    events: Sink | None
 
 
 class RemoveFolder(_Change, frozen=True):
@@ -106,7 +97,6 @@ Change = (
     | CreateRole
     | RemoveRole
     | CreateFolder
-    | SetFolder
     | RemoveFolder
     | AddMember
     | RemoveMember

@@ -127,7 +127,7 @@ def test_a_delegated_administrator(authority):
         authority,
         OWNER,
         wire.CreateRole("delegate", ("Authorization.ModifyPermissions",), "backup-operator"),
-        wire.CreateFolder("tenant", None, None),
+        wire.CreateFolder("tenant"),
         wire.AddMember("tenant", WEB),
         wire.Grant("alice", "delegate", wire.Object("folder", "tenant", "folder:tenant")),
     )
@@ -163,8 +163,8 @@ def test_one_sees_what_one_may_read(authority):
     change(
         authority,
         OWNER,
-        wire.CreateFolder("tenant", None, None),
-        wire.CreateFolder("other", None, None),
+        wire.CreateFolder("tenant"),
+        wire.CreateFolder("other"),
         wire.AddMember("tenant", WEB),
         wire.Grant("alice", "read-only", wire.Object("folder", "tenant", "folder:tenant")),
         wire.Grant("bob", "read-only", WEB),
