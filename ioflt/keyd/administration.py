@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 
 from ioflt.access import changes, decide, delegation, objects, principals, privileges, text
+from ioflt.access.differences import differences
 from ioflt.access.objects import EVERYTHING, Place, Target
 from ioflt.access.principals import Caller, Principal
 from ioflt.access.privileges import Privilege
 from ioflt.access.state import AccessState, Permission
 from ioflt.access.view import place_of, visible
-from ioflt.audit.event import Outcome, added
+from ioflt.audit.event import MAX_NAME, Change, Outcome, Thing, Value, added, deleted, modified
 from ioflt.errors import DeniedError, IofltError, StorageError
 from ioflt.keyd import accounts
 from ioflt.keyd.authority import Authority
@@ -21,6 +23,20 @@ from ioflt.keyd.recorder import Recorder, event
 from ioflt.wire import failure
 from ioflt.wire.keyd import access as wire
 from ioflt.wire.keyd import messages
+
+#: What is asked by which command, but for roles that are made.
+_COMMANDS: Final[Mapping[type, str]] = {
+    wire.Grant: "permission grant",
+    wire.Revoke: "permission revoke",
+    wire.RemoveRole: "role remove",
+    wire.CreateFolder: "folder create",
+    wire.RemoveFolder: "folder delete",
+    wire.AddMember: "folder add",
+    wire.RemoveMember: "folder remove",
+    wire.CreateService: "service create",
+    wire.RemoveService: "service remove",
+    wire.SeparateDuties: "setup",
+}
 
 
 def answer(
@@ -42,11 +58,14 @@ def answer(
 
 
 def _change(authority: Authority, recorder: Recorder, caller: Caller, change: wire.Change) -> None:
-    asked = event("access change", changes=[added("access.change", msgspec.to_builtins(change))])
+    operation, about = _operation(change), _about(change)
+    asked = event(operation, about, changes=[added("access.change", msgspec.to_builtins(change))])
 
     def changed(state: AccessState) -> AccessState:
         after = _changed(state, caller, change)
-        recorder.record(asked)
+        authority.check_duties(after)
+        told = [_told(*difference) for difference in differences(state, after)]
+        recorder.record(event(operation, about, changes=told))
         return after
 
     try:
@@ -57,6 +76,27 @@ def _change(authority: Authority, recorder: Recorder, caller: Caller, change: wi
         outcome: Outcome = "denied" if isinstance(error, DeniedError) else "refused"
         recorder.record(msgspec.structs.replace(asked, outcome=outcome, reason=str(error)))
         raise
+
+
+def _operation(change: wire.Change) -> str:
+    """The command that asks for it."""
+    if isinstance(change, wire.CreateRole):
+        return "role create" if change.like is None else "role clone"
+    return _COMMANDS[type(change)]
+
+
+def _about(change: wire.Change) -> Thing | None:
+    """The object that it is about, if there is one."""
+    match change:
+        case wire.Grant(_, _, on) | wire.Revoke(_, on) | wire.AddMember(_, on) | wire.RemoveMember(_, on):
+            return Thing(on.kind, on.id, on.shown[:MAX_NAME])
+    return None
+
+
+def _told(path: str, before: Value, after: Value) -> Change:
+    if before is None:
+        return added(path, after)
+    return deleted(path, before) if after is None else modified(path, before, after)
 
 
 def _changed(state: AccessState, caller: Caller, change: wire.Change) -> AccessState:

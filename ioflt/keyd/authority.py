@@ -59,17 +59,20 @@ class Authority:
     def change(self, make: Callable[[AccessState], AccessState]) -> AccessState:
         """Have the state that `make` makes of the one before, durably. `make` also says who may not.
 
-        Raises what `make` raises, DeniedError where someone would have both of the duties that are separate,
-        StorageError, UsageError when it is too large, and what `state` does.
+        Raises what `make` raises, StorageError, UsageError when it is too large, and what `state` does.
         """
         with self._changing:
             made = make(self.state)
-            if made.separate_duties:
-                changes.check_duties(made, _known(made))
             if made != self._state:
                 files.replace(self._path, text.write(made))
                 self._state = made
             return made
+
+    @staticmethod
+    def check_duties(state: AccessState) -> None:
+        """Raises DeniedError where someone on this host would have both of the duties that are separate."""
+        if state.separate_duties:
+            changes.check_duties(state, _known(state))
 
     def _load(self) -> AccessState | IofltError:
         try:

@@ -48,10 +48,13 @@ def recorder(tmp_path):
 
 
 def logged(tmp_path):
-    """The events of the changes: outcome, and what was asked for."""
+    """The events of the changes: operation, outcome, and each value's path, before, after."""
     lines = (tmp_path / "keyd" / "state" / "events" / "0001.jsonl").read_bytes().splitlines()
     found = [from_json(Line.from_bytes(line).event) for line in lines]
-    return [(each.outcome, each.changes[0].after["change"]) for each in found]
+    return [
+        (each.operation, each.outcome, [(one.path, one.before, one.after) for one in each.changes])
+        for each in found
+    ]
 
 
 @pytest.fixture
@@ -84,10 +87,17 @@ def test_the_first_start_makes_the_owner_administrator(authority, tmp_path):
 def test_a_change_is_logged_and_so_is_one_that_he_may_not_make(authority, tmp_path):
     change(authority, OWNER, wire.Grant("alice", "Backup operator", ON_EVERYTHING))
     with pytest.raises(DeniedError):
-        change(authority, ALICE, wire.Grant("bob", "Backup operator", ON_EVERYTHING))
+        change(authority, ALICE, wire.Grant("user:bob", "Backup operator", ON_EVERYTHING))
     with pytest.raises(NotFoundError):
         change(authority, OWNER, wire.Revoke("bob", ON_EVERYTHING))
-    assert logged(tmp_path) == [("done", "grant"), ("denied", "grant"), ("refused", "revoke")]
+    change(authority, OWNER, wire.Grant("alice", "read-only", ON_EVERYTHING))
+    granted, denied, refused, replaced = logged(tmp_path)
+    role = 'access.permission("user:alice","everything").role'
+    assert granted == ("permission grant", "done", [(role, None, "backup-operator")])
+    assert denied[:2] == ("permission grant", "denied")
+    assert denied[2][0][2]["who"] == "user:bob"
+    assert refused[:2] == ("permission revoke", "refused")
+    assert replaced == ("permission grant", "done", [(role, "backup-operator", "read-only")])
 
 
 def test_a_change_is_kept(authority, tmp_path):
