@@ -3,6 +3,7 @@
 IofltError
 ├── UsageError               the caller asked for something that makes no sense
 ├── DeniedError              the caller may not
+│   └── UnshownError         keyd does not know whose the key is, and so not whether he may
 ├── NotFoundError            no such home, file, provider, mount
 ├── ExistsError              it is there already, and is not overwritten
 ├── BusyError                in use; try again later
@@ -50,6 +51,10 @@ class UsageError(IofltError):
 
 class DeniedError(IofltError):
     """The caller lacks the right. Not used for keys that are merely out of reach."""
+
+
+class UnshownError(DeniedError):
+    """keyd has seen no record that says whose a key is. Who has one shows it, and asks again."""
 
 
 class NotFoundError(IofltError):

@@ -78,10 +78,12 @@ _ENCRYPTION_POLICIES = _needs(On.EVERYTHING, _P.MANAGE_ENCRYPTION_POLICY)
 _INHERITS = _needs(On.EVERYTHING, _P.MODIFY_PERMISSIONS)
 _GRANTS = _needs(On.OBJECT, _P.MODIFY_PERMISSIONS)
 _PLAINTEXT = _needs(On.VM, _P.ACCESS)
+_NEW_FILE = _needs(On.VM, _P.ACCESS, _P.ADD_DISK, _P.ENCRYPT_NEW)
 _CREATES = _needs(On.DATASTORE, _P.CREATE_VM)
 _CREATES_THERE = _needs(On.TARGET, _P.CREATE_VM)
-_CLONES = _needs(On.VM, _P.CLONE) + _CREATES_THERE
-_MOVES = _needs(On.VM, _P.MOVE_VM, _P.MIGRATE) + _CREATES_THERE
+_ENCRYPTED_THERE = _needs(On.TARGET, _P.CREATE_VM, _P.ENCRYPT_NEW)
+_CLONES = _needs(On.VM, _P.CLONE) + _ENCRYPTED_THERE
+_MOVES = _needs(On.VM, _P.MOVE_VM, _P.MIGRATE) + _ENCRYPTED_THERE
 
 # name, what it asks for
 _WITHOUT_DATA_KEYS: Final = (
@@ -183,8 +185,8 @@ _WITHOUT_DATA_KEYS: Final = (
 _WITH_DATA_KEYS: Final = (
     ("mount: read or write", _PLAINTEXT),
     ("mount: save a VMX", _PLAINTEXT),
-    ("mount: rename to or from *.vmx", _PLAINTEXT),
-    ("mount: add a file", _needs(On.VM, _P.ACCESS, _P.ADD_DISK, _P.ENCRYPT_NEW)),
+    ("mount: rename to or from *.vmx", _NEW_FILE),
+    ("mount: add a file", _NEW_FILE),
     ("mount: make an encrypted VM", _CREATES + _needs(On.DATASTORE, _P.ENCRYPT_NEW)),
     ("check", _SEES_DATASTORE + _PLAINTEXT),
     ("vm encrypt", _needs(On.VM, _P.ENCRYPT)),
@@ -196,7 +198,7 @@ _WITH_DATA_KEYS: Final = (
     ("vm clone: encrypt", _needs(On.VM, _P.ENCRYPT) + _CLONES),
     ("vm clone: decrypt", _needs(On.VM, _P.DECRYPT) + _CLONES),
     ("vm move", _MOVES),
-    ("vm move: --key", _MOVES + _KEYS),
+    ("vm move: --key", _MOVES + _needs(On.VM, _P.RECRYPT) + _KEYS),
     ("vm import", _CREATES + _needs(On.DATASTORE, _P.ENCRYPT_NEW)),
     ("vm export", _PLAINTEXT),
     ("disk extend", _needs(On.VM, _P.EXTEND_DISK) + _PLAINTEXT),

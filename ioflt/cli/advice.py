@@ -371,6 +371,13 @@ ADVICE: tuple[Row, ...] = (
         ),
     ),
     (
+        errors.DeniedError,
+        "^permission denied: ",
+        lambda _: (
+            "who administers it may give you a role that has it: ioflt permission grant WHO ROLE OBJECT"
+        ),
+    ),
+    (
         errors.PeerError,
         "keyd is of another version",
         lambda _: (

@@ -43,10 +43,18 @@ def connect_keys() -> Iterator[KeyClient]:
 
 
 def operation() -> str:
-    """What the command that runs is called in `access/operations`: its words, without the program's name."""
+    """What the command that runs is called in the table of operations: its words, and an option if it has an
+    entry of its own there.
+    """
+    from ioflt.access.operations import OPERATIONS
+
     context = click.get_current_context(silent=True)
-    words = [] if context is None else context.command_path.split(" ")[1:]
-    return " ".join(words)
+    if context is None:
+        return ""
+    name = " ".join(context.command_path.split(" ")[1:])
+    given = [param for param in context.command.params if param.name and context.params.get(param.name)]
+    options = [f"{name}: {option}" for param in given for option in param.opts]
+    return next((option for option in options if option in OPERATIONS), name)
 
 
 def _show_warnings(keys: KeyClient) -> None:

@@ -22,7 +22,7 @@ from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
 from ioflt.datastore.newhome import check_name, dispose, new_home, no_changes
 from ioflt.datastore.volume import Volume
-from ioflt.errors import BusyError, IofltError, NotFoundError, ReadOnlyError, UsageError
+from ioflt.errors import BusyError, DeniedError, IofltError, NotFoundError, ReadOnlyError, UsageError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import HomeRecord, Move
 from ioflt.policy.crypto import CryptoSpec
@@ -153,7 +153,15 @@ def _rename_across(home: Home, record: HomeRecord, source: Volume, target: Volum
     os.fsync(target.fd)
     os.fsync(source.fd)
     source.forget(home)
-    target.home(new_name).store(replace(record, datastore_id=target.record.datastore_id))
+    there = target.home(new_name)
+    try:
+        there.store(replace(record, datastore_id=target.record.datastore_id))
+    except DeniedError:  # who may not bring it there does not leave it there
+        syscalls.renameat2(target.fd, new_name, source.fd, home.name, syscalls.RENAME_NOREPLACE)
+        os.fsync(source.fd)
+        os.fsync(target.fd)
+        target.forget(there)
+        raise
 
 
 # By copying

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from ioflt.datastore import container, header
+from ioflt.datastore import atomic, container, header
 from ioflt.datastore.standing import Treatment
-from ioflt.datastore.vmx import VmxFile, read_sealed
+from ioflt.datastore.vmx import read_sealed
 from ioflt.errors import AuthenticationError, IofltError
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2.token import IofltToken
@@ -110,13 +111,16 @@ def changed_vmx(text: bytes, keys: KeyService, change: Change) -> bytes | None:
 def change_vmx(fd: int, keys: KeyService, change: Change, place: tuple[int, int, str]) -> None:
     """Of the sealed VMX `fd` at `place`, whose writer's lock the caller has. Raises as `change_container`.
 
-    Does nothing when another file has taken its name since.
+    Does nothing when another file has taken its name since. Nobody but keyd opens it.
     """
-    file = VmxFile(os.dup(fd), keys, writable=True, place=lambda: place)
-    try:
-        file.reseal(lambda text: changed_vmx(text, keys, change))
-    finally:
-        file.close()
+    top_fd, parent_fd, name = place
+    text = changed_vmx(read_sealed(fd), keys, change)
+    if text is None:
+        return
+    info = os.fstat(fd)
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(name, dir_fd=parent_fd, follow_symlinks=False), info):
+            atomic.replace(top_fd, parent_fd, name, text, like=info)
 
 
 def _tokens(found: luks2.Header, keys: KeyService, change: Change) -> list[IofltToken]:

@@ -13,10 +13,13 @@ from pathlib import Path
 import trio
 
 from ioflt import confinement, hygiene, paths
+from ioflt.datastore.memory import Memory
 from ioflt.errors import IofltError
 from ioflt.keyd import accounts
 from ioflt.keyd.access import Access
 from ioflt.keyd.authority import Authority
+from ioflt.keyd.guarded import Rules
+from ioflt.keyd.holdings import Holdings
 from ioflt.keyd.server import Server
 from ioflt.keyd.service import Service
 from ioflt.keyd.upkeep import Upkeep
@@ -62,6 +65,7 @@ def main() -> int:
 def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int | None) -> int:
     service = Service(where)
     authority = Authority(where.access, accounts.user(os.geteuid()))
+    rules = Rules(authority, Holdings(), Memory(where.homes))
 
     def ready() -> None:
         _log.info("serves %s, pid %d", where.keyd_socket, os.getpid())
@@ -69,7 +73,7 @@ def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int
 
     try:
         with Upkeep(service):
-            trio.run(Server(service, access, authority).serve, listener, ready)
+            trio.run(Server(service, access, rules).serve, listener, ready)
     finally:
         service.close()
     return 0

@@ -1,4 +1,4 @@
-"""Who may ask keyd for what. SPEC of the protocol: wire/keyd."""
+"""Who may connect to keyd, and for whom. What they may ask then: `guarded`."""
 
 from __future__ import annotations
 
@@ -7,33 +7,14 @@ import os
 from dataclasses import dataclass
 
 from ioflt.transport.unix import Peer
-from ioflt.wire.keyd.messages import (
-    AddKey,
-    AddPolicy,
-    ForgetKey,
-    Lock,
-    MarkKeyHolder,
-    Reload,
-    RemoveKey,
-    RemovePolicy,
-    RequestBody,
-    SetKeyCache,
-    Stop,
-    Unlock,
-)
 
-#: Members may use the keys of a keyd in system mode.
+#: Members may connect to a keyd in system mode.
 GROUP = "ioflt"
-
-_OWNERS_ONLY = (
-    ForgetKey, RemoveKey, AddKey, SetKeyCache, AddPolicy, RemovePolicy, MarkKeyHolder,
-    Lock, Unlock, Reload, Stop,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """User mode: the user himself. System mode: root for everything, members of `group` for keys."""
+    """User mode: the user himself. System mode: root, and members of `group`."""
 
     uid: int
     group: int | None
@@ -44,15 +25,11 @@ class Access:
         return cls(os.geteuid(), _group_id() if system else None)
 
     def may_connect(self, peer: Peer) -> bool:
-        """Whether the peer may ask for keys."""
+        """Whether the peer may ask for anything."""
         return self.owns(peer) or (self.group is not None and self.group in peer.groups)
 
-    def may_ask(self, peer: Peer, request: RequestBody) -> bool:
-        """Whether a peer that may connect may ask this."""
-        return self.owns(peer) or not isinstance(request, _OWNERS_ONLY)
-
     def owns(self, peer: Peer) -> bool:
-        """Whether the peer is who keyd belongs to, or root."""
+        """Whether the peer is who keyd belongs to, or root: he may act for others."""
         return peer.uid in (0, self.uid)
 
 

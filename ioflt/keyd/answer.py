@@ -1,4 +1,4 @@
-"""Request → reply: the messages of `wire.keyd` over a `Service`."""
+"""Request → reply: the messages of `wire.keyd` over what a connection may have of the `Service`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import assert_never
 from ioflt.crypto.secret import Secret
 from ioflt.errors import IofltError, PeerError
 from ioflt.format.luks2.profile import Digest
+from ioflt.keyd.guarded import Guarded
 from ioflt.keyd.outward import GoesOut
-from ioflt.keyd.service import Service
 from ioflt.keys.state import KeyState
 from ioflt.types import KeyRef
 from ioflt.wire import failure
 from ioflt.wire.frame import wipe
 from ioflt.wire.keyd import messages
-from ioflt.wire.keyd.connection import welcome
 
 _log = logging.getLogger(__name__)
 
 
-def answer(service: Service, request: messages.KeyRequest) -> messages.ReplyBody:
+def answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBody:
     """The reply to a request; a Failure for every error. The caller wipes the reply once it is sent.
 
     Raises GoesOut, and is then to be called again where that provider may be waited for.
@@ -49,10 +48,8 @@ def wipe_keys(reply: messages.ReplyBody) -> None:
             wipe(key)
 
 
-def _answer(service: Service, request: messages.KeyRequest) -> messages.ReplyBody:
+def _answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBody:
     match request:
-        case messages.Hello():
-            return welcome(request)
         case messages.DefaultProvider():
             return messages.Text(service.default_provider())
         case messages.NewKey(provider):
@@ -132,6 +129,7 @@ def _answer(service: Service, request: messages.KeyRequest) -> messages.ReplyBod
             service.reload()
             return messages.Done()
         case messages.Stop():
+            service.stop()
             return messages.Done()
     assert_never(request)
 
@@ -166,7 +164,7 @@ def _unwrapped(found: list[Secret | IofltError]) -> messages.Unwrapped:
     return messages.Unwrapped(keys, failures)
 
 
-def _unlock(service: Service, provider: str | None, passphrase: bytearray | None) -> None:
+def _unlock(service: Guarded, provider: str | None, passphrase: bytearray | None) -> None:
     if passphrase is None:
         service.unlock(provider)
         return

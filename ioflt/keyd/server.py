@@ -15,20 +15,21 @@ import logging
 import signal
 from collections import defaultdict
 from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple, Unpack
 
 import trio
 
-from ioflt.errors import DeniedError, IofltError
-from ioflt.keyd import accounts, administration, outward
+from ioflt.errors import BugError, DeniedError, IofltError
+from ioflt.keyd import administration, outward
 from ioflt.keyd.access import Access
 from ioflt.keyd.answer import answer, wipe_keys
-from ioflt.keyd.authority import Authority
+from ioflt.keyd.guarded import Guarded, Rules
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
 from ioflt.transport.unix import Listener, Peer, peer_of
 from ioflt.wire import failure
 from ioflt.wire.frame import Pause, RemoteProtocolError, wipe
-from ioflt.wire.keyd.connection import ServerConnection
+from ioflt.wire.keyd.connection import ServerConnection, welcome
 from ioflt.wire.keyd.messages import (
     ChangeAccess,
     ExplainAccess,
@@ -36,7 +37,6 @@ from ioflt.wire.keyd.messages import (
     GetStatus,
     GetWarnings,
     Hello,
-    KeyRequest,
     Lock,
     Reload,
     ReplyBody,
@@ -59,14 +59,17 @@ _CHUNK = 64 << 10
 
 _log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
+
 
 class Server:
     """Serves one listener until it is told to stop."""
 
-    def __init__(self, service: Service, access: Access, authority: Authority) -> None:
+    def __init__(self, service: Service, access: Access, rules: Rules) -> None:
         self._service = service
         self._access = access
-        self._authority = authority
+        self._rules = rules
         #: By the provider that is waited for, or the kind of request; "": nobody is waited for.
         self._threads = defaultdict[str, trio.CapacityLimiter](lambda: trio.CapacityLimiter(MAX_THREADS))
         self._end = trio.CancelScope()
@@ -99,36 +102,46 @@ class Server:
         finally:
             await trio.aclose_forcefully(stream)
 
+    async def greet(self, peer: Peer, hello: Hello) -> tuple[Session | None, ReplyBody]:
+        """The connection's session, and the answer: a Failure for who may not connect, or not for him."""
+        if not self._access.may_connect(peer):
+            return None, failure.of(DeniedError(f"uid {peer.uid} may not ask this of keyd"))
+        if hello.as_principal is not None and not self._access.owns(peer):
+            return None, failure.of(DeniedError(f"uid {peer.uid} may not act for {hello.as_principal}"))
+        try:
+            reply = welcome(hello)
+            return await self._run("", Session.of, peer, hello), reply
+        except IofltError as error:
+            return None, failure.of(error)
+
     async def answer(self, session: Session, request: RequestBody) -> ReplyBody:
-        """The reply, from a thread; a Failure for what this peer may not ask."""
-        peer = session.peer
-        if not self._access.may_connect(peer) or not self._access.may_ask(peer, request):
-            return failure.of(DeniedError(f"uid {peer.uid} may not ask this of keyd"))
-        if session.as_principal is not None and not self._access.owns(peer):
-            return failure.of(DeniedError(f"uid {peer.uid} may not act for {session.as_principal}"))
+        """The reply, from a thread; a Failure for what this session may not do."""
+        if isinstance(request, Hello):
+            raise BugError("a connection is greeted once")
         if isinstance(request, GetAccess | ChangeAccess | ExplainAccess):
-            return await trio.to_thread.run_sync(
-                lambda: administration.answer(
-                    self._authority, self._service.recorder, accounts.caller(peer), request
-                ),
-                abandon_on_cancel=True,
-                limiter=self._threads[""],
+            return await self._run(
+                "",
+                administration.answer,
+                self._rules.authority,
+                self._service.recorder,
+                session.caller,
+                request,
             )
+        guarded = Guarded(self._service, self._rules, session)
         if isinstance(request, _WAITING):
-            return await self._in_thread(type(request).__name__, request)
+            return await self._run(type(request).__name__, answer, guarded, request)
         allowed, sort = frozenset[str](), ""
         while True:
             try:
                 with outward.only_to(allowed):
-                    return await self._in_thread(sort, request)
+                    return await self._run(sort, answer, guarded, request)
             except outward.GoesOut as out:
                 sort = f"provider {out.provider}" if not allowed else _SEVERAL
                 allowed |= {out.provider}
 
-    async def _in_thread(self, sort: str, request: KeyRequest) -> ReplyBody:
-        return await trio.to_thread.run_sync(
-            answer, self._service, request, abandon_on_cancel=True, limiter=self._threads[sort]
-        )
+    async def _run(self, sort: str, call: Callable[[Unpack[_Args]], _T], *args: *_Args) -> _T:
+        """In a thread of that sort."""
+        return await trio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=self._threads[sort])
 
     def stop(self) -> None:
         """End `serve`."""
@@ -142,24 +155,23 @@ class _Conversation:
     def __init__(self, server: Server, stream: trio.SocketStream, peer: Peer) -> None:
         self._server = server
         self._stream = stream
-        self._session = Session(peer)
+        self._peer = peer
         self._connection = ServerConnection()
 
     async def run(self) -> None:
         """Serve until the client closes, breaks the protocol, or is refused."""
-        while True:
-            request = await self._next_request()
-            if request is None:
-                return
-            if isinstance(request, Hello):
-                self._session = Session(self._session.peer, request.operation, request.as_principal)
-            reply = await self._server.answer(self._session, request)
-            refused = isinstance(request, Hello) and isinstance(reply, failure.Failure)
+        hello = await self._next_request()
+        if not isinstance(hello, Hello):
+            return
+        session, reply = await self._server.greet(self._peer, hello)
+        await self._send(reply)
+        if session is None:
+            return
+        while (request := await self._next_request()) is not None:
+            reply = await self._server.answer(session, request)
             await self._send(reply)
             if isinstance(request, Stop) and not isinstance(reply, failure.Failure):
                 self._server.stop()
-            if refused:
-                return
 
     async def _next_request(self) -> RequestBody | None:
         while True:

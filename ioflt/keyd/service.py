@@ -174,13 +174,21 @@ class Service:
         self, by: Sequence[KeyRef], old: bytes | None, payload: bytes, shown: str = ""
     ) -> list[bytes]:
         record = form.parse_payload(payload)
+        tags = self.macs(by, record, payload)
+        self.sealed(old, record)
+        return tags
+
+    def macs(self, by: Sequence[KeyRef], record: form.Record, payload: bytes) -> list[bytes]:
+        """Those of that record, whose payload is given."""
         if record.keys and tuple(by) != record.keys:
             raise UsageError("a record is under the keys that it names")
         self._refuse_unless(State.OPEN, State.CLOSING)
         self._fetch(set(by))
-        tags = [self.mac(key, form.label(record), payload) for key in by]
+        return [self.mac(key, form.label(record), payload) for key in by]
+
+    def sealed(self, old: bytes | None, record: form.Record) -> None:
+        """That record takes the place of the file `old`."""
         self._key_holders.follow(old, record)
-        return tags
 
     def prove(self, items: Sequence[tuple[KeyRef, bytes, bytes, Digest]]) -> list[IofltError | None]:
         self._refuse_unless(State.OPEN, State.CLOSING)
@@ -207,9 +215,12 @@ class Service:
         with self._derived(key, "vmx-keysafe") as wrapping:
             return sealed.seal(plaintext, wrapping, key, file_id)
 
-    def rewrap_vmx(self, text: bytes, keys: Sequence[KeyRef]) -> bytes:
+    def rewrap_vmx(
+        self, text: bytes, keys: Sequence[KeyRef], openers: Sequence[KeyRef] | None = None
+    ) -> bytes:
+        """`openers`: the keys that may open it, of those that it names; None: all."""
         with ExitStack() as derived:
-            opener, wrapping = derived.enter_context(self._safe_opener(text))
+            opener, wrapping = derived.enter_context(self._safe_opener(text, openers))
             to: list[tuple[KeyRef, Secret | None]] = []
             for key in keys:
                 try:
@@ -220,13 +231,15 @@ class Service:
                     to.append((key, None))
             return sealed.rewrap(text, wrapping, opener, to)
 
-    def config_key(self, head: bytes, key: KeyRef | None = None) -> Secret:
+    def config_key(
+        self, head: bytes, key: KeyRef | None = None, openers: Sequence[KeyRef] | None = None
+    ) -> Secret:
         self._refuse_unless(State.OPEN)
         if key is not None:
             with self._derived(key, "vmx-keysafe") as wrapping:
                 self._serve([key])
                 return sealed.config_key(head, wrapping, key)
-        with self._safe_opener(head) as (opener, wrapping):
+        with self._safe_opener(head, openers) as (opener, wrapping):
             self._serve([opener])
             return sealed.config_key(head, wrapping, opener)
 
@@ -449,12 +462,15 @@ class Service:
             yield derived
 
     @contextmanager
-    def _safe_opener(self, text: bytes) -> Iterator[tuple[KeyRef, Secret]]:
+    def _safe_opener(
+        self, text: bytes, openers: Sequence[KeyRef] | None = None
+    ) -> Iterator[tuple[KeyRef, Secret]]:
         """Of the keys that open a sealed VMX the first that can be had, and its wrapping key.
 
         Those in memory come first: another one's provider may hang.
         """
-        keys = sorted(sealed.peek(text).keys, key=lambda key: key not in self._keks)
+        named = sealed.peek(text).keys if openers is None else openers
+        keys = sorted(named, key=lambda key: key not in self._keks)
         if not keys:
             raise MalformedError("foreign key safe", "it names no key of a provider")
         missing: KeyUnavailableError | None = None

@@ -1,18 +1,57 @@
-"""What keyd knows of a connection: who made it, what it is for, and for whom."""
+"""What keyd knows of a connection: who made it, what it is for, and for whom; and what that may do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ioflt.access import principals, uses
+from ioflt.access.objects import Place
+from ioflt.access.principals import Caller
+from ioflt.access.privileges import Privilege
+from ioflt.access.state import AccessState
+from ioflt.access.uses import Uses
+from ioflt.errors import IofltError
+from ioflt.keyd import accounts
+from ioflt.keyd.authority import Authority
 from ioflt.transport.unix import Peer
+from ioflt.wire.keyd.messages import Hello
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Session:
-    """`operation`: what the peer said that it is for, empty for single requests about keys. `as_principal`:
-    for whom, if not for the peer's user; only who may do everything sets that.
+    """`caller`: for whom everything is done. `operation`: what the peer said that it is about, which gives no
+    privilege; empty for single requests about keys.
+
+    For several threads: what was decided is asked again where two overlap.
     """
 
-    peer: Peer
-    operation: str = ""
-    as_principal: str | None = None
+    caller: Caller
+    operation: str
+    uses: Uses = field(init=False)
+    #: What was decided by that state, so that the next request waits for nothing.
+    _state: AccessState | None = field(init=False, default=None)
+    _allowed: set[tuple[Privilege, str | None, str | None]] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.uses = uses.of(self.operation)
+
+    @classmethod
+    def of(cls, peer: Peer, hello: Hello) -> Session:
+        """Asks the host for names of users and groups. Raises UsageError for what is no principal."""
+        if hello.as_principal is None:
+            return cls(accounts.caller(peer), hello.operation)
+        return cls(accounts.caller_named(principals.parse(hello.as_principal)), hello.operation)
+
+    def require(self, authority: Authority, privilege: Privilege, place: Place) -> None:
+        """Raises DeniedError, and why nobody can say."""
+        known = (privilege, place.vm, place.datastore)
+        try:
+            state: AccessState | None = authority.state
+        except IofltError:  # then the authority knows what is to be done
+            state = None
+        if state is None or state is not self._state:
+            self._state, self._allowed = state, set()
+        if known not in self._allowed:
+            authority.require(self.caller, privilege, place)
+            if state is not None:
+                self._allowed.add(known)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import select
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Protocol, TypeVar
 
@@ -16,11 +16,19 @@ from ioflt import paths
 from ioflt.access import text
 from ioflt.access.state import AccessState
 from ioflt.crypto.secret import Secret
-from ioflt.errors import BugError, IofltError, KeyUnavailableError, PeerError, ProviderUnavailable
+from ioflt.errors import (
+    BugError,
+    IofltError,
+    KeyUnavailableError,
+    PeerError,
+    ProviderUnavailable,
+    UnshownError,
+)
 from ioflt.format.luks2.profile import Digest
 from ioflt.keys import starter
 from ioflt.keys.channel import ConnectionLost
 from ioflt.keys.link import Link
+from ioflt.keys.shown import ShownRecords
 from ioflt.keys.state import KeyState
 from ioflt.transport import unix
 from ioflt.transport.unix import NotListening
@@ -236,6 +244,7 @@ class KeyClient:
         )
         self._lock = threading.Lock()
         self._idle: list[Link] = []
+        self._shown = ShownRecords()
 
     @classmethod
     def connect(cls, reach: Reach | None = None, *, operation: str = "") -> KeyClient:
@@ -271,7 +280,12 @@ class KeyClient:
                 messages.Wrapped(messages.Key.of(key), blob, aad)
                 for key, blob, aad in items[start : start + messages.MAX_BATCH]
             )
-            answer = self._ask(messages.Unwrap(batch), messages.Unwrapped)
+            request = messages.Unwrap(batch)
+            answer = self._ask(request, messages.Unwrapped)
+            if self._show(answer.failures.values(), request):
+                for spare in answer.keys:
+                    wipe(spare)
+                answer = self._ask(request, messages.Unwrapped)
             _expect_length(answer.keys, batch)
             failures = {index: failure.rebuild(told) for index, told in answer.failures.items()}
             found += [failures.get(index) or _take(key) for index, key in enumerate(answer.keys)]
@@ -287,6 +301,8 @@ class KeyClient:
         request = messages.CheckRecord(payload, tuple(tags), _keys(by), failure.shown(shown))
         answer = self._ask(request, messages.Checked)
         _expect_length(answer.results, by)
+        if True in answer.results and False not in answer.results:
+            self._shown.keep(request)
         return [failure.rebuild(one) if isinstance(one, Failure) else one for one in answer.results]
 
     def seal_record(
@@ -295,6 +311,7 @@ class KeyClient:
         request = messages.SealRecord(_keys(by), old, payload, failure.shown(shown))
         answer = self._ask(request, messages.Sealed)
         _expect_length(answer.tags, by)
+        self._shown.keep(messages.CheckRecord(payload, answer.tags, request.by, request.shown))
         return list(answer.tags)
 
     def prove(self, items: Sequence[tuple[KeyRef, bytes, bytes, Digest]]) -> list[IofltError | None]:
@@ -309,7 +326,10 @@ class KeyClient:
                 )
                 for key, blob, aad, digest in items[start : start + messages.MAX_BATCH]
             )
-            told = self._ask(messages.Prove(batch), messages.Proved).failures
+            request = messages.Prove(batch)
+            told = self._ask(request, messages.Proved).failures
+            if self._show(told.values(), request):
+                told = self._ask(request, messages.Proved).failures
             found += [failure.rebuild(told[index]) if index in told else None for index in range(len(batch))]
         return found
 
@@ -413,9 +433,13 @@ class KeyClient:
         return self._ask(messages.ExplainAccess(who, privilege, on), messages.Explained)
 
     def stop(self) -> None:
-        """End keyd, and return when its process is gone. Raises NotListening when it is not running."""
+        """End keyd, and return when its process is gone. Raises NotListening when it is not running,
+        DeniedError.
+        """
         with self._connect(start=False) as link, link.process() as process:
-            link.call(messages.Stop())
+            answer = link.call(messages.Stop())
+            if isinstance(answer, Failure):
+                raise failure.rebuild(answer)
             unix.wait_free(self._paths.keyd_socket)
             if not select.select([process], [], [], END_TIMEOUT_S)[0]:
                 raise PeerError("keyd no longer listens, but its process does not end")
@@ -437,11 +461,20 @@ class KeyClient:
 
     def _ask(self, request: messages.RequestBody, kind: type[Answer]) -> Answer:
         answer = self._call(request)
+        if isinstance(answer, Failure) and self._show([answer], request):
+            answer = self._call(request)
         if isinstance(answer, Failure):
             raise failure.rebuild(answer)
         if not isinstance(answer, kind):
             raise PeerError(f"keyd answered a {type(request).__name__} with a {type(answer).__name__}")
         return answer
+
+    def _show(self, failures: Iterable[Failure], request: messages.RequestBody) -> bool:
+        """Show a keyd that started since what it has not seen; whether that may change its answer."""
+        if not any(failure.error == UnshownError.__name__ for failure in failures):
+            return False
+        answers = [self._call(record) for record in self._shown.about(request)]
+        return any(isinstance(answer, messages.Checked) for answer in answers)
 
     def _call(self, request: messages.RequestBody) -> messages.ReplyBody:
         for tries_left in reversed(range(TRIES)):

@@ -24,6 +24,7 @@ _PLAIN: dict[str, type[IofltError]] = {
     for cls in (
         errors.UsageError,
         errors.DeniedError,
+        errors.UnshownError,
         errors.NotFoundError,
         errors.ExistsError,
         errors.BusyError,

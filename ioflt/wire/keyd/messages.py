@@ -375,8 +375,7 @@ AccessRequest = GetAccess | ChangeAccess | ExplainAccess
 
 #: All others.
 KeyRequest = (
-    Hello
-    | DefaultProvider
+    DefaultProvider
     | NewKey
     | UseKey
     | Generate
@@ -410,7 +409,7 @@ KeyRequest = (
     | Stop
 )
 
-RequestBody = KeyRequest | AccessRequest
+RequestBody = Hello | KeyRequest | AccessRequest
 
 
 # Replies

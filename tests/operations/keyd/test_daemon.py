@@ -201,7 +201,7 @@ class TestRequests:
         (missing,) = service.check_record(payloads[2], sealed[2], [gone])
         assert isinstance(missing, KeyNotFound)
         with pytest.raises(KeyNotFound):
-            service.seal_record([gone], None, payloads[2])
+            service.seal_record([gone], None, form.encode(replace(top, keys=(gone,))))
         with pytest.raises(UsageError, match="under the keys that it names"):
             service.seal_record([key], None, payloads[1])
         with pytest.raises(MalformedError):

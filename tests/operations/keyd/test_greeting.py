@@ -6,14 +6,16 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import msgspec
 import pytest
 
-from ioflt.errors import PeerError
+from ioflt.errors import PeerError, UsageError
+from ioflt.keys import starter
 from ioflt.keys.client import KeyClient
 from ioflt.wire.frame import write_frame
+from ioflt.wire.keyd import messages as m
 
 
 class Raw(msgspec.Struct):
@@ -76,5 +78,7 @@ def test_a_client_of_an_earlier_version_is_told_why(keys, where):
 
 
 def test_who_keyd_belongs_to_may_act_for_others(keys, where):
-    with KeyClient.connect(operation="mount", as_principal="user:alice") as other:
-        assert other.status().state == "open"
+    with closing(starter.greet(where, start=False, operation="mount", as_principal="user:alice")) as link:
+        assert isinstance(link.call(m.GetStatus()), m.Status)
+    with pytest.raises(UsageError, match="not a name of a user"):
+        starter.greet(where, start=False, as_principal="user:a/b")

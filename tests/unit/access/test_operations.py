@@ -62,6 +62,7 @@ def test_what_is_asked_for() -> None:
     assert list(of("vm clone").asks(web, target)) == [
         (Privilege.CLONE, web),
         (Privilege.CREATE_VM, target),
+        (Privilege.ENCRYPT_NEW, target),
     ]
     assert list(of("vm import").asks(target)) == [
         (Privilege.CREATE_VM, target),

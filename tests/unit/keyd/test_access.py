@@ -1,4 +1,4 @@
-"""Who may ask keyd for what."""
+"""Who may connect to keyd, and act for others."""
 
 import os
 
@@ -6,17 +6,6 @@ import pytest
 
 from ioflt.keyd.access import Access
 from ioflt.transport.unix import Peer
-from ioflt.wire.keyd import messages as m
-
-USE = m.GetStatus()
-ADMINISTER = [
-    m.AddPolicy(b""),
-    m.RemovePolicy("Gold"),
-    m.Lock("refuse"),
-    m.Unlock(None, None),
-    m.Reload(),
-    m.Stop(),
-]
 
 
 def peer(uid, *groups):
@@ -24,7 +13,7 @@ def peer(uid, *groups):
 
 
 @pytest.mark.parametrize(
-    ("access", "who", "use", "administer"),
+    ("access", "who", "connects", "owns"),
     [
         (Access(1000, None), peer(1000), True, True),
         (Access(1000, None), peer(1001), False, False),
@@ -36,10 +25,9 @@ def peer(uid, *groups):
         (Access(0, 77), peer(0), True, True),
     ],
 )
-def test_who_may_what(access, who, use, administer):
-    assert access.may_connect(who) is use
-    for request, may in [(USE, use), *((request, administer) for request in ADMINISTER)]:
-        assert (access.may_connect(who) and access.may_ask(who, request)) is may
+def test_who_may_what(access, who, connects, owns):
+    assert access.may_connect(who) is connects
+    assert access.owns(who) is owns
 
 
 def test_user_mode_has_no_group():

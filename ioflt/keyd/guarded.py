@@ -1,0 +1,420 @@
+"""The `Service` as one connection sees it: each request is allowed first, by who asks and what it is about.
+
+Which home or datastore a key belongs to is what valid records say that were shown (`holdings`). A key of
+which no record was shown is used by nobody but who may do the same everywhere and manages keys: so nobody
+gets round the permissions on a home by not showing its record.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ioflt.access import transitions
+from ioflt.access.decide import denial
+from ioflt.access.objects import ANYWHERE, Place
+from ioflt.access.privileges import Privilege
+from ioflt.access.transitions import Transition
+from ioflt.crypto.mac import sha256
+from ioflt.crypto.secret import Secret
+from ioflt.datastore.memory import Memory
+from ioflt.errors import CorruptDataError, DeniedError, IofltError, UnshownError, UsageError
+from ioflt.format.luks2.profile import Digest
+from ioflt.format.record import record as form
+from ioflt.format.record.record import DatastoreRecord, Record
+from ioflt.format.vmx import sealed
+from ioflt.keyd.authority import Authority
+from ioflt.keyd.holdings import Holdings
+from ioflt.keyd.service import Service
+from ioflt.keyd.session import Session
+from ioflt.keys.state import KeyState
+from ioflt.policy import text as policy_text
+from ioflt.policy.model import StoragePolicy
+from ioflt.types import KeyRef
+from ioflt.wire.keyd.messages import CachedKey, Locked, LockMode, Status
+
+_P = Privilege
+
+#: Who makes keys needs one of these on something.
+_MAKES_KEYS = (
+    _P.ENCRYPT_NEW, _P.ENCRYPT, _P.RECRYPT, _P.CLONE, _P.MIGRATE, _P.REGISTER_HOST, _P.MANAGE_KEYS,
+    _P.MANAGE_KEY_SERVERS,
+)  # fmt: skip
+
+#: By what a home may get a key that another one has: what hands out data keys under it anyway.
+_SHARES = {"vm clone": _P.CLONE, "vm move": _P.MIGRATE}
+
+#: Operations that make a record for what is there already.
+_REGISTERING = frozenset({"vm register", "vm register: --clear", "header restore"})
+
+#: Most that a generation may grow by at once: so that nobody takes all that there are.
+_LEAP = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What all connections have in common. `memory`: what this host has seen of homes."""
+
+    authority: Authority
+    holdings: Holdings
+    memory: Memory
+    binding: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Guarded:
+    """As `keys.client.KeyService`; each call may raise DeniedError."""
+
+    def __init__(self, service: Service, rules: Rules, session: Session) -> None:
+        self._service = service
+        self._rules = rules
+        self._holdings = rules.holdings
+        self._session = session
+        self._who = session.caller.principal
+
+    # Records
+
+    def check_record(
+        self, payload: bytes, tags: Sequence[bytes], by: Sequence[KeyRef], shown: str = ""
+    ) -> list[bool | IofltError]:
+        results = self._service.check_record(payload, tags, by)
+        if True in results and False not in results:
+            self._holdings.learn(form.parse_payload(payload), shown, vouched=self._session.caller.trusted)
+        return results
+
+    def seal_record(
+        self, by: Sequence[KeyRef], old: bytes | None, payload: bytes, shown: str = ""
+    ) -> list[bytes]:
+        record = form.parse_payload(payload)
+        shown = shown or (record.datastore_id if isinstance(record, DatastoreRecord) else record.home_id)
+        if not record.keys:
+            self._check_datastore(by, record.datastore_id)
+        before = self._valid(old)
+        change = self._transition(before, record, shown)
+        introduced = transitions.keys_of(record) - (
+            frozenset() if before is None else transitions.keys_of(before)
+        )
+        tags = self._service.macs(
+            by, record, payload
+        )  # here it may be waited for a provider, and begun again
+        for privilege, place in change.asks:
+            self._require(privilege, place)
+        with self._rules.binding:  # a new key gets one owner
+            for key in introduced:
+                self._bind(key)
+            self._holdings.learn(record, shown, vouched=self._session.caller.trusted)
+        self._service.sealed(old, record)
+        return tags
+
+    def _check_datastore(self, by: Sequence[KeyRef], datastore_id: str) -> None:
+        """A clear home's record is under its datastore's keys. Raises UnshownError, UsageError."""
+        if not set(by) <= self._datastore_keys(datastore_id):
+            raise UsageError("a clear VM's record is under the keys of its datastore")
+
+    def _datastore_keys(self, datastore_id: str) -> frozenset[KeyRef]:
+        keys, _ = self._holdings.datastore(datastore_id)
+        if not keys:
+            raise UnshownError(f"nobody has shown the record of the datastore {datastore_id}")
+        return keys
+
+    def _valid(self, old: bytes | None) -> Record | None:
+        """The record that is replaced; one that is not valid counts as none."""
+        if old is None:
+            return None
+        try:
+            found = form.parse(old)
+        except CorruptDataError:
+            return None
+        record = found.record
+        by = record.keys or tuple(self._datastore_keys(record.datastore_id))
+        results = self._service.check_record(found.payload, found.tags, by)
+        if True not in results or (record.keys and False in results):
+            return None
+        return record
+
+    def _transition(self, before: Record | None, record: Record, shown: str) -> Transition:
+        if before is None:
+            registering = self._session.operation in _REGISTERING
+            _, default = self._holdings.datastore(record.datastore_id)
+            return transitions.first(record, shown, default, registering=registering)
+        ident = before.datastore_id if isinstance(before, DatastoreRecord) else before.home_id
+        newest = max(self._holdings.generation(before), self._rules.memory.look(ident).generation)
+        if not before.generation <= record.generation <= max(before.generation, newest) + _LEAP:
+            raise UsageError(f"generation {record.generation} does not follow on {before.generation}")
+        return transitions.between(before, record, shown, rolled_back=before.generation < newest)
+
+    def _bind(self, key: KeyRef) -> None:
+        """A record names a key that it did not name before. Raises DeniedError."""
+        owners = self._holdings.owners(key)
+        if not owners and self._holdings.has_made(self._who, key):
+            return
+        shares = _SHARES.get(self._session.operation, _P.ACCESS)
+        try:
+            for owner in owners:
+                self._require(shares, self._holdings.place(owner))
+            if owners:
+                return
+        except DeniedError:
+            """Then it takes what lets one choose any key."""
+        self._require(_P.MANAGE_KEYS, ANYWHERE)
+
+    # Data keys
+
+    def generate(self, key: KeyRef, aads: Sequence[bytes]) -> list[tuple[Secret, bytes]]:
+        self._make(key)
+        made = self._service.generate(key, aads)
+        self._holdings.made_blobs(self._who, (sha256(blob) for _, blob in made))
+        return made
+
+    def unwrap(self, items: Sequence[tuple[KeyRef, bytes, bytes]]) -> list[Secret | IofltError]:
+        denied: dict[int, IofltError] = {}
+        for index, (key, blob, _) in enumerate(items):
+            try:
+                self._open(key, blob)
+            except DeniedError as error:
+                denied[index] = error
+        allowed = iter(
+            self._service.unwrap([item for index, item in enumerate(items) if index not in denied])
+        )
+        return [denied[index] if index in denied else next(allowed) for index in range(len(items))]
+
+    def rewrap(self, key_from: KeyRef, key_to: KeyRef, blob: bytes, aad_from: bytes, aad_to: bytes) -> bytes:
+        self._rewrap(key_from, key_to, blob)
+        made = self._service.rewrap(key_from, key_to, blob, aad_from, aad_to)
+        self._pass_on(blob, made)
+        return made
+
+    def prove(self, items: Sequence[tuple[KeyRef, bytes, bytes, Digest]]) -> list[IofltError | None]:
+        denied: dict[int, IofltError] = {}
+        for index, (key, blob, _, _) in enumerate(items):
+            try:
+                self._prove(key, blob)
+            except DeniedError as error:
+                denied[index] = error
+        allowed = iter(self._service.prove([item for index, item in enumerate(items) if index not in denied]))
+        return [denied[index] if index in denied else next(allowed) for index in range(len(items))]
+
+    def prove_vmx(self, text: bytes, by: Sequence[KeyRef]) -> None:
+        info = sealed.peek(text)
+        for key in by or info.keys:
+            self._prove(key, info.safe.encode())
+        self._service.prove_vmx(text, by)
+
+    def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int) -> bytes:
+        self._make(key)
+        made = self._service.seal_vmx(key, plaintext, file_id)
+        self._holdings.made_blobs(self._who, [sha256(sealed.peek(made).safe.encode())])
+        return made
+
+    def rewrap_vmx(self, text: bytes, keys: Sequence[KeyRef]) -> bytes:
+        info = sealed.peek(text)
+        safe = info.safe.encode()
+        added = [key for key in keys if key not in info.keys]
+        sources = list(self._allowed(info.keys, lambda key: self._rewrap_to_all(key, added, safe)))
+        made = self._service.rewrap_vmx(text, keys, sources)
+        self._pass_on(safe, sealed.peek(made).safe.encode())
+        return made
+
+    def config_key(self, head: bytes, key: KeyRef | None = None) -> Secret:
+        info = sealed.peek(head)
+        safe = info.safe.encode()
+        if key is not None:
+            self._open(key, safe)
+            return self._service.config_key(head, key)
+        return self._service.config_key(
+            head, None, list(self._allowed(info.keys, lambda one: self._open(one, safe)))
+        )
+
+    def _open(self, key: KeyRef, wrapped: bytes) -> None:
+        """A data key that is in use goes out. Raises DeniedError."""
+        if not self._holdings.knows_blob(self._who, sha256(wrapped)):
+            self._use(key, self._session.uses.opens)
+
+    def _make(self, key: KeyRef) -> None:
+        """A new data key goes out, of whoever has the key: who made that key may. Raises DeniedError."""
+        if not self._holdings.has_made(self._who, key):
+            self._use(key, self._session.uses.makes)
+
+    def _prove(self, key: KeyRef, wrapped: bytes) -> None:
+        if not (
+            self._holdings.has_made(self._who, key) or self._holdings.knows_blob(self._who, sha256(wrapped))
+        ):
+            self._use(key, self._session.uses.rewraps)
+
+    def _rewrap(self, key_from: KeyRef, key_to: KeyRef, wrapped: bytes) -> None:
+        """A data key comes under another key. Raises DeniedError.
+
+        Nobody may come to it so who could not before: the other key belongs at least to whoever the first one
+        does. Else it is as if the data key went out.
+        """
+        source, target = self._holdings.owners(key_from), self._holdings.owners(key_to)
+        if not source or not source <= target:
+            self._open(key_from, wrapped)
+            self._make(key_to)
+            return
+        self._prove(key_from, wrapped)
+        self._prove(key_to, wrapped)
+
+    def _rewrap_to_all(self, key_from: KeyRef, to: Sequence[KeyRef], wrapped: bytes) -> None:
+        self._prove(key_from, wrapped)
+        for key in to:
+            self._rewrap(key_from, key, wrapped)
+
+    def _pass_on(self, before: bytes, after: bytes) -> None:
+        """What he made is his under the other key, too."""
+        if self._holdings.knows_blob(self._who, sha256(before)):
+            self._holdings.made_blobs(self._who, [sha256(after)])
+
+    def _allowed(self, keys: Iterable[KeyRef], check: Callable[[KeyRef], None]) -> Iterator[KeyRef]:
+        """Those of the keys that pass. Raises the first one's DeniedError when none does."""
+        denied: DeniedError | None = None
+        found = False
+        for key in keys:
+            try:
+                check(key)
+            except DeniedError as error:
+                denied = denied or error
+                continue
+            found = True
+            yield key
+        if not found and denied is not None:
+            raise denied
+
+    def _use(self, key: KeyRef, privileges: tuple[Privilege, ...] | None) -> None:
+        """Raises DeniedError unless he has the privileges wherever the key is."""
+        owners = self._holdings.owners(key)
+        if not owners:
+            self._use_unknown(key, privileges)
+            return
+        for owner in owners:
+            if privileges is None and not self._session.caller.trusted:
+                raise denial(_P.ACCESS, self._holdings.place(owner))
+            for privilege in privileges or ():
+                self._require(privilege, self._holdings.place(owner))
+
+    def _use_unknown(self, key: KeyRef, privileges: tuple[Privilege, ...] | None) -> None:
+        if self._session.caller.trusted:
+            return
+        try:
+            if privileges is None:
+                raise denial(_P.ACCESS, ANYWHERE)
+            for privilege in (*privileges, _P.MANAGE_KEYS):
+                self._require(privilege, ANYWHERE)
+        except DeniedError:
+            raise UnshownError(f"nobody has shown a record of the key {key}") from None
+
+    def _require(self, privilege: Privilege, place: Place) -> None:
+        self._session.require(self._rules.authority, privilege, place)
+
+    # Keys and providers
+
+    def default_provider(self) -> str:
+        return self._service.default_provider()
+
+    def new_key(self, provider: str | None = None) -> KeyRef:
+        self._require_anywhere(_MAKES_KEYS)
+        key = self._service.new_key(provider)
+        self._holdings.made_key(self._who, key)
+        return key
+
+    def _require_anywhere(self, privileges: Sequence[Privilege]) -> None:
+        """One of them, on whatever it is. Raises DeniedError."""
+        caller, state = self._session.caller, self._rules.authority.state
+        if caller.trusted:
+            return
+        given = [each.role for each in state.permissions if each.principal in caller.all]
+        if not any(state.role(role).privileges.intersection(privileges) for role in given):
+            raise denial(privileges[0], ANYWHERE)
+
+    def use_key(self, key: KeyRef) -> None:
+        if not self._owns(key, _P.READ):
+            self._require(_P.MANAGE_KEYS, ANYWHERE)
+        self._service.use_key(key)
+
+    def key_states(self, keys: Sequence[KeyRef], *, ask: bool = True) -> list[KeyState]:
+        if ask and not all(self._owns(key, _P.READ) for key in keys):
+            self._require(_P.READ_KEY_SERVERS, ANYWHERE)
+        return self._service.key_states(keys, ask=ask)
+
+    def _owns(self, key: KeyRef, privilege: Privilege) -> bool:
+        """Whether it is a key that he made, or of something that he has the privilege on."""
+        try:
+            for owner in self._holdings.owners(key):
+                self._require(privilege, self._holdings.place(owner))
+        except DeniedError:
+            return False
+        return bool(self._holdings.owners(key)) or self._holdings.has_made(self._who, key)
+
+    def cached_keys(self, after: KeyRef | None = None) -> list[CachedKey]:
+        self._require(_P.READ_KEY_SERVERS, ANYWHERE)
+        return self._service.cached_keys(after)
+
+    def set_key_cache(self, provider: str, days: int | None) -> None:
+        self._require(_P.MANAGE_KEY_SERVERS, ANYWHERE)
+        self._service.set_key_cache(provider, days)
+
+    def forget_key(self, key: KeyRef) -> None:
+        self._require(_P.MANAGE_KEYS, ANYWHERE)
+        self._service.forget_key(key)
+
+    def remove_key(self, key: KeyRef) -> None:
+        self._require(_P.MANAGE_KEYS, ANYWHERE)
+        self._service.remove_key(key)
+
+    def add_key(self, key: KeyRef) -> None:
+        self._require(_P.MANAGE_KEYS, ANYWHERE)
+        self._service.add_key(key)
+
+    def note_generation(self, keys: Sequence[KeyRef], home_id: str, generation: int) -> None:
+        self._service.note_generation(keys, home_id, generation)
+
+    def seen_generation(self, keys: Sequence[KeyRef], home_id: str) -> tuple[int, bool]:
+        return self._service.seen_generation(keys, home_id)
+
+    def policies(self) -> bytes:
+        return self._service.policies()
+
+    def add_policy(self, text: bytes) -> None:
+        self._require_policies(policy_text.parse(text))
+        self._service.add_policy(text)
+
+    def remove_policy(self, name: str) -> None:
+        own = policy_text.parse(self._service.policies())
+        self._require_policies([policy for policy in own if policy.name == name])
+        self._service.remove_policy(name)
+
+    def _require_policies(self, changed: Iterable[StoragePolicy]) -> None:
+        self._require(_P.UPDATE_POLICY, ANYWHERE)
+        if any(policy.encrypts for policy in changed):
+            self._require(_P.MANAGE_ENCRYPTION_POLICY, ANYWHERE)
+
+    # keyd
+
+    def status(self) -> Status:
+        return self._service.status()
+
+    def warnings(self) -> list[str]:
+        return self._service.warnings()
+
+    def key_holders(self) -> list[str]:
+        return self._service.key_holders()
+
+    def mark_key_holder(self, home_id: str, *, holds: bool) -> None:
+        self._require(_P.MANAGE_KEYS, ANYWHERE)
+        self._service.mark_key_holder(home_id, holds=holds)
+
+    def lock(self, mode: LockMode) -> Locked:
+        self._require(_P.MANAGE_KEYS, ANYWHERE)
+        return self._service.lock(mode)
+
+    def unlock(self, provider: str | None = None, passphrase: Secret | None = None) -> None:
+        self._require(_P.MANAGE_KEYS, ANYWHERE)
+        self._service.unlock(provider, passphrase)
+
+    def reload(self) -> None:
+        self._require(_P.MANAGE_KEY_SERVERS, ANYWHERE)
+        self._service.reload()
+
+    def stop(self) -> None:
+        """Whether he may end keyd. Raises DeniedError."""
+        self._require(_P.MANAGE_KEYS, ANYWHERE)

@@ -1,0 +1,163 @@
+"""Whose keys are whose: what keyd learned from valid records since it started, and what it made for whom.
+
+A record is believed about the keys that have MACed it, and about nothing else: another one that claims to be
+of the same home, under other keys, changes nothing for these. A key that two homes have belongs to both.
+
+In memory only, and bounded: what is forgotten has to be shown again. Safe for several threads: one lock, held
+for a few dictionary accesses.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ioflt.access.objects import Place
+from ioflt.access.principals import Principal
+from ioflt.access.transitions import keys_of
+from ioflt.format.record.record import DatastoreRecord, Record
+from ioflt.types import HomeState, KeyRef
+
+#: Keys whose owners are known at once, and names of homes and datastores.
+MAX_KNOWN = 65_536
+#: Homes of one key, the first ones; and keys of a datastore, the last ones.
+MAX_SHARED = 256
+#: New keys, and digests of wrapped data keys, that one principal made.
+MAX_MADE = 4_096
+#: Principals of whom that is kept.
+MAX_PRINCIPALS = 256
+
+_Name = TypeVar("_Name")
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A home, or a datastore (`vm` None), by their ids."""
+
+    vm: str | None
+    datastore: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Datastore:
+    keys: tuple[KeyRef, ...]
+    default: HomeState
+    generation: int
+
+
+@dataclass(slots=True)
+class _Made:
+    """By one principal: keys, and digests of wrapped data keys."""
+
+    keys: OrderedDict[KeyRef, None] = field(default_factory=OrderedDict)
+    blobs: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+
+
+class Holdings:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: By key and by the id of whose it is: the newest generation of a record that names it, and where.
+        self._held: OrderedDict[KeyRef, dict[str, tuple[int, Owner]]] = OrderedDict()
+        self._owners: dict[KeyRef, frozenset[Owner]] = {}
+        self._datastores: OrderedDict[str, _Datastore] = OrderedDict()
+        self._shown: OrderedDict[str, str] = OrderedDict()
+        self._made: OrderedDict[Principal, _Made] = OrderedDict()
+
+    # Records
+
+    def learn(self, record: Record, shown: str, *, vouched: bool) -> None:
+        """From a valid record. `vouched`: who shows it may name it for all."""
+        is_datastore = isinstance(record, DatastoreRecord)
+        ident = record.datastore_id if isinstance(record, DatastoreRecord) else record.home_id
+        owner = Owner(None if is_datastore else ident, record.datastore_id)
+        with self._lock:
+            if shown and (vouched or ident not in self._shown):
+                _keep(self._shown, ident, shown, MAX_KNOWN)
+            for key in keys_of(record):
+                held = self._held.pop(key, {})
+                known = held.get(ident)
+                fits = len(held) < MAX_SHARED if known is None else record.generation >= known[0]
+                if fits:
+                    held[ident] = record.generation, owner
+                    self._owners[key] = frozenset(one for _, one in held.values())
+                self._held[key] = held
+            while len(self._held) > MAX_KNOWN:
+                del self._owners[self._held.popitem(last=False)[0]]
+            if isinstance(record, DatastoreRecord):
+                self._learn_datastore(record)
+
+    def _learn_datastore(self, record: DatastoreRecord) -> None:
+        before = self._datastores.get(record.datastore_id)
+        known = () if before is None else before.keys
+        keys = tuple(dict.fromkeys((*known, *keys_of(record))))[-MAX_SHARED:]
+        if before is not None and before.generation > record.generation:
+            made = _Datastore(keys, before.default, before.generation)
+        else:
+            made = _Datastore(keys, record.default, record.generation)
+        _keep(self._datastores, record.datastore_id, made, MAX_KNOWN)
+
+    def owners(self, key: KeyRef) -> frozenset[Owner]:
+        """The homes and datastores that have the key; none: nobody has shown a record of it."""
+        return self._owners.get(key, frozenset())
+
+    def generation(self, record: Record) -> int:
+        """The highest of a record of the same home or datastore under one of its keys; 0: none was."""
+        ident = record.datastore_id if isinstance(record, DatastoreRecord) else record.home_id
+        with self._lock:
+            found = [self._held[key].get(ident) for key in keys_of(record) if key in self._held]
+        return max((one[0] for one in found if one is not None), default=0)
+
+    def place(self, owner: Owner) -> Place:
+        """Where permissions for it are looked for, and what it is called."""
+        ident = owner.vm or owner.datastore
+        return Place(owner.vm, owner.datastore, self._shown.get(ident, ident))
+
+    def datastore(self, ident: str) -> tuple[frozenset[KeyRef], HomeState | None]:
+        """The keys of a datastore, those of before among them, and what is new there; none while unknown."""
+        known = self._datastores.get(ident)
+        return (frozenset(), None) if known is None else (frozenset(known.keys), known.default)
+
+    # What principals made
+
+    def made_key(self, who: Principal, key: KeyRef) -> None:
+        """keyd made that key for him."""
+        with self._lock:
+            _keep(self._of(who).keys, key, None, MAX_MADE)
+
+    def has_made(self, who: Principal, key: KeyRef) -> bool:
+        """Whether keyd made the key for him."""
+        made = self._made.get(who)
+        return made is not None and key in made.keys
+
+    def made_blobs(self, who: Principal, digests: Iterable[bytes]) -> None:
+        """keyd made those wrapped data keys for him, and gave him what is in them."""
+        with self._lock:
+            made = self._of(who).blobs
+            for digest in digests:
+                _keep(made, digest, None, MAX_MADE)
+
+    def knows_blob(self, who: Principal, digest: bytes) -> bool:
+        """Whether he was given what is in that wrapped data key when it was made."""
+        made = self._made.get(who)
+        return made is not None and digest in made.blobs
+
+    def _of(self, who: Principal) -> _Made:
+        made = self._made.get(who)
+        if made is None:
+            made = self._made[who] = _Made()
+            if len(self._made) > MAX_PRINCIPALS:
+                self._made.popitem(last=False)
+        self._made.move_to_end(who)
+        return made
+
+
+def _keep(kept: OrderedDict[_Name, _Value], name: _Name, value: _Value, most: int) -> None:
+    """As the latest of at most so many."""
+    kept[name] = value
+    kept.move_to_end(name)
+    if len(kept) > most:
+        kept.popitem(last=False)
