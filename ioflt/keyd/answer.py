@@ -6,7 +6,7 @@ import logging
 from typing import assert_never
 
 from ioflt.crypto.secret import Secret
-from ioflt.errors import IofltError, PeerError
+from ioflt.errors import DeniedError, IofltError, PeerError
 from ioflt.format.luks2.profile import Digest
 from ioflt.keyd.guarded import Guarded
 from ioflt.keyd.outward import GoesOut
@@ -29,6 +29,8 @@ def answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBody
     except GoesOut:
         raise
     except IofltError as error:
+        if isinstance(error, DeniedError):
+            service.tell_denial(error)
         return failure.of(error)
     except Exception as error:  # one bad request never ends the daemon
         _log.exception("a bug, met by a %s", type(request).__name__)

@@ -8,14 +8,20 @@ gets round the permissions on a home by not showing its record.
 from __future__ import annotations
 
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+
+import msgspec
 
 from ioflt.access import transitions
 from ioflt.access.decide import denial
 from ioflt.access.objects import ANYWHERE, Place
+from ioflt.access.principals import Principal
 from ioflt.access.privileges import Privilege
 from ioflt.access.transitions import Transition
+from ioflt.audit.event import Change, Event, Outcome, Thing, modified
 from ioflt.crypto.mac import sha256
 from ioflt.crypto.secret import Secret
 from ioflt.datastore.memory import Memory
@@ -25,7 +31,8 @@ from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, Record
 from ioflt.format.vmx import sealed
 from ioflt.keyd.authority import Authority
-from ioflt.keyd.holdings import Holdings
+from ioflt.keyd.holdings import Holdings, Owner
+from ioflt.keyd.recorder import event
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
 from ioflt.keys.state import KeyState
@@ -52,6 +59,20 @@ _REGISTERING = frozenset({"vm register", "vm register: --clear", "header restore
 _LEAP = 1 << 20
 
 
+#: Seconds for which the same denial of somebody is not told of again, and most that are remembered.
+_DENIAL_S = 60.0
+_MAX_DENIALS = 4_096
+
+
+class Denied(DeniedError):
+    """Which privilege is lacking, and where."""
+
+    def __init__(self, privilege: Privilege, place: Place) -> None:
+        super().__init__(denial(privilege, place).message)
+        self.privilege = privilege
+        self.place = place
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What all connections have in common. `memory`: what this host has seen of homes."""
@@ -60,6 +81,7 @@ class Rules:
     holdings: Holdings
     memory: Memory
     binding: threading.Lock = field(default_factory=threading.Lock)
+    denials: OrderedDict[tuple[Principal, Privilege, Place], float] = field(default_factory=OrderedDict)
 
 
 class Guarded:
@@ -103,6 +125,8 @@ class Guarded:
             for key in introduced:
                 self._bind(key)
             self._holdings.learn(record, shown, vouched=self._session.caller.trusted)
+        if change.changes:  # else it is progress
+            self._tell_change(change, record, shown)
         self._service.sealed(old, record)
         return tags
 
@@ -172,6 +196,7 @@ class Guarded:
             try:
                 self._open(key, blob)
             except DeniedError as error:
+                self.tell_denial(error)
                 denied[index] = error
         allowed = iter(
             self._service.unwrap([item for index, item in enumerate(items) if index not in denied])
@@ -190,6 +215,7 @@ class Guarded:
             try:
                 self._prove(key, blob)
             except DeniedError as error:
+                self.tell_denial(error)
                 denied[index] = error
         allowed = iter(self._service.prove([item for index, item in enumerate(items) if index not in denied]))
         return [denied[index] if index in denied else next(allowed) for index in range(len(items))]
@@ -288,7 +314,7 @@ class Guarded:
             return
         for owner in owners:
             if privileges is None and not self._session.caller.trusted:
-                raise denial(_P.ACCESS, self._holdings.place(owner))
+                raise Denied(_P.ACCESS, self._holdings.place(owner))
             for privilege in privileges or ():
                 self._require(privilege, self._holdings.place(owner))
 
@@ -297,14 +323,69 @@ class Guarded:
             return
         try:
             if privileges is None:
-                raise denial(_P.ACCESS, ANYWHERE)
+                raise Denied(_P.ACCESS, ANYWHERE)
             for privilege in (*privileges, _P.MANAGE_KEYS):
                 self._require(privilege, ANYWHERE)
         except DeniedError:
             raise UnshownError(f"nobody has shown a record of the key {key}") from None
 
     def _require(self, privilege: Privilege, place: Place) -> None:
-        self._session.require(self._rules.authority, privilege, place)
+        try:
+            self._session.require(self._rules.authority, privilege, place)
+        except DeniedError:
+            raise Denied(privilege, place) from None
+
+    # Events
+
+    def _tell_change(self, change: Transition, record: Record, shown: str) -> None:
+        """Return when that is on disk. Raises StorageError: then it does not happen."""
+        asked = ", ".join(dict.fromkeys(str(privilege) for privilege, _ in change.asks))
+        changes = [modified(*each) for each in change.changes]
+        place = transitions.place_of(record, shown)
+        self._service.recorder.record(
+            self._event(change.operation, place, changes=changes, privilege=asked or None)
+        )
+
+    def tell_denial(self, error: DeniedError) -> None:
+        """An event for the first of many like it."""
+        if not isinstance(error, Denied):
+            return
+        known, now = (self._who, error.privilege, error.place), time.monotonic()
+        with self._rules.binding:
+            again = now < self._rules.denials.get(known, 0.0)
+            self._rules.denials[known] = now + _DENIAL_S
+            if len(self._rules.denials) > _MAX_DENIALS:
+                self._rules.denials.popitem(last=False)
+        if not again:
+            about = self._session.operation or "keys"
+            denied = self._event(about, error.place, privilege=error.privilege, outcome="denied")
+            self._service.recorder.record_if_possible(denied)
+
+    def _event(
+        self,
+        operation: str,
+        place: Place,
+        *,
+        privilege: str | None,
+        changes: Sequence[Change] = (),
+        outcome: Outcome = "done",
+    ) -> Event:
+        datastore = None
+        if place.vm is not None and place.datastore is not None:
+            around = self._holdings.place(Owner(None, place.datastore))
+            datastore = Thing("datastore", place.datastore, around.shown)
+        about = None
+        if place.vm is not None:
+            about = Thing("vm", place.vm, place.shown)
+        elif place.datastore is not None:
+            about = Thing("datastore", place.datastore, place.shown)
+        made = event(
+            operation, about, changes=changes, outcome=outcome, privilege=privilege, datastore=datastore
+        )
+        if self._session.for_other:
+            by = msgspec.structs.replace(made.by, as_principal=str(self._who))
+            made = msgspec.structs.replace(made, by=by)
+        return made
 
     # Keys and providers
 
@@ -324,7 +405,7 @@ class Guarded:
             return
         given = [each.role for each in state.permissions if each.principal in caller.all]
         if not any(state.role(role).privileges.intersection(privileges) for role in given):
-            raise denial(privileges[0], ANYWHERE)
+            raise Denied(privileges[0], ANYWHERE)
 
     def use_key(self, key: KeyRef) -> None:
         if not self._owns(key, _P.READ):

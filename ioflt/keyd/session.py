@@ -27,6 +27,8 @@ class Session:
 
     caller: Caller
     operation: str
+    #: Whether that is somebody else than who connected.
+    for_other: bool = False
     uses: Uses = field(init=False)
     #: What was decided by that state, so that the next request waits for nothing.
     _state: AccessState | None = field(init=False, default=None)
@@ -40,7 +42,9 @@ class Session:
         """Asks the host for names of users and groups. Raises UsageError for what is no principal."""
         if hello.as_principal is None:
             return cls(accounts.caller(peer), hello.operation)
-        return cls(accounts.caller_named(principals.parse(hello.as_principal)), hello.operation)
+        return cls(
+            accounts.caller_named(principals.parse(hello.as_principal)), hello.operation, for_other=True
+        )
 
     def require(self, authority: Authority, privilege: Privilege, place: Place) -> None:
         """Raises DeniedError, and why nobody can say."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ioflt import paths
+from ioflt.audit.event import text
 from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import check, clone, files, lifecycle, move, recrypt
@@ -31,6 +32,7 @@ from ioflt.keys.client import KeyClient
 from ioflt.types import HomeState, KeyRef
 from ioflt.wire.keyd import access as wire
 from tests.daemons import end_keyd
+from tests.operations.keyd.test_events import events
 
 VMX = b'.encoding = "UTF-8"\ndisplayName = "web"\n'
 DISK = b"what nobody else may read".ljust(10_000, b".")
@@ -297,6 +299,38 @@ def test_a_client_shows_a_new_keyd_what_it_showed_the_old_one(site: Site) -> Non
     assert read(there, "web/web.vmx") == VMX
 
 
+def test_each_change_of_a_record_is_an_event(site: Site, where) -> None:
+    (before,) = record_of(site.ds, "web").keys
+    site.grant("alice", site.ds.home("web"), "Recrypt")
+    shallow(site, "alice")
+    (after,) = record_of(site.ds, "web").keys
+    found = [one for one in events(where) if one.operation == "vm recrypt"]
+    assert {one.by.as_principal for one in found} == {"user:alice"}
+    assert {one.privilege for one in found} == {"Cryptographer.Recrypt"}
+    assert {(one.object.shown, one.datastore.shown) for one in found} == {("web", str(site.top / "ds"))}
+    *_, last = found
+    said = text(last, "host")
+    assert said.startswith(f"Reconfigured web on host in {site.top}/ds.\n \nModified: \n \nconfig.operation:")
+    keys = [change for one in found for change in one.changes if change.path == "config.keyId"]
+    assert keys[0].before == {"keyId": before.key_id, "providerId": {"id": "local"}}
+    assert keys[-1].after == {"keyId": after.key_id, "providerId": {"id": "local"}}
+
+
+def test_a_denial_is_one_event(site: Site, where) -> None:
+    site.grant("alice", site.ds, "System.Read")
+    there = site.as_("alice", "mount")
+    for _ in range(3):
+        with pytest.raises(DeniedError):
+            read(there, "web/disk.img")
+    (denied,) = [one for one in events(where) if one.outcome == "denied"]
+    assert (denied.operation, denied.object.shown, denied.privilege, denied.by.as_principal) == (
+        "mount",
+        "web",
+        "Cryptographer.Access",
+        "user:alice",
+    )
+
+
 # Attackers
 
 
@@ -392,12 +426,12 @@ def test_a_key_of_ones_own_around_somebody_elses_data_key(site: Site) -> None:
     for name in ("web", "db"):
         show(keys, site, f"ds/{name}")
     key, blob, aad = wrapped(site, "ds/web/disk.img")
-    text = (site.top / "ds/web/web.vmx").read_bytes()
+    stored = (site.top / "ds/web/web.vmx").read_bytes()
     for own in (*record_of(site.ds, "db").keys, keys.new_key()):
         with pytest.raises(DeniedError):
             keys.rewrap(key, own, blob, aad, aad)
         with pytest.raises(DeniedError):
-            keys.rewrap_vmx(text, [*sealed.peek(text).keys, own])
+            keys.rewrap_vmx(stored, [*sealed.peek(stored).keys, own])
 
 
 def test_an_old_record_takes_nothing_back(site: Site) -> None:
