@@ -69,6 +69,7 @@ _SECTIONS = (
             Entry("permission", "ioflt.cli.permission", "permission", "Grant, revoke, list, explain."),
             Entry("folder", "ioflt.cli.folder", "folder", "Tenants: sets of datastores and VMs."),
             Entry("service", "ioflt.cli.service", "service", "Principals that are no users here."),
+            Entry("events", "ioflt.cli.events", "events", "What happened, who did it; verify the log."),
             Entry("setup", "ioflt.cli.setup", "setup", "Separate the duties of two administrators."),
         ),
     ),

@@ -339,8 +339,9 @@ class Service:
 
     def unlock(self, provider: str | None = None, passphrase: Secret | None = None) -> None:
         about = None if provider is None else provider_thing(provider)
-        change = modified("keyd.state", self._state.name.lower(), "open")
-        with self.recorder.around(event("unlock", about, changes=[change])):
+        before = self._state
+        changes = [] if before is State.OPEN else [modified("keyd.state", before.name.lower(), "open")]
+        with self.recorder.around(event("unlock", about, changes=changes)):
             self._unlock(provider, passphrase)
 
     def reload(self) -> None:

@@ -1,5 +1,6 @@
 """What keyd does goes into its event log before anybody hears of it, or does not happen."""
 
+import base64
 import errno
 import os
 import signal
@@ -12,7 +13,7 @@ from ioflt.audit.chain import Line, Walk
 from ioflt.audit.event import from_json
 from ioflt.audit.log import file_names
 from ioflt.crypto.secret import Secret
-from ioflt.errors import ProviderLocked, StorageError
+from ioflt.errors import IofltError, ProviderLocked, StorageError
 from ioflt.keyd.service import Service
 from ioflt.keys.client import KeyClient
 from ioflt.transport import unix
@@ -177,6 +178,29 @@ def test_what_failed_is_said(service, where):
     first, second = events(where)
     assert (first.operation, first.outcome) == ("unlock", "done")
     assert (second.operation, second.outcome) == ("unlock", "failed")
+
+
+def test_no_secret_is_in_the_log(service, where):
+    """Of a session that makes, wraps, rewraps and unwraps keys, with a passphrase that is wrong."""
+    secrets = [b"a wrong passphrase"]
+    old, new = service.new_key(), service.new_key()
+    for aad in (b"one", b"two"):
+        ((dek, blob),) = service.generate(old, [aad])
+        moved = service.rewrap(old, new, blob, aad, aad)
+        (again,) = service.unwrap([(new, moved, aad)])
+        with dek, again:
+            secrets += [bytes(dek.view()), blob, moved]
+    text = service.seal_vmx(new, b'displayName = "x"\n', 7)
+    with service.config_key(text) as config:
+        secrets += [bytes(config.view()), text]
+    with pytest.raises(IofltError), Secret(bytearray(secrets[0])) as wrong:
+        service.unlock("local", wrong)
+    service.close()
+    log = b"".join((where.events / name).read_bytes() for name in file_names(where.events))
+    assert log.count(b"\n") == len(operations(where)) > 5
+    for secret in secrets:
+        for form in (secret, secret.hex().encode(), base64.b64encode(secret), secret[:16].hex().encode()):
+            assert form not in log
 
 
 def test_a_killed_writer_under_load_leaves_a_chain_that_holds(where):

@@ -1,0 +1,146 @@
+"""`ioflt events`: the event log of this machine's keyd, for people and for scripts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ioflt.cli.exits import Exit
+from ioflt.cli.render import emit, json_option, printable, say, warn
+from ioflt.errors import UsageError
+
+if TYPE_CHECKING:
+    from ioflt.audit.chain import Head
+    from ioflt.audit.event import Event
+
+
+@click.group(invoke_without_command=True)
+@click.option("--since", metavar="TIME", help="From that time on: 2026-03-01 or 2026-03-01T12:00:00Z.")
+@click.option("--vm", metavar="VM", help="About that VM: its name or id.")
+@click.option("--who", metavar="PRINCIPAL", help="By that principal: alice, or user:alice.")
+@click.option("--type", "operation", metavar="OPERATION", help='Of that operation, such as "key new".')
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON value.")
+@click.pass_context
+def events(
+    context: click.Context,
+    since: str | None,
+    vm: str | None,
+    who: str | None,
+    operation: str | None,
+    as_json: bool,
+) -> None:
+    """What happened, who did it, what it was before and is now. Read by the owner of keyd's state.
+
+    Without a subcommand the events are listed, the oldest first.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from ioflt import paths
+    from ioflt.audit import reader
+    from ioflt.audit.event import text
+
+    wanted = _filter(since, vm, who, operation)
+    found = [each for each in reader.read(paths.find().events) if wanted(each.event)]
+    host = os.uname().nodename
+
+    def show() -> None:
+        lines = (f"{each.event.time:%Y-%m-%d %H:%M:%S} {text(each.event, host)}" for each in found)
+        click.echo("".join(f"{line.rstrip()}\n" for line in lines), nl=False)
+
+    emit([_json(each.sequence, each.event) for each in found] if as_json else None, show, as_json)
+
+
+@events.command()
+@click.option("--head", metavar="NUMBER:HASH", help="A head noted before: the log must still contain it.")
+@json_option
+def verify(head: str | None, as_json: bool) -> None:
+    """Whether a line of the log was changed, removed, moved or put in.
+
+    Prints the log's head. Keep it elsewhere: that the end of the log was cut off or written anew shows only
+    against an earlier head (--head).
+    """
+    from ioflt import paths
+    from ioflt.audit import reader
+
+    result = reader.verify(paths.find().events, None if head is None else _head(head))
+
+    def show() -> None:
+        for each in result.findings:
+            click.echo(printable(f"{each.file}: line {each.line}: {each.fault}: {each.detail}"))
+        if result.head is not None:
+            click.echo(f"head {result.head}")
+
+    emit(
+        {
+            "sound": not result.findings,
+            "lines": result.lines,
+            "head": None if result.head is None else str(result.head),
+            "torn": result.torn,
+            "findings": [
+                {"file": each.file, "line": each.line, "fault": each.fault, "detail": each.detail}
+                for each in result.findings
+            ],
+        },
+        show,
+        as_json,
+    )
+    if result.torn:
+        warn(f"{result.torn} bytes at the end are no whole line: keyd writes one now, or ended in one")
+    if result.findings:
+        raise click.exceptions.Exit(Exit.FOUND)
+    if not as_json:
+        say(f"{result.lines} lines, each follows on the one before")
+
+
+def _filter(
+    since: str | None, vm: str | None, who: str | None, operation: str | None
+) -> Callable[[Event], bool]:
+    begin = None if since is None else _time(since)
+    person = None if who is None else who if ":" in who else f"user:{who}"
+
+    def wanted(event: Event) -> bool:
+        about = event.object
+        return (
+            (begin is None or event.time >= begin)
+            and (operation is None or event.operation == operation)
+            and (person is None or person in (event.by.who, event.by.as_principal))
+            and (vm is None or (about is not None and about.kind == "vm" and vm in (about.id, about.shown)))
+        )
+
+    return wanted
+
+
+def _time(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"no time: {ascii(text)[:80]}") from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def _head(text: str) -> Head:
+    from ioflt.audit.chain import parse_head
+    from ioflt.errors import MalformedError
+
+    try:
+        return parse_head(text)
+    except MalformedError:
+        raise UsageError(f"no head of an event log: {ascii(text)[:80]}") from None
+
+
+def _json(sequence: int, event: Event) -> dict[str, Any]:
+    """Its line's number, and all its fields."""
+    from msgspec import Struct
+
+    def plain(value: object) -> object:
+        if isinstance(value, Struct):
+            return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+        if isinstance(value, datetime):
+            return value.isoformat().replace("+00:00", "Z")
+        return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+    return {"seq": sequence} | {name: plain(getattr(event, name)) for name in event.__struct_fields__}
