@@ -49,11 +49,6 @@ def denial(privilege: Privilege, place: Place) -> DeniedError:
     return DeniedError(f"permission denied: {privilege} on {place.shown}")
 
 
-def privileges(state: AccessState, caller: Caller, place: Place) -> frozenset[Privilege]:
-    """All that the caller has there."""
-    return frozenset(each for each in Privilege if decide(state, caller, each, place).allowed)
-
-
 def closest(state: AccessState, caller: Caller, place: Place) -> tuple[Permission, ...]:
     """The permissions that decide there: the caller's own, or those of all his groups together."""
     for target in _outwards(state, place):

@@ -80,11 +80,6 @@ class Place:
     shown: str
     folder: str | None = None
 
-    @property
-    def around(self) -> Place:
-        """Its datastore, of a VM; else itself."""
-        return self if self.vm is None else Place(None, self.datastore, self.shown)
-
 
 #: What is about no datastore.
 ANYWHERE: Final = Place(None, None, "everything")

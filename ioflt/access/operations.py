@@ -7,14 +7,12 @@ privileges are asked for on encrypted VMs only. What asks for nothing, the modes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from ioflt.access.objects import ANYWHERE, Place
 from ioflt.access.privileges import Privilege
-from ioflt.errors import BugError
 
 
 class On(Enum):
@@ -40,23 +38,6 @@ class Operation:
     name: str
     needs: tuple[Need, ...]
     hands_out: bool
-
-    def asks(self, place: Place, target: Place | None = None) -> Iterator[tuple[Privilege, Place]]:
-        """What it asks for when it is about `place`, and goes into the datastore `target`.
-
-        Raises BugError for an operation with a target, without one.
-        """
-        for need in self.needs:
-            if need.on is On.EVERYTHING:
-                yield need.privilege, ANYWHERE
-            elif need.on in (On.VM, On.OBJECT):
-                yield need.privilege, place
-            elif need.on is On.DATASTORE:
-                yield need.privilege, place.around
-            elif target is not None:
-                yield need.privilege, target.around
-            else:
-                raise BugError(f"{self.name} without a target")
 
 
 def _needs(on: On, *privileges: Privilege) -> tuple[Need, ...]:
@@ -218,11 +199,3 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     for table, hands_out in ((_WITHOUT_DATA_KEYS, False), (_WITH_DATA_KEYS, True))
     for name, needs in table
 }
-
-
-def of(name: str) -> Operation:
-    """Raises BugError for a name that is not in the table."""
-    try:
-        return OPERATIONS[name]
-    except KeyError:
-        raise BugError(f"no such operation: {name}") from None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ioflt.access import changes, objects, principals, roles
-from ioflt.access.decide import decide, privileges, require
+from ioflt.access.decide import decide, require
 from ioflt.access.objects import ANYWHERE, EVERYTHING, Place, Target
 from ioflt.access.principals import Caller
 from ioflt.access.privileges import Privilege
@@ -37,6 +37,11 @@ def with_folders() -> AccessState:
     for name, member in (("of-datastores", LEVELS[2]), ("of-vms", LEVELS[4])):
         state = changes.add_member(changes.create_folder(state, name), name, member)
     return state
+
+
+def privileges(state: AccessState, caller: Caller, place: Place) -> frozenset[Privilege]:
+    """All that the caller has there."""
+    return frozenset(each for each in Privilege if decide(state, caller, each, place).allowed)
 
 
 def given_(state: AccessState, who: str, role: roles.Role, target: Target) -> AccessState:

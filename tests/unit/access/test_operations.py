@@ -7,14 +7,11 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from ioflt.access import objects
 from ioflt.access.matrix import placed
-from ioflt.access.objects import ANYWHERE, Place
-from ioflt.access.operations import OPERATIONS, of
-from ioflt.access.privileges import VM_CRYPTOGRAPHY, Privilege
+from ioflt.access.operations import OPERATIONS
+from ioflt.access.privileges import VM_CRYPTOGRAPHY
 from ioflt.access.roles import NO_CRYPTOGRAPHY
 from ioflt.cli.main import cli
-from ioflt.errors import BugError
 from tools.matrix import README
 
 
@@ -55,24 +52,3 @@ def test_data_keys_go_out_for_vm_cryptography_alone() -> None:
 
 def test_readme_shows_the_table_as_it_is() -> None:
     assert README.read_text() == placed(README.read_text()), "run: python tools/matrix.py"
-
-
-def test_what_is_asked_for() -> None:
-    web, target = Place("h", "d", "web01"), Place(None, "e", "/srv/other")
-    assert list(of("vm clone").asks(web, target)) == [
-        (Privilege.CLONE, web),
-        (Privilege.CREATE_VM, target),
-        (Privilege.ENCRYPT_NEW, target),
-    ]
-    assert list(of("vm import").asks(target)) == [
-        (Privilege.CREATE_VM, target),
-        (Privilege.ENCRYPT_NEW, target),
-    ]
-    assert list(of("vm show").asks(web)) == [(Privilege.READ, web)]
-    assert list(of("vm list").asks(web)) == [(Privilege.READ, Place(None, "d", "web01"))]
-    assert list(of("key add").asks(web)) == [(Privilege.MANAGE_KEYS, ANYWHERE)]
-    assert str(objects.EVERYTHING) == ANYWHERE.shown
-    with pytest.raises(BugError):
-        list(of("vm clone").asks(web))
-    with pytest.raises(BugError):
-        of("vm destroy")
