@@ -9,7 +9,7 @@ import click
 
 from ioflt.cli.hints import advising_key
 from ioflt.cli.render import describe, emit, json_option, moment, progress, say, warn
-from ioflt.cli.session import connect_keys, directory_argument, logged, open_volume
+from ioflt.cli.session import connect_keys, directory_argument, logged, open_volume, warn_unknown_policy
 
 if TYPE_CHECKING:
     from ioflt.datastore.volume import Volume
@@ -79,6 +79,7 @@ def show(directory: Path, as_json: bool) -> None:
     """
     with open_volume(directory, read_only=True, keyless=True) as volume:
         shown = _shown(directory, volume)
+        warn_unknown_policy(volume, directory, volume.claimed.policy)
 
     def text() -> None:
         describe(shown)

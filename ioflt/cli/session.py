@@ -13,7 +13,7 @@ import click
 
 from ioflt.cli.hints import for_no_vm, hint_for, with_advice
 from ioflt.cli.render import warn
-from ioflt.errors import IofltError, NotFoundError, UsageError
+from ioflt.errors import CorruptDataError, IofltError, NotFoundError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from ioflt.datastore.volume import Volume
@@ -91,6 +91,19 @@ def open_volume(path: Path, *, read_only: bool = False, keyless: bool = False) -
     locked = warning_of_record(path) if keyless else None
     with connect_keys() as keys, Volume.open(path, keys, read_only=read_only, locked=locked) as volume:
         yield volume
+
+
+def warn_unknown_policy(volume: Volume, path: Path, name: str | None) -> None:
+    """Say that this machine does not know the policy that a record names, or cannot know."""
+    from ioflt.datastore import policies
+
+    try:
+        known = not name or policies.named(volume.keys, name) is not None
+    except (CorruptDataError, StorageError) as error:  # the host's own policies cannot be read
+        warn(str(error))
+        return
+    if not known:
+        warn(f"{path}: its policy {name} is not known on this machine")
 
 
 def warning_of_record(path: Path) -> Callable[[DatastoreRecord, KeyUnavailableError], None]:

@@ -14,7 +14,14 @@ import click
 from ioflt.cli.hints import advising
 from ioflt.cli.lazy import Entry, LazyGroup, Section
 from ioflt.cli.render import describe, emit, json_option, moment, progress, say, table, warn
-from ioflt.cli.session import connect_keys, directory_argument, home_argument, logged, warning_of_record
+from ioflt.cli.session import (
+    connect_keys,
+    directory_argument,
+    home_argument,
+    logged,
+    warn_unknown_policy,
+    warning_of_record,
+)
 from ioflt.errors import IofltError, UsageError
 
 if TYPE_CHECKING:
@@ -156,6 +163,7 @@ def show(home: tuple[Path, str], as_json: bool) -> None:
     directory, name = home
     with open_vms(directory, read_only=True, keyless=True, but=name) as volume:
         found = shown(summary.home(volume, name))
+        warn_unknown_policy(volume, directory / name, found["policy"])
     emit(found, lambda: describe(found), as_json)
 
 
