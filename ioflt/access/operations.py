@@ -85,6 +85,7 @@ _WITHOUT_DATA_KEYS: Final = (
     ("vm list", _SEES_DATASTORE),
     ("vm show", _SEES_VM),
     ("health", _SEES_PROVIDERS),
+    ("events set", _needs(On.EVERYTHING, _P.MODIFY_ROLES)),
     ("events verify", _needs(On.EVERYTHING, _P.DIAGNOSTICS)),
     ("vm mark", _KEYS),
     ("vm recrypt", _needs(On.VM, _P.RECRYPT)),

@@ -110,12 +110,6 @@ class EventLog:
             self._check()
             self._sync(self._written)
 
-    def wait_beyond(self, sequence: int, timeout: float) -> bool:
-        """Wait until there is a line after that one, at most so many seconds. False: there is none."""
-        with self._lock:
-            self._grown.wait_for(lambda: self._head.sequence > sequence or self._closed, timeout)
-            return self._head.sequence > sequence
-
     def close(self) -> None:
         """Get everything to disk and let go of the log. Raises StorageError."""
         with self._lock:

@@ -36,11 +36,18 @@ class Sink(Protocol):
         """Pass it on; one that cannot be passed on is dropped, and the log of keyd says so."""
         ...
 
+    def close(self) -> None:
+        """Let go of what it holds open."""
+        ...
+
 
 class NoSink:
     """Nobody else hears."""
 
     def tell(self, event: Event, head: Head) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
@@ -69,6 +76,10 @@ class SocketSink:
                 if self._silent:
                     _log.warning("events are told to %s again", self._path)
                 self._silent = False
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
 
     def _send(self, message: bytes) -> None:
         """To whoever listens there now: it may have been started again since the last time."""

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ioflt.cli.exits import Exit
-from ioflt.cli.render import emit, json_option, printable, say, warn
+from ioflt.cli.render import describe, emit, json_option, printable, say, warn
+from ioflt.cli.session import connect_keys
 from ioflt.errors import UsageError
 
 if TYPE_CHECKING:
     from ioflt.audit.chain import Head
     from ioflt.audit.event import Event
+    from ioflt.wire.keyd.messages import EventSink
 
 
 @click.group(invoke_without_command=True)
@@ -94,6 +96,23 @@ def verify(head: str | None, as_json: bool) -> None:
         raise click.exceptions.Exit(Exit.FOUND)
     if not as_json:
         say(f"{result.lines} lines, each follows on the one before")
+
+
+@events.command(name="set")
+@click.option(
+    "--required", type=click.Choice(["yes", "no"]), help="Whether what cannot be logged is refused."
+)
+@click.option("--sink", type=click.Choice(["none", "journal", "syslog"]), help="Who else is told of events.")
+@json_option
+def set_(required: str | None, sink: EventSink | None, as_json: bool) -> None:
+    """Show or change how keyd logs. A change is an event itself.
+
+    A sink is told of each event, with the head of the log; nothing waits for it.
+    """
+    with connect_keys() as keys:
+        found = keys.set_event_log(None if required is None else required == "yes", sink)
+    settings = {"required": found.required, "sink": found.sink}
+    emit(settings, lambda: describe(settings), as_json)
 
 
 def _filter(

@@ -120,6 +120,8 @@ def _answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBod
         case messages.MarkKeyHolder(home_id, holds):
             service.mark_key_holder(home_id, holds=holds)
             return messages.Done()
+        case messages.SetEventLog(required, sink):
+            return service.set_event_log(required, sink)
         case messages.GetWarnings():
             return messages.Warnings(tuple(service.warnings()))
         case messages.Lock(mode):

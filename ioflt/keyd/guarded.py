@@ -39,7 +39,14 @@ from ioflt.keys.state import KeyState
 from ioflt.policy import text as policy_text
 from ioflt.policy.model import StoragePolicy
 from ioflt.types import KeyRef
-from ioflt.wire.keyd.messages import CachedKey, Locked, LockMode, Status
+from ioflt.wire.keyd.messages import (
+    CachedKey,
+    EventLogSettings,
+    EventSink,
+    Locked,
+    LockMode,
+    Status,
+)
 
 _P = Privilege
 
@@ -476,6 +483,11 @@ class Guarded:
 
     def warnings(self) -> list[str]:
         return self._service.warnings()
+
+    def set_event_log(self, required: bool | None, sink: EventSink | None) -> EventLogSettings:
+        self._require(_P.MODIFY_ROLES, ANYWHERE)
+        settings = self._service.recorder.change(required=required, sink=sink)
+        return EventLogSettings(settings.required, settings.sink)
 
     def key_holders(self) -> list[str]:
         return self._service.key_holders()

@@ -99,15 +99,14 @@ class Recorder:
             ]
             with self.around(event("events set", changes=changes)):
                 files.replace(self._file, msgspec.json.encode(after))
-                self.settings, self._sink = after, sinks.make(after.sink)
+                old, self._sink = self._sink, sinks.make(after.sink)
+                old.close()
+                self.settings = after
         return after
-
-    def wait_beyond(self, sequence: int, timeout: float) -> bool:
-        """Wait until there is a line after that one, at most so many seconds. False: there is none."""
-        return self._log.wait_beyond(sequence, timeout)
 
     def close(self) -> None:
         """Get everything to disk, at the end of the process."""
+        self._sink.close()
         try:
             self._log.close()
         except StorageError as error:

@@ -444,6 +444,12 @@ class KeyClient:
             if not select.select([process], [], [], END_TIMEOUT_S)[0]:
                 raise PeerError("keyd no longer listens, but its process does not end")
 
+    def set_event_log(
+        self, required: bool | None = None, sink: messages.EventSink | None = None
+    ) -> messages.EventLogSettings:
+        """Change what is not None; what the settings of the event log are then."""
+        return self._ask(messages.SetEventLog(required, sink), messages.EventLogSettings)
+
     def close(self) -> None:
         """Close idle connections. The client stays usable."""
         with self._lock:

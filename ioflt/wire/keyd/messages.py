@@ -80,6 +80,8 @@ Tag = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Tags = Annotated[tuple[Tag, ...], Meta(min_length=1, max_length=MAX_TAGS)]
 Shown = Annotated[str, Meta(max_length=MAX_SHOWN)]
 LockMode = Literal["refuse", "suspend", "force"]
+#: Who is told of events besides the event log.
+EventSink = Literal["none", "journal", "syslog"]
 HomeId = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 #: Seconds since 1970.
@@ -327,6 +329,13 @@ class MarkKeyHolder(_Message, frozen=True):
     holds: bool
 
 
+class SetEventLog(_Message, frozen=True):
+    """→ EventLogSettings: what they are once what is not None was changed."""
+
+    required: bool | None = None
+    sink: EventSink | None = None
+
+
 class GetWarnings(_Message, frozen=True):
     """→ Warnings."""
 
@@ -402,6 +411,7 @@ KeyRequest = (
     | RemovePolicy
     | GetKeyHolders
     | MarkKeyHolder
+    | SetEventLog
     | GetWarnings
     | Lock
     | Unlock
@@ -569,6 +579,13 @@ class KeyHolders(_Message, frozen=True):
     home_ids: Annotated[tuple[HomeId, ...], Meta(max_length=MAX_KEY_HOLDERS)]
 
 
+class EventLogSettings(_Message, frozen=True):
+    """`required`: what cannot be logged does not happen."""
+
+    required: bool
+    sink: EventSink
+
+
 class Warnings(_Message, frozen=True):
     lines: tuple[str, ...]
 
@@ -611,6 +628,7 @@ ReplyBody = (
     | Status
     | CachedKeys
     | KeyHolders
+    | EventLogSettings
     | Warnings
     | Locked
     | Access

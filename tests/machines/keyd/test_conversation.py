@@ -88,6 +88,8 @@ EXCHANGES = [
     (m.RemovePolicy("Gold"), m.Done()),
     (m.GetKeyHolders(), m.KeyHolders(("0f0e0d0c-0b0a-4908-8706-050403020100",))),
     (m.MarkKeyHolder("0f0e0d0c-0b0a-4908-8706-050403020100", True), m.Done()),
+    (m.SetEventLog(), m.EventLogSettings(True, "none")),
+    (m.SetEventLog(False, "journal"), m.EventLogSettings(False, "journal")),
     (m.GetWarnings(), m.Warnings(("never backed up",))),
     (m.Lock("suspend"), m.Locked(("/m/a",), ())),
     (m.Unlock("corp", bytearray(b"passphrase")), m.Done()),

@@ -152,13 +152,3 @@ def test_after_a_failed_fsync_nothing_is_taken(tmp_path, monkeypatch):
         for _ in range(2):
             with pytest.raises(StorageError, match="cannot sync"):
                 log.append(b'"b"')
-
-
-def test_waiting_for_a_line(tmp_path):
-    with EventLog(tmp_path) as log:
-        assert not log.wait_beyond(0, 0.0)
-        writer = threading.Timer(0.01, log.append, [b'"a"'])
-        writer.start()
-        assert log.wait_beyond(0, 10.0)
-        assert not log.wait_beyond(1, 0.0)
-        writer.join()
