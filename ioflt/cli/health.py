@@ -7,6 +7,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,7 +18,7 @@ from ioflt.cli.exits import Exit
 from ioflt.cli.hints import hint_for, with_advice
 from ioflt.cli.render import emit, json_option, printable, progress
 from ioflt.cli.session import connect_keys
-from ioflt.errors import IofltError, NotFoundError, ProviderUnavailable
+from ioflt.errors import DeniedError, IofltError, NotFoundError, ProviderUnavailable
 
 if TYPE_CHECKING:
     from ioflt.cli.prometheus import Metric
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ioflt.types import KeyRef
 
 #: Sorts of problems that are this machine's, and that of a datastore that does not open.
-_HOST: Final = ("provider", "certificate", "warning")
+_HOST: Final = ("provider", "certificate", "events", "warning")
 _UNREADABLE: Final = "unreadable"
 
 
@@ -68,7 +69,8 @@ def health(directories: tuple[Path, ...], prometheus: Path | None, as_json: bool
     """Look for what needs somebody: in the datastores DIR, else in all that were opened on this machine.
 
     Locked VMs and datastores, unfinished operations, departures from storage policies; key providers that are
-    locked or do not answer, certificates near their end, what was never backed up. Nothing is changed.
+    locked or do not answer, certificates near their end, a broken event log, what was never backed up.
+    Nothing is changed.
 
     Exits with 0 only if nothing was found, with 13 if something was.
     """
@@ -78,7 +80,7 @@ def health(directories: tuple[Path, ...], prometheus: Path | None, as_json: bool
     needed: list[KeyRef] = []
     with connect_keys() as keys:
         found = [_look(place, keys, needed) for place in places]
-        host = list(_of_host(keys, needed))
+        host = [*_of_host(keys, needed), *_of_events()]
     sound = not host and not any(one.problems for one in found)
     report = _Report(sound, host, found)
     if prometheus is not None:
@@ -129,6 +131,18 @@ def _of_host(keys: KeyClient, needed: list[KeyRef]) -> Iterator[_Problem]:
         kind = "certificate" if "certificate" in line else "warning"
         advised = with_advice(line)
         yield _Problem(kind, "", line, advised.removeprefix(f"{line}; ") if advised != line else None)
+
+
+def _of_events() -> Iterator[_Problem]:
+    """Whether the event log is whole, for who may read it."""
+    from ioflt import paths
+    from ioflt.audit import reader
+
+    with suppress(DeniedError):
+        found = reader.verify(paths.find().events).findings
+        if found:
+            what = f"the event log is broken, first at line {found[0].line} of {found[0].file}"
+            yield _Problem("events", "", what, "ioflt events verify")
 
 
 def _show(report: _Report) -> None:
