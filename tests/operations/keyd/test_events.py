@@ -4,6 +4,7 @@ import base64
 import errno
 import os
 import signal
+import subprocess
 import threading
 
 import pytest
@@ -147,6 +148,27 @@ def test_what_cannot_be_logged_does_not_happen(service, full, where):
     (again,) = service.unwrap([(key, blob, b"aad")])  # it was not removed
     with dek, again:
         assert dek.view() == again.view()
+
+
+@pytest.mark.root
+def test_a_disk_that_is_full(where):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", where.events], check=True)
+    try:
+        service = Service(where)
+        made: list[str] = []
+
+        def fill() -> None:
+            while len(made) < 1000:
+                made.append(str(service.new_key()))
+
+        with pytest.raises(StorageError) as raised:
+            fill()
+        service.close()
+        assert raised.value.errno == errno.ENOSPC
+        assert [e.object.id for e in events(where)] == made
+        assert made
+    finally:
+        subprocess.run(["umount", where.events], check=True)
 
 
 def test_a_lock_does_not_wait_for_the_log(service, full, caplog):
