@@ -52,4 +52,4 @@ def test_while_files_at_the_top_are_written(place: Place) -> None:
     assert (top / "top.vmx").read_bytes() == b'a = "b"\n'
     assert (top / "renamed" / "more").read_bytes() == b"more"
     shown = json.loads(place.ioflt("datastore", "show", "--json", place.datastore).stdout)
-    assert [home["problem"] for home in shown["homes"]] == [None] * 4
+    assert [home["problem"] for home in shown["homes"]] == [None] * 5

@@ -100,6 +100,8 @@ class Journal:
             if resumed:
                 with self._storage.header_lock():
                     self._write_header(rekey.read_header(self._file))
+            if resumed and run.after is not None:
+                run.after.renew()
             done = self._settle(run, slot)
             self._convert(run, slot, done)
             self._store_state(run)

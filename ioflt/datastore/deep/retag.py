@@ -17,6 +17,9 @@ from ioflt.types import SECTOR_SIZE
 
 _NOTHING = bytes(TAG_SIZE)
 
+#: Bytes that are written again at a time.
+_CHUNK = 1 << 20
+
 
 class _Tags:
     def __init__(self, file: File, dek: Secret, uuid: str) -> None:
@@ -107,6 +110,14 @@ class NewTags(_Tags):
             for index in range(count)
         )
         self._write(bytes(chain.from_iterable(parts)) if bad else made, first)
+
+    def renew(self) -> None:
+        """After an interruption: what is read may be in memory only, so it is written again. Durable."""
+        for offset in range(0, self._file.size(), _CHUNK):
+            block = self._file.pread(_CHUNK, offset)
+            if any(block):
+                self._file.pwrite(block, offset)
+        self._file.fsync()
 
     def sync(self) -> None:
         """What was put is durable."""

@@ -23,6 +23,8 @@ UNIT = 512
 ZERO = bytes(UNIT)
 
 CONTAINER, SIDECAR = "container", "sidecar"
+#: Of a file of tags; the UUID of its container follows.
+TAGS = "tags of "
 
 
 class Stopped(Exception):
@@ -87,7 +89,7 @@ class Disk:
 
     def bind(self, name: str, file: ModelFile | None) -> None:
         self.names[name] = file
-        self.versions[name].append(file)
+        self.versions.setdefault(name, [None]).append(file)
 
     def sync(self, name: str) -> None:
         self.versions[name] = [self.names[name]]
@@ -163,25 +165,27 @@ class OpenFile:
         self.file = file
 
     def pread(self, length: int, offset: int) -> bytearray:
-        assert offset % UNIT == 0
         length = max(0, min(length, self.file.bytes - offset))
-        first = offset // UNIT
+        first, head = divmod(offset, UNIT)
         get = self.file.sectors.get
-        return bytearray(
-            b"".join([get(index, ZERO) for index in range(first, first - (-length // UNIT))])[:length]
-        )
+        last = first - (-(head + length) // UNIT)
+        return bytearray(b"".join([get(index, ZERO) for index in range(first, last)])[head : head + length])
 
     def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
-        data = bytes(data)
-        assert offset % UNIT == len(data) % UNIT == 0
+        data, end = bytes(data), offset + len(data)
         self.process.check(data)
+        if offset % UNIT or end % UNIT:  # the rest of a sector is written as it was
+            head, tail = offset % UNIT, -end % UNIT
+            before = self.pread(head, offset - head).ljust(head, b"\0")
+            behind = self.pread(tail, end).ljust(tail, b"\0")
+            data, offset = bytes(before + data + behind), offset - head
         first = offset // UNIT
         parts = [(first + at // UNIT, data[at : at + UNIT]) for at in range(0, len(data), UNIT)]
         self.process.call(parts, self.file)
         for index, part in parts:
             self.file.put(index, part)
-        if offset + len(data) > self.file.bytes:
-            self.file.set_size(offset + len(data))
+        if end > self.file.bytes:
+            self.file.set_size(end)
 
     def fsync(self) -> None:
         self.process.call("fsync", self.file)
@@ -241,9 +245,20 @@ class ModelStorage:
         self.process.call()
         self.disk.bind(SIDECAR, None)
 
+    def tags(self, uuid: str) -> OpenFile | None:
+        file = self.disk.names.get(TAGS + uuid)
+        return None if file is None else OpenFile(self.process, file)
+
+    def make_tags(self, uuid: str) -> OpenFile:
+        self.process.call()
+        self.disk.bind(TAGS + uuid, ModelFile())
+        return OpenFile(self.process, self.disk.names[TAGS + uuid])
+
     def sync_sidecars(self) -> None:
         self.process.call()
-        self.disk.sync(SIDECAR)
+        for name in self.disk.names:
+            if name != CONTAINER:
+                self.disk.sync(name)
 
     def make_draft(self) -> OpenFile:
         return OpenFile(self.process, ModelFile())

@@ -19,6 +19,7 @@ from ioflt.datastore.container import unwrap
 from ioflt.datastore.deep import rekey
 from ioflt.datastore.deep.journal import Journal
 from ioflt.datastore.deep.replacement import Replacement
+from ioflt.datastore.deep.retag import NewTags, OldTags
 from ioflt.errors import CorruptDataError
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import profile, recrypt, sidecar
@@ -28,12 +29,14 @@ from ioflt.format.luks2.token import IofltToken
 from ioflt.format.luks2.token import aad as token_aad
 from ioflt.testing.local_keys import LocalKeys
 from ioflt.types import SECTOR_SIZE, KeyRef
+from tests.small_areas import small_areas
 from tests.unit.datastore.deep.model import (
     CONTAINER,
     ERROR,
     KILL,
     POWER,
     SIDECAR,
+    TAGS,
     Disk,
     ModelFile,
     ModelStorage,
@@ -66,6 +69,8 @@ class Case:
     holes: frozenset[int]  # sectors
     thin: bool
     secrets: tuple[bytes, ...]
+    tagged: bool  # afterwards; before too, if there are tags
+    bad: frozenset[int]  # sectors that did not verify before
 
 
 def make(keys: LocalKeys, choose: random.Random) -> Case:
@@ -77,7 +82,8 @@ def make(keys: LocalKeys, choose: random.Random) -> Case:
     open_from = 0 if thin else sectors if mark is None else mark
     holes = frozenset(n for n in range(open_from, sectors) if choose.random() < 0.4)
     uuid = new_uuid()
-    ((dek, blob),) = keys.generate(key, [token_aad(uuid, thin, key)])
+    was_tagged, tagged = choose.choice([(False, False), (False, True), (True, True), (True, True)])
+    ((dek, blob),) = keys.generate(key, [token_aad(uuid, thin, key, tagged=was_tagged)])
     file = ModelFile(mtime=MTIME)
     opened = OpenFile(Process((), choose), file)
     body = bytearray()
@@ -93,24 +99,38 @@ def make(keys: LocalKeys, choose: random.Random) -> Case:
         else:
             body += sector
     length = choose.choice([None, len(body) - 1, len(body) - 4000])
-    for data, offset in rekey.header_copies(luks2.new(uuid, dek, IofltToken(key, thin, blob))):
+    if was_tagged and length is None:
+        length = len(body)
+    for data, offset in rekey.header_copies(luks2.new(uuid, dek, IofltToken(key, thin, blob, was_tagged))):
         opened.pwrite(data, offset)
     first = choose.randrange(1, 9)
     for sequence in (first, first + 1):
         block = StateBlock(sequence, length, FILE_ID, None if mark is None else mark * SECTOR_SIZE)
         rekey.write_state(opened, block, dek, uuid)
     opened.fsync()
+    disk, bad = Disk({CONTAINER: file, SIDECAR: None}), frozenset[int]()
+    if was_tagged:
+        bad = frozenset(n for n in range(sectors) if choose.random() < 0.15)
+        disk.bind(TAGS + uuid, ModelFile())
+        made = OpenFile(Process((), choose), disk.names[TAGS + uuid])
+        before = NewTags(made, dek, uuid)
+        before.begin(len(body))
+        before.put(opened.pread(len(body), DATA_OFFSET), 0, bad)
+        before.sync()
+        disk.sync(TAGS + uuid)
     secrets = (CANARY, bytes(dek.view())[:32], bytes(dek.view())[32:])
     return Case(
         keys,
         choose.choice([(key,), (keys.new_key(None), key)]),
-        Disk({CONTAINER: file, SIDECAR: None}),
+        disk,
         new_uuid(),
         bytes(body),
         len(body) if length is None else length,
         holes,
         thin,
         secrets,
+        tagged,
+        bad,
     )
 
 
@@ -134,6 +154,15 @@ def judge(case: Case, disk: Disk, *, must_be: str | None = None) -> str:
         for number in range(len(ciphertext) // SECTOR_SIZE)
         if ciphertext[number * SECTOR_SIZE : (number + 1) * SECTOR_SIZE] == zero
     }
+    if header.tagged:
+        tagged = disk.names.get(TAGS + header.uuid)
+        assert tagged is not None
+        verified = OldTags(OpenFile(Process((), random.Random(0)), tagged), dek, header.uuid)
+        assert verified.bad(ciphertext, 0) == case.bad
+        data = set(range(len(ciphertext) // SECTOR_SIZE)) - now
+        assert verified.bad(bytes(len(ciphertext)), 0) == data | case.bad, "data passes for a hole"
+    else:
+        assert header.uuid != case.uuid or not case.tagged
     mark = 0 if case.thin else len(ciphertext) if block.initialised is None else block.initialised
     cipher = SectorCipher(dek)
     cipher.decrypt(memoryview(ciphertext)[mark:], mark // SECTOR_SIZE, holes=True)
@@ -186,7 +215,9 @@ class Explorer:
         case = self.case
         name = "segment" if issubclass(self.engine, Journal) else "chunk"
         size = 2 * SECTOR_SIZE if len(case.contents) > 4 * SECTOR_SIZE else SECTOR_SIZE
-        return self.engine(ModelStorage(disk, process), case.keys, case.by, case.uuid, **{name: size})
+        storage = ModelStorage(disk, process)
+        options = {name: size, "tagged": case.tagged}
+        return self.engine(storage, case.keys, case.by, case.uuid, **options)
 
     def crashed(self, disk: Disk, kind: str, outcomes: int, depth: int) -> None:
         """The process has ended: what is found now, and what becomes of it."""
@@ -222,6 +253,11 @@ class Explorer:
         assert after.names[SIDECAR] is None
         assert after.names[CONTAINER].mtime == MTIME
         self.states += 1
+
+
+@pytest.fixture(autouse=True)
+def _areas(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_areas(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -504,6 +540,40 @@ class ClearJournal(Journal):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(rekey.Translation, "translate", decrypt)
             super()._convert(run, slot, done)
+
+
+class TagsNotSynced(Journal):
+    """A segment is rewritten before its tags are durable."""
+
+    def _convert(self, run: Any, slot: Any, done: int) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(NewTags, "sync", lambda _self: None)
+            super()._convert(run, slot, done)
+
+
+class TagsBelieved(Journal):
+    """What a resumed recrypt finds of the tags is not written again."""
+
+    def run(self) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(NewTags, "renew", lambda _self: None)
+            super().run()
+
+
+class BadBlessed(Journal):
+    """What did not verify gets a tag."""
+
+    def _convert(self, run: Any, slot: Any, done: int) -> None:
+        super()._convert(replace(run, before=None), slot, done)
+
+
+class DraftTagsNotSynced(Replacement):
+    """The new container gets the name before its tags are durable."""
+
+    def run(self) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(NewTags, "sync", lambda _self: None)
+            super().run()
 
 
 class DraftNotSynced(Replacement):
