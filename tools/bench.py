@@ -86,7 +86,9 @@ def places(base: Path, cleanup: ExitStack) -> dict[str, Path]:
     store, mount, backing = base / "store", base / "mnt", base / "backing"
     for path in (store / "clear", store / "integrity", mount, backing):
         path.mkdir(parents=True)
-    ioflt("datastore", "init", store, "--encrypt", "--adopt-clear")
+    ioflt("datastore", "init", store, "--encrypt")
+    for name in ("clear", "integrity"):  # empty, and therefore encrypted
+        ioflt("vm", "decrypt", store / name)
     ioflt("vm", "encrypt", store / "integrity", "--integrity")
     stop: Callable[..., object] = subprocess.run
     cleanup.callback(stop, [IOFLT, "keyd", "stop"], stderr=subprocess.DEVNULL)
