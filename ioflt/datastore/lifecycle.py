@@ -255,7 +255,8 @@ def _begin_encrypt(
 def _begin_encrypt_disk(home: Home, record: HomeRecord, disk: str, thick: bool) -> HomeRecord:
     if record.state is HomeState.CLEAR:
         raise UsageError("is not encrypted: an encrypted disk is not allowed in it")
-    found = diskfiles.of_disk(home, disk, lambda _: True)
+    # Who may encrypt may not read what is encrypted: other descriptors are not asked.
+    found = diskfiles.of_disk(home, disk, lambda path: path in record.clear_files)
     if not found:  # a part of a disk that lost its descriptor
         found = [entry for entry in regular.regular_files(home) if entry.path == disk]
     entries = _check_clear(home, [entry for entry in found if entry.path in record.clear_files])

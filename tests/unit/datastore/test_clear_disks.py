@@ -515,7 +515,7 @@ def test_an_interrupted_encryption_is_taken_back(volume: Volume, top: Path) -> N
 
 
 def test_another_host_does_not_resume_a_decryption(volume: Volume, home: Path) -> None:
-    assert interrupt(lambda: lifecycle.decrypt(volume, "vm", disk="b.vmdk"), 12)
+    assert interrupt(lambda: lifecycle.decrypt(volume, "vm", disk="b.vmdk"), 24)
     operation = record_of(volume).operation
     assert isinstance(operation, Operation)
     volume.end_authorisation(operation.id)
@@ -525,7 +525,7 @@ def test_another_host_does_not_resume_a_decryption(volume: Volume, home: Path) -
 
 
 def test_a_file_that_went_meanwhile_is_not_listed(volume: Volume, home: Path) -> None:
-    assert interrupt(lambda: lifecycle.decrypt(volume, "vm", disk="b.vmdk"), 12)
+    assert interrupt(lambda: lifecycle.decrypt(volume, "vm", disk="b.vmdk"), 24)
     (home / "b-flat.vmdk").unlink()
     lifecycle.decrypt(volume, "vm", disk="b.vmdk")
     assert record_of(volume).clear_files == ("b.vmdk",)
