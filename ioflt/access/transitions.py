@@ -120,7 +120,7 @@ def _of_home(old: HomeRecord, new: HomeRecord, place: Place, *, rolled_back: boo
         if old.keys or new.keys:
             asks.append((_P.MIGRATE, place))
     if old.names != new.names and old.names and new.names:
-        named = "mount: rename a VM"
+        named = "mount: rename a clear VM"
         asks.append((_P.MOVE_VM, place))
     if old.state is not new.state:
         named = "vm encrypt" if new.state is HomeState.ENCRYPTED else "vm decrypt"

@@ -97,10 +97,11 @@ def erase(home: tuple[Path, str], yes: bool, destroy_key: bool, out: Path | None
 
 def _tell_kept(key: KeyRef) -> None:
     """How to destroy a key by itself, where that can be done: nothing has the VM's name any more."""
+    from ioflt import paths
     from ioflt.cli.provider_common import open_store
     from ioflt.keys.kmip.file import KIND
 
-    if open_store().kind(key.provider) == KIND:
+    if not paths.find().joined and open_store().kind(key.provider) == KIND:
         named = shlex.join((key.provider, key.key_id))
         say(
             f"{key}: stays on its key servers, as --destroy-key was not given; to destroy it:"

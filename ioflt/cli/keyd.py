@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -76,15 +77,18 @@ def status(as_json: bool) -> None:
     """Show keyd, its key providers, and the keys in its memory with who uses them. Does not start it.
 
     A mount is known by the process that connects for it. Of many keys the first ones are shown; --json shows
-    all.
+    all. Who may not see key providers' keys is shown the rest (--json: `keys` is null).
     """
+    from ioflt.errors import DeniedError
     from ioflt.keys.client import KeyClient
     from ioflt.transport.unix import NotListening
 
     try:
         with KeyClient(start=False) as keys:
             now = keys.status()
-            found = list(islice(cached(keys), None if as_json else _SHOWN))
+            found: list[CachedKey] | None = None
+            with suppress(DeniedError):
+                found = list(islice(cached(keys), None if as_json else _SHOWN))
     except NotListening:
         emit({"running": False}, lambda: print("keyd is not running"), as_json)
         return
@@ -183,7 +187,7 @@ def _slots(keys: KeyClient, name: str) -> tuple[str, ...]:
     return next((provider.slots for provider in keys.status().providers if provider.name == name), ())
 
 
-def _show(now: Status, cached: list[CachedKey]) -> None:
+def _show(now: Status, cached: list[CachedKey] | None) -> None:
     facts(
         [
             ("state", now.state),
@@ -203,7 +207,7 @@ def _show(now: Status, cached: list[CachedKey]) -> None:
             ("KEY", "FROM", "FETCHED", "EXPIRES", "USED BY"),
             [(one.key, one.source, one.fetched, one.expires or "", _users(one)) for one in cached],
         )
-    if now.cached_keys > len(cached):
+    if cached is not None and now.cached_keys > len(cached):
         print(f"and {now.cached_keys - len(cached)} more keys: ioflt keyd status --json")
 
 

@@ -172,6 +172,14 @@ def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int = 0) ->
         done += os.pwrite(fd, view[done:], offset + done)
 
 
+def keep_times(fd: int, like: os.stat_result) -> None:
+    """Give the file the times of `like`, if that may be done: who may write the file of another user may not
+    set its times.
+    """
+    with suppress(PermissionError):
+        os.utime(fd, ns=(like.st_atime_ns, like.st_mtime_ns))
+
+
 def dress(fd: int, like: os.stat_result) -> None:
     """Give the file the owner, mode and times of `like`."""
     info = os.fstat(fd)

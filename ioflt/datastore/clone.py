@@ -197,7 +197,7 @@ def _renumber_all(home: Home, paths: list[str]) -> None:
                     before = os.fstat(fd)
                     _renumber(fd, home.volume.keys)
                     os.fsync(fd)
-                    os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+                    atomic.keep_times(fd, before)
             finally:
                 os.close(fd)
 

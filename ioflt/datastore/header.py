@@ -106,5 +106,5 @@ def write(fd: int, header: luks2.Header) -> None:
     info = os.fstat(fd)
     for data, offset in ((secondary, HEADER_SIZE), (primary, 0)):
         atomic.write_all(fd, data, offset)
-        os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
+        atomic.keep_times(fd, info)
         os.fsync(fd)

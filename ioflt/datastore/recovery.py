@@ -265,5 +265,5 @@ def _put(fd: int, offset: int, data: bytes) -> None:
     """Write and sync; the file's times stay."""
     info = os.fstat(fd)
     atomic.write_all(fd, data, offset)
-    os.utime(fd, ns=(info.st_atime_ns, info.st_mtime_ns))
+    atomic.keep_times(fd, info)
     os.fsync(fd)

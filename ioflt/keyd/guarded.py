@@ -18,6 +18,7 @@ import msgspec
 from ioflt.access import transitions
 from ioflt.access.decide import denial
 from ioflt.access.objects import ANYWHERE, Place
+from ioflt.access.operations import OPERATIONS, On
 from ioflt.access.principals import Principal
 from ioflt.access.privileges import Privilege
 from ioflt.access.transitions import Transition
@@ -108,7 +109,9 @@ class Guarded:
     ) -> list[bool | IofltError]:
         results = self._service.check_record(payload, tags, by)
         if True in results and False not in results:
-            self._holdings.learn(form.parse_payload(payload), shown, vouched=self._session.caller.trusted)
+            record = form.parse_payload(payload)
+            self._holdings.learn(record, shown, vouched=self._session.caller.trusted)
+            self._session.about = transitions.place_of(record, shown)
         return results
 
     def seal_record(
@@ -409,13 +412,19 @@ class Guarded:
         return key
 
     def _require_anywhere(self, privileges: Sequence[Privilege]) -> None:
-        """One of them, on whatever it is. Raises DeniedError."""
+        """One of them, on whatever it is. Raises DeniedError, which names the one of the operation."""
         caller, state = self._session.caller, self._rules.authority.state
         if caller.trusted:
             return
         given = [each.role for each in state.permissions if each.principal in caller.all]
-        if not any(state.role(role).privileges.intersection(privileges) for role in given):
-            raise Denied(privileges[0], ANYWHERE)
+        if any(state.role(role).privileges.intersection(privileges) for role in given):
+            return
+        operation = OPERATIONS.get(self._session.operation)
+        for need in operation.needs if operation else ():
+            if need.privilege in privileges:
+                raise Denied(need.privilege, ANYWHERE if need.on is On.EVERYTHING else self._session.about)
+        own = [each for each in self._session.uses.makes or () if each in privileges]
+        raise Denied(own[0] if own else privileges[0], self._session.about)
 
     def use_key(self, key: KeyRef) -> None:
         if not self._owns(key, _P.READ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ioflt.access import principals, uses
-from ioflt.access.objects import Place
+from ioflt.access.objects import ANYWHERE, Place
 from ioflt.access.principals import Caller
 from ioflt.access.privileges import Privilege
 from ioflt.access.state import AccessState
@@ -30,6 +30,8 @@ class Session:
     #: Whether that is somebody else than who connected.
     for_other: bool = False
     uses: Uses = field(init=False)
+    #: Whose record was shown last: what a request about no one's key is about.
+    about: Place = field(init=False, default=ANYWHERE)
     #: What was decided by that state, so that the next request waits for nothing.
     _state: AccessState | None = field(init=False, default=None)
     _allowed: set[tuple[Privilege, str | None, str | None]] = field(init=False, default_factory=set)

@@ -93,7 +93,8 @@ class HomeStorage:
         return os.fstat(self._container.fd).st_mtime_ns
 
     def set_mtime(self, mtime: int) -> None:
-        os.utime(self._container.fd, ns=(self._before.st_atime_ns, mtime))
+        with suppress(PermissionError):  # as `atomic.keep_times`
+            os.utime(self._container.fd, ns=(self._before.st_atime_ns, mtime))
 
     def sidecar(self) -> DiskFile | None:
         if self._sidecar is None:
