@@ -47,7 +47,7 @@ pure:
 	@tools/setup.sh build test
 	@rm -rf build/pure && mkdir -p build/pure
 	IOFLT_BUILD_NATIVE=0 $(PYTHON_BIN) -m pip install -qq --no-deps --target build/pure .
-	@cp -r tests tools images setup.cfg build/pure/
+	@cp -r tests tools images setup.cfg README.md build/pure/
 	cd build/pure && ../../$(PYTEST) --pure -m "not slow" tests/unit $(if $(wildcard tests/operations),tests/operations)
 
 unit operations cli golden mounted interop:
