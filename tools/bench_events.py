@@ -49,10 +49,10 @@ def main(where: str | None) -> None:
                 thread.join()
             print(f"events, {CALLERS} callers      {CALLERS * EACH / (time.perf_counter() - begin):8.0f} /s")
         begin = time.perf_counter()
-        count = sum(1 for _ in reader.read(Path(directory)))
+        count = sum(1 for _ in reader.read(reader.on_disk(Path(directory))))
         print(f"{count} events read      {time.perf_counter() - begin:8.2f} s")
         begin = time.perf_counter()
-        assert not reader.verify(Path(directory)).findings
+        assert not reader.verify(reader.on_disk(Path(directory))).findings
         print(f"{count} events verified  {time.perf_counter() - begin:8.2f} s")
 
 

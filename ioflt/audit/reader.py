@@ -1,8 +1,8 @@
-"""The log as it lies on disk, read by who may read the files; keyd may be writing it meanwhile."""
+"""The log's files, read: from disk by who may, or as keyd gives them out. keyd may be writing meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,23 @@ from ioflt.audit.chain import Fault, Finding, Head, Line, Walk
 from ioflt.audit.event import Event, from_json
 from ioflt.audit.log import file_names
 from ioflt.errors import DeniedError, MalformedError, StorageError
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """A file of the log, as far as it was written when it was read."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A piece of the log: `data` of its file `name`, empty at its end. `files`: how many there are."""
+
+    name: str
+    data: bytes
+    files: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +59,27 @@ class Verified:
     findings: tuple[Found, ...]
 
 
-def read(directory: Path) -> Iterator[Read]:
-    """All events in their order. What is no line of the log is passed over: `verify` tells of it.
+def on_disk(directory: Path) -> Iterator[LogFile]:
+    """The files in their order. Raises DeniedError, StorageError."""
+    for name in _names(directory):
+        yield LogFile(name, _data(directory / name))
+
+
+def page(directory: Path, number: int, offset: int, size: int) -> Page:
+    """At most `size` bytes from `offset` on of the file of that number, from 0; of none there is: nothing.
 
     Raises DeniedError, StorageError.
     """
-    for name in _names(directory):
-        for data in _data(directory / name).split(b"\n"):
+    names = _names(directory)
+    if number >= len(names):
+        return Page("", b"", len(names))
+    return Page(names[number], _data(directory / names[number], offset, size), len(names))
+
+
+def read(files: Iterable[LogFile]) -> Iterator[Read]:
+    """All events in their order. What is no line of the log is passed over: `verify` tells of it."""
+    for file in files:
+        for data in file.data.split(b"\n"):
             try:
                 line = Line.from_bytes(data)
                 event = from_json(line.event)
@@ -57,8 +88,8 @@ def read(directory: Path) -> Iterator[Read]:
             yield Read(line.sequence, event)
 
 
-def verify(directory: Path, known: Head | None = None) -> Verified:
-    """Follow the chain through all files, up to `known` and beyond. Raises DeniedError, StorageError."""
+def verify(files: Iterable[LogFile], known: Head | None = None) -> Verified:
+    """Follow the chain through all files, up to `known` and beyond."""
     walk = Walk(known)
     found: list[Found] = []
     count, rest, name = 0, b"", ""
@@ -66,14 +97,14 @@ def verify(directory: Path, known: Head | None = None) -> Verified:
     def note(findings: list[Finding]) -> None:
         found.extend(Found(name, each.sequence, each.fault, each.detail) for each in findings)
 
-    names = _names(directory)
-    for name in names:
-        *lines, rest = _data(directory / name).split(b"\n")
+    for file in files:
+        if rest:  # of the file before
+            note(walk.end(rest))
+        name = file.name
+        *lines, rest = file.data.split(b"\n")
         for line in lines:
             count += 1
             note(walk.line(line) + _check_event(line))
-        if rest and name != names[-1]:
-            note(walk.end(rest))
     note(walk.end())
     return Verified(count, walk.head, len(rest), tuple(found))
 
@@ -102,9 +133,11 @@ def _names(directory: Path) -> list[str]:
         raise StorageError("cannot read the event log", error.errno or 0, file=directory) from error
 
 
-def _data(path: Path) -> bytes:
+def _data(path: Path, offset: int = 0, size: int = -1) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
     except PermissionError:
         raise DeniedError("the event log is read by its owner only", file=path) from None
     except OSError as error:

@@ -11,7 +11,7 @@ import click
 
 from ioflt.cli.exits import Exit
 from ioflt.cli.render import describe, emit, json_option, printable, say, warn
-from ioflt.cli.session import connect_keys
+from ioflt.cli.session import connect_keys, event_files
 from ioflt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,18 +35,20 @@ def events(
     operation: str | None,
     as_json: bool,
 ) -> None:
-    """What happened, who did it, what it was before and is now. Read by the owner of keyd's state.
+    """What happened, who did it, what it was before and is now.
+
+    The owner of keyd's state reads its files; others ask keyd, which wants Global.Diagnostics.
 
     Without a subcommand the events are listed, the oldest first.
     """
     if context.invoked_subcommand is not None:
         return
-    from ioflt import paths
     from ioflt.audit import reader
     from ioflt.audit.event import text
 
     wanted = _filter(since, vm, who, operation)
-    found = [each for each in reader.read(paths.find().events) if wanted(each.event)]
+    with event_files() as files:
+        found = [each for each in reader.read(files) if wanted(each.event)]
     host = os.uname().nodename
 
     def show() -> None:
@@ -65,10 +67,11 @@ def verify(head: str | None, as_json: bool) -> None:
     Prints the log's head. Keep it elsewhere: that the end of the log was cut off or written anew shows only
     against an earlier head (--head).
     """
-    from ioflt import paths
     from ioflt.audit import reader
 
-    result = reader.verify(paths.find().events, None if head is None else _head(head))
+    known = None if head is None else _head(head)
+    with event_files() as files:
+        result = reader.verify(files, known)
 
     def show() -> None:
         for each in result.findings:

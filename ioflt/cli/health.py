@@ -139,7 +139,7 @@ def _of_events() -> Iterator[_Problem]:
     from ioflt.audit import reader
 
     with suppress(DeniedError):
-        found = reader.verify(paths.find().events).findings
+        found = reader.verify(reader.on_disk(paths.find().events)).findings
         if found:
             what = f"the event log is broken, first at line {found[0].line} of {found[0].file}"
             yield _Problem("events", "", what, "ioflt events verify")

@@ -16,6 +16,7 @@ from ioflt.cli.render import warn
 from ioflt.errors import CorruptDataError, IofltError, NotFoundError, StorageError, UsageError
 
 if TYPE_CHECKING:
+    from ioflt.audit.reader import LogFile
     from ioflt.datastore.volume import Volume
     from ioflt.errors import KeyUnavailableError
     from ioflt.format.record.record import DatastoreRecord
@@ -40,6 +41,23 @@ def connect_keys() -> Iterator[KeyClient]:
                 _show_warnings(keys)
             raise
         _show_warnings(keys)
+
+
+@contextmanager
+def event_files() -> Iterator[Iterator[LogFile]]:
+    """The files of the event log: read by the owner of keyd's state, given out by keyd to others.
+
+    Reading raises DeniedError, StorageError.
+    """
+    from ioflt import paths
+    from ioflt.audit import reader
+
+    where = paths.find()
+    if not where.joined:
+        yield reader.on_disk(where.events)
+        return
+    with connect_keys() as keys:
+        yield keys.event_files()
 
 
 def operation() -> str:

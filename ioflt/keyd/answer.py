@@ -122,6 +122,9 @@ def _answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBod
             return messages.Done()
         case messages.SetEventLog(required, sink):
             return service.set_event_log(required, sink)
+        case messages.ReadEvents(file, offset):
+            page = service.event_page(file, offset)
+            return messages.EventPage(page.name, page.data, page.files)
         case messages.GetWarnings():
             return messages.Warnings(tuple(service.warnings()))
         case messages.Lock(mode):

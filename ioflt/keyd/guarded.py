@@ -23,6 +23,7 @@ from ioflt.access.principals import Principal
 from ioflt.access.privileges import Privilege
 from ioflt.access.transitions import Transition
 from ioflt.audit.event import Change, Event, Outcome, Thing, modified
+from ioflt.audit.reader import Page
 from ioflt.crypto.mac import sha256
 from ioflt.crypto.secret import Secret
 from ioflt.datastore.memory import Memory
@@ -500,6 +501,10 @@ class Guarded:
         self._require(_P.MODIFY_ROLES, ANYWHERE)
         settings = self._service.recorder.change(required=required, sink=sink)
         return EventLogSettings(settings.required, settings.sink)
+
+    def event_page(self, file: int, offset: int) -> Page:
+        self._require(_P.DIAGNOSTICS, ANYWHERE)
+        return self._service.recorder.page(file, offset)
 
     def key_holders(self) -> list[str]:
         return self._service.key_holders()

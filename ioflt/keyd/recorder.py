@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from ioflt.audit import sinks
+from ioflt.audit import reader, sinks
 from ioflt.audit.chain import Head
 from ioflt.audit.event import Actor, Change, Event, Outcome, Thing, Value, added, fitted, to_json
 from ioflt.audit.log import EventLog, Torn
@@ -28,6 +28,7 @@ from ioflt.keyd import accounts, users
 from ioflt.keys import files
 from ioflt.paths import Paths
 from ioflt.types import KeyRef
+from ioflt.wire.keyd.messages import MAX_EVENT_PAGE
 
 _MAX_FILE: Final = 4096
 
@@ -50,6 +51,7 @@ class Recorder:
         self._file = where.state / "events.json"
         self.settings = _read(self._file)
         self._sink = sinks.make(self.settings.sink)
+        self._directory = where.events
         self._log = EventLog(where.events)
         if self._log.torn is not None:
             self.record(_of_torn(self._log.torn))
@@ -58,6 +60,10 @@ class Recorder:
     def head(self) -> Head:
         """The log's last line."""
         return self._log.head
+
+    def page(self, file: int, offset: int) -> reader.Page:
+        """A piece of the log, at most MAX_EVENT_PAGE bytes. Raises StorageError."""
+        return reader.page(self._directory, file, offset, MAX_EVENT_PAGE)
 
     def record(self, event: Event) -> None:
         """Return when the event is on disk. Raises StorageError."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import select
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Protocol, TypeVar
 
 from ioflt import paths
 from ioflt.access import text
 from ioflt.access.state import AccessState
+from ioflt.audit.reader import LogFile
 from ioflt.crypto.secret import Secret
 from ioflt.errors import (
     BugError,
@@ -449,6 +450,19 @@ class KeyClient:
     ) -> messages.EventLogSettings:
         """Change what is not None; what the settings of the event log are then."""
         return self._ask(messages.SetEventLog(required, sink), messages.EventLogSettings)
+
+    def event_files(self) -> Iterator[LogFile]:
+        """The event log, file by file, as it is when the first one is asked for. Raises DeniedError."""
+        number, files = 0, 1
+        while number < files:
+            data = bytearray()
+            while (page := self._ask(messages.ReadEvents(number, len(data)), messages.EventPage)).data:
+                data += page.data
+            if number == 0:
+                files = page.files
+            if page.name:
+                yield LogFile(page.name, bytes(data))
+            number += 1
 
     def close(self) -> None:
         """Close idle connections. The client stays usable."""

@@ -111,6 +111,8 @@ EXAMPLES = {
     "policy assign: decrypt": Example("web", "policy assign 'Datastore Default' ds/web"),
     "key list": reads("web", "key list ds"),
     "key drill": reads("web", "key drill"),
+    "events": reads("", "events"),
+    "events verify": reads("", "events verify"),
     "keyd status": reads("", "keyd status"),
     "keyd lock": Example("ioflt keyd unlock", "keyd lock"),
     "keyd unlock": Example("ioflt keyd lock", "keyd unlock"),

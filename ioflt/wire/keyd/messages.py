@@ -62,6 +62,9 @@ MAX_USERS = 8
 MAX_POLICIES = 1 << 20
 MAX_POLICY_NAME = 128
 
+#: Most bytes of the event log in one page.
+MAX_EVENT_PAGE = 1 << 20
+
 #: Most VMs that are marked as those from which the keys come.
 MAX_KEY_HOLDERS = 256
 
@@ -336,6 +339,13 @@ class SetEventLog(_Message, frozen=True):
     sink: EventSink | None = None
 
 
+class ReadEvents(_Message, frozen=True):
+    """→ EventPage: of the event log's file of that number, from 0, what there is from `offset` on."""
+
+    file: Count
+    offset: Count
+
+
 class GetWarnings(_Message, frozen=True):
     """→ Warnings."""
 
@@ -412,6 +422,7 @@ KeyRequest = (
     | GetKeyHolders
     | MarkKeyHolder
     | SetEventLog
+    | ReadEvents
     | GetWarnings
     | Lock
     | Unlock
@@ -586,6 +597,14 @@ class EventLogSettings(_Message, frozen=True):
     sink: EventSink
 
 
+class EventPage(_Message, frozen=True):
+    """`data` is empty at the end of the file, `name` where there is no such file. `files`: how many are."""
+
+    name: Annotated[str, Meta(max_length=32)]
+    data: Annotated[bytes, Meta(max_length=MAX_EVENT_PAGE)]
+    files: Count
+
+
 class Warnings(_Message, frozen=True):
     lines: tuple[str, ...]
 
@@ -629,6 +648,7 @@ ReplyBody = (
     | CachedKeys
     | KeyHolders
     | EventLogSettings
+    | EventPage
     | Warnings
     | Locked
     | Access

@@ -90,6 +90,7 @@ EXCHANGES = [
     (m.MarkKeyHolder("0f0e0d0c-0b0a-4908-8706-050403020100", True), m.Done()),
     (m.SetEventLog(), m.EventLogSettings(True, "none")),
     (m.SetEventLog(False, "journal"), m.EventLogSettings(False, "journal")),
+    (m.ReadEvents(0, 2**63 - 1), m.EventPage("0001.jsonl", b"{}\n", 1)),
     (m.GetWarnings(), m.Warnings(("never backed up",))),
     (m.Lock("suspend"), m.Locked(("/m/a",), ())),
     (m.Unlock("corp", bytearray(b"passphrase")), m.Done()),

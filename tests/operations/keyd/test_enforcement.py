@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ioflt import paths
+from ioflt.audit import reader
 from ioflt.audit.event import text
 from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.secret import Secret
@@ -513,6 +514,16 @@ def test_nobody_administers_but_who_may(site: Site) -> None:
         with pytest.raises(DeniedError):
             ask()
     assert keys.key_states([key])[0].missing is None  # of a VM that he sees
+
+
+def test_events_are_read_over_keyd_by_who_may(site: Site, where) -> None:
+    site.grant("alice", site.ds, "Global.Diagnostics")  # on everything, or not
+    with pytest.raises(DeniedError, match=r"permission denied: Global\.Diagnostics on everything"):
+        list(site.client("events", "alice").event_files())
+    site.root.change_access(wire.Grant("bob", "administrator", wire.Object("everything", "", "everything")))
+    got = list(site.client("events", "bob").event_files())
+    assert got == list(reader.on_disk(where.events))
+    assert reader.verify(got).findings == ()
 
 
 def test_who_has_nothing_makes_no_keys(site: Site) -> None:

@@ -16,7 +16,7 @@ from tools.matrix import README
 
 
 def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    """Every command below that has no subcommands, by its words."""
+    """Every command below that does something by itself, by its words."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -24,7 +24,7 @@ def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple
         words = (*before, name)
         if isinstance(command, click.Group):
             yield from commands(command, words)
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield " ".join(words), command
 
 
