@@ -66,12 +66,17 @@ def remove_role(state: AccessState, name: str) -> AccessState:
     return replace(state, roles=tuple(each for each in state.roles if each != role))
 
 
-def create_folder(state: AccessState, name: str) -> AccessState:
+def create_folder(state: AccessState, name: str, provider: str | None = None) -> AccessState:
     """An empty folder. Raises UsageError, ExistsError."""
-    made = Folder(name)
+    made = Folder(name, provider=provider)
     if any(each.name == name for each in state.folders):
         raise ExistsError(f"a folder has that name: {name}")
     return _with_folder(state, made)
+
+
+def set_folder(state: AccessState, name: str, provider: str | None) -> AccessState:
+    """Another provider of new keys in it, or None of its own. Raises NotFoundError, UsageError."""
+    return _with_folder(state, replace(state.folder(name), provider=provider))
 
 
 def remove_folder(state: AccessState, name: str) -> AccessState:

@@ -28,6 +28,7 @@ def _values(state: AccessState) -> dict[str, Value]:
         values[f'access.service("{service.name}")'] = {"certificate": service.certificate}
     for folder in state.folders:
         values[f'access.folder("{folder.name}").lists'] = [_named(each) for each in sorted(folder.members)]
+        values[f'access.folder("{folder.name}").provider'] = folder.provider
     for each in state.permissions:
         values[f'access.permission("{each.principal}","{_named(each.target)}").role'] = each.role
     return values

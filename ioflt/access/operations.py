@@ -159,6 +159,7 @@ _WITHOUT_DATA_KEYS: Final = (
     ("folder list", _FILES),
     ("folder show", _FILES),
     ("folder create", _ROLES),
+    ("folder set", _ROLES),
     ("folder delete", _ROLES + _INHERITS),
     ("folder add", _INHERITS),
     ("folder remove", _INHERITS),

@@ -12,6 +12,7 @@ from ioflt.access.objects import EVERYTHING, Target, TargetKind
 from ioflt.access.principals import Kind, Principal
 from ioflt.access.roles import Role
 from ioflt.errors import NotFoundError, UsageError
+from ioflt.types import MAX_PROVIDER_NAME
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -27,16 +28,22 @@ class Permission:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A tenant: datastores and VMs, none of which is in another folder."""
+    """A tenant: datastores and VMs, none of which is in another folder.
+
+    `provider`: of the keys of new VMs in its datastores; None: as without a folder.
+    """
 
     name: str
     members: frozenset[Target] = frozenset()
+    provider: str | None = None
 
     def __post_init__(self) -> None:
         objects.folder(self.name)
         for member in self.members:
             if member.kind not in (TargetKind.DATASTORE, TargetKind.VM):
                 raise UsageError(f"a folder lists datastores and VMs, not {member}")
+        if self.provider is not None and not 0 < len(self.provider) <= MAX_PROVIDER_NAME:
+            raise UsageError(f"not a name of a provider: {ascii(self.provider)[:80]}")
 
 
 @dataclass(frozen=True, slots=True)

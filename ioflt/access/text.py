@@ -110,11 +110,11 @@ def _service(item: dict[str, Any]) -> Service:
 
 
 def _folder(item: dict[str, Any]) -> Folder:
-    _only(item, "name", "members")
+    _only(item, "name", "members", "provider")
     members = [_target(member) for member in _list(item, "members")]
     if len(set(members)) != len(members):
         raise MalformedError("twice", "member")
-    return Folder(_text(item, "name"), frozenset(members))
+    return Folder(_text(item, "name"), frozenset(members), _optional(item, "provider"))
 
 
 def _permission(item: dict[str, Any]) -> Permission:
@@ -138,7 +138,7 @@ def _target_object(target: Target) -> dict[str, str]:
 
 def _folder_object(folder: Folder) -> dict[str, object]:
     members = [_target_object(member) for member in sorted(folder.members)]
-    return {"name": folder.name, "members": members}
+    return {"name": folder.name, "members": members, "provider": folder.provider}
 
 
 def _only(item: dict[str, Any], *names: str) -> None:

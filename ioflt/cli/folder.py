@@ -50,14 +50,33 @@ def show(name: str, as_json: bool) -> None:
 
 @folder.command(short_help="Make a folder.")
 @click.argument("name")
+@click.option("--provider", metavar="P", help="Whose keys new VMs in its datastores get.")
 @json_option
-def create(name: str, as_json: bool) -> None:
-    """Make the folder NAME, which lists nothing."""
+def create(name: str, provider: str | None, as_json: bool) -> None:
+    """Make the folder NAME, which lists nothing.
+
+    A new VM in a datastore that it lists gets a key of the folder's provider, unless
+    its storage policy names another one, or you do.
+    """
     from ioflt.wire.keyd.access import CreateFolder
 
     with connect_keys() as keys:
-        keys.change_access(CreateFolder(name))
-    emit({"folder": name}, lambda: say(f"made the folder {name}"), as_json)
+        keys.change_access(CreateFolder(name, provider))
+    emit({"folder": name, "provider": provider}, lambda: say(f"made the folder {name}"), as_json)
+
+
+@folder.command(name="set", short_help="Choose a folder's key provider.")
+@click.argument("name")
+@click.option("--provider", metavar="P", help="Whose keys new VMs in its datastores get; none: as elsewhere.")
+@json_option
+def set_(name: str, provider: str | None, as_json: bool) -> None:
+    """Have new VMs in the datastores of the folder NAME get keys of that provider."""
+    from ioflt.wire.keyd.access import SetFolder
+
+    with connect_keys() as keys:
+        keys.change_access(SetFolder(name, provider))
+    told = f"the keys of new VMs in {name}: of {provider or 'no provider of its own'}"
+    emit({"folder": name, "provider": provider}, lambda: say(told), as_json)
 
 
 @folder.command(short_help="Put a datastore or VM into a folder.")
@@ -106,6 +125,7 @@ def _shown(state: AccessState, found: Folder) -> dict[str, object]:
     on = [each for each in state.permissions if each.target.id == found.name and each.target.kind == "folder"]
     return {
         "folder": found.name,
+        "provider": found.provider,
         "lists": [
             {"kind": str(each.kind), "object": each.shown, "id": each.id} for each in sorted(found.members)
         ],

@@ -242,7 +242,7 @@ def _begin_encrypt(
     begun = replace(
         record,
         state=HomeState.ENCRYPTED,
-        keys=(home.volume.keys.new_key(policy.provider or home.volume.record.key.provider),),
+        keys=(policies.new_key(home.volume.keys, home.volume.record, policy.provider),),
         names=(),
         policy=policy.name,
         thick=thick,

@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from ioflt.errors import NotFoundError, UsageError
+from ioflt.format.record.record import DatastoreRecord
 from ioflt.keys.client import KeyService
 from ioflt.policy import changes, text
 from ioflt.policy.bundled import BUNDLED, OF_STATE
 from ioflt.policy.compliance import lacking
 from ioflt.policy.model import StoragePolicy
-from ioflt.types import HomeState
+from ioflt.types import HomeState, KeyRef
 
 
 class Assigned(Protocol):
@@ -71,6 +72,13 @@ def of_record(keys: KeyService, name: str, state: HomeState) -> StoragePolicy:
     if known is not None and known.encrypts == bundled.encrypts:
         return known
     return replace(bundled, name=name, id=UNKNOWN_ID, description="")
+
+
+def new_key(keys: KeyService, record: DatastoreRecord, provider: str | None) -> KeyRef:
+    """For a VM of that datastore: of that provider, else of its folder's, else of the datastore's own."""
+    if provider is not None:
+        return keys.new_key(provider)
+    return keys.new_key(record.key.provider, within=record.datastore_id)
 
 
 def default(keys: KeyService, record: Assigned, state: HomeState) -> StoragePolicy:

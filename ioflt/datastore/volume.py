@@ -295,8 +295,9 @@ class Volume:
     ) -> HomeRecord:
         """A record with a new home id, by that policy, else the datastore's own.
 
-        If that encrypts, with that key, or a new KEK of that provider, else the policy's, else the
-        datastore's. `integrity`: with tags, whatever the policy says; UsageError where nothing encrypts.
+        If that encrypts, with that key, or a new KEK of that provider, else the policy's, else that of the
+        datastore's folder, else the datastore's. `integrity`: with tags, whatever the policy says; UsageError
+        where nothing encrypts.
         """
         record = self.record
         policy = policy or policies.default(self.keys, record, record.default)
@@ -304,8 +305,8 @@ class Volume:
             raise UsageError("would be clear: without a key there are no tags", file=name)
         found: tuple[KeyRef, ...] = ()
         if policy.encrypts:
-            provider = provider or policy.provider or self.root.standing().key.provider
-            found = (key or self.keys.new_key(provider),)
+            self.root.standing()  # the datastore's keys of now
+            found = (key or policies.new_key(self.keys, self.record, provider or policy.provider),)
         return HomeRecord(
             new_uuid(),
             record.datastore_id,

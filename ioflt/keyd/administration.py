@@ -30,6 +30,7 @@ _COMMANDS: Final[Mapping[type, str]] = {
     wire.Revoke: "permission revoke",
     wire.RemoveRole: "role remove",
     wire.CreateFolder: "folder create",
+    wire.SetFolder: "folder set",
     wire.RemoveFolder: "folder delete",
     wire.AddMember: "folder add",
     wire.RemoveMember: "folder remove",
@@ -130,8 +131,10 @@ def _changed(state: AccessState, caller: Caller, change: wire.Change) -> AccessS
             return changes.create_role(state, name, held)
         case wire.RemoveRole(name):
             return changes.remove_role(state, name)
-        case wire.CreateFolder(name):
-            return changes.create_folder(state, name)
+        case wire.CreateFolder(name, provider):
+            return changes.create_folder(state, name, provider)
+        case wire.SetFolder(name, provider):
+            return changes.set_folder(state, name, provider)
         case wire.CreateService(name, certificate):
             return changes.create_service(state, name, certificate)
         case wire.RemoveService(name):

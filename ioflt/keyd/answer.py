@@ -54,8 +54,8 @@ def _answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBod
     match request:
         case messages.DefaultProvider():
             return messages.Text(service.default_provider())
-        case messages.NewKey(provider):
-            return messages.Made(messages.Key.of(service.new_key(provider)))
+        case messages.NewKey(provider, within):
+            return messages.Made(messages.Key.of(service.new_key(provider, within=within)))
         case messages.UseKey(key):
             service.use_key(key.ref)
             return messages.Done()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from ioflt.access import transitions
+from ioflt.access import objects, transitions
 from ioflt.access.decide import denial
 from ioflt.access.objects import ANYWHERE, Place
 from ioflt.access.operations import OPERATIONS, On
@@ -406,8 +406,11 @@ class Guarded:
     def default_provider(self) -> str:
         return self._service.default_provider()
 
-    def new_key(self, provider: str | None = None) -> KeyRef:
+    def new_key(self, provider: str | None = None, *, within: str | None = None) -> KeyRef:
         self._require_anywhere(_MAKES_KEYS)
+        if within is not None:
+            folder = self._rules.authority.state.folder_of(objects.datastore(within, within))
+            provider = (folder and folder.provider) or provider
         key = self._service.new_key(provider)
         self._holdings.made_key(self._who, key)
         return key

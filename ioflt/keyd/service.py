@@ -118,7 +118,8 @@ class Service:
     def default_provider(self) -> str:
         return self._registry.default()
 
-    def new_key(self, provider: str | None = None) -> KeyRef:
+    def new_key(self, provider: str | None = None, *, within: str | None = None) -> KeyRef:
+        """Folders are `guarded`'s to know: `within` is none of this room's business."""
         self._refuse_unless(State.OPEN)
         name = provider if provider is not None else self.default_provider()
         key = KeyRef(name, self._provider(name).create())

@@ -66,8 +66,10 @@ class KeyService(Protocol):
         """The provider of new keys: the only one there is, else `local`, which is made at first use."""
         ...
 
-    def new_key(self, provider: str | None = None) -> KeyRef:
-        """A new KEK."""
+    def new_key(self, provider: str | None = None, *, within: str | None = None) -> KeyRef:
+        """A new KEK, of that provider, else of the default one; first of that of the folder which lists the
+        datastore of the id `within`, if it has one.
+        """
         ...
 
     def use_key(self, key: KeyRef) -> None:
@@ -259,8 +261,8 @@ class KeyClient:
     def default_provider(self) -> str:
         return self._ask(messages.DefaultProvider(), messages.Text).value
 
-    def new_key(self, provider: str | None = None) -> KeyRef:
-        return self._ask(messages.NewKey(provider), messages.Made).key.ref
+    def new_key(self, provider: str | None = None, *, within: str | None = None) -> KeyRef:
+        return self._ask(messages.NewKey(provider, within), messages.Made).key.ref
 
     def use_key(self, key: KeyRef) -> None:
         self._ask(messages.UseKey(messages.Key.of(key)), messages.Done)

@@ -97,6 +97,7 @@ role list
 service create backup
 service list
 folder create tenant
+folder set tenant --provider local
 folder add tenant ds/web
 permission grant service:backup night folder:tenant
 permission explain service:backup Cryptographer.Access ds/web

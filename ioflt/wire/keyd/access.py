@@ -57,6 +57,12 @@ class RemoveRole(_Change, frozen=True):
 
 class CreateFolder(_Change, frozen=True):
     name: Name
+    provider: Name | None
+
+
+class SetFolder(_Change, frozen=True):
+    name: Name
+    provider: Name | None
 
 
 class RemoveFolder(_Change, frozen=True):
@@ -97,6 +103,7 @@ Change = (
     | CreateRole
     | RemoveRole
     | CreateFolder
+    | SetFolder
     | RemoveFolder
     | AddMember
     | RemoveMember

@@ -148,9 +148,13 @@ class DefaultProvider(_Message, frozen=True):
 
 
 class NewKey(_Message, frozen=True):
-    """→ Made. A new KEK of that provider, or of the default one."""
+    """→ Made. A new KEK of that provider, or of the default one.
+
+    `within`: the id of a datastore whose folder's provider, if it has one, comes first.
+    """
 
     provider: ProviderName | None = None
+    within: HomeId | None = None
 
 
 class UseKey(_Message, frozen=True):

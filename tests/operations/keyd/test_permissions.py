@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.machine import Machine, User
+from tests.machine import ROOT, Machine, User
 
 pytestmark = [pytest.mark.root, pytest.mark.interop("unshare", "setpriv", "nsenter")]
 
@@ -93,3 +93,27 @@ def test_duties_are_separate_between_users(machine: Machine) -> None:
     assert "last user with key-duties" in refused(
         machine, ALICE, "permission", "revoke", "alice", "everything"
     )
+
+
+def test_new_vms_of_a_folder_get_keys_of_its_provider(machine: Machine) -> None:
+    script = "mkdir -p /mnt/work/vm && echo 1 > /mnt/work/vm/disk.raw && echo secret > /mnt/work/secret"
+    assert machine.run(ROOT, "sh", "-c", script).returncode == 0
+    for name in ("local", "corp"):
+        machine.root("provider", "create", "native", name)
+        machine.root(
+            "provider", "backup", name, f"/mnt/work/{name}.p12", "--passphrase-file", "/mnt/work/secret"
+        )
+    machine.root("provider", "default", "local")
+    machine.root("datastore", "init", "/mnt/work/ds")
+    machine.root("folder", "create", "tenant", "--provider", "corp")
+
+    def provider(name: str, *options: str) -> str:
+        machine.root("vm", "import", "/mnt/work/vm", "/mnt/work/ds", "--as", name, *options)
+        shown = json.loads(machine.root("vm", "show", f"/mnt/work/ds/{name}", "--json"))
+        return str(shown["keys"][0]).partition(":")[0]
+
+    assert provider("before") == "local"
+    machine.root("folder", "add", "tenant", "/mnt/work/ds")
+    assert provider("within") == "corp"
+    machine.root("folder", "set", "tenant")
+    assert provider("after") == "local"

@@ -47,7 +47,7 @@ def test_the_example_of_the_specification() -> None:
     assert text.write(first(principals.user("root"))) == example.lstrip("\n").encode()
 
 
-FOLDER = {"name": "t", "members": []}
+FOLDER = {"name": "t", "members": [], "provider": None}
 MEMBER = {"kind": "vm", "id": "00000000-0000-0000-0000-000000000001", "shown": "web01"}
 ROLE = {"id": "r", "privileges": ["System.Read"]}
 

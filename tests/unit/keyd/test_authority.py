@@ -137,7 +137,7 @@ def test_a_delegated_administrator(authority):
         authority,
         OWNER,
         wire.CreateRole("delegate", ("Authorization.ModifyPermissions",), "backup-operator"),
-        wire.CreateFolder("tenant"),
+        wire.CreateFolder("tenant", None),
         wire.AddMember("tenant", WEB),
         wire.Grant("alice", "delegate", wire.Object("folder", "tenant", "folder:tenant")),
     )
@@ -173,8 +173,8 @@ def test_one_sees_what_one_may_read(authority):
     change(
         authority,
         OWNER,
-        wire.CreateFolder("tenant"),
-        wire.CreateFolder("other"),
+        wire.CreateFolder("tenant", None),
+        wire.CreateFolder("other", None),
         wire.AddMember("tenant", WEB),
         wire.Grant("alice", "read-only", wire.Object("folder", "tenant", "folder:tenant")),
         wire.Grant("bob", "read-only", WEB),
