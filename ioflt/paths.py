@@ -67,6 +67,11 @@ class Paths:
         return self.state / "events"
 
     @property
+    def attest_key(self) -> Path:
+        """The private key by which keyd signs reports."""
+        return self.state / "attest.key"
+
+    @property
     def operations(self) -> Path:
         """One empty file per authorised decrypt in progress, named by its one-time id."""
         return self.state / "operations"

@@ -88,6 +88,7 @@ _WITHOUT_DATA_KEYS: Final = (
     ("vm show", _SEES_VM),
     ("health", _SEES_PROVIDERS),
     ("events", _needs(On.EVERYTHING, _P.DIAGNOSTICS)),
+    ("attest", _needs(On.EVERYTHING, _P.DIAGNOSTICS)),
     ("events set", _needs(On.EVERYTHING, _P.MODIFY_ROLES)),
     ("events verify", _needs(On.EVERYTHING, _P.DIAGNOSTICS)),
     ("vm mark", _KEYS),

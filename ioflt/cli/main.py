@@ -70,6 +70,7 @@ _SECTIONS = (
             Entry("folder", "ioflt.cli.folder", "folder", "Tenants: sets of datastores and VMs."),
             Entry("service", "ioflt.cli.service", "service", "Principals that are no users here."),
             Entry("events", "ioflt.cli.events", "events", "What happened, who did it; verify the log."),
+            Entry("attest", "ioflt.cli.attest", "attest", "A signed report of a datastore, for an auditor."),
             Entry("setup", "ioflt.cli.setup", "setup", "Separate the duties of two administrators."),
         ),
     ),

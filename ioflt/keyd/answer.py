@@ -125,6 +125,10 @@ def _answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBod
         case messages.ReadEvents(file, offset):
             page = service.event_page(file, offset)
             return messages.EventPage(page.name, page.data, page.files)
+        case messages.Attest(report):
+            return messages.Attested(*service.attest(report))
+        case messages.GetAttestKey():
+            return messages.Text(service.attest_key())
         case messages.GetWarnings():
             return messages.Warnings(tuple(service.warnings()))
         case messages.Lock(mode):

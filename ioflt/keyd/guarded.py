@@ -22,7 +22,8 @@ from ioflt.access.operations import OPERATIONS, On
 from ioflt.access.principals import Principal
 from ioflt.access.privileges import Privilege
 from ioflt.access.transitions import Transition
-from ioflt.audit.event import Change, Event, Outcome, Thing, modified
+from ioflt.audit.attestation import Statement
+from ioflt.audit.event import Change, Event, Outcome, Thing, added, modified
 from ioflt.audit.reader import Page
 from ioflt.crypto.mac import sha256
 from ioflt.crypto.secret import Secret
@@ -508,6 +509,21 @@ class Guarded:
     def event_page(self, file: int, offset: int) -> Page:
         self._require(_P.DIAGNOSTICS, ANYWHERE)
         return self._service.recorder.page(file, offset)
+
+    def attest(self, report: bytes) -> tuple[bytes, bytes]:
+        """keyd's statement about the report of that SHA-256, and its signature; an event tells of it."""
+        self._require(_P.DIAGNOSTICS, ANYWHERE)
+        digest = report.hex()
+        about = [added("attest.report", digest)]
+        told = self._event("attest", ANYWHERE, changes=about, privilege=_P.DIAGNOSTICS)
+        self._service.recorder.record(told)
+        made = Statement(digest, told.by, told.time, str(self._service.recorder.head))
+        return self._service.attester.sign(made)
+
+    def attest_key(self) -> str:
+        """The public key that verifies these signatures, in PEM."""
+        self._require(_P.DIAGNOSTICS, ANYWHERE)
+        return self._service.attester.public_key()
 
     def key_holders(self) -> list[str]:
         return self._service.key_holders()

@@ -47,6 +47,7 @@ from ioflt.format.luks2.profile import Digest
 from ioflt.format.record import record as form
 from ioflt.format.vmx import sealed
 from ioflt.keyd import generations, outward
+from ioflt.keyd.attester import Attester
 from ioflt.keyd.kept import Facts, KeptKeys
 from ioflt.keyd.key_holders import KeyHolders
 from ioflt.keyd.lockdown import Lockdown, unlock_all
@@ -97,6 +98,8 @@ class Service:
         self._paths = where
         #: What happens goes there.
         self.recorder = Recorder(where)
+        #: Signs statements about reports.
+        self.attester = Attester(where.attest_key)
         self._watch = ProviderWatch(store, self.recorder)
         self._clock = clock or LatestTime()
         self._registry = Registry(store)

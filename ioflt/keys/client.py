@@ -466,6 +466,15 @@ class KeyClient:
                 yield LogFile(page.name, bytes(data))
             number += 1
 
+    def attest(self, report: bytes) -> tuple[bytes, bytes]:
+        """keyd's statement about the report of that SHA-256, and its signature. Raises DeniedError."""
+        answer = self._ask(messages.Attest(report), messages.Attested)
+        return answer.statement, answer.signature
+
+    def attest_key(self) -> str:
+        """The public key that verifies these signatures, in PEM. Raises DeniedError."""
+        return self._ask(messages.GetAttestKey(), messages.Text).value
+
     def close(self) -> None:
         """Close idle connections. The client stays usable."""
         with self._lock:

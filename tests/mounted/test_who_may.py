@@ -111,6 +111,7 @@ EXAMPLES = {
     "policy assign: decrypt": Example("web", "policy assign 'Datastore Default' ds/web"),
     "key list": reads("web", "key list ds"),
     "key drill": reads("web", "key drill"),
+    "attest": reads("rm -f out/*.report", "attest ds --out out/$$.report"),
     "events": reads("", "events"),
     "events verify": reads("", "events verify"),
     "keyd status": reads("", "keyd status"),

@@ -65,6 +65,9 @@ MAX_POLICY_NAME = 128
 #: Most bytes of the event log in one page.
 MAX_EVENT_PAGE = 1 << 20
 
+#: Longest statement about a report, in bytes.
+MAX_STATEMENT = 32 << 10
+
 #: Most VMs that are marked as those from which the keys come.
 MAX_KEY_HOLDERS = 256
 
@@ -350,6 +353,16 @@ class ReadEvents(_Message, frozen=True):
     offset: Count
 
 
+class Attest(_Message, frozen=True):
+    """→ Attested: a statement about the report of that SHA-256."""
+
+    report: Tag
+
+
+class GetAttestKey(_Message, frozen=True):
+    """→ Text: the public key by which attestations are verified, in PEM."""
+
+
 class GetWarnings(_Message, frozen=True):
     """→ Warnings."""
 
@@ -427,6 +440,8 @@ KeyRequest = (
     | MarkKeyHolder
     | SetEventLog
     | ReadEvents
+    | Attest
+    | GetAttestKey
     | GetWarnings
     | Lock
     | Unlock
@@ -609,6 +624,13 @@ class EventPage(_Message, frozen=True):
     files: Count
 
 
+class Attested(_Message, frozen=True):
+    """The statement and its signature (`audit/SPEC.md`)."""
+
+    statement: Annotated[bytes, Meta(max_length=MAX_STATEMENT)]
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
 class Warnings(_Message, frozen=True):
     lines: tuple[str, ...]
 
@@ -653,6 +675,7 @@ ReplyBody = (
     | KeyHolders
     | EventLogSettings
     | EventPage
+    | Attested
     | Warnings
     | Locked
     | Access

@@ -92,6 +92,8 @@ EXCHANGES = [
     (m.SetEventLog(), m.EventLogSettings(True, "none")),
     (m.SetEventLog(False, "journal"), m.EventLogSettings(False, "journal")),
     (m.ReadEvents(0, 2**63 - 1), m.EventPage("0001.jsonl", b"{}\n", 1)),
+    (m.Attest(bytes(32)), m.Attested(b"{}", bytes(64))),
+    (m.GetAttestKey(), m.Text("-----BEGIN PUBLIC KEY-----")),
     (m.GetWarnings(), m.Warnings(("never backed up",))),
     (m.Lock("suspend"), m.Locked(("/m/a",), ())),
     (m.Unlock("corp", bytearray(b"passphrase")), m.Done()),

@@ -526,6 +526,25 @@ def test_events_are_read_over_keyd_by_who_may(site: Site, where) -> None:
     assert reader.verify(got).findings == ()
 
 
+def test_reports_are_signed_for_who_may_read_events(site: Site, where) -> None:
+    site.grant("alice", site.ds, "Global.Diagnostics")  # on everything, or not
+    site.root.change_access(wire.CreateRole("auditor", ("Global.Diagnostics",)))
+    site.root.change_access(wire.Grant("bob", "auditor", wire.Object("everything", "", "everything")))
+    alice, bob = site.client("attest", "alice"), site.client("attest", "bob")
+    for ask in (alice.attest_key, lambda: alice.attest(bytes(32))):
+        with pytest.raises(DeniedError, match=r"permission denied: Global\.Diagnostics on everything"):
+            ask()
+    stated, _ = bob.attest(bytes(32))
+    assert b"user:bob" in stated
+    assert bob.attest_key() == bob.attest_key()
+    told = [one for one in events(where) if one.operation == "attest"]
+    assert [(one.outcome, one.by.as_principal) for one in told] == [
+        ("denied", "user:alice"),
+        ("done", "user:bob"),
+    ]
+    assert bob.access() == site.root.access()  # so the report names all who could read
+
+
 def test_who_has_nothing_makes_no_keys(site: Site) -> None:
     with pytest.raises(DeniedError):
         site.client("vm import", "mallory").new_key()
