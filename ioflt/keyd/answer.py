@@ -122,6 +122,8 @@ def _answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBod
             return messages.Done()
         case messages.SetEventLog(required, sink):
             return service.set_event_log(required, sink)
+        case messages.NoteEvents(reports):
+            return service.note_events(reports)
         case messages.ReadEvents(file, offset):
             page = service.event_page(file, offset)
             return messages.EventPage(page.name, page.data, page.files)

@@ -36,6 +36,7 @@ from ioflt.format.vmx import sealed
 from ioflt.keyd.authority import Authority
 from ioflt.keyd.holdings import Holdings, Owner
 from ioflt.keyd.recorder import event
+from ioflt.keyd.reports import Allowance, event_of
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
 from ioflt.keys.state import KeyState
@@ -48,6 +49,7 @@ from ioflt.wire.keyd.messages import (
     EventSink,
     Locked,
     LockMode,
+    Report,
     Status,
 )
 
@@ -92,6 +94,7 @@ class Rules:
     memory: Memory
     binding: threading.Lock = field(default_factory=threading.Lock)
     denials: OrderedDict[tuple[Principal, Privilege, Place], float] = field(default_factory=OrderedDict)
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 class Guarded:
@@ -397,10 +400,13 @@ class Guarded:
         made = event(
             operation, about, changes=changes, outcome=outcome, privilege=privilege, datastore=datastore
         )
-        if self._session.for_other:
-            by = msgspec.structs.replace(made.by, as_principal=str(self._who))
-            made = msgspec.structs.replace(made, by=by)
-        return made
+        return self._for_whom(made)
+
+    def _for_whom(self, made: Event) -> Event:
+        if not self._session.for_other:
+            return made
+        by = msgspec.structs.replace(made.by, as_principal=str(self._who))
+        return msgspec.structs.replace(made, by=by)
 
     # Keys and providers
 
@@ -524,6 +530,15 @@ class Guarded:
         """The public key that verifies these signatures, in PEM."""
         self._require(_P.DIAGNOSTICS, ANYWHERE)
         return self._service.attester.public_key()
+
+    def note_events(self, reports: Sequence[Report]) -> EventLogSettings:
+        """Log what the peer reports. Raises UsageError, BusyError; StorageError when events are required."""
+        told = [self._for_whom(event_of(report, self._session.operation)) for report in reports]
+        self._rules.allowance.take(told[0].by.uid, len(told))
+        for each in told:
+            self._service.recorder.record_soon(each)
+        settings = self._service.recorder.settings
+        return EventLogSettings(settings.required, settings.sink)
 
     def key_holders(self) -> list[str]:
         return self._service.key_holders()

@@ -453,6 +453,14 @@ class KeyClient:
         """Change what is not None; what the settings of the event log are then."""
         return self._ask(messages.SetEventLog(required, sink), messages.EventLogSettings)
 
+    def note_events(self, events: Sequence[messages.Report]) -> messages.EventLogSettings:
+        """Have events logged that keyd cannot see, at most `MAX_REPORTS`. Returns whether they have to be.
+
+        When it fails, some may be there all the same. Raises BusyError when there were too many of late,
+        StorageError when they have to be logged and cannot.
+        """
+        return self._ask(messages.NoteEvents(tuple(events)), messages.EventLogSettings)
+
     def event_files(self) -> Iterator[LogFile]:
         """The event log, file by file, as it is when the first one is asked for. Raises DeniedError."""
         number, files = 0, 1

@@ -71,6 +71,12 @@ MAX_STATEMENT = 32 << 10
 #: Most VMs that are marked as those from which the keys come.
 MAX_KEY_HOLDERS = 256
 
+#: Most events that are reported at once, longest text of one, and most values that it changed: a batch of the
+#: longest fits a frame.
+MAX_REPORTS = 100
+MAX_REPORT_TEXT = 1024
+MAX_REPORT_CHANGES = 2
+
 Meta = msgspec.Meta
 
 Batch = Meta(max_length=MAX_BATCH)
@@ -88,6 +94,7 @@ Shown = Annotated[str, Meta(max_length=MAX_SHOWN)]
 LockMode = Literal["refuse", "suspend", "force"]
 #: Who is told of events besides the event log.
 EventSink = Literal["none", "journal", "syslog"]
+ReportText = Annotated[str, Meta(max_length=MAX_REPORT_TEXT)]
 HomeId = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 #: Seconds since 1970.
@@ -346,6 +353,43 @@ class SetEventLog(_Message, frozen=True):
     sink: EventSink | None = None
 
 
+class ReportedThing(_Struct, frozen=True):
+    """What a reported event is about."""
+
+    kind: Literal["vm", "datastore", "provider"]
+    id: ReportText
+    shown: ReportText
+
+
+class ReportedChange(_Struct, frozen=True, omit_defaults=True):
+    """One value: None before it was added, or after it was deleted."""
+
+    path: ReportText
+    before: ReportText | None = None
+    after: ReportText | None = None
+
+
+class Report(_Struct, frozen=True, omit_defaults=True):
+    """Of an event what keyd cannot see: it knows itself who reports, and when.
+
+    `served_uid`: the user that a mount did it for.
+    """
+
+    operation: Annotated[str, Meta(min_length=1, max_length=MAX_OPERATION)]
+    object: ReportedThing | None = None
+    datastore: ReportedThing | None = None
+    changes: Annotated[tuple[ReportedChange, ...], Meta(max_length=MAX_REPORT_CHANGES)] = ()
+    outcome: Literal["done", "failed", "refused"] = "done"
+    reason: ReportText | None = None
+    served_uid: Annotated[int, Meta(ge=0, lt=2**32)] | None = None
+
+
+class NoteEvents(_Message, frozen=True):
+    """→ EventLogSettings: these are in the event log, and soon on disk."""
+
+    events: Annotated[tuple[Report, ...], Meta(min_length=1, max_length=MAX_REPORTS)]
+
+
 class ReadEvents(_Message, frozen=True):
     """→ EventPage: of the event log's file of that number, from 0, what there is from `offset` on."""
 
@@ -439,6 +483,7 @@ KeyRequest = (
     | GetKeyHolders
     | MarkKeyHolder
     | SetEventLog
+    | NoteEvents
     | ReadEvents
     | Attest
     | GetAttestKey

@@ -91,6 +91,23 @@ EXCHANGES = [
     (m.MarkKeyHolder("0f0e0d0c-0b0a-4908-8706-050403020100", True), m.Done()),
     (m.SetEventLog(), m.EventLogSettings(True, "none")),
     (m.SetEventLog(False, "journal"), m.EventLogSettings(False, "journal")),
+    (
+        m.NoteEvents(
+            (
+                m.Report("provider create", m.ReportedThing("provider", "corp", "corp")),
+                m.Report(
+                    "file rename",
+                    m.ReportedThing("vm", "0f0e0d0c-0b0a-4908-8706-050403020100", "web"),
+                    m.ReportedThing("datastore", "0f0e0d0c-0b0a-4908-8706-050403020101", "/srv/ds"),
+                    (m.ReportedChange("file", "web/a", "web/b"), m.ReportedChange("file", None, "x")),
+                    "failed",
+                    "why",
+                    2**32 - 1,
+                ),
+            )
+        ),
+        m.EventLogSettings(True, "none"),
+    ),
     (m.ReadEvents(0, 2**63 - 1), m.EventPage("0001.jsonl", b"{}\n", 1)),
     (m.Attest(bytes(32)), m.Attested(b"{}", bytes(64))),
     (m.GetAttestKey(), m.Text("-----BEGIN PUBLIC KEY-----")),

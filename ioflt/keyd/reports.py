@@ -1,0 +1,110 @@
+"""What commands and mounts report, as it is not seen here: which operations, and how much of it.
+
+keyd vouches for who reports: that is the peer, as the kernel names it. The rest is his word, and marked so.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from ioflt.audit.event import Change, Event, Thing
+from ioflt.errors import BusyError, UsageError
+from ioflt.keyd.recorder import event
+from ioflt.wire.keyd.messages import Report, ReportedThing
+
+#: What a mount tells of, with the user that it did it for.
+BY_MOUNTS: Final = frozenset(
+    (
+        "file open",
+        "file create",
+        "file remove",
+        "file rename",
+        "vm create",
+        "vm remove",
+        "vm rename",
+        "integrity failure",
+    )
+)
+
+#: What commands tell of.
+BY_COMMANDS: Final = frozenset(
+    (
+        "vm import",
+        "vm export",
+        "vm clone",
+        "vm move",
+        "vmx import",
+        "vmx export",
+        "header backup",
+        "header restore",
+        "recovery add",
+        "recovery remove",
+        "provider create",
+        "provider remove",
+        "provider backup",
+        "check",
+    )
+)
+
+#: Events that a user may report at once, and in each second from then on: more than a mount makes files.
+BURST: Final = 20_000
+RATE: Final = 1_000
+
+_MAX_USERS: Final = 4_096
+
+
+class Allowance:
+    """How much each user may report yet, so that nobody fills the disk at once. Safe for several threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._left: OrderedDict[int, tuple[float, float]] = OrderedDict()  # by uid; as of when
+
+    def take(self, uid: int, count: int) -> None:
+        """Raises BusyError when that is more than there is now."""
+        now = self._clock()
+        with self._lock:
+            left, since = self._left.pop(uid, (float(BURST), now))
+            left = min(float(BURST), left + (now - since) * RATE)
+            enough = left >= count
+            self._left[uid] = (left - count if enough else left, now)
+            if len(self._left) > _MAX_USERS:
+                self._left.popitem(last=False)
+        if not enough:
+            raise BusyError(f"uid {uid} reports more events than keyd takes")
+
+
+def event_of(report: Report, operation: str) -> Event:
+    """The event of a report, over a connection for that operation. Raises UsageError for what is none."""
+    mounts = operation == "mount"
+    if report.operation not in (BY_MOUNTS if mounts else BY_COMMANDS):
+        raise UsageError(f"{report.operation} is not reported to keyd by a {operation or 'command'}")
+    if report.served_uid is not None and not mounts:
+        raise UsageError("only a mount serves other users")
+    told = event(
+        report.operation,
+        _thing(report.object),
+        changes=[_change(one.path, one.before, one.after) for one in report.changes],
+        outcome=report.outcome,
+        reason=report.reason,
+        datastore=_thing(report.datastore),
+    )
+    return Event(
+        told.time, told.by, told.operation, told.object, told.datastore, told.changes, told.privilege,
+        told.outcome, told.reason, reported=True, served_uid=report.served_uid,
+    )  # fmt: skip
+
+
+def _change(path: str, before: str | None, after: str | None) -> Change:
+    if before is None:
+        return Change("added", path, None, after)
+    return Change("deleted" if after is None else "modified", path, before, after)
+
+
+def _thing(thing: ReportedThing | None) -> Thing | None:
+    return None if thing is None else Thing(thing.kind, thing.id, thing.shown)

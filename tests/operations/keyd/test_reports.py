@@ -1,0 +1,100 @@
+"""Events that commands and mounts report: what keyd takes of whom, and what nobody can make it write."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import pytest
+
+from ioflt import paths
+from ioflt.errors import BusyError, PeerError, UsageError
+from ioflt.keyd.reports import BURST, BY_COMMANDS, BY_MOUNTS, RATE, Allowance
+from ioflt.keys import starter
+from ioflt.keys.client import KeyClient
+from ioflt.wire.keyd.messages import MAX_REPORTS, Report, ReportedChange, ReportedThing
+from tests.operations.keyd.test_events import events
+
+WEB = ReportedThing("vm", "0f0e0d0c-0b0a-4908-8706-050403020100", "web")
+
+
+def client(operation, who=None):
+    return KeyClient.connect(
+        lambda start: starter.greet(paths.find(), start=start, operation=operation, as_principal=who)
+    )
+
+
+def test_who_reports_is_the_peer_and_it_is_marked(keys, where):
+    with client("mount", "alice") as mount, client("vm import") as command:
+        renamed = ReportedChange("file", "web/a", "web/b")
+        settings = mount.note_events([Report("file rename", WEB, changes=(renamed,), served_uid=4321)])
+        command.note_events([Report("vm import", WEB, outcome="failed", reason="no space")])
+    assert settings.required
+    first, second = events(where)
+    assert (first.by.uid, first.by.pid, first.by.as_principal) == (os.getuid(), os.getpid(), "user:alice")
+    assert (second.by.uid, second.by.pid, second.by.as_principal) == (os.getuid(), os.getpid(), None)
+    assert (first.served_uid, second.served_uid) == (4321, None)
+    assert first.reported
+    assert second.reported
+    assert (first.changes[0].kind, first.object.shown, second.reason) == ("modified", "web", "no space")
+
+
+@pytest.mark.parametrize(
+    ("connection", "report"),
+    [
+        ("vm import", Report("lock")),  # keyd's own
+        ("vm import", Report("permission grant")),
+        ("vm import", Report("key use")),
+        ("vm import", Report("file open")),  # a mount's
+        ("mount", Report("vm import")),
+        ("", Report("file remove")),
+        ("vm import", Report("vm import", served_uid=0)),
+    ],
+)
+def test_nobody_reports_what_is_not_his_to_report(keys, where, connection, report):
+    sound = Report("file create" if connection == "mount" else "vm import")
+    with client(connection) as other, pytest.raises(UsageError):
+        other.note_events([sound, report])
+    assert events(where) == []  # nothing of the batch
+
+
+@pytest.mark.parametrize("field", ["by", "uid", "time", "reported", "privilege", "as_principal"])
+def test_nobody_says_himself_who_he_is(keys, where, field):
+    """A field of an event that keyd fills in is no field of a report: it breaks the protocol."""
+    forged = msgspec.defstruct("Report", [("operation", str), (field, object)], frozen=True)
+    with client("vm import") as other, pytest.raises(PeerError):
+        other.note_events([forged("vm import", 0)])
+    assert events(where) == []
+
+
+@pytest.mark.parametrize(
+    "reports",
+    [
+        [],
+        [Report("vm import")] * (MAX_REPORTS + 1),
+        [Report("vm import", reason="x" * 1025)],
+        [Report("vm import", changes=(ReportedChange("a", "b", "c"),) * 3)],
+        [Report("vm import", msgspec.structs.replace(WEB, kind="key"))],
+    ],
+)
+def test_what_is_too_much_breaks_the_protocol(keys, where, reports):
+    with client("vm import") as other, pytest.raises(PeerError):
+        other.note_events(reports)
+    assert events(where) == []
+
+
+def test_each_user_has_an_allowance():
+    now = 0.0
+    allowance = Allowance(lambda: now)
+    allowance.take(1, BURST)
+    allowance.take(2, BURST)
+    with pytest.raises(BusyError):
+        allowance.take(1, 1)
+    now = 1.0
+    allowance.take(1, RATE)
+    with pytest.raises(BusyError):
+        allowance.take(1, 1)
+
+
+def test_mounts_and_commands_have_their_own():
+    assert not BY_MOUNTS & BY_COMMANDS
