@@ -1,4 +1,5 @@
-"""Linux calls that Python's `os` lacks: fallocate with modes, openat2, renameat2, FICLONE, OFD locks.
+"""Linux calls that Python's `os` lacks: fallocate with modes, openat2, renameat2, FICLONE, OFD locks,
+inotify.
 
 Every function raises OSError as `os` would. Flag values are those of the kernel's uapi headers.
 """
@@ -11,6 +12,8 @@ import fcntl
 import os
 import struct
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -18,6 +21,7 @@ _libc.syscall.restype = ctypes.c_long
 _libc.futimens.argtypes = (ctypes.c_int, ctypes.c_char_p)
 _libc.utimensat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int)
 _libc.linkat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
+_libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 _libc.fchownat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_int)
 
 FALLOC_FL_KEEP_SIZE = 0x01
@@ -38,6 +42,10 @@ _RESOLVE_BENEATH = 0x08
 AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _FICLONE = 0x40049409  # linux/fs.h
+
+# linux/inotify.h: what changes in a directory when a file of it is written or made.
+_IN_WRITTEN = 0x02 | 0x80 | 0x100  # IN_MODIFY, IN_MOVED_TO, IN_CREATE
+_INOTIFY_READ = 16 << 10
 
 # Two struct timespec: UTIME_OMIT for the access time, UTIME_NOW for the modification time.
 _OMIT_AND_NOW = struct.pack("qqqq", 0, (1 << 30) - 2, 0, (1 << 30) - 1)
@@ -129,6 +137,23 @@ def open_beneath(dir_fd: int, name: str, flags: int) -> int:
         _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_XDEV,
     )
     return _check(_libc.syscall(_SYS_OPENAT2, dir_fd, os.fsencode(name), how, len(how)))
+
+
+@contextmanager
+def watching(directory: str | os.PathLike[str]) -> Iterator[Callable[[], None]]:
+    """inotify(7): gives a function that returns once a file there was written or made since it was called
+    last, or since the block began.
+    """
+    fd = _check(_libc.inotify_init1(os.O_CLOEXEC))
+    try:
+        _check(_libc.inotify_add_watch(fd, os.fsencode(directory), _IN_WRITTEN))
+
+        def wait() -> None:
+            os.read(fd, _INOTIFY_READ)
+
+        yield wait
+    finally:
+        os.close(fd)
 
 
 def mount_id(fd: int) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ioflt.audit.chain import Fault, Finding, Head, Line, Walk
 from ioflt.audit.event import Event, from_json
 from ioflt.audit.log import file_names
 from ioflt.errors import DeniedError, MalformedError, StorageError
+
+_CHUNK: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,25 @@ def read(files: Iterable[LogFile]) -> Iterator[Read]:
             except MalformedError:
                 continue
             yield Read(line.sequence, event)
+
+
+def follow(directory: Path, wait: Callable[[], None]) -> Iterator[Read]:
+    """As `read`, and then those that come. `wait` returns once there may be more; so it never ends.
+
+    A line is read once it is whole: what keyd sets aside when it is started anew is not. Raises DeniedError,
+    StorageError.
+    """
+    number = offset = 0
+    while True:
+        found = page(directory, number, offset, _CHUNK)
+        whole = found.data[: found.data.rfind(b"\n") + 1]
+        if whole:
+            yield from read([LogFile(found.name, whole)])
+            offset += len(whole)
+        elif number + 1 < found.files:
+            number, offset = number + 1, 0
+        else:
+            wait()
 
 
 def verify(files: Iterable[LogFile], known: Head | None = None) -> Verified:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 @click.option("--vm", metavar="VM", help="About that VM: its name or id.")
 @click.option("--who", metavar="PRINCIPAL", help="By that principal: alice, or user:alice.")
 @click.option("--type", "operation", metavar="OPERATION", help='Of that operation, such as "key new".')
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON value.")
+@click.option("--follow", is_flag=True, help="Go on with those that come, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON value; with --follow one on each line.")
 @click.pass_context
 def events(
     context: click.Context,
@@ -33,6 +35,7 @@ def events(
     vm: str | None,
     who: str | None,
     operation: str | None,
+    follow: bool,
     as_json: bool,
 ) -> None:
     """What happened, who did it, what it was before and is now.
@@ -44,16 +47,16 @@ def events(
     if context.invoked_subcommand is not None:
         return
     from ioflt.audit import reader
-    from ioflt.audit.event import text
 
     wanted = _filter(since, vm, who, operation)
+    if follow:
+        _follow(wanted, as_json)
+        return
     with event_files() as files:
         found = [each for each in reader.read(files) if wanted(each.event)]
-    host = os.uname().nodename
 
     def show() -> None:
-        lines = (f"{each.event.time:%Y-%m-%d %H:%M:%S} {text(each.event, host)}" for each in found)
-        click.echo("".join(f"{line.rstrip()}\n" for line in lines), nl=False)
+        click.echo("".join(f"{_shown(each.event)}\n" for each in found), nl=False)
 
     emit([_json(each.sequence, each.event) for each in found] if as_json else None, show, as_json)
 
@@ -116,6 +119,30 @@ def set_(required: str | None, sink: EventSink | None, as_json: bool) -> None:
         found = keys.set_event_log(None if required is None else required == "yes", sink)
     settings = {"required": found.required, "sink": found.sink}
     emit(settings, lambda: describe(settings), as_json)
+
+
+def _follow(wanted: Callable[[Event], bool], as_json: bool) -> None:
+    """Print what is there, and then what comes, until Ctrl-C."""
+    import json
+
+    from ioflt import paths, syscalls
+    from ioflt.audit import reader
+
+    where = paths.find().ensure()
+    if where.joined:
+        raise UsageError("--follow reads the files of the log, which are root's in system mode")
+    with suppress(KeyboardInterrupt), syscalls.watching(where.events) as wait:
+        for each in reader.follow(where.events, wait):
+            if wanted(each.event):
+                one = json.dumps(_json(each.sequence, each.event)) if as_json else _shown(each.event)
+                click.echo(one)
+
+
+def _shown(event: Event) -> str:
+    """As vSphere words it, after its time."""
+    from ioflt.audit.event import text
+
+    return f"{event.time:%Y-%m-%d %H:%M:%S} {text(event, os.uname().nodename)}".rstrip()
 
 
 def _filter(

@@ -2,9 +2,11 @@
 
 import base64
 import errno
+import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -67,6 +69,20 @@ def test_each_process_that_gets_keys_is_named(keys, where):
     with KeyClient.connect() as other:  # the same pid, connected anew
         other.generate(key, [b"aad"])
     assert operations(where).count("key use") == 2
+
+
+def test_who_follows_is_told_of_events_as_they_come(keys, where):
+    first = keys.new_key()
+    command = [sys.executable, "-m", "ioflt", "events", "--follow", "--type", "key new", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+        assert json.loads(follower.stdout.readline())["object"]["id"] == str(first)
+        for _ in range(3):
+            key = keys.new_key()
+            assert json.loads(follower.stdout.readline())["object"]["id"] == str(key)
+        follower.send_signal(signal.SIGINT)
+        said, complaint = follower.communicate(timeout=30)
+    assert (said, follower.returncode) == ("", 0)
+    assert "interrupted" not in complaint
 
 
 def test_a_provider_file_that_changed_shows_at_the_reload(keys, where):

@@ -49,6 +49,47 @@ def test_all_events_are_read_and_verified(log):
     assert (found.lines, found.torn, found.findings) == (10, 0, ())
 
 
+class Over(Exception):
+    """Nothing comes any more."""
+
+
+def test_who_follows_gets_what_is_there_and_what_comes(tmp_path):
+    got = []
+    with EventLog(tmp_path, file_size=300) as log:
+        meanwhile = iter([1, 3, 0])
+
+        def wait():
+            if (count := next(meanwhile, None)) is None:
+                raise Over
+            for _ in range(count):
+                log.append(to_json(EVENT))
+
+        log.append(to_json(EVENT))
+        with pytest.raises(Over):
+            got.extend(each.sequence for each in reader.follow(tmp_path, wait))
+    assert len(list(tmp_path.glob("*.jsonl"))) > 1
+    assert got == [1, 2, 3, 4, 5]
+
+
+def test_who_follows_reads_no_half_of_a_line(tmp_path):
+    got = []
+    with EventLog(tmp_path) as log:
+        log.append(to_json(EVENT))
+    with (tmp_path / "0001.jsonl").open("ab") as file:
+        file.write(b'{"seq":2,')
+    again = iter([tmp_path])
+
+    def wait():
+        if (directory := next(again, None)) is None:
+            raise Over
+        with EventLog(directory) as log:  # it sets the half aside
+            log.append(to_json(EVENT))
+
+    with pytest.raises(Over):
+        got.extend(each.sequence for each in reader.follow(tmp_path, wait))
+    assert got == [1, 2]
+
+
 def test_only_the_end_of_the_log_may_be_torn(log):
     with (log / "0005.jsonl").open("ab") as file:
         file.write(b"{")
