@@ -96,15 +96,19 @@ def show(statement: dict[str, Any], report: dict[str, Any]) -> None:
         could = vm["could_read"]
         names = "whoever its files' modes let" if could is None else ", ".join(one["who"] for one in could)
         print(f"  could read: {text(names or 'nobody')}")
-        did = ", ".join(
-            use["who"] + (f" as {use['as_principal']}" if use["as_principal"] else "")
-            for use in vm["did_read"]
-        )
-        print(f"  had its keys: {text(did or 'nobody')}")
+        did = ", ".join(map(user_of, vm["did_read"]))
+        print(f"  did read:   {text(did or 'nobody')}")
         show_files(vm["files"])
     if datastore["files"]:
         print("outside of VMs:")
         show_files(datastore["files"])
+
+
+def user_of(use: dict[str, Any]) -> str:
+    """Who had data keys, and for whom."""
+    acted = "" if use["as_principal"] is None else f" as {use['as_principal']}"
+    served = "" if use["served_uid"] is None else f" for uid {use['served_uid']}"
+    return f"{use['who']}{acted}{served}"
 
 
 def show_files(files: list[dict[str, Any]]) -> None:

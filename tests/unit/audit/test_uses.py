@@ -46,7 +46,7 @@ def test_who_was_given_data_keys_under_its_keys():
         event(3, "alice", "key use", key("corp:1")),
         event(4, "carol", "key new", key("corp:1")),
     )
-    assert found.of("web-id", ["corp:1"]) == [Use("user:alice", None, 2, at(1), at(3))]
+    assert found.of("web-id", ["corp:1"]) == [Use("user:alice", None, None, 2, at(1), at(3))]
     assert found.of("web-id", []) == []
 
 
@@ -72,9 +72,19 @@ def test_for_work_that_hands_them_out_and_is_done():
         event(5, "alice", "key use", key("corp:1")),
     )
     assert found.of("web-id", ["corp:1"]) == [
-        Use("user:alice", None, 2, at(1), at(5)),
-        Use("user:root", "user:dave", 1, at(4), at(4)),
+        Use("user:alice", None, None, 2, at(1), at(5)),
+        Use("user:root", "user:dave", None, 1, at(4), at(4)),
     ]
+
+
+def test_for_whom_a_mount_opened_its_files():
+    found = uses(
+        event(1, "root", "file open", WEB, reported=True, served_uid=1000),
+        event(2, "root", "file create", WEB, reported=True, served_uid=1000),
+        event(3, "root", "file remove", WEB, reported=True, served_uid=1001),
+        event(4, "root", "file open", DB, reported=True, served_uid=1001),
+    )
+    assert found.of("web-id", []) == [Use("user:root", None, 1000, 2, at(1), at(2))]
 
 
 def test_what_is_no_key_in_a_change_is_passed_over():
