@@ -8,13 +8,14 @@ Two processes: this one, confined, and its `broker`, which reaches keyd and unmo
     operations: served, names, files          requests: what all share, those for names, the hot path
     nodes, handles, opening, ranges, filler   what the kernel knows of; open files, who may do what to them
     gate, control                             locks and quiesces; who asks for them, over a socket
+    events                                    what keyd's event log is told
     kernel, forgetting, hook, errnos          what the kernel is told, what pyfuse3 lacks, errors as errnos
 
 Tasks: pyfuse3 runs one task per request, `hook.serve` one per lseek and fallocate, `control` one per client,
 `filler` one per thick file that is not filled yet, `forgetting` a few when descriptors run short, `resuming`
-one; all in one thread. What may touch the disk or ask keyd runs in worker threads. Between two awaits of a
-task nothing else of the loop runs: a request that finds its range free and its data cached is served without
-taking a lock.
+and `events` one each; all in one thread. What may touch the disk or ask keyd runs in worker threads. Between
+two awaits of a task nothing else of the loop runs: a request that finds its range free and its data cached is
+served without taking a lock.
 
 What may wait for a key server that hangs has threads of its own, as many as requests are served at once, and
 holds no lock that another home needs.

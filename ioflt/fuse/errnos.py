@@ -6,17 +6,24 @@ import errno
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyfuse3
 import trio
 
 from ioflt import errors
 from ioflt.errors import IofltError, StorageError
+from ioflt.fuse.events import Events
 from ioflt.fuse.gate import Shut
 
 _log = logging.getLogger("ioflt.mount")
 
+
+class _Tells(Protocol):
+    events: Events
+
+
+_S = TypeVar("_S", bound=_Tells)
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -86,17 +93,22 @@ def errno_of(error: BaseException) -> int:
 
 
 def translated(
-    handler: Callable[_P, Awaitable[_R]],
-) -> Callable[_P, Coroutine[Any, Any, _R]]:
-    """A FUSE handler that raises nothing but FUSEError: anything else would end the mount."""
+    handler: Callable[Concatenate[_S, _P], Awaitable[_R]],
+) -> Callable[Concatenate[_S, _P], Coroutine[Any, Any, _R]]:
+    """A FUSE handler that raises nothing but FUSEError: anything else would end the mount.
+
+    Of sectors that do not verify there is an event.
+    """
 
     @wraps(handler)
-    async def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    async def wrapper(served: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
-            return await handler(*args, **kwargs)
+            return await handler(served, *args, **kwargs)
         except (pyfuse3.FUSEError, trio.Cancelled):
             raise
         except Exception as error:
+            if isinstance(error, errors.IntegrityError):
+                served.events.damaged(error)
             raise pyfuse3.FUSEError(errno_of(error)) from None
 
     return wrapper

@@ -126,7 +126,11 @@ class Files(Served):
         write = writes(flags)
         if write and self.volume.read_only:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if self.events.is_first(node, ctx.uid):
+            await self.events.room()
         await self.opener.acquire(node, write=write)
+        if self.events.is_first(node, ctx.uid):
+            self.events.opened(node, ctx.uid)
         fh = FileHandleT(self.handles.add_file(FileHandle(node, write)))
         if flags & os.O_TRUNC:
             try:

@@ -25,11 +25,12 @@ from ioflt.format.record.record import DatastoreRecord
 from ioflt.fuse import hook, resuming, visitors
 from ioflt.fuse.broker import Broker
 from ioflt.fuse.control import Control
+from ioflt.fuse.events import Events
 from ioflt.fuse.mountinfo import mount_id
 from ioflt.fuse.operations import Operations
 from ioflt.fuse.readiness import Serves
 from ioflt.fuse.served import REQUESTS
-from ioflt.keys.client import KeyService
+from ioflt.keys.client import KeyClient
 from ioflt.transport.unix import Listener
 from ioflt.wire import failure
 
@@ -56,7 +57,7 @@ class Options:
     principal: Principal | None = None
 
 
-def run(options: Options, keys: KeyService, broker: Broker, ready: Callable[[Serves], None]) -> None:
+def run(options: Options, keys: KeyClient, broker: Broker, ready: Callable[[Serves], None]) -> None:
     """Mount, call `ready`, serve until unmounted or told to end by SIGTERM or SIGINT.
 
     Raises IofltError when it cannot be mounted; that the datastore's own key cannot be had is no reason.
@@ -78,7 +79,8 @@ def run(options: Options, keys: KeyService, broker: Broker, ready: Callable[[Ser
     ):
         if not options.read_only:
             _clean_up(volume)
-        operations = Operations(volume)
+        events = Events(volume.claimed.datastore_id, volume.path, keys.note_events)
+        operations = Operations(volume, events)
         number = _mount(operations, options)
         if not hook.active():
             _log.warning("no SEEK_DATA, SEEK_HOLE and fallocate in this mount: %s", hook.reason)
@@ -111,6 +113,7 @@ async def _serve(
         await nursery.start(hook.serve, operations.lseek, operations.fallocate)
         await nursery.start(operations.filler.run)
         await nursery.start(operations.forgetter.run)
+        await nursery.start(operations.events.run)
         await nursery.start(control.serve, listener)
         nursery.start_soon(_end_by_signal, operations)
         if not operations.volume.read_only:
@@ -127,6 +130,7 @@ async def _serve(
             ending.set()
             with trio.CancelScope(shield=True):
                 await operations.sync_all()
+                await operations.events.flush()
         nursery.cancel_scope.cancel()
 
 

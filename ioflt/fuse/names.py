@@ -46,6 +46,8 @@ class Names(Served):
         node.lookups += 1  # holds the node while the file is being opened
         try:
             await self.opener.acquire(node, write=True, created=fd)
+            if self.events.is_first(node, ctx.uid):
+                self.events.opened(node, ctx.uid)
             fh = FileHandleT(self.handles.add_file(FileHandle(node, True)))
             return FileInfo(fh=fh, direct_io=False, keep_cache=False), node.attributes()
         except BaseException:  # cancelled, too: the reference goes with the try
@@ -101,6 +103,7 @@ class Names(Served):
     ) -> EntryAttributes:
         node = self.nodes[inode]
         parent, text = self._target(new_parent_inode, new_name)
+        await self.events.room()
 
         def make() -> None:
             namespace.release(parent.home, parent.path_fd, text)
@@ -118,22 +121,28 @@ class Names(Served):
 
         async with self._changing(parent.home, nodes=[node]):
             await self._ask(make)
+            self.events.linked(parent, text, ctx.uid)
         node.unlinked = False
         return entry(node)
 
     @translated
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._remove(parent_inode, name, os.unlink)
+        await self._remove(parent_inode, name, os.unlink, ctx)
 
     @translated
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         if parent_inode != pyfuse3.ROOT_INODE:
-            await self._remove(parent_inode, name, os.rmdir)
+            await self._remove(parent_inode, name, os.rmdir, ctx)
             return
         parent, text = self._target(parent_inode, name)  # of a home: the datastore's record is no matter
+        await self.events.room()
         async with self._changing(parent.home, nodes=[self._known(parent, text)]):
             victim = self._known(parent, text)
+            home = parent.home if victim is None else victim.home
+            await self._meet(home)
+            about = self.events.about(home)
             await self._ask(self.volume.remove_home, text)
+            self.events.home_removed(about, ctx.uid)
             self._note_unlinked(victim)
 
     @translated
@@ -148,6 +157,7 @@ class Names(Served):
     ) -> None:
         parent, old = self._target(parent_inode_old, name_old)
         new_parent, new = self._target(parent_inode_new, name_new)
+        await self.events.room()
         node = await self._lookup(parent, old)
         move = namespace.Move(
             parent.home, parent.path_fd, old, new_parent.home, new_parent.path_fd, new, flags,
@@ -164,7 +174,9 @@ class Names(Served):
             ):
                 if await self._lookup(parent, old) is not node:
                     raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+                was = node.shown
                 await self._rename(node, move, new_parent, converts=converts)
+                self.events.renamed(node, was, ctx.uid, replaces=replaced is not None)
         finally:
             node.lookups -= 1
             self.nodes.drop_unused(node)
@@ -248,11 +260,14 @@ class Names(Served):
             namespace.release(parent.home, parent.path_fd, text)
             return files.create(parent.home, parent.path_fd, text, mode=mode, owner=owner)
 
+        await self.events.room()
         await self._have_keys(parent.home)
         async with self._changing(parent.home):
             fd = await self._ask(make)
             try:
-                return await self._lookup(parent, text), fd
+                node = await self._lookup(parent, text)
+                self.events.created(node, ctx.uid)
+                return node, fd
             except BaseException:  # nobody else closes it
                 os.close(fd)
                 raise
@@ -277,10 +292,14 @@ class Names(Served):
                     undo(text, dir_fd=parent.path_fd)
                     raise
 
+        await self.events.room()
         await self._have_keys(parent.home)
         async with self._changing(parent.home):
             await self._ask(run)
-            return entry(await self._lookup(parent, text))
+            node = await self._lookup(parent, text)
+            await self._meet(node.home)
+            self.events.created(node, ctx.uid)
+            return entry(node)
 
     def _link_symlink(self, node: Node, parent: Node, name: str) -> None:
         try:
@@ -303,12 +322,15 @@ class Names(Served):
         info = os.stat(parent.path_fd)
         return info.st_gid if info.st_mode & stat.S_ISGID else ctx.gid
 
-    async def _remove(self, parent_inode: InodeT, name: FileNameT, how: Callable[..., None]) -> None:
+    async def _remove(
+        self, parent_inode: InodeT, name: FileNameT, how: Callable[..., None], ctx: RequestContext
+    ) -> None:
         parent, text = self._target(parent_inode, name)
-
+        await self.events.room()
         async with self._changing(parent.home, nodes=[self._known(parent, text)]):
             victim = self._known(parent, text)
             await self._ask(namespace.remove, parent.home, parent.path_fd, text, how)
+            self.events.removed(parent, text, ctx.uid)
             self._note_unlinked(victim)
 
     async def _rename(self, node: Node, move: namespace.Move, new_parent: Node, *, converts: bool) -> None:
@@ -354,6 +376,11 @@ class Names(Served):
         known = home.known()
         if known is None or known.locked:
             await self._ask(home.check_writable)
+
+    async def _meet(self, home: Home) -> None:
+        """Read its record, if nobody did yet, so that an event has its id."""
+        if home.known() is None:
+            await self._ask(home.unverified)
 
     @asynccontextmanager
     async def _changing(self, *homes: Home, nodes: Sequence[Node | None] = ()) -> AsyncIterator[None]:

@@ -22,6 +22,7 @@ from ioflt.datastore.standing import is_private
 from ioflt.datastore.vmx import VmxFile
 from ioflt.datastore.volume import Volume
 from ioflt.filters.trace import Counters
+from ioflt.fuse.events import Events
 from ioflt.fuse.filler import Filler
 from ioflt.fuse.forgetting import Forgetter
 from ioflt.fuse.gate import Gate
@@ -48,9 +49,10 @@ class Served(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, events: Events) -> None:
         super().__init__()
         self.volume = volume
+        self.events = events
         self.gate = Gate()
         self.counters = Counters()
         self.handles = Handles()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -13,7 +13,10 @@ from typing import Any
 import pyfuse3
 import pytest
 
+from ioflt.datastore.volume import Volume
+from ioflt.fuse.events import Events
 from ioflt.fuse.operations import Operations
+from ioflt.wire.keyd.messages import EventLogSettings, Report
 
 ROOT = pyfuse3.ROOT_INODE
 
@@ -26,6 +29,17 @@ class Caller:
     gid: int = field(default_factory=os.getegid)
     pid: int = field(default_factory=os.getpid)
     umask: int = 0o022
+
+
+def _taken(_: Sequence[Report]) -> EventLogSettings:
+    return EventLogSettings(True, "none")
+
+
+def operations_of(
+    volume: Volume, send: Callable[[Sequence[Report]], EventLogSettings] = _taken
+) -> Operations:
+    """The handlers; `send`: who is told of events, by `run` of theirs."""
+    return Operations(volume, Events(volume.claimed.datastore_id, volume.path, send))
 
 
 class Client:

@@ -9,10 +9,9 @@ import pytest
 
 from ioflt.datastore import lifecycle
 from ioflt.datastore.volume import Volume
-from ioflt.fuse.operations import Operations
 from ioflt.testing.local_keys import LocalKeys
 from ioflt.types import HomeState
-from tests.operations.fuse.client import Client
+from tests.operations.fuse.client import Client, operations_of
 
 
 @pytest.fixture
@@ -41,6 +40,6 @@ def volume(datastore: Path, keys: LocalKeys) -> Iterator[Volume]:
 
 @pytest.fixture
 def client(volume: Volume) -> Iterator[Client]:
-    made = Client(Operations(volume))
+    made = Client(operations_of(volume))
     yield made
     made.operations.close()

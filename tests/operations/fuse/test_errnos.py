@@ -12,6 +12,7 @@ import trio
 
 from ioflt import errors
 from ioflt.fuse.errnos import errno_of, translated
+from ioflt.fuse.operations import Operations
 from tests.operations.fuse.client import ROOT, Client, fails
 
 ERRNOS: dict[type[errors.IofltError], int] = {
@@ -103,33 +104,33 @@ def test_an_oserror_without_a_number() -> None:
     "error", [ZeroDivisionError("by zero"), KeyError(7), AssertionError(), MemoryError()]
 )
 async def test_what_nobody_expects_is_eio_with_a_traceback(
-    error: Exception, caplog: pytest.LogCaptureFixture
+    error: Exception, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     @translated
-    async def handler() -> None:
+    async def handler(_: Operations) -> None:
         raise error
 
     with fails(errno.EIO):
-        await handler()
+        await handler(client.operations)
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
     assert record.exc_info[1] is error
 
 
-async def test_an_answer_that_is_meant_so_and_a_cancellation_pass() -> None:
+async def test_an_answer_that_is_meant_so_and_a_cancellation_pass(client: Client) -> None:
     @translated
-    async def answers() -> None:
+    async def answers(_: Operations) -> None:
         raise pyfuse3.FUSEError(errno.ENODATA)
 
     @translated
-    async def waits() -> None:
+    async def waits(_: Operations) -> None:
         await trio.sleep_forever()
 
     with fails(errno.ENODATA):
-        await answers()
+        await answers(client.operations)
     with trio.move_on_after(0) as scope:
-        await waits()
+        await waits(client.operations)
     assert scope.cancelled_caught
 
 

@@ -16,10 +16,9 @@ import trio.testing
 from ioflt.datastore import atomic, lifecycle
 from ioflt.datastore.container import Container
 from ioflt.datastore.volume import Volume
-from ioflt.fuse.operations import Operations
 from ioflt.fuse.served import THREADS
 from ioflt.testing.local_keys import LocalKeys
-from tests.operations.fuse.client import ROOT, Client, fails
+from tests.operations.fuse.client import ROOT, Client, fails, operations_of
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 
@@ -268,7 +267,7 @@ async def test_a_read_only_mount_refuses_every_change(
     await client.end()
     before = times(datastore)
     with Volume.open(datastore, keys, read_only=True) as volume:
-        reader = Client(Operations(volume))
+        reader = Client(operations_of(volume))
         top = (await reader.lookup(ROOT, "vm")).st_ino
         inode = (await reader.lookup(top, "a")).st_ino
         for attempt in (
@@ -345,7 +344,7 @@ async def test_an_open_reader_sees_what_another_mount_wrote(
     await client.write(writer, b"1" * 4096)
     await client.close(writer)
     with Volume.open(datastore, keys) as second:
-        other = Client(Operations(second))
+        other = Client(operations_of(second))
         top = (await other.lookup(ROOT, "vm")).st_ino
         inode = (await other.lookup(top, "disk")).st_ino
         reader = await other.open(inode, os.O_RDONLY)
