@@ -106,6 +106,21 @@ def remove_member(state: AccessState, name: str, member: Target) -> AccessState:
     return _with_folder(state, replace(folder, members=folder.members - {member}))
 
 
+def inherit(state: AccessState, old: str, new: str) -> AccessState:
+    """The VM of the home id `old` has another one: what is given on it is given on that, too, and its folder
+    lists that. An id that something is given on already stays as it is.
+    """
+    gone = objects.vm(old, old)
+    if state.names(objects.vm(new, new)):
+        return state
+    given = [replace(each, target=replace(each.target, id=new)) for each in state.on(gone)]
+    folder = state.folder_of(gone)
+    if folder is not None:
+        shown = next(each.shown for each in folder.members if each == gone)
+        state = add_member(state, folder.name, objects.vm(new, shown))
+    return replace(state, permissions=in_order([*state.permissions, *given]))
+
+
 def create_service(state: AccessState, name: str, certificate: str | None = None) -> AccessState:
     """`certificate`: SHA-256 of the DER, in hex. Raises UsageError, ExistsError."""
     made = Service(name, certificate)

@@ -83,6 +83,10 @@ class AccessState:
         """The permissions on just that object."""
         return self._by_target.get(target, ())
 
+    def names(self, target: Target) -> bool:
+        """Whether a permission or a folder names the object itself."""
+        return target in self._by_target or target in self._folder_of
+
     def folder_of(self, member: Target) -> Folder | None:
         """The folder that lists it."""
         return self._folder_of.get(member)

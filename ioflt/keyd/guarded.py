@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from ioflt.access import objects, transitions
+from ioflt.access import changes, objects, transitions
 from ioflt.access.decide import denial
+from ioflt.access.differences import differences
 from ioflt.access.objects import ANYWHERE, Place
 from ioflt.access.operations import OPERATIONS, On
 from ioflt.access.principals import Principal
 from ioflt.access.privileges import Privilege
+from ioflt.access.state import AccessState
 from ioflt.access.transitions import Transition
 from ioflt.audit.attestation import Statement
 from ioflt.audit.event import Change, Event, Outcome, Thing, added, modified
@@ -31,7 +33,7 @@ from ioflt.datastore.memory import Memory
 from ioflt.errors import CorruptDataError, DeniedError, IofltError, UnshownError, UsageError
 from ioflt.format.luks2.profile import Digest
 from ioflt.format.record import record as form
-from ioflt.format.record.record import DatastoreRecord, Record
+from ioflt.format.record.record import DatastoreRecord, Deep, HomeRecord, Move, Record
 from ioflt.format.vmx import sealed
 from ioflt.keyd.authority import Authority
 from ioflt.keyd.holdings import Holdings, Owner
@@ -136,14 +138,55 @@ class Guarded:
         )  # here it may be waited for a provider, and begun again
         for privilege, place in change.asks:
             self._require(privilege, place)
-        with self._rules.binding:  # a new key gets one owner
+        with self._rules.binding:  # a new key gets one owner, an id one home
+            self._check_id(before, record)
             for key in introduced:
                 self._bind(key)
             self._holdings.learn(record, shown, vouched=self._session.caller.trusted)
+            if before is None and isinstance(record, HomeRecord):
+                self._holdings.made_home(self._who, record.home_id)
+        self._inherit(before, record)
         if change.changes:  # else it is progress
             self._tell_change(change, record, shown)
         self._service.sealed(old, record)
         return tags
+
+    def _check_id(self, before: Record | None, record: Record) -> None:
+        """Permissions are given on ids of homes: nobody takes that of another VM. Raises UsageError."""
+        if not isinstance(record, HomeRecord) or self._session.caller.trusted:
+            return
+        ident = record.home_id
+        if isinstance(before, HomeRecord) and before.home_id == ident:
+            return
+        known = self._holdings.home(ident)
+        if known == (transitions.keys_of(record), record.datastore_id):
+            return  # the answer was lost, and it is asked again
+        taken = self._rules.authority.state.names(objects.vm(ident, ident))
+        if known is not None or taken or self._rules.memory.look(ident).generation:
+            raise UsageError(f"the home id {ident} is another VM's")
+
+    def _inherit(self, before: Record | None, record: Record) -> None:
+        """A VM that gets another id keeps its permissions; so does the old id, which a copy may have."""
+        if not isinstance(before, HomeRecord) or not isinstance(record, HomeRecord):
+            return
+        old, new = before.home_id, record.home_id
+        if isinstance(record.operation, Deep) and record.operation.id == new:
+            return  # a raw copy becomes a VM of its own
+        if isinstance(record.operation, Move) and self._holdings.has_made_home(
+            self._who, record.operation.home_id
+        ):
+            new = record.operation.home_id
+        if old != new:
+            self._rules.authority.change(lambda state: self._inherited(state, old, new))
+
+    def _inherited(self, state: AccessState, old: str, new: str) -> AccessState:
+        after = changes.inherit(state, old, new)
+        told = [modified(*difference) for difference in differences(state, after)]
+        if told:
+            self._service.recorder.record(
+                self._event("permission grant", self._session.about, changes=told, privilege=None)
+            )
+        return after
 
     def _check_datastore(self, by: Sequence[KeyRef], datastore_id: str) -> None:
         """A clear home's record is under its datastore's keys. Raises UnshownError, UsageError."""

@@ -51,10 +51,11 @@ class _Datastore:
 
 @dataclass(slots=True)
 class _Made:
-    """By one principal: keys, and digests of wrapped data keys."""
+    """By one principal: keys, digests of wrapped data keys, and ids of homes."""
 
     keys: OrderedDict[KeyRef, None] = field(default_factory=OrderedDict)
     blobs: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    homes: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
 
 class Holdings:
@@ -65,6 +66,8 @@ class Holdings:
         self._owners: dict[KeyRef, frozenset[Owner]] = {}
         self._datastores: OrderedDict[str, _Datastore] = OrderedDict()
         self._shown: OrderedDict[str, str] = OrderedDict()
+        #: By the id of a home: the keys that its record names, and its datastore.
+        self._homes: OrderedDict[str, tuple[frozenset[KeyRef], str]] = OrderedDict()
         self._made: OrderedDict[Principal, _Made] = OrderedDict()
 
     # Records
@@ -89,6 +92,8 @@ class Holdings:
                 del self._owners[self._held.popitem(last=False)[0]]
             if isinstance(record, DatastoreRecord):
                 self._learn_datastore(record)
+            else:
+                _keep(self._homes, ident, (keys_of(record), record.datastore_id), MAX_KNOWN)
 
     def _learn_datastore(self, record: DatastoreRecord) -> None:
         before = self._datastores.get(record.datastore_id)
@@ -103,6 +108,10 @@ class Holdings:
     def owners(self, key: KeyRef) -> frozenset[Owner]:
         """The homes and datastores that have the key; none: nobody has shown a record of it."""
         return self._owners.get(key, frozenset())
+
+    def home(self, ident: str) -> tuple[frozenset[KeyRef], str] | None:
+        """The keys and the datastore of the home of that id, by the record that was shown last."""
+        return self._homes.get(ident)
 
     def generation(self, record: Record) -> int:
         """The highest of a record of the same home or datastore under one of its keys; 0: none was."""
@@ -122,6 +131,16 @@ class Holdings:
         return (frozenset(), None) if known is None else (frozenset(known.keys), known.default)
 
     # What principals made
+
+    def made_home(self, who: Principal, ident: str) -> None:
+        """keyd sealed the first record of that home for him."""
+        with self._lock:
+            _keep(self._of(who).homes, ident, None, MAX_MADE)
+
+    def has_made_home(self, who: Principal, ident: str) -> bool:
+        """Whether keyd sealed the first record of that home for him."""
+        made = self._made.get(who)
+        return made is not None and ident in made.homes
 
     def made_key(self, who: Principal, key: KeyRef) -> None:
         """keyd made that key for him."""

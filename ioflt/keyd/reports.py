@@ -1,4 +1,4 @@
-"""What commands and mounts report, as it is not seen here: which operations, and how much of it.
+"""What mounts report, as it is not seen here: which operations, and how much of it.
 
 keyd vouches for who reports: that is the peer, as the kernel names it. The rest is his word, and marked so.
 """
@@ -27,26 +27,6 @@ BY_MOUNTS: Final = frozenset(
         "vm remove",
         "vm rename",
         "integrity failure",
-    )
-)
-
-#: What commands tell of.
-BY_COMMANDS: Final = frozenset(
-    (
-        "vm import",
-        "vm export",
-        "vm clone",
-        "vm move",
-        "vmx import",
-        "vmx export",
-        "header backup",
-        "header restore",
-        "recovery add",
-        "recovery remove",
-        "provider create",
-        "provider remove",
-        "provider backup",
-        "check",
     )
 )
 
@@ -81,11 +61,8 @@ class Allowance:
 
 def event_of(report: Report, operation: str) -> Event:
     """The event of a report, over a connection for that operation. Raises UsageError for what is none."""
-    mounts = operation == "mount"
-    if report.operation not in (BY_MOUNTS if mounts else BY_COMMANDS):
+    if operation != "mount" or report.operation not in BY_MOUNTS:
         raise UsageError(f"{report.operation} is not reported to keyd by a {operation or 'command'}")
-    if report.served_uid is not None and not mounts:
-        raise UsageError("only a mount serves other users")
     told = event(
         report.operation,
         _thing(report.object),

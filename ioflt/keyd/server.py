@@ -106,6 +106,8 @@ class Server:
         """The connection's session, and the answer: a Failure for who may not connect, or not for him."""
         if not self._access.may_connect(peer):
             return None, failure.of(DeniedError(f"uid {peer.uid} may not ask this of keyd"))
+        if hello.operation == "mount" and not self._access.owns(peer):
+            return None, failure.of(DeniedError("root makes the mounts of this machine"))
         if hello.as_principal is not None and not self._access.owns(peer):
             return None, failure.of(DeniedError(f"uid {peer.uid} may not act for {hello.as_principal}"))
         try:

@@ -87,6 +87,7 @@ class Rig:
             self.host.mkdir(mode=0o700)
             LocalKeys(self.host).close()
             self.ioflt("datastore", "init", default, self.datastore)
+            self.ioflt("keyd", "stop")  # one at a time writes the event log
             with self.opened() as volume:
                 home = volume.make_home("web", 0o755)
                 for name, content in FILES.items():

@@ -1,4 +1,4 @@
-"""Events that commands and mounts report: what keyd takes of whom, and what nobody can make it write."""
+"""Events that mounts report: what keyd takes of whom, and what nobody can make it write."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from ioflt import paths
 from ioflt.errors import BusyError, PeerError, UsageError
-from ioflt.keyd.reports import BURST, BY_COMMANDS, BY_MOUNTS, RATE, Allowance
+from ioflt.keyd.reports import BURST, RATE, Allowance
 from ioflt.keys import starter
 from ioflt.keys.client import KeyClient
 from ioflt.wire.keyd.messages import MAX_REPORTS, Report, ReportedChange, ReportedThing
@@ -25,10 +25,10 @@ def client(operation, who=None):
 
 
 def test_who_reports_is_the_peer_and_it_is_marked(keys, where):
-    with client("mount", "alice") as mount, client("vm import") as command:
+    with client("mount", "alice") as mount, client("mount") as other:
         renamed = ReportedChange("file", "web/a", "web/b")
         settings = mount.note_events([Report("file rename", WEB, changes=(renamed,), served_uid=4321)])
-        command.note_events([Report("vm import", WEB, outcome="failed", reason="no space")])
+        other.note_events([Report("integrity failure", WEB, outcome="failed", reason="no space")])
     assert settings.required
     first, second = events(where)
     assert (first.by.uid, first.by.pid, first.by.as_principal) == (os.getuid(), os.getpid(), "user:alice")
@@ -42,17 +42,16 @@ def test_who_reports_is_the_peer_and_it_is_marked(keys, where):
 @pytest.mark.parametrize(
     ("connection", "report"),
     [
-        ("vm import", Report("lock")),  # keyd's own
-        ("vm import", Report("permission grant")),
-        ("vm import", Report("key use")),
-        ("vm import", Report("file open")),  # a mount's
+        ("mount", Report("lock")),  # keyd's own
+        ("mount", Report("permission grant")),
+        ("mount", Report("key use")),
         ("mount", Report("vm import")),
+        ("vm import", Report("file open")),
         ("", Report("file remove")),
-        ("vm import", Report("vm import", served_uid=0)),
     ],
 )
 def test_nobody_reports_what_is_not_his_to_report(keys, where, connection, report):
-    sound = Report("file create" if connection == "mount" else "vm import")
+    sound = Report("file create")
     with client(connection) as other, pytest.raises(UsageError):
         other.note_events([sound, report])
     assert events(where) == []  # nothing of the batch
@@ -62,8 +61,8 @@ def test_nobody_reports_what_is_not_his_to_report(keys, where, connection, repor
 def test_nobody_says_himself_who_he_is(keys, where, field):
     """A field of an event that keyd fills in is no field of a report: it breaks the protocol."""
     forged = msgspec.defstruct("Report", [("operation", str), (field, object)], frozen=True)
-    with client("vm import") as other, pytest.raises(PeerError):
-        other.note_events([forged("vm import", 0)])
+    with client("mount") as other, pytest.raises(PeerError):
+        other.note_events([forged("file open", 0)])
     assert events(where) == []
 
 
@@ -71,14 +70,14 @@ def test_nobody_says_himself_who_he_is(keys, where, field):
     "reports",
     [
         [],
-        [Report("vm import")] * (MAX_REPORTS + 1),
-        [Report("vm import", reason="x" * 1025)],
-        [Report("vm import", changes=(ReportedChange("a", "b", "c"),) * 3)],
-        [Report("vm import", msgspec.structs.replace(WEB, kind="key"))],
+        [Report("file open")] * (MAX_REPORTS + 1),
+        [Report("file open", reason="x" * 1025)],
+        [Report("file open", changes=(ReportedChange("a", "b", "c"),) * 3)],
+        [Report("file open", msgspec.structs.replace(WEB, kind="key"))],
     ],
 )
 def test_what_is_too_much_breaks_the_protocol(keys, where, reports):
-    with client("vm import") as other, pytest.raises(PeerError):
+    with client("mount") as other, pytest.raises(PeerError):
         other.note_events(reports)
     assert events(where) == []
 
@@ -94,7 +93,3 @@ def test_each_user_has_an_allowance():
     allowance.take(1, RATE)
     with pytest.raises(BusyError):
         allowance.take(1, 1)
-
-
-def test_mounts_and_commands_have_their_own():
-    assert not BY_MOUNTS & BY_COMMANDS
