@@ -135,7 +135,9 @@ def _of_home(old: HomeRecord, new: HomeRecord, place: Place, *, rolled_back: boo
         asks.append((_P.UPDATE_POLICY, place))
     if old.integrity and not new.integrity and old.state is new.state:  # nobody would notice a changed sector
         asks.append((_P.ENCRYPT, place))
-    if set(new.clear_files) - _clear_after(old):  # an encrypted file would pass for a clear one
+    if not any(
+        set(new.clear_files) <= names for names in _clear_after(old)
+    ):  # else encrypted ones pass for clear
         asks.append((_P.DECRYPT, place))
     decrypted = old.state is not new.state and new.state is HomeState.CLEAR
     copied = isinstance(new.operation, Deep) and new.operation.id == new.home_id
@@ -164,6 +166,9 @@ def _by_operation(old: HomeRecord, new: HomeRecord, place: Place) -> tuple[str, 
             case Deep():
                 named = "vm recrypt: --deep"
                 asks.append((_P.RECRYPT, place))
+            case Rename():
+                if old.operation != new.operation:  # what is at its new name will be taken for clear
+                    asks.append((_P.ACCESS, place))
             case Move():
                 named = "vm move" if old.keys else "vm move: a clear VM to another datastore"
                 asks.append((_P.MOVE_VM, place))
@@ -172,19 +177,22 @@ def _by_operation(old: HomeRecord, new: HomeRecord, place: Place) -> tuple[str, 
     return named, asks
 
 
-def _clear_after(old: HomeRecord) -> set[str]:
-    """The files that may be clear in the next record without a decryption."""
-    names = set(old.clear_files)
-    operation = old.operation
-    if isinstance(operation, Rename):
-        names |= {
-            operation.new + path[len(operation.old) :]
-            for path in old.clear_files
-            if path == operation.old or path.startswith(f"{operation.old}/")
-        }
+def _clear_after(old: HomeRecord) -> list[set[str]]:
+    """The files that may be clear in the next record without a decryption: as they are now, or as they are
+    once a rename that is under way was done.
+    """
+    now, operation = set(old.clear_files), old.operation
     if isinstance(operation, Operation) and operation.kind == "decrypt":  # which that asks for anyway
-        names |= set(operation.files or ())
-    return names
+        return [now | set(operation.files or ())]
+    if not isinstance(operation, Rename):
+        return [now]
+    moved = {path for path in now if _is_at(path, operation.old)}
+    kept = {path for path in now - moved if not _is_at(path, operation.new)}
+    return [now, kept | {operation.new + path[len(operation.old) :] for path in moved}]
+
+
+def _is_at(path: str, place: str) -> bool:
+    return path == place or path.startswith(f"{place}/")
 
 
 # What an auditor hears

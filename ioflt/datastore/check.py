@@ -79,7 +79,9 @@ def place(path: str | os.PathLike[str]) -> tuple[str, str | None]:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if isinstance(form.parse(records.read(fd)).record, HomeRecord):
-                return split_home_path(path)
+                directory, name = split_home_path(path)
+                if os.path.lexists(os.path.join(directory, atomic.RECORD)):
+                    return directory, name
         finally:
             os.close(fd)
     return os.fspath(path), None

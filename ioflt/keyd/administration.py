@@ -109,14 +109,14 @@ def _changed(state: AccessState, caller: Caller, change: wire.Change) -> AccessS
         case wire.Revoke(who, on):
             return _revoked(state, caller, principals.parse(who), _target(on))
         case wire.AddMember(folder, member):
-            delegation.may_move(state, caller)
+            delegation.may_move(state, caller, folder, [_target(member)])
             return changes.add_member(state, folder, _target(member))
         case wire.RemoveMember(folder, member):
-            delegation.may_move(state, caller)
+            delegation.may_move(state, caller, folder, [_target(member)])
             return changes.remove_member(state, folder, _target(member))
         case wire.RemoveFolder(name):
             delegation.may_shape(state, caller)
-            delegation.may_move(state, caller)
+            delegation.may_move(state, caller, name, state.folder(name).members)
             return changes.remove_folder(state, name)
         case wire.SeparateDuties(key_admin, vm_admin):
             decide.require(state, caller, Privilege.MODIFY_ROLES, objects.ANYWHERE)

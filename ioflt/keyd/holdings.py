@@ -116,8 +116,12 @@ class Holdings:
     def generation(self, record: Record) -> int:
         """The highest of a record of the same home or datastore under one of its keys; 0: none was."""
         ident = record.datastore_id if isinstance(record, DatastoreRecord) else record.home_id
+        return self.newest(keys_of(record), ident)
+
+    def newest(self, keys: Iterable[KeyRef], ident: str) -> int:
+        """The highest generation of a record of that home or datastore under one of the keys; 0: none was."""
         with self._lock:
-            found = [self._held[key].get(ident) for key in keys_of(record) if key in self._held]
+            found = [self._held[key].get(ident) for key in keys if key in self._held]
         return max((one[0] for one in found if one is not None), default=0)
 
     def place(self, owner: Owner) -> Place:

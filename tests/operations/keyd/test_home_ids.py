@@ -12,7 +12,8 @@ from ioflt.errors import DeniedError, UsageError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import HomeRecord
 from ioflt.types import HomeState
-from tests.operations.keyd.test_enforcement import INVENTORY, Site, read, record_of, site
+from ioflt.wire.keyd import access as wire
+from tests.operations.keyd.test_enforcement import INVENTORY, Site, read, record_of, site, target
 
 __all__ = ["site"]
 
@@ -48,3 +49,16 @@ def test_a_closer_permission_outlasts_a_decryption(site: Site) -> None:
     lifecycle.encrypt(site.ds, "web")
     with pytest.raises(DeniedError):
         read(site.as_("alice", "mount"), "web/disk.img")
+
+
+def test_who_manages_keys_does_not_choose_one_of_a_vm_that_he_may_not_read(site: Site) -> None:
+    """Not even for a VM of his own: after a restart keyd would know the key as that VM's alone."""
+    everything = wire.Object("everything", "", "everything")
+    site.root.change_access(wire.Grant("eve", "key-administrator", everything))
+    site.root.change_access(wire.Grant("eve", "administrator", target(site.ds.home("db"))))
+    web, db = record_of(site.ds, "web"), record_of(site.ds, "db")
+    old = (site.top / "ds/db/.ioflt").read_bytes()
+    eve = site.client("mount", "eve")
+    claim = form.encode(replace(db, keys=web.keys, generation=db.generation + 1))
+    with pytest.raises(DeniedError, match=r"Cryptographer\.Access"):
+        eve.seal_record(web.keys, old, claim, "db")

@@ -165,5 +165,17 @@ def test_nobody_gives_more_than_he_has() -> None:
     with pytest.raises(DeniedError, match=r"Authorization\.ModifyRoles on everything"):
         delegation.may_shape(state, alice)
     with pytest.raises(DeniedError, match=r"Authorization\.ModifyPermissions on everything"):
-        delegation.may_move(state, alice)
+        delegation.may_move(state, alice, "tenant", [WEB])
     delegation.may_shape(state, Caller(ROOT))
+
+
+def test_nobody_gives_himself_a_role_by_a_folder() -> None:
+    """Who may do no cryptography has a role of more on a folder: he does not put a VM of others into it."""
+    no_crypto = Permission(ALICE, "no-crypto-admin", EVERYTHING)
+    state = changes.grant(
+        changes.grant(first(ROOT), no_crypto), Permission(ROOT, "administrator", EVERYTHING)
+    )
+    state = changes.create_folder(state, "tenant")
+    state = changes.grant(state, Permission(ALICE, "backup-operator", objects.folder("tenant")))
+    with pytest.raises(DeniedError, match=r"Cryptographer\.Access on web01"):
+        delegation.may_move(state, Caller(ALICE), "tenant", [WEB])
