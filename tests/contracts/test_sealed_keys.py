@@ -241,6 +241,7 @@ class TestWhatEndsIt:
         keyd.remove_key(gone)
         assert host.sealed() == {kept.key_id}
         server.down()
+        keyd.close()
         with host.keyd() as again:
             assert isinstance(again.unwrap([item])[0], KeyNotUsable)
 
@@ -261,6 +262,7 @@ class TestWhatEndsIt:
         assert keyd.status().providers[0].cache.days == 7
         keyd.unlock()
         assert isinstance(keyd.unwrap([item])[0], ProviderUnavailable)
+        keyd.close()
         with host.keyd() as again:
             assert isinstance(again.unwrap([item])[0], ProviderUnavailable)
 
