@@ -30,6 +30,10 @@ _SET_UP = r"""
 set -eu
 prefix=$1 source=$2 site=$3 group=$4
 shift 4
+# What other tests have mounted is not kept mounted here.
+awk -v top="${TMPDIR:-/tmp}/" 'index($2, top) == 1 { print $2 }' /proc/self/mounts | while read -r at; do
+    umount -l "$at" || true
+done
 mount -t tmpfs -o mode=755 tmpfs /mnt
 mkdir /mnt/python /mnt/source /mnt/site /mnt/etc /mnt/home
 mkdir -m 711 /mnt/ioflt

@@ -186,7 +186,12 @@ def looped(path: Path) -> Iterator[str]:
 
 @contextmanager
 def mounted(device: str, place: Path) -> Iterator[None]:
-    subprocess.run(["mount", "-o", "nodiscard", device, place], check=True)
+    kind = subprocess.run(
+        ["blkid", "-o", "value", "-s", "TYPE", device], capture_output=True, check=True
+    ).stdout
+    # a state of an XFS has the UUID of the original, which another test's mount namespace may have still
+    options = "nodiscard,nouuid" if kind.strip() == b"xfs" else "nodiscard"
+    subprocess.run(["mount", "-o", options, device, place], check=True)
     try:
         yield
     finally:
