@@ -52,6 +52,8 @@ _SEES_DATASTORE = _needs(On.DATASTORE, _P.READ)
 _SEES_PROVIDERS = _needs(On.EVERYTHING, _P.READ_KEY_SERVERS)
 _PROVIDERS = _needs(On.EVERYTHING, _P.MANAGE_KEY_SERVERS)
 _KEYS = _needs(On.EVERYTHING, _P.MANAGE_KEYS)
+# A key that somebody names may be another VM's.
+_NAMED_KEY = _needs(On.EVERYTHING, _P.MANAGE_KEYS, _P.ACCESS)
 _ROLES = _needs(On.EVERYTHING, _P.MODIFY_ROLES)
 _SEES_POLICIES = _needs(On.EVERYTHING, _P.VIEW_POLICY)
 _POLICIES = _needs(On.EVERYTHING, _P.UPDATE_POLICY)
@@ -70,7 +72,7 @@ _MOVES = _needs(On.VM, _P.MOVE_VM, _P.MIGRATE) + _ENCRYPTED_THERE
 _WITHOUT_DATA_KEYS: Final = (
     ("datastore init", _needs(On.EVERYTHING, _P.REGISTER_HOST)),
     ("datastore recrypt", _needs(On.DATASTORE, _P.RECRYPT)),
-    ("datastore recrypt: --key", _needs(On.DATASTORE, _P.RECRYPT) + _KEYS),
+    ("datastore recrypt: --key", _needs(On.DATASTORE, _P.RECRYPT) + _NAMED_KEY),
     ("datastore register", _needs(On.DATASTORE, _P.REGISTER_HOST)),
     ("datastore show", _SEES_DATASTORE),
     ("mount", _SEES_DATASTORE),
@@ -93,7 +95,7 @@ _WITHOUT_DATA_KEYS: Final = (
     ("events verify", _needs(On.EVERYTHING, _P.DIAGNOSTICS)),
     ("vm mark", _KEYS),
     ("vm recrypt", _needs(On.VM, _P.RECRYPT)),
-    ("vm recrypt: --key", _needs(On.VM, _P.RECRYPT) + _KEYS),
+    ("vm recrypt: --key", _needs(On.VM, _P.RECRYPT) + _NAMED_KEY),
     ("recovery remove", _FILES),
     ("vm erase", _FILES),
     ("vm erase: --destroy-key", _KEYS),
@@ -188,7 +190,7 @@ _WITH_DATA_KEYS: Final = (
     ("vm clone: encrypt", _needs(On.VM, _P.ENCRYPT) + _CLONES),
     ("vm clone: decrypt", _needs(On.VM, _P.DECRYPT) + _CLONES),
     ("vm move", _MOVES),
-    ("vm move: --key", _MOVES + _needs(On.VM, _P.RECRYPT) + _KEYS),
+    ("vm move: --key", _MOVES + _needs(On.VM, _P.RECRYPT) + _NAMED_KEY),
     ("vm import", _CREATES + _needs(On.DATASTORE, _P.ENCRYPT_NEW)),
     ("vm export", _PLAINTEXT),
     ("disk extend", _needs(On.VM, _P.EXTEND_DISK) + _PLAINTEXT),

@@ -73,7 +73,7 @@ class EventLog:
         self._owner = _own(directory)
         try:
             self._open()
-        except BaseException:
+        except BaseException:  # nobody else closes it
             os.close(self._owner)
             raise
         self._synced = self._head.sequence
@@ -152,7 +152,7 @@ class EventLog:
                 self._head = head or Head(0, random_bytes(32).hex())
                 if data[self._end :]:
                     self.torn = self._set_aside(data[self._end :])
-            except BaseException:
+            except BaseException:  # nobody else closes it
                 os.close(fd)
                 raise
         except OSError as error:

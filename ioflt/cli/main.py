@@ -151,7 +151,8 @@ standard error.
         """
             as root           as another user
   state     /var/lib/ioflt    $XDG_STATE_HOME/ioflt (~/.local/state/ioflt)
-  sockets   /run/ioflt        $XDG_RUNTIME_DIR/ioflt
+  sockets   /run/ioflt        $XDG_RUNTIME_DIR/ioflt; for members of the
+                              group ioflt root's
 """,
     ),
     (

@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
@@ -57,6 +58,9 @@ from ioflt.wire.keyd.messages import (
 
 _P = Privilege
 
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+
 #: Who makes keys needs one of these on something.
 _MAKES_KEYS = (
     _P.ENCRYPT_NEW, _P.ENCRYPT, _P.RECRYPT, _P.CLONE, _P.MIGRATE, _P.REGISTER_HOST, _P.MANAGE_KEYS,
@@ -74,7 +78,6 @@ _MAX_ROUNDS = 1 << 22
 
 #: Most that a generation may grow by at once: so that nobody takes all that there are.
 _LEAP = 1 << 20
-
 
 #: Seconds for which the same denial of somebody is not told of again, and most that are remembered.
 _DENIAL_S = 60.0
@@ -136,15 +139,14 @@ class Guarded:
         introduced = transitions.keys_of(record) - (
             frozenset() if before is None else transitions.keys_of(before)
         )
-        tags = self._service.macs(
-            by, record, payload
-        )  # here it may be waited for a provider, and begun again
+        # Here a provider may be waited for, and all of this is begun again: nothing was changed before.
+        tags = self._service.macs(by, record, payload)
         for privilege, place in change.asks:
             self._require(privilege, place)
         with self._rules.binding:  # a new key gets one owner, an id one home
             self._check_id(before, record)
             for key in introduced:
-                self._bind(key)
+                self._bind(key, transitions.place_of(record, shown))
             self._holdings.learn(record, shown, vouched=self._session.caller.trusted)
             if before is None and isinstance(record, HomeRecord):
                 self._holdings.made_home(self._who, record.home_id)
@@ -228,11 +230,11 @@ class Guarded:
             raise UsageError(f"generation {record.generation} does not follow on {before.generation}")
         return transitions.between(before, record, shown, rolled_back=before.generation < newest)
 
-    def _bind(self, key: KeyRef) -> None:
-        """A record names a key that it did not name before. Raises DeniedError."""
-        owners = self._holdings.owners(key)
+    def _bind(self, key: KeyRef, place: Place) -> None:
+        """The record of that place names a key that it did not name before. Raises DeniedError."""
+        owners = self._holdings.owners(key) - {Owner(place.vm, place.datastore or "")}
         if not owners and self._holdings.has_made(self._who, key):
-            return
+            return  # also asked again, as the answer was lost
         shares = _SHARES.get(self._session.operation, _P.ACCESS)
         for owner in owners:  # nobody chooses the key of a VM that he may not read, whatever he manages
             self._require(shares, self._holdings.place(owner))
@@ -249,17 +251,7 @@ class Guarded:
         return made
 
     def unwrap(self, items: Sequence[tuple[KeyRef, bytes, bytes]]) -> list[Secret | IofltError]:
-        denied: dict[int, IofltError] = {}
-        for index, (key, blob, _) in enumerate(items):
-            try:
-                self._open(key, blob)
-            except DeniedError as error:
-                self.tell_denial(error)
-                denied[index] = error
-        allowed = iter(
-            self._service.unwrap([item for index, item in enumerate(items) if index not in denied])
-        )
-        return [denied[index] if index in denied else next(allowed) for index in range(len(items))]
+        return self._each(items, lambda item: self._open(item[0], item[1]), self._service.unwrap)
 
     def rewrap(self, key_from: KeyRef, key_to: KeyRef, blob: bytes, aad_from: bytes, aad_to: bytes) -> bytes:
         self._rewrap(key_from, key_to, blob)
@@ -270,15 +262,24 @@ class Guarded:
     def prove(self, items: Sequence[tuple[KeyRef, bytes, bytes, Digest]]) -> list[IofltError | None]:
         if sum(digest.rounds for *_, digest in items) > _MAX_ROUNDS:
             raise UsageError("more rounds of PBKDF2 than keyd does at once")
+        return self._each(items, lambda item: self._prove(item[0], item[1]), self._service.prove)
+
+    def _each(
+        self,
+        items: Sequence[_Item],
+        check: Callable[[_Item], None],
+        ask: Callable[[list[_Item]], list[_Answer]],
+    ) -> list[_Answer | IofltError]:
+        """What is answered to the items that pass, and to each other one its DeniedError."""
         denied: dict[int, IofltError] = {}
-        for index, (key, blob, _, _) in enumerate(items):
+        for index, item in enumerate(items):
             try:
-                self._prove(key, blob)
+                check(item)
             except DeniedError as error:
                 self.tell_denial(error)
                 denied[index] = error
-        allowed = iter(self._service.prove([item for index, item in enumerate(items) if index not in denied]))
-        return [denied[index] if index in denied else next(allowed) for index in range(len(items))]
+        answers = iter(ask([item for index, item in enumerate(items) if index not in denied]))
+        return [denied[index] if index in denied else next(answers) for index in range(len(items))]
 
     def prove_vmx(self, text: bytes, by: Sequence[KeyRef]) -> None:
         info = sealed.peek(text)
