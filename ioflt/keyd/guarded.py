@@ -153,7 +153,7 @@ class Guarded:
         self._inherit(before, record)
         if change.changes:  # else it is progress
             self._tell_change(change, record, shown)
-        self._service.sealed(old, record)
+        self._service.sealed(before, record)
         return tags
 
     def _check_id(self, before: Record | None, record: Record) -> None:

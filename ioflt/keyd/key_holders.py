@@ -6,12 +6,9 @@ state is, so that it is the same for all who use this keyd. An empty file for ea
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
-from ioflt.errors import CorruptDataError, UsageError
-from ioflt.format.record import record as form
+from ioflt.errors import UsageError
 from ioflt.format.record.record import HomeRecord, Move, Record
 from ioflt.keys import files
 from ioflt.wire.keyd.messages import MAX_KEY_HOLDERS
@@ -37,13 +34,11 @@ class KeyHolders:
                 raise UsageError(f"{MAX_KEY_HOLDERS} VMs are marked already")
             files.replace(path, b"")
 
-    def follow(self, old: bytes | None, new: Record) -> None:
-        """A record takes another one's place: a VM that gets another id, or moves away, stays marked."""
-        if old is None or not isinstance(new, HomeRecord) or not os.listdir(self._directory):
+    def follow(self, old: Record | None, new: Record) -> None:
+        """A record takes the place of a valid one: a VM that gets another id, or moves away, stays marked."""
+        if not isinstance(old, HomeRecord) or not isinstance(new, HomeRecord):
             return
-        with suppress(CorruptDataError):
-            before = form.parse_home(old).record.home_id
-            if (self._directory / before).exists():
-                moved = [new.operation.home_id] if isinstance(new.operation, Move) else []
-                for home_id in {new.home_id, *moved} - {before}:
-                    self.mark(home_id, holds=True)
+        if (self._directory / old.home_id).exists():
+            moved = [new.operation.home_id] if isinstance(new.operation, Move) else []
+            for home_id in {new.home_id, *moved} - {old.home_id}:
+                self.mark(home_id, holds=True)

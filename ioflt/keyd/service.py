@@ -26,13 +26,14 @@ from typing import Literal, TypeAlias
 import msgspec
 
 import ioflt
-from ioflt.audit.event import modified
+from ioflt.audit.event import Thing, added, deleted, modified
 from ioflt.crypto.kdf import hkdf
 from ioflt.crypto.mac import tag
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.wrap import unwrap, wrap
 from ioflt.errors import (
     AuthenticationError,
+    CorruptDataError,
     IofltError,
     KeyNotUsable,
     KeyUnavailableError,
@@ -179,7 +180,8 @@ class Service:
     ) -> list[bytes]:
         record = form.parse_payload(payload)
         tags = self.macs(by, record, payload)
-        self.sealed(old, record)
+        with suppress(CorruptDataError):  # it takes the place of something that is no record
+            self.sealed(None if old is None else form.parse(old).record, record)
         return tags
 
     def macs(self, by: Sequence[KeyRef], record: form.Record, payload: bytes) -> list[bytes]:
@@ -190,9 +192,9 @@ class Service:
         self._fetch(set(by))
         return [self.mac(key, form.label(record), payload) for key in by]
 
-    def sealed(self, old: bytes | None, record: form.Record) -> None:
-        """That record takes the place of the file `old`."""
-        self._key_holders.follow(old, record)
+    def sealed(self, before: form.Record | None, record: form.Record) -> None:
+        """That record takes the place of `before`, which is valid."""
+        self._key_holders.follow(before, record)
 
     def prove(self, items: Sequence[tuple[KeyRef, bytes, bytes, Digest]]) -> list[IofltError | None]:
         self._refuse_unless(State.OPEN, State.CLOSING)
@@ -283,16 +285,21 @@ class Service:
         return self._policies.text()
 
     def add_policy(self, text: bytes) -> None:
-        self._policies.add(text)
+        told = added("policy", text.decode(errors="replace"))
+        with self.recorder.around(event("policy create", changes=[told])):
+            self._policies.add(text)
 
     def remove_policy(self, name: str) -> None:
-        self._policies.remove(name)
+        with self.recorder.around(event("policy remove", changes=[deleted("policy", name)])):
+            self._policies.remove(name)
 
     def key_holders(self) -> list[str]:
         return self._key_holders.all()
 
     def mark_key_holder(self, home_id: str, *, holds: bool) -> None:
-        self._key_holders.mark(home_id, holds=holds)
+        told = modified("config.holdsKeys", not holds, holds)
+        with self.recorder.around(event("vm mark", Thing("vm", home_id, home_id), changes=[told])):
+            self._key_holders.mark(home_id, holds=holds)
 
     def forget_key(self, key: KeyRef) -> None:
         self._keks.drop(key)
