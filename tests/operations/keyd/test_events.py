@@ -19,6 +19,8 @@ from ioflt.crypto.secret import Secret
 from ioflt.errors import IofltError, ProviderLocked, StorageError
 from ioflt.keyd.service import Service
 from ioflt.keys.client import KeyClient
+from ioflt.policy import text
+from ioflt.policy.model import StoragePolicy
 from ioflt.transport import unix
 from tests.daemons import end_keyd
 
@@ -71,6 +73,22 @@ def test_each_process_that_gets_keys_is_named(keys, where):
             pass
         other.generate(key, [b"aad"])
     assert operations(where).count("key use") == 2
+
+
+def test_changes_of_policies_and_of_marks_are_there(keys, where):
+    silver = StoragePolicy("Silver", "0f0e0d0c-0b0a-4908-8706-050403020101")
+    keys.add_policy(text.write([silver]))
+    keys.remove_policy("Silver")
+    keys.mark_key_holder(silver.id, holds=True)
+    created, removed, marked = events(where)
+    assert [each.operation for each in (created, removed, marked)] == [
+        "policy create",
+        "policy remove",
+        "vm mark",
+    ]
+    assert '"Silver"' in created.changes[0].after
+    assert removed.changes[0].before == "Silver"
+    assert (marked.object.id, marked.changes[0].before, marked.changes[0].after) == (silver.id, False, True)
 
 
 def test_who_follows_is_told_of_events_as_they_come(keys, where):
