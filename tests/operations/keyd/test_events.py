@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,10 +19,12 @@ from ioflt.audit.log import file_names
 from ioflt.crypto.secret import Secret
 from ioflt.errors import IofltError, ProviderLocked, StorageError
 from ioflt.keyd.service import Service
+from ioflt.keys import starter
 from ioflt.keys.client import KeyClient
 from ioflt.policy import text
 from ioflt.policy.model import StoragePolicy
 from ioflt.transport import unix
+from ioflt.wire.keyd import messages as m
 from tests.daemons import end_keyd
 
 
@@ -67,11 +70,28 @@ def test_what_keyd_sees_is_there_with_who_did_it(keys, where):
 def test_each_process_that_gets_keys_is_named(keys, where):
     key = keys.new_key()
     keys.generate(key, [b"aad"])
-    keys.close()
-    with KeyClient.connect() as other:  # the same pid, connected anew
-        while other.status().connections > 1:  # until keyd has seen that the first one ended
-            pass
-        other.generate(key, [b"aad"])
+    ask = (
+        "import sys, ioflt.keys.client as c, ioflt.types as t\n"
+        "for _ in range(2): c.KeyClient().generate(t.KeyRef(*sys.argv[1:]), [b''])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", ask, key.provider, key.key_id]) as other:
+        pass
+    assert other.returncode == 0
+    keys.generate(key, [b"aad"])
+    assert [e.by.pid for e in events(where) if e.operation == "key use"] == [os.getpid(), other.pid]
+
+
+def test_a_process_that_comes_again_is_named_again(where):
+    """Once keyd has seen that its last connection ended, which is when keyd closes its side."""
+    made = None
+    for _ in range(2):
+        with starter.greet(where, start=True) as link:
+            made = made or link.call(m.NewKey())
+            assert isinstance(link.call(m.Generate(made.key, (b"aad",))), m.Generated)
+            with socket.socket(fileno=os.dup(link.fileno())) as sock:
+                sock.settimeout(10)
+                sock.shutdown(socket.SHUT_WR)
+                assert sock.recv(1) == b""
     assert operations(where).count("key use") == 2
 
 
