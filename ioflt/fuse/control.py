@@ -31,7 +31,8 @@ from ioflt.errors import (
 from ioflt.fuse.nodes import Node
 from ioflt.fuse.operations import Operations
 from ioflt.fuse.ranges import END
-from ioflt.transport.unix import Listener, peer_of
+from ioflt.transport.listener import Listener
+from ioflt.transport.unix import peer_of
 from ioflt.wire import failure
 from ioflt.wire.control import messages
 from ioflt.wire.control.connection import requests, write

@@ -31,7 +31,7 @@ from ioflt.fuse.operations import Operations
 from ioflt.fuse.readiness import Serves
 from ioflt.fuse.served import REQUESTS
 from ioflt.keys.client import KeyClient
-from ioflt.transport.unix import Listener
+from ioflt.transport.listener import Listener
 from ioflt.wire import failure
 
 #: Seconds for which a mount looks for raw copies before it serves: 10,000 homes in memory take 0.6. Where it

@@ -24,7 +24,7 @@ from ioflt.keyd.server import Server
 from ioflt.keyd.service import Service
 from ioflt.keyd.upkeep import Upkeep
 from ioflt.keys.starter import READY
-from ioflt.transport.unix import Listener
+from ioflt.transport.listener import Listener
 
 #: Bytes of a log file; one older one is kept.
 _LOG_SIZE = 1 << 20

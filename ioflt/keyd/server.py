@@ -26,7 +26,8 @@ from ioflt.keyd.answer import answer, wipe_keys
 from ioflt.keyd.guarded import Guarded, Rules
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
-from ioflt.transport.unix import Listener, Peer, peer_of
+from ioflt.transport.listener import Listener
+from ioflt.transport.unix import Peer, peer_of
 from ioflt.wire import failure
 from ioflt.wire.frame import Pause, RemoteProtocolError, wipe
 from ioflt.wire.keyd.connection import ServerConnection, welcome

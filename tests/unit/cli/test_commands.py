@@ -75,6 +75,12 @@ def test_help_imports_little() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_client_of_keyd_imports_no_event_loop() -> None:
+    """Every command is one, and each would take a third longer to start."""
+    script = "import sys; import ioflt.keys.client, ioflt.keys.mounts; sys.exit('trio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
 def test_a_command_that_takes_secrets_dumps_no_core(tmp_path: Path, ioflt_home: Path) -> None:
     """Passphrases, data keys and plaintext are in the memory of commands, too."""
     secret = tmp_path / "secret"

@@ -8,7 +8,8 @@ import pytest
 
 from ioflt.errors import BusyError, PeerError, UsageError
 from ioflt.transport import unix
-from ioflt.transport.unix import Listener, NotListening
+from ioflt.transport.listener import Listener
+from ioflt.transport.unix import NotListening
 
 
 def test_connect_and_peer(short_tmp):
