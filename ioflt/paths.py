@@ -57,6 +57,11 @@ class Paths:
         return self.state / "access.json"
 
     @property
+    def shared_keys(self) -> Path:
+        """Which VMs share a key; keyd's."""
+        return self.state / "shared-keys.json"
+
+    @property
     def logs(self) -> Path:
         """keyd.log and mount.log, apart from everything that a mount must not touch."""
         return self.state / "logs"

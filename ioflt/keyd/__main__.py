@@ -22,6 +22,7 @@ from ioflt.keyd.guarded import Rules
 from ioflt.keyd.holdings import Holdings
 from ioflt.keyd.server import Server
 from ioflt.keyd.service import Service
+from ioflt.keyd.shared_keys import SharedKeys
 from ioflt.keyd.upkeep import Upkeep
 from ioflt.keys.starter import READY
 from ioflt.transport.listener import Listener
@@ -65,7 +66,7 @@ def main() -> int:
 def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int | None) -> int:
     service = Service(where)
     authority = Authority(where.access, accounts.user(os.geteuid()))
-    rules = Rules(authority, Holdings(), Memory(where.homes))
+    rules = Rules(authority, Holdings(SharedKeys(where.shared_keys)), Memory(where.homes))
 
     def ready() -> None:
         _log.info("serves %s, pid %d", where.keyd_socket, os.getpid())

@@ -7,6 +7,7 @@ gets round the permissions on a home by not showing its record.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -37,11 +38,12 @@ from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, Deep, HomeRecord, Move, Record
 from ioflt.format.vmx import sealed
 from ioflt.keyd.authority import Authority
-from ioflt.keyd.holdings import Holdings, Owner
+from ioflt.keyd.holdings import Holdings
 from ioflt.keyd.recorder import event
 from ioflt.keyd.reports import Allowance, event_of
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
+from ioflt.keyd.shared_keys import Owner
 from ioflt.keys.state import KeyState
 from ioflt.policy import text as policy_text
 from ioflt.policy.model import StoragePolicy
@@ -84,6 +86,9 @@ _DENIAL_S = 60.0
 _MAX_DENIALS = 4_096
 
 
+_log = logging.getLogger(__name__)
+
+
 class Denied(DeniedError):
     """Which privilege is lacking, and where."""
 
@@ -123,9 +128,18 @@ class Guarded:
         results = self._service.check_record(payload, tags, by)
         if True in results and False not in results:
             record = form.parse_payload(payload)
-            self._holdings.learn(record, shown, vouched=self._session.caller.trusted)
+            self._learn(record, shown)
             self._session.about = transitions.place_of(record, shown)
         return results
+
+    def _learn(self, record: Record, shown: str) -> None:
+        """Raises StorageError; UsageError for what keyd cannot keep, but to root, who gives it other keys."""
+        try:
+            self._holdings.learn(record, shown, vouched=self._session.caller.trusted)
+        except UsageError as error:
+            if not self._session.caller.trusted:
+                raise
+            _log.warning("whose the keys of %s are is not kept: %s", shown, error)
 
     def seal_record(
         self, by: Sequence[KeyRef], old: bytes | None, payload: bytes, shown: str = ""

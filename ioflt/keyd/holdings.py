@@ -1,10 +1,11 @@
-"""Whose keys are whose: what keyd learned from valid records since it started, and what it made for whom.
+"""Whose keys are whose: what keyd learned from valid records, and what it made for whom.
 
 A record is believed about the keys that have MACed it, and about nothing else: another one that claims to be
 of the same home, under other keys, changes nothing for these. A key that two homes have belongs to both.
 
-In memory only, and bounded: what is forgotten has to be shown again. Safe for several threads: one lock, held
-for a few dictionary accesses.
+In memory, and bounded: what is forgotten has to be shown again, but for what no single record tells, which is
+kept (`shared_keys`). Safe for several threads: one lock, held for a few dictionary accesses, and while a
+file is written when a key gets another owner.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from typing import TypeVar
 from ioflt.access.objects import Place
 from ioflt.access.principals import Principal
 from ioflt.access.transitions import keys_of
+from ioflt.errors import UsageError
 from ioflt.format.record.record import DatastoreRecord, Record
+from ioflt.keyd.shared_keys import MAX_OWNERS, Owner, Owners, SharedKeys
 from ioflt.types import HomeState, KeyRef
 
 #: Keys whose owners are known at once, and names of homes and datastores.
 MAX_KNOWN = 65_536
-#: Homes of one key, the first ones; and keys of a datastore, the last ones.
-MAX_SHARED = 256
+#: Keys of a datastore, the last ones.
+MAX_DATASTORE_KEYS = 256
 #: New keys, and digests of wrapped data keys, that one principal made.
 MAX_MADE = 4_096
 #: Principals of whom that is kept.
@@ -32,14 +35,6 @@ MAX_PRINCIPALS = 256
 
 _Name = TypeVar("_Name")
 _Value = TypeVar("_Value")
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """A home, or a datastore (`vm` None), by their ids."""
-
-    vm: str | None
-    datastore: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +54,11 @@ class _Made:
 
 
 class Holdings:
-    def __init__(self) -> None:
+    def __init__(self, shared: SharedKeys) -> None:
         self._lock = threading.Lock()
+        self._shared = shared
         #: By key and by the id of whose it is: the newest generation of a record that names it, and where.
-        self._held: OrderedDict[KeyRef, dict[str, tuple[int, Owner]]] = OrderedDict()
-        self._owners: dict[KeyRef, frozenset[Owner]] = {}
+        self._held: OrderedDict[KeyRef, Owners] = OrderedDict()
         self._datastores: OrderedDict[str, _Datastore] = OrderedDict()
         self._shown: OrderedDict[str, str] = OrderedDict()
         #: By the id of a home: the keys that its record names, and its datastore.
@@ -73,32 +68,40 @@ class Holdings:
     # Records
 
     def learn(self, record: Record, shown: str, *, vouched: bool) -> None:
-        """From a valid record. `vouched`: who shows it may name it for all."""
+        """From a valid record. `vouched`: who shows it may name it for all.
+
+        Raises StorageError, and UsageError for one more owner than can be kept: the keyd that starts next
+        would not know whose the keys are.
+        """
         is_datastore = isinstance(record, DatastoreRecord)
         ident = record.datastore_id if isinstance(record, DatastoreRecord) else record.home_id
         owner = Owner(None if is_datastore else ident, record.datastore_id)
         with self._lock:
             if shown and (vouched or ident not in self._shown):
                 _keep(self._shown, ident, shown, MAX_KNOWN)
-            for key in keys_of(record):
-                held = self._held.pop(key, {})
-                known = held.get(ident)
-                fits = len(held) < MAX_SHARED if known is None else record.generation >= known[0]
-                if fits:
-                    held[ident] = record.generation, owner
-                    self._owners[key] = frozenset(one for _, one in held.values())
-                self._held[key] = held
-            while len(self._held) > MAX_KNOWN:
-                del self._owners[self._held.popitem(last=False)[0]]
             if isinstance(record, DatastoreRecord):
                 self._learn_datastore(record)
             else:
                 _keep(self._homes, ident, (keys_of(record), record.datastore_id), MAX_KNOWN)
+            for key in keys_of(record):
+                self._learn_owner(key, record.generation, owner)
+            self._shared.save()
+
+    def _learn_owner(self, key: KeyRef, generation: int, owner: Owner) -> None:
+        held = self._held.get(key) or self._shared.of(key)
+        known = held.get(owner.ident)
+        if known is None and len(held) >= MAX_OWNERS:
+            raise UsageError(f"more than {MAX_OWNERS} VMs cannot share a key: give this one a key of its own")
+        if known is None or generation >= known[0]:
+            held = {**held, owner.ident: (generation, owner)}
+        if len(held) > 1 or key in self._shared or (known is not None and known[1] != held[owner.ident][1]):
+            self._shared.note(key, held)
+        _keep(self._held, key, held, MAX_KNOWN)
 
     def _learn_datastore(self, record: DatastoreRecord) -> None:
         before = self._datastores.get(record.datastore_id)
         known = () if before is None else before.keys
-        keys = tuple(dict.fromkeys((*known, *keys_of(record))))[-MAX_SHARED:]
+        keys = tuple(dict.fromkeys((*known, *keys_of(record))))[-MAX_DATASTORE_KEYS:]
         if before is not None and before.generation > record.generation:
             made = _Datastore(keys, before.default, before.generation)
         else:
@@ -107,7 +110,7 @@ class Holdings:
 
     def owners(self, key: KeyRef) -> frozenset[Owner]:
         """The homes and datastores that have the key; none: nobody has shown a record of it."""
-        return self._owners.get(key, frozenset())
+        return frozenset(one for _, one in (self._held.get(key) or self._shared.of(key)).values())
 
     def home(self, ident: str) -> tuple[frozenset[KeyRef], str] | None:
         """The keys and the datastore of the home of that id, by the record that was shown last."""
@@ -126,8 +129,7 @@ class Holdings:
 
     def place(self, owner: Owner) -> Place:
         """Where permissions for it are looked for, and what it is called."""
-        ident = owner.vm or owner.datastore
-        return Place(owner.vm, owner.datastore, self._shown.get(ident, ident))
+        return Place(owner.vm, owner.datastore, self._shown.get(owner.ident, owner.ident))
 
     def datastore(self, ident: str) -> tuple[frozenset[KeyRef], HomeState | None]:
         """The keys of a datastore, those of before among them, and what is new there; none while unknown."""

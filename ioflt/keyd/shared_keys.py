@@ -1,0 +1,141 @@
+"""The keys of which one record does not tell whose they are: several homes have them, or their home moved.
+
+Kept in `shared-keys.json` (`wire/keyd/SPEC.md`), so that a keyd that starts knows what the one before knew.
+Else who may read one of two VMs that share a key, and shows its record alone, would have the other's data
+keys. Of all other keys the record that names them tells, and is shown again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from ioflt.errors import MalformedError, NotFoundError, UsageError
+from ioflt.keys import files
+from ioflt.types import KeyRef
+
+#: Longest file: some 20,000 owners.
+MAX_SIZE: Final = 4_000_000
+#: Homes and datastores of one key.
+MAX_OWNERS: Final = 256
+
+_Id: TypeAlias = Annotated[
+    str, Meta(pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A home, or a datastore (`vm` None), by their ids."""
+
+    vm: str | None
+    datastore: str
+
+    @property
+    def ident(self) -> str:
+        """Its own id."""
+        return self.vm or self.datastore
+
+
+#: By the id of each: the generation of the record that said so, and where it is.
+Owners: TypeAlias = Mapping[str, tuple[int, Owner]]
+
+
+class _Owner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    vm: _Id | None
+    datastore: _Id
+    generation: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+
+
+class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    provider: Annotated[str, Meta(min_length=1, max_length=128)]
+    key_id: Annotated[str, Meta(min_length=1, max_length=1024)]
+    owners: Annotated[tuple[_Owner, ...], Meta(min_length=1, max_length=MAX_OWNERS)]
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: Literal[1]
+    keys: tuple[_Key, ...]
+
+
+class SharedKeys:
+    """Over one file, which need not be there yet. Read when it is made; for one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises MalformedError, StorageError: then nobody knows whose keys are."""
+        self._path = path
+        self._keys = _read(path)
+        self._saved = True
+
+    def __contains__(self, key: KeyRef) -> bool:
+        return key in self._keys
+
+    def of(self, key: KeyRef) -> Owners:
+        """Its owners; none: it is not kept here."""
+        return self._keys.get(key, {})
+
+    def note(self, key: KeyRef, owners: Owners) -> None:
+        """Of these owners, for `save`. Raises UsageError, and notes nothing, when that is too much.
+
+        That a record of the same owner became newer is nothing to write for.
+        """
+        if _places(self.of(key)) == _places(owners):
+            return
+        kept = {**self._keys, key: owners}
+        if len(_encoded(kept)) > MAX_SIZE:
+            raise UsageError("no more VMs can share keys on this host: give VMs keys of their own")
+        self._keys, self._saved = kept, False
+
+    def save(self) -> None:
+        """Durably, what was noted. Raises StorageError, and so does each call until it can be written."""
+        if not self._saved:
+            files.replace(self._path, _encoded(self._keys))
+            self._saved = True
+
+
+def _places(owners: Owners) -> frozenset[Owner]:
+    return frozenset(owner for _, owner in owners.values())
+
+
+def _encoded(keys: Mapping[KeyRef, Owners]) -> bytes:
+    told = tuple(
+        _Key(
+            key.provider,
+            key.key_id,
+            tuple(_Owner(owner.vm, owner.datastore, generation) for generation, owner in owners.values()),
+        )
+        for key, owners in keys.items()
+    )
+    return msgspec.json.encode(_File(1, told))
+
+
+def _read(path: Path) -> dict[KeyRef, Owners]:
+    try:
+        data = files.read(path, MAX_SIZE)
+        if len(data) > MAX_SIZE:
+            raise MalformedError("oversized")
+        found = msgspec.json.decode(data, type=_File)
+        keys = {KeyRef(one.provider, one.key_id): _owners(one) for one in found.keys}
+        if len(keys) != len(found.keys):
+            raise MalformedError("twice", "a key")
+    except NotFoundError:
+        return {}
+    except (msgspec.MsgspecError, ValueError, MalformedError) as error:
+        raise MalformedError("does not say which VMs share a key", str(error), file=path) from error
+    return keys
+
+
+def _owners(key: _Key) -> Owners:
+    owners = {
+        owner.ident: (one.generation, owner)
+        for one in key.owners
+        for owner in (Owner(one.vm, one.datastore),)
+    }
+    if len(owners) != len(key.owners):
+        raise MalformedError("twice", "an owner")
+    return owners

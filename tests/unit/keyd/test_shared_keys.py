@@ -1,0 +1,136 @@
+"""The file of keys that several VMs share, and what is held in memory of them."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ioflt.crypto.rng import new_uuid
+from ioflt.errors import MalformedError, StorageError, UsageError
+from ioflt.format.record.record import HomeRecord
+from ioflt.keyd import shared_keys
+from ioflt.keyd.holdings import Holdings
+from ioflt.keyd.shared_keys import MAX_OWNERS, Owner, SharedKeys
+from ioflt.keys import files
+from ioflt.types import HomeState, KeyRef
+
+KEY = KeyRef("local", "a.b")
+DATASTORE = "11111111-2222-4333-8444-555555555555"
+HOME = HomeRecord(
+    "0f0e0d0c-0b0a-4908-8706-050403020100", DATASTORE, HomeState.ENCRYPTED, (KEY,), (), "", False, None
+)
+WEB, DATA = Owner(HOME.home_id, DATASTORE), Owner(None, DATASTORE)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "shared-keys.json"
+
+
+def holdings(path: Path) -> Holdings:
+    return Holdings(SharedKeys(path))
+
+
+def kept(path: Path) -> frozenset[Owner]:
+    """As a keyd knows them that starts now."""
+    return holdings(path).owners(KEY)
+
+
+def test_it_is_read_as_it_was_written(path: Path) -> None:
+    shared = SharedKeys(path)
+    owners = {WEB.ident: (7, WEB), DATA.ident: (1, DATA)}
+    shared.note(KEY, owners)
+    shared.save()
+    assert SharedKeys(path).of(KEY) == owners
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"format":1', b'"format":2'),
+        (b'"generation":7', b'"generation":0'),
+        (b'"generation":7', b'"generation":9223372036854775808'),
+        (b'"generation":7', b'"generation":7,"more":1'),
+        (b'"key_id":"a.b"', b'"key_id":""'),
+        (b'"vm":"', b'"vm":"x'),
+        (f'"vm":"{HOME.home_id}"'.encode(), b'"vm":null'),  # then one of its owners is there twice
+        (b"]}]}", b"]}]}\0"),
+    ],
+)
+def test_what_is_not_as_it_is_written_is_not_read(path: Path, old: bytes, new: bytes) -> None:
+    shared = SharedKeys(path)
+    shared.note(KEY, {WEB.ident: (7, WEB), DATA.ident: (1, DATA)})
+    shared.save()
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new))
+    with pytest.raises(MalformedError, match="does not say which VMs share a key"):
+        SharedKeys(path)
+
+
+def test_a_key_of_one_vm_is_not_kept(path: Path) -> None:
+    holdings(path).learn(HOME, "web", vouched=True)
+    assert not path.exists()
+
+
+def test_the_newest_place_of_a_vm_is_kept(path: Path) -> None:
+    moved = replace(HOME, datastore_id=new_uuid(), generation=5)
+    before = holdings(path)
+    before.learn(HOME, "web", vouched=True)
+    before.learn(moved, "web", vouched=True)
+    there = holdings(path)
+    there.learn(replace(HOME, generation=4), "web", vouched=True)
+    assert there.owners(KEY) == {Owner(HOME.home_id, moved.datastore_id)}
+
+
+def test_others_that_are_learned_do_not_push_it_out(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ioflt.keyd.holdings.MAX_KNOWN", 10)
+    there = holdings(path)
+    twin = replace(HOME, home_id=new_uuid())
+    for record in (HOME, twin):
+        there.learn(record, "", vouched=False)
+    for number in range(20):
+        there.learn(
+            replace(HOME, home_id=new_uuid(), keys=(KeyRef("local", str(number)),)), "", vouched=False
+        )
+    there.learn(HOME, "", vouched=False)
+    assert there.owners(KEY) == {WEB, Owner(twin.home_id, DATASTORE)}
+
+
+def test_what_cannot_be_written_is_tried_again_before_anything_is_answered(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = holdings(path)
+    twin = replace(HOME, home_id=new_uuid())
+    there.learn(HOME, "web", vouched=True)
+
+    def full(path: Path, data: bytes) -> None:
+        raise StorageError("cannot write", errno.ENOSPC, file=path)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "replace", full)
+        for _ in range(2):
+            with pytest.raises(StorageError):
+                there.learn(twin, "twin", vouched=True)
+        assert len(there.owners(KEY)) == 2  # also meanwhile
+    there.learn(twin, "twin", vouched=True)
+    assert kept(path) == there.owners(KEY)
+
+
+def test_one_owner_too_many_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = holdings(path)
+    for _ in range(MAX_OWNERS):
+        there.learn(replace(HOME, home_id=new_uuid()), "", vouched=False)
+    with pytest.raises(UsageError, match="cannot share a key"):
+        there.learn(HOME, "", vouched=False)
+    assert len(kept(path)) == MAX_OWNERS
+    monkeypatch.setattr(shared_keys, "MAX_SIZE", len(path.read_bytes()))
+    other = KeyRef("local", "other")
+    there.learn(replace(HOME, home_id=new_uuid(), keys=(other,)), "", vouched=False)
+    with pytest.raises(UsageError, match="no more VMs can share keys"):
+        there.learn(replace(HOME, home_id=new_uuid(), keys=(other,)), "", vouched=False)
+    assert len(there.owners(other)) == 1
