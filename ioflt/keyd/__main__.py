@@ -18,6 +18,7 @@ from ioflt.errors import IofltError
 from ioflt.keyd import accounts
 from ioflt.keyd.access import Access
 from ioflt.keyd.authority import Authority
+from ioflt.keyd.denials import Denials
 from ioflt.keyd.guarded import Rules
 from ioflt.keyd.holdings import Holdings
 from ioflt.keyd.server import Server
@@ -66,7 +67,8 @@ def main() -> int:
 def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int | None) -> int:
     service = Service(where)
     authority = Authority(where.access, accounts.user(os.geteuid()))
-    rules = Rules(authority, Holdings(SharedKeys(where.shared_keys)), Memory(where.homes))
+    denials = Denials(service.recorder)
+    rules = Rules(authority, Holdings(SharedKeys(where.shared_keys)), Memory(where.homes), denials)
 
     def ready() -> None:
         _log.info("serves %s, pid %d", where.keyd_socket, os.getpid())
@@ -76,6 +78,7 @@ def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int
         with Upkeep(service):
             trio.run(Server(service, access, rules).serve, listener, ready)
     finally:
+        denials.tell_rest()
         service.close()
     return 0
 

@@ -6,6 +6,7 @@ import grp
 import os
 from dataclasses import dataclass
 
+from ioflt.keyd import accounts
 from ioflt.transport.unix import Peer
 
 #: Members may connect to a keyd in system mode.
@@ -25,8 +26,13 @@ class Access:
         return cls(os.geteuid(), _group_id() if system else None)
 
     def may_connect(self, peer: Peer) -> bool:
-        """Whether the peer may ask for anything."""
-        return self.owns(peer) or (self.group is not None and self.group in peer.groups)
+        """Whether the peer may ask for anything. Asks the host for its users.
+
+        A member has an account: who has subordinate uids is thousands of others, each in his groups.
+        """
+        if self.owns(peer):
+            return True
+        return self.group is not None and self.group in peer.groups and accounts.exists(peer.uid)
 
     def owns(self, peer: Peer) -> bool:
         """Whether the peer is who keyd belongs to, or root: he may act for others."""

@@ -12,6 +12,15 @@ from ioflt.access.principals import Caller, Kind, Principal
 from ioflt.transport.unix import Peer
 
 
+def exists(uid: int) -> bool:
+    """Whether an account of this host has that uid."""
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
 def user(uid: int) -> Principal:
     """By name; by number where it has none."""
     try:

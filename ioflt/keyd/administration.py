@@ -15,10 +15,11 @@ from ioflt.access.principals import Caller, Principal
 from ioflt.access.privileges import Privilege
 from ioflt.access.state import AccessState, Permission
 from ioflt.access.view import place_of, visible
-from ioflt.audit.event import MAX_NAME, Change, Outcome, Thing, Value, added, deleted, modified
+from ioflt.audit.event import MAX_NAME, Change, Event, Outcome, Thing, Value, added, deleted, modified
 from ioflt.errors import DeniedError, IofltError, StorageError
 from ioflt.keyd import accounts
 from ioflt.keyd.authority import Authority
+from ioflt.keyd.denials import Denials
 from ioflt.keyd.recorder import Recorder, event
 from ioflt.wire import failure
 from ioflt.wire.keyd import access as wire
@@ -41,7 +42,11 @@ _COMMANDS: Final[Mapping[type, str]] = {
 
 
 def answer(
-    authority: Authority, recorder: Recorder, caller: Caller, request: messages.AccessRequest
+    authority: Authority,
+    recorder: Recorder,
+    denials: Denials,
+    caller: Caller,
+    request: messages.AccessRequest,
 ) -> messages.ReplyBody:
     """The reply to a request; a Failure for every error. A change is in the event log before it is made."""
     try:
@@ -49,7 +54,7 @@ def answer(
             case messages.GetAccess():
                 return messages.Access(text.write(visible(authority.state, caller)))
             case messages.ChangeAccess(change):
-                _change(authority, recorder, caller, change)
+                _change(authority, recorder, denials, caller, change)
                 return messages.Done()
             case messages.ExplainAccess(who, privilege, on):
                 return _explained(authority, caller, who, privilege, on)
@@ -58,24 +63,29 @@ def answer(
     assert_never(request)
 
 
-def _change(authority: Authority, recorder: Recorder, caller: Caller, change: wire.Change) -> None:
+def _change(
+    authority: Authority, recorder: Recorder, denials: Denials, caller: Caller, change: wire.Change
+) -> None:
     operation, about = _operation(change), _about(change)
     asked = event(operation, about, changes=[added("access.change", msgspec.to_builtins(change))])
+    done: list[Event] = []
 
     def changed(state: AccessState) -> AccessState:
         after = _changed(state, caller, change)
         authority.check_duties(after)
-        told = [_told(*difference) for difference in differences(state, after)]
-        recorder.record(event(operation, about, changes=told))
+        told = event(operation, about, changes=[_told(*each) for each in differences(state, after)])
+        recorder.record(told)
+        done.append(told)
         return after
 
     try:
         authority.change(changed)
-    except StorageError:
-        raise
     except IofltError as error:
-        outcome: Outcome = "denied" if isinstance(error, DeniedError) else "refused"
-        recorder.record(msgspec.structs.replace(asked, outcome=outcome, reason=str(error)))
+        if done:
+            recorder.failed(done[0], error)
+        elif not isinstance(error, StorageError):
+            outcome: Outcome = "denied" if isinstance(error, DeniedError) else "refused"
+            denials.tell(msgspec.structs.replace(asked, outcome=outcome, reason=str(error)))
         raise
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -22,7 +21,6 @@ from ioflt.access.decide import denial
 from ioflt.access.differences import differences
 from ioflt.access.objects import ANYWHERE, Place
 from ioflt.access.operations import OPERATIONS, On
-from ioflt.access.principals import Principal
 from ioflt.access.privileges import Privilege
 from ioflt.access.state import AccessState
 from ioflt.access.transitions import Transition
@@ -32,15 +30,17 @@ from ioflt.audit.reader import Page
 from ioflt.crypto.mac import sha256
 from ioflt.crypto.secret import Secret
 from ioflt.datastore.memory import Memory
-from ioflt.errors import CorruptDataError, DeniedError, IofltError, UnshownError, UsageError
+from ioflt.errors import BusyError, CorruptDataError, DeniedError, IofltError, UnshownError, UsageError
 from ioflt.format.luks2.profile import Digest
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, Deep, HomeRecord, Move, Record
 from ioflt.format.vmx import sealed
+from ioflt.keyd import reports
+from ioflt.keyd.allowance import Allowance
 from ioflt.keyd.authority import Authority
+from ioflt.keyd.denials import Denials
 from ioflt.keyd.holdings import Holdings
 from ioflt.keyd.recorder import event
-from ioflt.keyd.reports import Allowance, event_of
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
 from ioflt.keyd.shared_keys import Owner
@@ -81,10 +81,6 @@ _MAX_ROUNDS = 1 << 22
 #: Most that a generation may grow by at once: so that nobody takes all that there are.
 _LEAP = 1 << 20
 
-#: Seconds for which the same denial of somebody is not told of again, and most that are remembered.
-_DENIAL_S = 60.0
-_MAX_DENIALS = 4_096
-
 
 _log = logging.getLogger(__name__)
 
@@ -105,9 +101,9 @@ class Rules:
     authority: Authority
     holdings: Holdings
     memory: Memory
+    denials: Denials
     binding: threading.Lock = field(default_factory=threading.Lock)
-    denials: OrderedDict[tuple[Principal, Privilege, Place], float] = field(default_factory=OrderedDict)
-    allowance: Allowance = field(default_factory=Allowance)
+    reports: Allowance = field(default_factory=lambda: Allowance(reports.BURST, reports.RATE))
 
 
 class Guarded:
@@ -165,9 +161,8 @@ class Guarded:
             if before is None and isinstance(record, HomeRecord):
                 self._holdings.made_home(self._who, record.home_id)
         self._inherit(before, record)
-        if change.changes:  # else it is progress
-            self._tell_change(change, record, shown)
-        self._service.sealed(before, record)
+        with self._telling(change, record, shown):
+            self._service.sealed(before, record)
         return tags
 
     def _check_id(self, before: Record | None, record: Record) -> None:
@@ -196,16 +191,26 @@ class Guarded:
         ):
             new = record.operation.home_id
         if old != new:
-            self._rules.authority.change(lambda state: self._inherited(state, old, new))
+            self._change_access(lambda state: changes.inherit(state, old, new))
 
-    def _inherited(self, state: AccessState, old: str, new: str) -> AccessState:
-        after = changes.inherit(state, old, new)
-        told = [modified(*difference) for difference in differences(state, after)]
-        if told:
-            self._service.recorder.record(
-                self._event("permission grant", self._session.about, changes=told, privilege=None)
-            )
-        return after
+    def _change_access(self, make: Callable[[AccessState], AccessState]) -> None:
+        done: list[Event] = []
+
+        def changed(state: AccessState) -> AccessState:
+            after = make(state)
+            given = [modified(*difference) for difference in differences(state, after)]
+            if given:
+                told = self._event("permission grant", self._session.about, changes=given, privilege=None)
+                self._service.recorder.record(told)
+                done.append(told)
+            return after
+
+        try:
+            self._rules.authority.change(changed)
+        except IofltError as error:
+            for told in done:
+                self._service.recorder.failed(told, error)
+            raise
 
     def _check_datastore(self, by: Sequence[KeyRef], datastore_id: str) -> None:
         """A clear home's record is under its datastore's keys. Raises UnshownError, UsageError."""
@@ -415,29 +420,26 @@ class Guarded:
 
     # Events
 
-    def _tell_change(self, change: Transition, record: Record, shown: str) -> None:
-        """Return when that is on disk. Raises StorageError: then it does not happen."""
+    @contextmanager
+    def _telling(self, change: Transition, record: Record, shown: str) -> Iterator[None]:
+        """An event is on disk before the block is run; of progress there is none. Raises StorageError."""
+        if not change.changes:
+            yield
+            return
         asked = ", ".join(dict.fromkeys(str(privilege) for privilege, _ in change.asks))
-        changes = [modified(*each) for each in change.changes]
+        told = [modified(*each) for each in change.changes]
         place = transitions.place_of(record, shown)
-        self._service.recorder.record(
-            self._event(change.operation, place, changes=changes, privilege=asked or None)
-        )
+        with self._service.recorder.around(
+            self._event(change.operation, place, changes=told, privilege=asked or None)
+        ):
+            yield
 
     def tell_denial(self, error: DeniedError) -> None:
-        """An event for the first of many like it."""
-        if not isinstance(error, Denied):
-            return
-        known, now = (self._who, error.privilege, error.place), time.monotonic()
-        with self._rules.binding:
-            again = now < self._rules.denials.get(known, 0.0)
-            self._rules.denials[known] = now + _DENIAL_S
-            if len(self._rules.denials) > _MAX_DENIALS:
-                self._rules.denials.popitem(last=False)
-        if not again:
+        """An event, unless there were more of late than are told."""
+        if isinstance(error, Denied):
             about = self._session.operation or "keys"
-            denied = self._event(about, error.place, privilege=error.privilege, outcome="denied")
-            self._service.recorder.record_if_possible(denied)
+            told = self._event(about, error.place, privilege=error.privilege, outcome="denied")
+            self._rules.denials.tell(told, (self._who, error.privilege, error.place))
 
     def _event(
         self,
@@ -593,10 +595,11 @@ class Guarded:
         self._require(_P.DIAGNOSTICS, ANYWHERE)
         return self._service.attester.public_key()
 
-    def note_events(self, reports: Sequence[Report]) -> EventLogSettings:
+    def note_events(self, batch: Sequence[Report]) -> EventLogSettings:
         """Log what the peer reports. Raises UsageError, BusyError; StorageError when events are required."""
-        told = [self._for_whom(event_of(report, self._session.operation)) for report in reports]
-        self._rules.allowance.take(told[0].by.uid, len(told))
+        told = [self._for_whom(reports.event_of(report, self._session.operation)) for report in batch]
+        if not self._rules.reports.take(told[0].by.uid, len(told)):
+            raise BusyError(f"uid {told[0].by.uid} reports more events than keyd takes")
         for each in told:
             self._service.recorder.record_soon(each)
         settings = self._service.recorder.settings

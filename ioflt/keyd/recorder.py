@@ -87,8 +87,14 @@ class Recorder:
         try:
             yield
         except IofltError as error:
-            self.record(msgspec.structs.replace(event, time=_now(), outcome="failed", reason=str(error)))
+            self.failed(event, error)
             raise
+
+    def failed(self, event: Event, error: IofltError) -> None:
+        """What was recorded as done was not done after all, for that reason."""
+        self.record_if_possible(
+            msgspec.structs.replace(event, time=_now(), outcome="failed", reason=str(error))
+        )
 
     def change(self, *, required: bool | None, sink: sinks.SinkKind | None) -> Settings:
         """Change what is not None of the settings. Returns what they are then. Raises StorageError."""

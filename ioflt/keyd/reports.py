@@ -5,14 +5,10 @@ keyd vouches for who reports: that is the peer, as the kernel names it. The rest
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable
 from typing import Final
 
 from ioflt.audit.event import Change, Event, Thing
-from ioflt.errors import BusyError, UsageError
+from ioflt.errors import UsageError
 from ioflt.keyd.recorder import event
 from ioflt.wire.keyd.messages import Report, ReportedThing
 
@@ -33,30 +29,6 @@ BY_MOUNTS: Final = frozenset(
 #: Events that a user may report at once, and in each second from then on: more than a mount makes files.
 BURST: Final = 20_000
 RATE: Final = 1_000
-
-_MAX_USERS: Final = 4_096
-
-
-class Allowance:
-    """How much each user may report yet, so that nobody fills the disk at once. Safe for several threads."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._left: OrderedDict[int, tuple[float, float]] = OrderedDict()  # by uid; as of when
-
-    def take(self, uid: int, count: int) -> None:
-        """Raises BusyError when that is more than there is now."""
-        now = self._clock()
-        with self._lock:
-            left, since = self._left.pop(uid, (float(BURST), now))
-            left = min(float(BURST), left + (now - since) * RATE)
-            enough = left >= count
-            self._left[uid] = (left - count if enough else left, now)
-            if len(self._left) > _MAX_USERS:
-                self._left.popitem(last=False)
-        if not enough:
-            raise BusyError(f"uid {uid} reports more events than keyd takes")
 
 
 def event_of(report: Report, operation: str) -> Event:

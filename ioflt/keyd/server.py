@@ -4,9 +4,10 @@ Threads: those that answer from memory wait for nobody. Each provider has its ow
 it (`outward`); those that wait for several have some in common. So has each kind of request that waits for
 others: a lock for mounts, a status for what opens a provider. Whatever hangs uses up its own.
 
-Tasks: the accept loop, a handler for each connection, one that waits for signals; all in one nursery, which
-Stop or a signal cancels. A handler serves one request after the other. Nothing that a client does ends more
-than its own connection; work in a thread whose client is gone runs to its end and is dropped.
+Tasks: the accept loop, a handler for each connection, one that waits for signals, one that tells how much was
+denied; all in one nursery, which Stop or a signal cancels. A handler serves one request after the other.
+Nothing that a client does ends more than its own connection; work in a thread whose client is gone runs to
+its end and is dropped.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 import trio
 
-from ioflt.errors import BugError, DeniedError, IofltError
-from ioflt.keyd import administration, outward
+from ioflt.access.principals import Principal
+from ioflt.errors import BugError, BusyError, DeniedError, IofltError
+from ioflt.keyd import administration, denials, outward
 from ioflt.keyd.access import Access
 from ioflt.keyd.answer import answer, wipe_keys
 from ioflt.keyd.guarded import Guarded, Rules
+from ioflt.keyd.guests import Guests, Room
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
 from ioflt.transport.listener import Listener
@@ -38,7 +41,10 @@ from ioflt.wire.keyd.messages import (
     GetStatus,
     GetWarnings,
     Hello,
+    KeyRequest,
     Lock,
+    Prove,
+    ProveVmx,
     Reload,
     ReplyBody,
     RequestBody,
@@ -52,6 +58,12 @@ MAX_THREADS = 32
 
 #: Kinds of requests that wait for others than a provider that has a key.
 _WAITING = (Lock, Unlock, Reload, SetKeyCache, GetStatus, GetWarnings)
+
+#: Requests that take a processor for long: whoever asks has one answered at a time.
+_LONG = (Prove, ProveVmx)
+
+#: Seconds that a client may take to say who it is.
+HELLO_S = 10.0
 
 #: The threads of requests that wait for several providers: whichever hangs, it holds up no one's own.
 _SEVERAL = "several"
@@ -73,6 +85,8 @@ class Server:
         self._rules = rules
         #: By the provider that is waited for, or the kind of request; "": nobody is waited for.
         self._threads = defaultdict[str, trio.CapacityLimiter](lambda: trio.CapacityLimiter(MAX_THREADS))
+        self._guests = Guests(access)
+        self._proving = defaultdict[Principal, trio.CapacityLimiter](lambda: trio.CapacityLimiter(1))
         self._end = trio.CancelScope()
 
     async def serve(self, listener: Listener, ready: Callable[[], None]) -> None:
@@ -80,6 +94,7 @@ class Server:
         with self._end:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_for_signal)
+                nursery.start_soon(self._tell_denials)
                 await nursery.start(trio.serve_listeners, self._handle, [listener.trio_listener()])
                 ready()
 
@@ -89,11 +104,17 @@ class Server:
                 _log.info("ends by %s", signal.Signals(number).name)
                 self._end.cancel()
 
+    async def _tell_denials(self) -> None:
+        while True:
+            await trio.sleep(denials.INTERVAL_S)
+            await self._run("denials", self._rules.denials.tell_rest)
+
     async def _handle(self, stream: trio.SocketStream) -> None:
         peer = peer_of(stream.socket)
         try:
-            with self._service.users.connected(peer):
-                await _Conversation(self, stream, peer).run()
+            with self._guests.entered(peer) as room, self._service.users.connected(peer):
+                if room is not Room.CLOSED:
+                    await _Conversation(self, stream, peer, room).run()
         except RemoteProtocolError as error:
             _log.warning("pid %d of uid %d is cut off: %s", peer.pid, peer.uid, error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -103,19 +124,25 @@ class Server:
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def greet(self, peer: Peer, hello: Hello) -> tuple[Session | None, ReplyBody]:
+    async def greet(self, peer: Peer, hello: Hello, room: Room) -> tuple[Session | None, ReplyBody]:
         """The connection's session, and the answer: a Failure for who may not connect, or not for him."""
-        if not self._access.may_connect(peer):
-            return None, failure.of(DeniedError(f"uid {peer.uid} may not ask this of keyd"))
-        if hello.operation == "mount" and not self._access.owns(peer):
-            return None, failure.of(DeniedError("root makes the mounts of this machine"))
-        if hello.as_principal is not None and not self._access.owns(peer):
-            return None, failure.of(DeniedError(f"uid {peer.uid} may not act for {hello.as_principal}"))
         try:
-            reply = welcome(hello)
-            return await self._run("", Session.of, peer, hello), reply
+            return await self._run("hello", self._session, peer, hello, room)
         except IofltError as error:
             return None, failure.of(error)
+
+    def _session(self, peer: Peer, hello: Hello, room: Room) -> tuple[Session, ReplyBody]:
+        """Raises BusyError, DeniedError, UsageError, PeerError."""
+        if not self._access.may_connect(peer):
+            raise DeniedError(f"uid {peer.uid} may not ask this of keyd")
+        if room is not Room.SERVED:
+            raise BusyError(f"uid {peer.uid} has as many connections to keyd as there may be")
+        if hello.operation == "mount" and not self._access.owns(peer):
+            raise DeniedError("root makes the mounts of this machine")
+        if hello.as_principal is not None and not self._access.owns(peer):
+            raise DeniedError(f"uid {peer.uid} may not act for {hello.as_principal}")
+        reply = welcome(hello)
+        return Session.of(peer, hello), reply
 
     async def answer(self, session: Session, request: RequestBody) -> ReplyBody:
         """The reply, from a thread; a Failure for what this session may not do."""
@@ -127,13 +154,21 @@ class Server:
                 administration.answer,
                 self._rules.authority,
                 self._service.recorder,
+                self._rules.denials,
                 session.caller,
                 request,
             )
         guarded = Guarded(self._service, self._rules, session)
         if isinstance(request, _WAITING):
             return await self._run(type(request).__name__, answer, guarded, request)
-        allowed, sort = frozenset[str](), ""
+        if not isinstance(request, _LONG):
+            return await self._answer(guarded, request, "")
+        async with self._proving[session.caller.principal]:
+            return await self._answer(guarded, request, "proofs")
+
+    async def _answer(self, guarded: Guarded, request: KeyRequest, sort: str) -> ReplyBody:
+        """In a thread of that sort, unless providers are waited for."""
+        allowed = frozenset[str]()
         while True:
             try:
                 with outward.only_to(allowed):
@@ -155,18 +190,21 @@ class Server:
 class _Conversation:
     """One client's connection."""
 
-    def __init__(self, server: Server, stream: trio.SocketStream, peer: Peer) -> None:
+    def __init__(self, server: Server, stream: trio.SocketStream, peer: Peer, room: Room) -> None:
         self._server = server
         self._stream = stream
         self._peer = peer
+        self._room = room
         self._connection = ServerConnection()
 
     async def run(self) -> None:
         """Serve until the client closes, breaks the protocol, or is refused."""
-        hello = await self._next_request()
+        hello = None
+        with trio.move_on_after(HELLO_S):
+            hello = await self._next_request()
         if not isinstance(hello, Hello):
             return
-        session, reply = await self._server.greet(self._peer, hello)
+        session, reply = await self._server.greet(self._peer, hello, self._room)
         await self._send(reply)
         if session is None:
             return

@@ -17,6 +17,7 @@ from ioflt.audit.event import from_json
 from ioflt.errors import DeniedError, ExistsError, MalformedError, NotFoundError
 from ioflt.keyd import accounts, administration
 from ioflt.keyd.authority import Authority
+from ioflt.keyd.denials import Denials
 from ioflt.keyd.recorder import Recorder
 from ioflt.paths import Paths
 from ioflt.transport.unix import Peer
@@ -64,7 +65,7 @@ def authority(tmp_path):
 
 def ask(authority, caller, request):
     """The reply. Raises what it is a failure of."""
-    reply = administration.answer(authority, recorders[-1], caller, request)
+    reply = administration.answer(authority, recorders[-1], Denials(recorders[-1]), caller, request)
     if isinstance(reply, failure.Failure):
         raise failure.rebuild(reply)
     return reply
@@ -114,6 +115,9 @@ def test_a_change_that_cannot_be_written_is_none(authority, tmp_path, monkeypatc
     with pytest.raises(Exception, match="cannot write"):
         change(authority, OWNER, wire.Grant("alice", "administrator", ON_EVERYTHING))
     assert authority.state == before
+    done, failed = logged(tmp_path)
+    assert (done[0], done[1]) == ("permission grant", "done")
+    assert failed == ("permission grant", "failed", done[2])
 
 
 @pytest.mark.allow_log("nobody may do anything but its owner")
