@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from ioflt.cli.provider_common import open_store, tell_keyd
+from ioflt.cli.provider_common import open_providers, open_store, tell_keyd
 from ioflt.cli.render import emit, json_option, printable, say
 from ioflt.errors import CorruptDataError, DeniedError, ProviderUnavailable, UsageError
 
@@ -84,7 +84,8 @@ def kmip(
         raise UsageError("a signing request has to be written somewhere: --out OUT")
     if out is not None and out.exists():
         raise click.BadParameter(f"{out} exists already", param_hint="--out")
-    text = _store().create(name, servers, timeout, csr=csr)
+    with open_providers() as providers:
+        text = providers.create_kmip(name, servers, timeout, csr=csr)
     if out is not None:
         files.create(out, text.encode())
     tell_keyd()

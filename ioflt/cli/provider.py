@@ -14,10 +14,18 @@ from ioflt.cli import kmip, pkcs11, provider_trial, transit
 from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask, own_passphrase_option, passphrase_option
 from ioflt.cli.provider_cache import cache
-from ioflt.cli.provider_common import from_now_on, open_store, opened_by, own_passphrase, tell_keyd
+from ioflt.cli.provider_common import (
+    from_now_on,
+    open_providers,
+    open_store,
+    opened_by,
+    own_passphrase,
+    slots_of,
+    tell_keyd,
+)
 from ioflt.cli.provider_slot import slot
 from ioflt.cli.render import emit, json_option, say, warn
-from ioflt.errors import CorruptDataError, ExistsError, NotFoundError, UsageError
+from ioflt.errors import CorruptDataError, ExistsError, UsageError
 
 if TYPE_CHECKING:
     from ioflt.crypto.secret import Secret
@@ -54,11 +62,11 @@ def native(name: str, prompt: bool, passphrase_file: str | None, as_json: bool) 
         if prompt or passphrase_file is not None:
             asked = ask(passphrase_file, f"Passphrase of the provider {name}", confirm=True)
             secret = stack.enter_context(asked)
-        made = open_store().create(name, secret)
+        made = stack.enter_context(open_providers()).create_native(name, secret)
     tell_keyd()
-    opens = f"; it opens by: ioflt keyd unlock {made.name}" if secret is not None else ""
-    done = {"provider": made.name, "kind": "native", "slots": opened_by(made)}
-    emit(done, lambda: say(f"made the provider {made.name}{opens}"), as_json)
+    opens = f"; it opens by: ioflt keyd unlock {name}" if secret is not None else ""
+    done = {"provider": name, "kind": "native", "slots": slots_of(made)}
+    emit(done, lambda: say(f"made the provider {name}{opens}"), as_json)
 
 
 create.add_command(kmip.kmip)
@@ -278,13 +286,12 @@ def default(name: str | None, as_json: bool) -> None:
 
     Where none was chosen it is the only one, else `local`, which is made at first use.
     """
-    from ioflt.keys.directory import LOCAL
-
-    store = open_store()
-    if name is not None:
-        store.choose(name)
-    chosen = store.chosen()
-    now = store.default() or LOCAL
+    with open_providers() as providers:
+        chosen = providers.chosen()
+        if name is not None:
+            providers.choose(name, chosen)
+            chosen = name
+        now = providers.default()
     emit({"provider": now, "chosen": chosen is not None}, lambda: print(now), as_json)
 
 
@@ -301,24 +308,26 @@ def remove(name: str, force: bool, as_json: bool) -> None:
     from ioflt.datastore import seen
     from ioflt.errors import BusyError
 
-    store = open_store()
-    store.path(name)
-    if name not in store.names():
-        raise NotFoundError(f"no provider {name} is configured here")
-    found = seen.survey()
-    uses = seen.uses(found, name)
-    for use in uses:
-        if use.locks:
-            warn(f"{use.path}: {from_now_on(use) if force else 'has keys of it'}")
-        else:
-            warn(f"{use.path}: {'loses' if force else 'has'} a key of it, another provider opens it too")
-    for path, reason in found.unknown:
-        warn(f"{path}: unknown whether it has keys of it: {reason}")
-    if not force and uses:
-        raise BusyError(f"keys of the provider {name} are in use")
-    if not force and found.unknown:
-        raise BusyError(f"nobody knows whether keys of the provider {name} are in use")
-    store.remove(name)
+    with open_providers() as providers:
+        about = providers.about(name)
+        known = providers.in_use(name)
+        found = seen.survey(known.datastores)
+        uses = seen.uses(found, name)
+        for use in uses:
+            if use.locks:
+                warn(f"{use.path}: {from_now_on(use) if force else 'has keys of it'}")
+            else:
+                warn(f"{use.path}: {'loses' if force else 'has'} a key of it, another provider opens it too")
+        for path in known.named:
+            if path not in {use.path for use in uses}:
+                warn(f"{path}: {'loses' if force else 'has'} a key of it, as keyd knows")
+        for path, reason in found.unknown:
+            warn(f"{path}: unknown whether it has keys of it: {reason}")
+        if not force and (uses or known.named):
+            raise BusyError(f"keys of the provider {name} are in use")
+        if not force and found.unknown:
+            raise BusyError(f"nobody knows whether keys of the provider {name} are in use")
+        providers.remove(about, force=force)
     tell_keyd()
     done = {
         "provider": name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ioflt.cli.passphrase import OWN_OPTION, ask
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from ioflt.datastore.seen import Protected, Use
     from ioflt.keys.native.file import ProviderFile
     from ioflt.keys.native.store import NativeStore
+    from ioflt.keys.providers import Providers
+    from ioflt.wire.keyd.providers import About
 
 
 def open_store() -> NativeStore:
@@ -20,6 +23,24 @@ def open_store() -> NativeStore:
     from ioflt.keys.native.store import NativeStore
 
     return NativeStore(paths.find().own().ensure().providers)
+
+
+@contextlib.contextmanager
+def open_providers() -> Iterator[Providers]:
+    """The providers of this machine or user, for who has their files, or by keyd."""
+    from ioflt import paths
+    from ioflt.cli.session import connect_keys
+
+    where = paths.find()
+    if where.joined:
+        from ioflt.keys.keyd_providers import KeydProviders
+
+        with connect_keys() as keys:
+            yield KeydProviders(keys)
+    else:
+        from ioflt.keys.own_providers import OwnProviders
+
+        yield OwnProviders(where.ensure().providers)
 
 
 def opened_by(provider: ProviderFile) -> list[str]:
@@ -38,11 +59,20 @@ def own_passphrase(
     return stack.enter_context(ask(file, f"Passphrase of the provider {name}", option=OWN_OPTION))
 
 
+def slots_of(about: About) -> list[str]:
+    """The slots of a native provider, as `provider list` names them."""
+    slots = about.facts.get("slots")
+    return list(slots) if isinstance(slots, tuple) else []
+
+
 def tell_keyd() -> None:
-    """A keyd that runs reads the files again."""
+    """A keyd that runs reads the files again; what it changed itself it has read."""
+    from ioflt import paths
     from ioflt.keys.client import KeyClient
     from ioflt.transport.unix import NotListening
 
+    if paths.find().joined:
+        return
     with contextlib.suppress(NotListening), KeyClient(start=False) as keys:
         keys.reload()
 

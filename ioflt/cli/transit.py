@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli.provider_common import open_store, tell_keyd
+from ioflt.cli.provider_common import open_providers, tell_keyd
 from ioflt.cli.render import emit, json_option, say
 from ioflt.errors import CorruptDataError, UsageError
 
 if TYPE_CHECKING:
-    from ioflt.keys.transit.file import Login
+    from ioflt.keys.providers import LoginFile
 
 _URL = re.compile(r"https://(?:([0-9A-Za-z._-]+)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,5}))?/?")
 _HTTPS_PORT = 443
@@ -78,36 +78,33 @@ def transit(
 ) -> None:
     """Make the provider NAME: this machine makes keys, and keeps them wrapped by a key of the server.
 
-    F stays where it is, with mode 0600, so that an agent can renew it. The token, or the entry of the
-    certificate, needs the capability `update` on PATH/encrypt/KEY and PATH/decrypt/KEY, and no other.
-    Then try it: `ioflt provider test NAME`.
+    F stays where it is, with mode 0600, so that an agent can renew it; where root's keyd is asked to make the
+    provider, keyd keeps what is in F. The token, or the entry of the certificate, needs the capability
+    `update` on PATH/encrypt/KEY and PATH/decrypt/KEY, and no other. Then try it: `ioflt provider test NAME`.
     """
-    from ioflt.keys.transit.store import TransitStore
-
     login = _login(token_file, certificate, login_mount, role)
     try:
-        made = TransitStore(open_store().directory).create(
-            name, url, mount, key, login, ca.read_text(errors="replace"), timeout
-        )
+        with open_providers() as providers:
+            made = providers.create_transit(
+                name, url, mount, key, login, ca.read_text(errors="replace"), timeout
+            )
     except CorruptDataError as error:
         error.file = error.file or str(ca)
         raise
     tell_keyd()
-    done = {"provider": name, "kind": "transit", "server": made.server, "key": key}
+    done = {"provider": name, "kind": "transit", "server": made.facts["server"], "key": key}
     emit(done, lambda: say(f"made the provider {name}; try it: ioflt provider test {name}"), as_json)
 
 
 def _login(
     token_file: Path | None, certificate: Path | None, login_mount: str | None, role: str | None
-) -> Login:
-    from ioflt.keys.transit.file import CertificateLogin, TokenLogin
+) -> LoginFile:
+    from ioflt.keys.providers import LoginFile
 
     if (token_file is None) == (certificate is None):
         raise UsageError("say how to log in: --token-file F or --certificate F")
     if certificate is not None:
-        return CertificateLogin(
-            file=str(certificate.absolute()), mount=login_mount or "cert", role=role or ""
-        )
+        return LoginFile("certificate", certificate, login_mount or "cert", role or "")
     if login_mount is not None or role is not None:
         raise UsageError("--login-mount and --role are of a login by --certificate")
-    return TokenLogin(file=str(token_file.absolute() if token_file else ""))
+    return LoginFile("token", token_file or Path())

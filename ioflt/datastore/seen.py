@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,13 +122,14 @@ def _path(note: bytes) -> str:
     return os.fsdecode(note.removesuffix(_OWN).removesuffix(b"\0"))
 
 
-def survey() -> Survey:
-    """All that the records of datastores say that were opened here."""
+def survey(also: Iterable[str] = ()) -> Survey:
+    """All that the records of datastores say that were opened here; those at the paths `also`, too."""
     found = Survey()
-    for note in _notes():
-        path = _path(files.read(note, _MAX_NOTE))
+    noted = [(_path(files.read(note, _MAX_NOTE)), note.name) for note in _notes()]
+    own = {path for path, _ in noted}
+    for path, ident in (*noted, *((path, None) for path in also if path not in own)):
         try:
-            look(path, found, datastore_id=note.name)
+            look(path, found, datastore_id=ident)
         except (IofltError, OSError) as error:
             found.unknown.append((path, _reason(error)))
     return found

@@ -141,6 +141,17 @@ def _answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBod
         case messages.Reload():
             service.reload()
             return messages.Done()
+        case messages.GetProvider(name):
+            return messages.Provider(service.about_provider(name))
+        case messages.GetProviderDefault():
+            default, chosen = service.provider_default()
+            told = failure.of(default) if isinstance(default, IofltError) else default
+            return messages.ProviderDefault(told, chosen)
+        case messages.GetProviderUse(name):
+            named, datastores = (tuple(map(failure.shown, each)) for each in service.provider_use(name))
+            return messages.ProviderUse(named[: messages.MAX_BATCH], datastores[: messages.MAX_BATCH])
+        case messages.ChangeProvider(change):
+            return messages.ProviderChanged(service.change_provider(change))
         case messages.Stop():
             service.stop()
             return messages.Done()

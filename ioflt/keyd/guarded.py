@@ -29,6 +29,7 @@ from ioflt.audit.event import Change, Event, Outcome, Thing, added, modified
 from ioflt.audit.reader import Page
 from ioflt.crypto.mac import sha256
 from ioflt.crypto.secret import Secret
+from ioflt.datastore import seen
 from ioflt.datastore.memory import Memory
 from ioflt.errors import BusyError, CorruptDataError, DeniedError, IofltError, UnshownError, UsageError
 from ioflt.format.luks2.profile import Digest
@@ -40,6 +41,7 @@ from ioflt.keyd.allowance import Allowance
 from ioflt.keyd.authority import Authority
 from ioflt.keyd.denials import Denials
 from ioflt.keyd.holdings import Holdings
+from ioflt.keyd.providers import privilege as provider_privilege
 from ioflt.keyd.recorder import event
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
@@ -48,6 +50,8 @@ from ioflt.keys.state import KeyState
 from ioflt.policy import text as policy_text
 from ioflt.policy.model import StoragePolicy
 from ioflt.types import KeyRef
+from ioflt.wire.frame import wipe
+from ioflt.wire.keyd import providers
 from ioflt.wire.keyd.messages import (
     CachedKey,
     EventLogSettings,
@@ -562,6 +566,28 @@ class Guarded:
         self._require(_P.UPDATE_POLICY, ANYWHERE)
         if any(policy.encrypts for policy in changed):
             self._require(_P.MANAGE_ENCRYPTION_POLICY, ANYWHERE)
+
+    def about_provider(self, name: str) -> providers.About:
+        self._require(_P.READ_KEY_SERVERS, ANYWHERE)
+        return self._service.providers.about(name)
+
+    def provider_default(self) -> tuple[str | IofltError, str | None]:
+        self._require(_P.READ_KEY_SERVERS, ANYWHERE)
+        return self._service.providers.default()
+
+    def provider_use(self, name: str) -> tuple[list[str], list[str]]:
+        """Who is known to have keys of it, and where the datastores were that root's commands opened."""
+        self._require(_P.MANAGE_KEY_SERVERS, ANYWHERE)
+        return self._holdings.users(name), seen.places()
+
+    def change_provider(self, change: providers.Change) -> str:
+        try:
+            self._require(provider_privilege(change), ANYWHERE)
+            users = self._holdings.users(change.name)
+            return self._service.providers.change(change, users, self._for_whom)
+        finally:
+            for secret in providers.secrets(change):
+                wipe(secret)
 
     # keyd
 

@@ -112,6 +112,24 @@ class Holdings:
         """The homes and datastores that have the key; none: nobody has shown a record of it."""
         return frozenset(one for _, one in (self._held.get(key) or self._shared.of(key)).values())
 
+    def users(self, provider: str) -> list[str]:
+        """What the homes and datastores are called whose newest records name keys of a provider, sorted."""
+        with self._lock:
+            held = list(self._held.items())
+        newest: dict[str, int] = {}
+        for _, owners in held:
+            for ident, (generation, _) in owners.items():
+                newest[ident] = max(generation, newest.get(ident, 0))
+        return sorted(
+            {
+                self.place(owner).shown
+                for key, owners in held
+                if key.provider == provider
+                for ident, (generation, owner) in owners.items()
+                if generation == newest[ident]
+            }
+        )
+
     def home(self, ident: str) -> tuple[frozenset[KeyRef], str] | None:
         """The keys and the datastore of the home of that id, by the record that was shown last."""
         return self._homes.get(ident)

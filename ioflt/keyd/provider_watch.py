@@ -34,6 +34,13 @@ class ProviderWatch:
                     self._recorder.record(event("provider change", provider_thing(name), changes=[change]))
             self._files = now
 
+    def know(self, name: str) -> None:
+        """Take a provider's file as it is now for one that was looked at: its change is told otherwise."""
+        with self._lock:
+            self._files.pop(name, None)
+            if name in self._directory.names():
+                self._files[name] = self._digest(name)
+
     def heard(self, provider: str, answers: Iterable[Secret | KeyUnavailableError]) -> None:
         """Take note of what a provider answered; an event when it fell silent, or is not any more."""
         kinds = [type(answer) for answer in answers]
@@ -48,13 +55,13 @@ class ProviderWatch:
             (self._silent.add if silent else self._silent.discard)(provider)
 
     def _digests(self) -> dict[str, str]:
-        found = {}
-        for name in self._directory.names():
-            try:
-                found[name] = hashlib.sha256(self._directory.read(name)).hexdigest()
-            except IofltError as error:
-                found[name] = f"unreadable: {error.message}"
-        return found
+        return {name: self._digest(name) for name in self._directory.names()}
+
+    def _digest(self, name: str) -> str:
+        try:
+            return hashlib.sha256(self._directory.read(name)).hexdigest()
+        except IofltError as error:
+            return f"unreadable: {error.message}"
 
 
 def _of_file(before: str | None, after: str | None) -> Change:

@@ -36,6 +36,7 @@ from ioflt.wire.frame import Pause, RemoteProtocolError, wipe
 from ioflt.wire.keyd.connection import ServerConnection, welcome
 from ioflt.wire.keyd.messages import (
     ChangeAccess,
+    ChangeProvider,
     ExplainAccess,
     GetAccess,
     GetStatus,
@@ -57,7 +58,7 @@ from ioflt.wire.keyd.messages import (
 MAX_THREADS = 32
 
 #: Kinds of requests that wait for others than a provider that has a key.
-_WAITING = (Lock, Unlock, Reload, SetKeyCache, GetStatus, GetWarnings)
+_WAITING = (Lock, Unlock, Reload, SetKeyCache, GetStatus, GetWarnings, ChangeProvider)
 
 #: Requests that take a processor for long: whoever asks has one answered at a time.
 _LONG = (Prove, ProveVmx)

@@ -55,6 +55,7 @@ from ioflt.keyd.lockdown import Lockdown, unlock_all
 from ioflt.keyd.missing import MissingKeys
 from ioflt.keyd.policies import PolicyFile
 from ioflt.keyd.provider_watch import ProviderWatch
+from ioflt.keyd.providers import ProviderChanges
 from ioflt.keyd.recorder import Recorder, event, key_thing, provider_thing
 from ioflt.keyd.registry import Registry
 from ioflt.keyd.sealing import Sealing
@@ -116,6 +117,8 @@ class Service:
         self._locks = 0  # how often `lock` was called
         #: Who is connected; the server tells.
         self.users = Users()
+        #: Changes of providers by who may not write their files.
+        self.providers = ProviderChanges(store, self.recorder, self._watch, self.reload)
         #: Set when there is something to `save`.
         self.changed = threading.Event()
 

@@ -29,6 +29,7 @@ from ioflt.format.luks2.profile import Digest
 from ioflt.keys import starter
 from ioflt.keys.channel import ConnectionLost
 from ioflt.keys.link import Link
+from ioflt.keys.providers import InUse
 from ioflt.keys.shown import ShownRecords
 from ioflt.keys.state import KeyState
 from ioflt.transport import unix
@@ -37,7 +38,7 @@ from ioflt.types import KeyRef
 from ioflt.wire import failure
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import wipe
-from ioflt.wire.keyd import messages
+from ioflt.wire.keyd import messages, providers
 from ioflt.wire.keyd.access import Change, Object
 from ioflt.wire.keyd.messages import CachedKey, LockMode
 
@@ -434,6 +435,25 @@ class KeyClient:
     def explain_access(self, who: str, privilege: str, on: Object) -> messages.Explained:
         """Whether someone has a privilege on an object, and why. Raises DeniedError, UsageError."""
         return self._ask(messages.ExplainAccess(who, privilege, on), messages.Explained)
+
+    def about_provider(self, name: str) -> providers.About:
+        """What may be known of a provider. Raises NotFoundError, DeniedError."""
+        return self._ask(messages.GetProvider(name), messages.Provider).about
+
+    def provider_default(self) -> tuple[str | IofltError, str | None]:
+        """The provider of new keys, or why that is not clear, and the one that was chosen."""
+        answer = self._ask(messages.GetProviderDefault(), messages.ProviderDefault)
+        name = failure.rebuild(answer.name) if isinstance(answer.name, Failure) else answer.name
+        return name, answer.chosen
+
+    def provider_use(self, name: str) -> InUse:
+        """Who needs a provider, as far as keyd knows. Raises DeniedError."""
+        answer = self._ask(messages.GetProviderUse(name), messages.ProviderUse)
+        return InUse(answer.named, answer.datastores)
+
+    def change_provider(self, change: providers.Change) -> str:
+        """The text that comes of it, empty where none does. Raises DeniedError, BusyError, and why not."""
+        return self._ask(messages.ChangeProvider(change), messages.ProviderChanged).text
 
     def stop(self) -> None:
         """End keyd, and return when its process is gone. Raises NotListening when it is not running,

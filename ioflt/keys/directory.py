@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ioflt.errors import NotFoundError, UsageError
+from ioflt.errors import BusyError, NotFoundError, UsageError
 from ioflt.keys import files, provider_file
 
 #: The provider that is made at first use.
@@ -69,20 +70,25 @@ class ProviderDirectory:
         except NotFoundError:
             return None
 
-    def choose(self, name: str) -> None:
-        """Make a provider the default for new keys. Raises NotFoundError."""
+    def choose(self, name: str, before: str | None) -> None:
+        """Make a provider the default for new keys, in the place of the one that was chosen `before`.
+
+        Raises NotFoundError, BusyError: somebody else chose one meanwhile.
+        """
         with self.writing():
             if not self.path(name).exists():
                 raise NotFoundError(f"no provider {name} is configured here")
+            if self.chosen() != before:
+                raise BusyError("somebody else chose a default provider meanwhile")
             files.replace(self._default_file, f"{name}\n".encode())
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, seen: bytes | None = None) -> None:
         """Remove a provider and overwrite what opened it: its keys are gone but for backups.
 
-        Raises NotFoundError, StorageError.
+        Raises NotFoundError, StorageError; BusyError as `writing`.
         """
         path = self.path(name)
-        with self.writing():
+        with self.writing(name, seen):
             if not path.exists():
                 raise NotFoundError(f"no provider {name} is configured here")
             if self.chosen() == name:
@@ -91,13 +97,27 @@ class ProviderDirectory:
                 files.destroy(beside)
             files.destroy(path)
 
+    def stamp(self, name: str) -> bytes:
+        """32 bytes, others whenever a provider's file is another, or one beside it that opens it."""
+        found = hashlib.sha256(self.read(name))
+        for path in self._openers(name):
+            with contextlib.suppress(FileNotFoundError):
+                about = path.stat()
+                found.update(f"{path.name} {about.st_ino} {about.st_mtime_ns}\0".encode())
+        return found.digest()
+
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Nobody else changes a provider meanwhile; what a killed writer left is removed."""
+    def writing(self, name: str = "", seen: bytes | None = None) -> Iterator[None]:
+        """Nobody else changes a provider meanwhile; what a killed writer left is removed.
+
+        `seen`: the stamp of the provider `name` that the caller has seen. Raises BusyError for another one.
+        """
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
             files.remove_left(self.directory)
+            if seen is not None and seen != self.stamp(name):
+                raise BusyError(f"somebody else changed the provider {name} meanwhile")
             yield
         finally:
             os.close(directory)
@@ -106,10 +126,18 @@ class ProviderDirectory:
         """Where keys of the provider are that are sealed to this host."""
         return self.directory / f"{name}~keys"  # no provider's name has a tilde
 
+    def kept_login(self, name: str) -> Path:
+        """Where the login of a provider is that was given to keyd, and is no file of the administrator's."""
+        return self.directory / f"{name}~login"
+
     def _secrets(self, name: str) -> list[Path]:
-        """The files beside a provider's that open it: native's key file, kmip's identities, sealed keys."""
+        """What opens a provider or its keys."""
+        return [*self._openers(name), self.sealed_keys(name)]
+
+    def _openers(self, name: str) -> list[Path]:
+        """The files beside a provider's that open it: native's key file, kmip's identities, a kept login."""
         beside = [self.directory / f"{name}{end}" for end in (".key", ".pem", "~pending.pem")]
-        return [*beside, self.sealed_keys(name)]
+        return [*beside, self.kept_login(name)]
 
     @property
     def _default_file(self) -> Path:

@@ -13,6 +13,7 @@ import msgspec
 
 from ioflt.crypto import certificates
 from ioflt.crypto.certificates import Certificate
+from ioflt.crypto.secret import Secret
 from ioflt.errors import CorruptDataError, ExistsError, NotFoundError, UsageError
 from ioflt.keys import files, provider_file
 from ioflt.keys.directory import ProviderDirectory
@@ -42,8 +43,13 @@ class TransitStore:
         login: Login,
         anchors: str,
         timeout: float,
+        *,
+        secret: Secret | None = None,
     ) -> TransitFile:
-        """A new provider. Raises ExistsError, UsageError, MalformedError for bad anchors, StorageError."""
+        """A new provider. `secret`: what is kept in the file of the login, which is `kept_login`.
+
+        Raises ExistsError, UsageError, MalformedError for bad anchors, StorageError.
+        """
         path = self._names.path(name)
         file = TransitFile(
             name=name,
@@ -60,6 +66,8 @@ class TransitStore:
         with self._names.writing():
             if path.exists():
                 raise ExistsError(f"the provider {name} exists already")
+            if secret is not None:
+                files.replace(self._names.kept_login(name), secret.view())
             files.create(path, data)
         return file
 

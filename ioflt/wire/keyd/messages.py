@@ -12,7 +12,7 @@ import msgspec
 
 from ioflt.types import MAX_KEY_ID, MAX_PROVIDER_NAME, KeyRef
 from ioflt.wire.failure import Failure
-from ioflt.wire.keyd import access
+from ioflt.wire.keyd import access, providers
 
 #: The versions of the protocol that this side speaks.
 VERSIONS = (2,)
@@ -450,6 +450,31 @@ class ExplainAccess(_Message, frozen=True):
     on: access.Object
 
 
+class GetProvider(_Message, frozen=True):
+    """→ Provider: what may be known of it."""
+
+    name: providers.Name
+
+
+class GetProviderDefault(_Message, frozen=True):
+    """→ ProviderDefault."""
+
+
+class GetProviderUse(_Message, frozen=True):
+    """→ ProviderUse: who needs it, as far as this keyd knows."""
+
+    name: providers.Name
+
+
+class ChangeProvider(_Message, frozen=True):
+    """→ ProviderChanged: the provider's files are changed, and read again."""
+
+    change: providers.Change
+
+
+#: About key providers, for who administers them by keyd.
+ProviderRequest = GetProvider | GetProviderDefault | GetProviderUse | ChangeProvider
+
 #: About who may do what; no key is in them.
 AccessRequest = GetAccess | ChangeAccess | ExplainAccess
 
@@ -492,6 +517,7 @@ KeyRequest = (
     | Unlock
     | Reload
     | Stop
+    | ProviderRequest
 )
 
 RequestBody = Hello | KeyRequest | AccessRequest
@@ -698,6 +724,30 @@ class Explained(_Message, frozen=True):
     why: Annotated[str, Meta(max_length=1 << 20)]
 
 
+class Provider(_Message, frozen=True):
+    about: providers.About
+
+
+class ProviderDefault(_Message, frozen=True):
+    """The provider of new keys, or why that is not clear, and the one that was chosen."""
+
+    name: ProviderName | Failure
+    chosen: ProviderName | None
+
+
+class ProviderUse(_Message, frozen=True):
+    """VMs and datastores that have keys of a provider; and where other datastores of this host were last."""
+
+    named: Annotated[tuple[Shown, ...], Meta(max_length=MAX_BATCH)]
+    datastores: Annotated[tuple[Shown, ...], Meta(max_length=MAX_BATCH)]
+
+
+class ProviderChanged(_Message, frozen=True):
+    """`text`: the certificate of a new private key, or a request for one; empty where there is none."""
+
+    text: providers.Pem = ""
+
+
 class Done(_Message, frozen=True):
     """It was done, and there is nothing to say about it."""
 
@@ -725,6 +775,10 @@ ReplyBody = (
     | Locked
     | Access
     | Explained
+    | Provider
+    | ProviderDefault
+    | ProviderUse
+    | ProviderChanged
     | Done
     | Failure
 )

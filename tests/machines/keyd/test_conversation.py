@@ -9,7 +9,7 @@ from ioflt.errors import PeerError
 from ioflt.types import MAX_KEY_ID, KeyRef
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import CLOSED, NEED_DATA, CutShort, LocalProtocolError, RemoteProtocolError, write_frame
-from ioflt.wire.keyd import access
+from ioflt.wire.keyd import access, providers
 from ioflt.wire.keyd import messages as m
 from ioflt.wire.keyd.connection import ClientConnection, ServerConnection, State, welcome
 
@@ -37,6 +37,25 @@ CHANGES = [
     access.CreateService("backup", "0" * 64),
     access.RemoveService("backup"),
     access.SeparateDuties("alice", "bob"),
+]
+
+FACTS: dict[str, providers.Fact] = {"backed_up": True, "uuid": "0f0e0d0c", "slots": ("passphrase",)}
+
+PROVIDER_CHANGES = [
+    providers.CreateNative("own", bytearray(b"passphrase")),
+    providers.CreateNative("own", None),
+    providers.CreateKmip("corp", (providers.Server("kms1", 5696),), 5.0, True),
+    providers.CreateTransit(
+        "bao",
+        providers.Server("bao", 8200),
+        "transit",
+        "ioflt",
+        providers.Login("token", bytearray(b"s.token"), "cert", ""),
+        "-----BEGIN CERTIFICATE-----",
+        5.0,
+    ),
+    providers.Choose("corp", None),
+    providers.Remove("corp", bytes(32), False),
 ]
 
 EXCHANGES = [
@@ -117,6 +136,11 @@ EXCHANGES = [
     (m.Unlock(None, None), m.Done()),
     (m.Reload(), m.Done()),
     (m.Stop(), m.Done()),
+    (m.GetProvider("corp"), m.Provider(providers.About("corp", "kmip", bytes(32), FACTS))),
+    (m.GetProviderDefault(), m.ProviderDefault("corp", None)),
+    (m.GetProviderDefault(), m.ProviderDefault(Failure("UsageError", "several"), "corp")),
+    (m.GetProviderUse("corp"), m.ProviderUse(("web01",), ("/srv/ds",))),
+    *((m.ChangeProvider(change), m.ProviderChanged("")) for change in PROVIDER_CHANGES),
     (m.GetAccess(), m.Access(b"{}\n")),
     *((m.ChangeAccess(change), m.Done()) for change in CHANGES),
     (m.ExplainAccess("alice", "Cryptographer.Access", VM), m.Explained(False, "alice has no permission")),

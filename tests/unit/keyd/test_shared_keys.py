@@ -134,3 +134,13 @@ def test_one_owner_too_many_is_refused(path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UsageError, match="no more VMs can share keys"):
         there.learn(replace(HOME, home_id=new_uuid(), keys=(other,)), "", vouched=False)
     assert len(there.owners(other)) == 1
+
+
+def test_a_provider_is_used_by_whose_newest_record_names_a_key_of_it(path: Path) -> None:
+    found = holdings(path)
+    found.learn(HOME, "web", vouched=True)
+    assert found.users(KEY.provider) == ["web"]
+    assert found.users("another") == []
+    moved = replace(HOME, generation=HOME.generation + 1, keys=(KeyRef("another", "key"),))
+    found.learn(moved, "web", vouched=True)
+    assert (found.users(KEY.provider), found.users("another")) == ([], ["web"])

@@ -321,18 +321,18 @@ def test_the_default_provider(here):
     here.create("b")
     with pytest.raises(UsageError, match="name one of a, b"):
         here.default()
-    here.choose("b")
+    here.choose("b", None)
     assert here.default() == here.chosen() == "b"
     here.create("local")
     assert here.default() == "b"
     with pytest.raises(NotFoundError):
-        here.choose("none")
+        here.choose("none", "b")
     assert here.names() == ["a", "b", "local"]
 
 
 def test_a_default_that_is_gone_is_said(here):
     here.create("a")
-    here.choose("a")
+    here.choose("a", None)
     here.path("a").unlink()
     with pytest.raises(UsageError, match="the provider a, the default for new keys, is not here"):
         here.default()
@@ -341,7 +341,7 @@ def test_a_default_that_is_gone_is_said(here):
 def test_a_removed_provider_leaves_nothing(here):
     here.create("local")
     here.create("other")
-    here.choose("local")
+    here.choose("local", None)
     whole = here.path("local").read_bytes()
     with open(here.path("local"), "rb") as still_open, open(here.directory / "local.key", "rb") as key:
         here.remove("local")

@@ -1,0 +1,162 @@
+"""Key providers as keyd changes them, for who has the privileges and may not write their files.
+
+Nobody gets back what opens a provider. What a provider has keyd load, run or read on this host only its files
+say, which are root's: no request can name a program, a library or a file.
+
+Threads: changes follow one another, so that each is told in the event log as what it was a change of.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context
+from typing import Final, assert_never
+
+from ioflt.access.privileges import Privilege
+from ioflt.audit.event import Change, Event, added, deleted, modified
+from ioflt.crypto.secret import Secret
+from ioflt.errors import BusyError, ExistsError, IofltError, UsageError
+from ioflt.keyd.provider_watch import ProviderWatch
+from ioflt.keyd.recorder import Recorder, event, provider_thing
+from ioflt.keys import provider_facts
+from ioflt.keys.directory import LOCAL
+from ioflt.keys.kmip.file import KmipServer
+from ioflt.keys.kmip.store import KmipStore
+from ioflt.keys.native.store import NativeStore
+from ioflt.keys.transit.file import CertificateLogin, Login, TokenLogin
+from ioflt.keys.transit.store import TransitStore
+from ioflt.wire.frame import wipe
+from ioflt.wire.keyd import providers as wire
+
+#: Most providers, and so most of the disk that who may make them takes.
+MAX_PROVIDERS: Final = 128
+
+_P = Privilege
+
+
+def privilege(change: wire.Change) -> Privilege:
+    """What a change asks for, on everything."""
+    return _P.MANAGE_KEY_SERVERS
+
+
+class ProviderChanges:
+    """Over the directory of a keyd. `read_again`: what keyd does once files are others."""
+
+    def __init__(
+        self, store: NativeStore, recorder: Recorder, watch: ProviderWatch, read_again: Callable[[], None]
+    ) -> None:
+        self._native = store
+        self._kmip = KmipStore(store.directory)
+        self._transit = TransitStore(store.directory)
+        self._recorder = recorder
+        self._watch = watch
+        self._read_again = read_again
+        self._lock = threading.Lock()
+
+    def about(self, name: str) -> wire.About:
+        """What may be known of a provider. Raises NotFoundError, UsageError, StorageError."""
+        return provider_facts.about(self._native, name)
+
+    def default(self) -> tuple[str | IofltError, str | None]:
+        """The provider of new keys, or why that is not clear, and the one that was chosen."""
+        try:
+            return self._native.default() or LOCAL, self._native.chosen()
+        except UsageError as error:
+            return error, self._native.chosen()
+
+    def change(self, change: wire.Change, users: Sequence[str], whose: Callable[[Event], Event]) -> str:
+        """What is answered to who asks for a change: a certificate, a request for one, or nothing.
+
+        `users`: who is known to have keys of the provider. `whose`: says in the event for whom it is.
+        Raises what `keys.providers.Providers` does.
+        """
+        with self._lock:
+            Context().run(self._watch.look)  # what was changed otherwise is told first, and not as his doing
+            self._check(change, users)
+            operation, changes = self._told(change)
+            about = provider_thing(change.name)
+            made = event(operation, about, changes=changes, privilege=privilege(change))
+            try:
+                with self._recorder.around(whose(made)):
+                    return self._changed(change)
+            finally:
+                self._watch.know(change.name)
+                Context().run(self._read_again)
+
+    def _check(self, change: wire.Change, users: Sequence[str]) -> None:
+        """Before anything is told of it or done, whatever the stores refuse then."""
+        there = self._native.path(change.name).exists()
+        match change:
+            case wire.CreateNative() | wire.CreateKmip() | wire.CreateTransit():
+                if there:
+                    raise ExistsError(f"the provider {change.name} exists already")
+                if len(self._native.names()) >= MAX_PROVIDERS:
+                    raise UsageError(f"{MAX_PROVIDERS} providers are made already")
+            case wire.Remove(name, _, force):
+                if users and not force:
+                    many = f" and {len(users) - 1} more" if len(users) > 1 else ""
+                    raise BusyError(f"keys of the provider {name} are in use: {users[0]}{many}")
+
+    def _changed(self, change: wire.Change) -> str:
+        name = change.name
+        match change:
+            case wire.CreateNative(_, passphrase):
+                with _taken(passphrase) as secret:
+                    self._native.create(name, secret)
+            case wire.CreateKmip(_, servers, timeout, csr):
+                return self._kmip.create(name, _servers(servers), timeout, csr=csr)
+            case wire.CreateTransit(_, server, mount, key, given, anchors, timeout):
+                login, at = self._login(name, given), (server.host, server.port)
+                with _taken(given.secret) as secret:
+                    self._transit.create(name, at, mount, key, login, anchors, timeout, secret=secret)
+            case wire.Choose(_, before):
+                self._native.choose(name, before)
+            case wire.Remove(_, seen, _):
+                self._native.remove(name, seen)
+            case _:
+                assert_never(change)
+        return ""
+
+    def _login(self, name: str, given: wire.Login) -> Login:
+        """By a file that keyd keeps. Raises UsageError for a private key that only a person could open."""
+        file = str(self._native.kept_login(name))
+        if given.kind == "token":
+            return TokenLogin(file=file)
+        if b"ENCRYPTED" in given.secret:
+            raise UsageError("a private key under a passphrase, which nobody is there to give")
+        return CertificateLogin(file=file, mount=given.mount, role=given.role)
+
+    def _told(self, change: wire.Change) -> tuple[str, Sequence[Change]]:
+        """Of what operation it is a part, and what it changes of what may be known."""
+        match change:
+            case wire.CreateNative(_, passphrase):
+                slots = [] if passphrase is None else ["passphrase"]
+                return "provider create native", [added("provider.slots", slots)]
+            case wire.CreateKmip(_, servers):
+                shown = list(map(str, _servers(servers)))
+                return "provider create kmip", [added("provider.servers", shown)]
+            case wire.CreateTransit(_, server, mount, key, login):
+                about = {"server": f"{server.host}:{server.port}", "mount": mount, "key": key}
+                return "provider create transit", [
+                    added("provider.server", {**about, "login": login.kind}),
+                ]
+            case wire.Choose(name, before):
+                return "provider default", [modified("provider.default", before, name)]
+            case wire.Remove(name):
+                return "provider remove", [deleted("provider", dict(self.about(name).facts))]
+        assert_never(change)
+
+
+def _taken(sent: bytearray | None) -> AbstractContextManager[Secret | None]:
+    """What was sent as a secret, wiped in the message at once and then itself."""
+    if sent is None:
+        return nullcontext()
+    secret = Secret(sent)
+    wipe(sent)
+    return secret
+
+
+def _servers(servers: Sequence[wire.Server]) -> list[KmipServer]:
+    return [KmipServer(host=server.host, port=server.port) for server in servers]

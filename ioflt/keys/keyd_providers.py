@@ -1,0 +1,83 @@
+"""`keys.providers.Providers` for who may not read their files: by keyd, which asks for privileges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from ioflt.crypto.secret import Secret
+from ioflt.errors import IofltError, UsageError
+from ioflt.keys.client import KeyClient
+from ioflt.keys.kmip.file import KmipServer
+from ioflt.keys.providers import InUse, LoginFile
+from ioflt.keys.remote import credential
+from ioflt.wire.frame import wipe
+from ioflt.wire.keyd import providers as wire
+from ioflt.wire.keyd.providers import About
+
+
+class KeydProviders:
+    """Those of the keyd that the client asks."""
+
+    def __init__(self, keys: KeyClient) -> None:
+        self._keys = keys
+
+    def about(self, name: str) -> About:
+        return self._keys.about_provider(name)
+
+    def default(self) -> str:
+        name, _ = self._keys.provider_default()
+        if isinstance(name, IofltError):
+            raise name
+        return name
+
+    def chosen(self) -> str | None:
+        return self._keys.provider_default()[1]
+
+    def choose(self, name: str, before: str | None) -> None:
+        self._keys.change_provider(wire.Choose(name, before))
+
+    def create_native(self, name: str, passphrase: Secret | None) -> About:
+        with _sent(passphrase) as sent:
+            self._keys.change_provider(wire.CreateNative(name, sent))
+        return self.about(name)
+
+    def create_kmip(self, name: str, servers: Sequence[KmipServer], timeout: float, *, csr: bool) -> str:
+        named = tuple(wire.Server(server.host, server.port) for server in servers)
+        return self._keys.change_provider(wire.CreateKmip(name, named, timeout, csr))
+
+    def create_transit(
+        self,
+        name: str,
+        server: tuple[str, int],
+        mount: str,
+        key: str,
+        login: LoginFile,
+        anchors: str,
+        timeout: float,
+    ) -> About:
+        with credential(str(login.path), name) as content, _sent(content) as secret:
+            if not secret:
+                raise UsageError("nothing is in it to log in by", file=login.path)
+            given = wire.Login(login.kind, secret, login.mount, login.role)
+            self._keys.change_provider(
+                wire.CreateTransit(name, wire.Server(*server), mount, key, given, anchors, timeout)
+            )
+        return self.about(name)
+
+    def in_use(self, name: str) -> InUse:
+        return self._keys.provider_use(name)
+
+    def remove(self, about: About, *, force: bool) -> None:
+        self._keys.change_provider(wire.Remove(about.name, about.seen, force))
+
+
+@contextmanager
+def _sent(secret: Secret | None) -> Iterator[bytearray | None]:
+    """A copy to be sent, wiped afterwards."""
+    copy = None if secret is None else bytearray(secret.view())
+    try:
+        yield copy
+    finally:
+        if copy is not None:
+            wipe(copy)

@@ -1,0 +1,86 @@
+"""Key providers as commands change them: by their files, or by keyd for who may not read those.
+
+A change names what its caller saw, `About.seen`, and is refused with BusyError when that is not so any more:
+of two who change a provider at once, neither loses what he did without hearing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from ioflt.crypto.secret import Secret
+from ioflt.keys.kmip.file import KmipServer
+from ioflt.wire.keyd.providers import About
+
+
+@dataclass(frozen=True, slots=True)
+class LoginFile:
+    """By what a transit provider logs in: a file of the caller's with a token, or a key and certificate.
+
+    The owner's stays where it is; what somebody else gives keyd keeps. `mount` and `role`: of a certificate.
+    """
+
+    kind: Literal["token", "certificate"]
+    path: Path
+    mount: str = "cert"
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """What is known of who needs a provider. `named`: VMs and datastores; `datastores`: more to look into."""
+
+    named: Sequence[str] = ()
+    datastores: Sequence[str] = ()
+
+
+class Providers(Protocol):
+    """Every call may raise NotFoundError, UsageError, StorageError; DeniedError where keyd decides."""
+
+    def about(self, name: str) -> About:
+        """What is known of a provider, nothing that opens it."""
+        ...
+
+    def default(self) -> str:
+        """The provider of new keys. Raises UsageError when it is not clear."""
+        ...
+
+    def chosen(self) -> str | None:
+        """The one that `choose` made so."""
+        ...
+
+    def choose(self, name: str, before: str | None) -> None:
+        """Make one the provider of new keys, in the place of the one that was chosen `before`."""
+        ...
+
+    def create_native(self, name: str, passphrase: Secret | None) -> About:
+        """A new one, opened by the passphrase or by the host. Raises ExistsError."""
+        ...
+
+    def create_kmip(self, name: str, servers: Sequence[KmipServer], timeout: float, *, csr: bool) -> str:
+        """A new one. Returns its certificate, or with `csr` a request for one. Raises ExistsError."""
+        ...
+
+    def create_transit(
+        self,
+        name: str,
+        server: tuple[str, int],
+        mount: str,
+        key: str,
+        login: LoginFile,
+        anchors: str,
+        timeout: float,
+    ) -> About:
+        """A new one. Raises ExistsError, CorruptDataError for bad anchors."""
+        ...
+
+    def in_use(self, name: str) -> InUse:
+        """Who needs it, as far as that is not known to the caller himself."""
+        ...
+
+    def remove(self, about: About, *, force: bool) -> None:
+        """Remove it for good. Raises BusyError while keyd knows of who needs it, but for `force`."""
+        ...
