@@ -102,7 +102,7 @@ def _of_datastore(
     named, asks = "datastore recrypt", list[Ask]()
     if old.datastore_id != new.datastore_id or rolled_back:
         named = "datastore register"
-        asks.append((_P.REGISTER_HOST, place))
+        asks += [(_P.REGISTER_HOST, place), (_P.REGISTER_HOST, place_of(new, place.shown))]
     if old.keys != new.keys or old.operation != new.operation:
         asks.append((_P.RECRYPT, place))
     if (old.policy, old.default) != (new.policy, new.default):
@@ -119,7 +119,7 @@ def _of_home(old: HomeRecord, new: HomeRecord, place: Place, *, rolled_back: boo
         asks += [(_P.MOVE_VM, place), (_P.CREATE_VM, Place(None, new.datastore_id, place.shown))]
         if old.keys or new.keys:
             asks.append((_P.MIGRATE, place))
-    if old.names != new.names and old.names and new.names:
+    if old.state is new.state and old.names != new.names:
         named = "mount: rename a clear VM"
         asks.append((_P.MOVE_VM, place))
     if old.state is not new.state:

@@ -77,7 +77,7 @@ def status(as_json: bool) -> None:
     """Show keyd, its key providers, and the keys in its memory with who uses them. Does not start it.
 
     A mount is known by the process that connects for it. Of many keys the first ones are shown; --json shows
-    all. Who may not see key providers' keys is shown the rest (--json: `keys` is null).
+    all. Who may not see key providers' keys is shown the rest (--json: `keys` and the counts are null).
     """
     from ioflt.errors import DeniedError
     from ioflt.keys.client import KeyClient
@@ -188,16 +188,15 @@ def _slots(keys: KeyClient, name: str) -> tuple[str, ...]:
 
 
 def _show(now: Status, cached: list[CachedKey] | None) -> None:
-    facts(
-        [
-            ("state", now.state),
-            ("pid", now.pid),
-            ("version", now.version),
-            ("key memory", now.memory),
-            ("cached keys", now.cached_keys),
-            ("connections", now.connections),
-        ]
-    )
+    shown: list[tuple[str, object]] = [
+        ("state", now.state),
+        ("pid", now.pid),
+        ("version", now.version),
+        ("key memory", now.memory),
+        ("cached keys", now.cached_keys),
+        ("connections", now.connections),
+    ]
+    facts([one for one in shown if one[1] is not None])
     if now.providers:
         print()
         show_providers(now)
@@ -207,7 +206,7 @@ def _show(now: Status, cached: list[CachedKey] | None) -> None:
             ("KEY", "FROM", "FETCHED", "EXPIRES", "USED BY"),
             [(one.key, one.source, one.fetched, one.expires or "", _users(one)) for one in cached],
         )
-    if cached is not None and now.cached_keys > len(cached):
+    if cached is not None and now.cached_keys is not None and now.cached_keys > len(cached):
         print(f"and {now.cached_keys - len(cached)} more keys: ioflt keyd status --json")
 
 

@@ -34,7 +34,7 @@ from ioflt.datastore.memory import Memory
 from ioflt.errors import BusyError, CorruptDataError, DeniedError, IofltError, UnshownError, UsageError
 from ioflt.format.luks2.profile import Digest
 from ioflt.format.record import record as form
-from ioflt.format.record.record import DatastoreRecord, Deep, HomeRecord, Move, Record
+from ioflt.format.record.record import Deep, HomeRecord, Move, Record
 from ioflt.format.vmx import sealed
 from ioflt.keyd import reports
 from ioflt.keyd.allowance import Allowance
@@ -145,7 +145,7 @@ class Guarded:
         self, by: Sequence[KeyRef], old: bytes | None, payload: bytes, shown: str = ""
     ) -> list[bytes]:
         record = form.parse_payload(payload)
-        shown = shown or (record.datastore_id if isinstance(record, DatastoreRecord) else record.home_id)
+        shown = shown or Owner.of(record).ident
         if not record.keys:
             self._check_datastore(by, record.datastore_id)
         before = self._valid(old)
@@ -170,18 +170,26 @@ class Guarded:
         return tags
 
     def _check_id(self, before: Record | None, record: Record) -> None:
-        """Permissions are given on ids of homes: nobody takes that of another VM. Raises UsageError."""
-        if not isinstance(record, HomeRecord) or self._session.caller.trusted:
+        """Permissions are given on ids: no VM and no datastore takes that of another. Raises UsageError."""
+        ident = Owner.of(record).ident
+        if self._session.caller.trusted:
             return
-        ident = record.home_id
-        if isinstance(before, HomeRecord) and before.home_id == ident:
+        if type(before) is type(record) and before is not None and Owner.of(before).ident == ident:
             return
-        known = self._holdings.home(ident)
-        if known == (transitions.keys_of(record), record.datastore_id):
+        if isinstance(record, HomeRecord):
+            what, target, home = "VM", objects.vm(ident, ident), self._holdings.home(ident)
+            known, same = home is not None, home == (transitions.keys_of(record), record.datastore_id)
+        else:
+            what, target, (keys, _) = (
+                "datastore",
+                objects.datastore(ident, ident),
+                self._holdings.datastore(ident),
+            )
+            known, same = bool(keys), keys == transitions.keys_of(record)
+        if same:
             return  # the answer was lost, and it is asked again
-        taken = self._rules.authority.state.names(objects.vm(ident, ident))
-        if known is not None or taken or self._rules.memory.look(ident).generation:
-            raise UsageError(f"the home id {ident} is another VM's")
+        if known or self._rules.authority.state.names(target) or self._rules.memory.look(ident).generation:
+            raise UsageError(f"the id {ident} is another {what}'s")
 
     def _inherit(self, before: Record | None, record: Record) -> None:
         """A VM that gets another id keeps its permissions; so does the old id, which a copy may have."""
@@ -243,14 +251,15 @@ class Guarded:
         return record
 
     def _transition(self, before: Record | None, record: Record, shown: str) -> Transition:
+        ident = Owner.of(before or record).ident
+        newest = max(self._holdings.generation(before or record), self._rules.memory.look(ident).generation)
+        least, most = (1, newest) if before is None else (before.generation, max(before.generation, newest))
+        if not least <= record.generation <= most + _LEAP:
+            raise UsageError(f"generation {record.generation} does not follow on {most}")
         if before is None:
             registering = self._session.operation in _REGISTERING
             _, default = self._holdings.datastore(record.datastore_id)
             return transitions.first(record, shown, default, registering=registering)
-        ident = before.datastore_id if isinstance(before, DatastoreRecord) else before.home_id
-        newest = max(self._holdings.generation(before), self._rules.memory.look(ident).generation)
-        if not before.generation <= record.generation <= max(before.generation, newest) + _LEAP:
-            raise UsageError(f"generation {record.generation} does not follow on {before.generation}")
         return transitions.between(before, record, shown, rolled_back=before.generation < newest)
 
     def _bind(self, key: KeyRef, place: Place) -> None:
@@ -509,7 +518,7 @@ class Guarded:
         self._service.use_key(key)
 
     def key_states(self, keys: Sequence[KeyRef], *, ask: bool = True) -> list[KeyState]:
-        if ask and not all(self._owns(key, _P.READ) for key in keys):
+        if ask and not self._sees(keys):
             self._require(_P.READ_KEY_SERVERS, ANYWHERE)
         return self._service.key_states(keys, ask=ask)
 
@@ -543,12 +552,20 @@ class Guarded:
         self._service.add_key(key)
 
     def note_generation(self, keys: Sequence[KeyRef], home_id: str, generation: int) -> None:
-        if not self._session.caller.trusted and generation > self._holdings.newest(keys, home_id):
+        newest = min(
+            self._holdings.newest([key], home_id) for key in keys
+        )  # by each, or others' keys tell it
+        if not self._session.caller.trusted and (generation > newest or not self._sees(keys)):
             raise UnshownError(f"nobody has shown a record of generation {generation} of the home {home_id}")
         self._service.note_generation(keys, home_id, generation)
 
     def seen_generation(self, keys: Sequence[KeyRef], home_id: str) -> tuple[int, bool]:
+        if not self._sees(keys):
+            return 0, False
         return self._service.seen_generation(keys, home_id)
+
+    def _sees(self, keys: Sequence[KeyRef]) -> bool:
+        return self._session.caller.trusted or all(self._owns(key, _P.READ) for key in keys)
 
     def policies(self) -> bytes:
         return self._service.policies()
@@ -592,7 +609,21 @@ class Guarded:
     # keyd
 
     def status(self) -> Status:
-        return self._service.status()
+        """What everybody may see; all of it is for who sees keys or opens providers."""
+        found = self._service.status()
+        if self._has(_P.READ_KEY_SERVERS, ANYWHERE) or self._has(_P.MANAGE_KEYS, ANYWHERE):
+            return found
+        providers = tuple(
+            msgspec.structs.replace(one, slots=(), reason="", cache=None) for one in found.providers
+        )
+        return msgspec.structs.replace(found, cached_keys=None, connections=None, providers=providers)
+
+    def _has(self, privilege: Privilege, place: Place) -> bool:
+        try:
+            self._require(privilege, place)
+        except DeniedError:
+            return False
+        return True
 
     def warnings(self) -> list[str]:
         return self._service.warnings()

@@ -73,16 +73,14 @@ class Holdings:
         Raises StorageError, and UsageError for one more owner than can be kept: the keyd that starts next
         would not know whose the keys are.
         """
-        is_datastore = isinstance(record, DatastoreRecord)
-        ident = record.datastore_id if isinstance(record, DatastoreRecord) else record.home_id
-        owner = Owner(None if is_datastore else ident, record.datastore_id)
+        owner = Owner.of(record)
         with self._lock:
-            if shown and (vouched or ident not in self._shown):
-                _keep(self._shown, ident, shown, MAX_KNOWN)
+            if shown and (vouched or owner.ident not in self._shown):
+                _keep(self._shown, owner.ident, shown, MAX_KNOWN)
             if isinstance(record, DatastoreRecord):
                 self._learn_datastore(record)
             else:
-                _keep(self._homes, ident, (keys_of(record), record.datastore_id), MAX_KNOWN)
+                _keep(self._homes, owner.ident, (keys_of(record), record.datastore_id), MAX_KNOWN)
             for key in keys_of(record):
                 self._learn_owner(key, record.generation, owner)
             self._shared.save()
@@ -136,8 +134,7 @@ class Holdings:
 
     def generation(self, record: Record) -> int:
         """The highest of a record of the same home or datastore under one of its keys; 0: none was."""
-        ident = record.datastore_id if isinstance(record, DatastoreRecord) else record.home_id
-        return self.newest(keys_of(record), ident)
+        return self.newest(keys_of(record), Owner.of(record).ident)
 
     def newest(self, keys: Iterable[KeyRef], ident: str) -> int:
         """The highest generation of a record of that home or datastore under one of the keys; 0: none was."""

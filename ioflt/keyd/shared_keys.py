@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from ioflt.errors import MalformedError, NotFoundError, UsageError
+from ioflt.format.record.record import HomeRecord, Record
 from ioflt.keys import files
 from ioflt.types import KeyRef
 
@@ -35,6 +36,11 @@ class Owner:
 
     vm: str | None
     datastore: str
+
+    @classmethod
+    def of(cls, record: Record) -> Owner:
+        """Whose that record is."""
+        return cls(record.home_id if isinstance(record, HomeRecord) else None, record.datastore_id)
 
     @property
     def ident(self) -> str:

@@ -638,14 +638,17 @@ class ProviderStatus(_Struct, frozen=True):
 
 
 class Status(_Message, frozen=True):
-    """`state` is "open" or "locked"; `memory` names what holds the KEKs."""
+    """`state` is "open" or "locked"; `memory` names what holds the KEKs.
+
+    How many keys and connections there are, and what providers have to say, is not everybody's to see.
+    """
 
     pid: int
     version: str
     state: Literal["open", "locked"]
     memory: str
-    cached_keys: int
-    connections: int
+    cached_keys: int | None
+    connections: int | None
     providers: tuple[ProviderStatus, ...]
 
 

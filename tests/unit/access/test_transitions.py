@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ioflt.access import transitions
 from ioflt.access.privileges import Privilege
-from ioflt.format.record.record import HomeRecord, Rename
+from ioflt.format.record.record import DatastoreRecord, HomeRecord, Rename
 from ioflt.types import HomeState, KeyRef
 
 HOME = HomeRecord(
@@ -35,3 +35,20 @@ def test_an_encrypted_file_gets_no_clear_name_by_a_rename() -> None:
     done = replace(HOME, clear_files=("web-flat.vmdk",))
     assert Privilege.DECRYPT not in asked(renaming, done)
     assert Privilege.DECRYPT not in asked(renaming, HOME)
+
+
+def test_a_clear_vm_gets_other_names_or_none_by_who_may_rename_it() -> None:
+    clear = replace(HOME, state=HomeState.CLEAR, keys=(), names=("web",), clear_files=())
+    for names in (("web", "web2"), ("web2",), ()):
+        assert asked(clear, replace(clear, names=names)) == {Privilege.MOVE_VM}
+    assert asked(clear, clear) == set()
+
+
+def test_another_id_of_a_datastore_is_asked_for_on_both() -> None:
+    old = DatastoreRecord(HOME.datastore_id, HomeState.ENCRYPTED, HOME.keys, "")
+    new = replace(old, datastore_id=HOME.home_id)
+    asks = transitions.between(old, new, "/srv/ds", rolled_back=False).asks
+    assert {(privilege, place.datastore) for privilege, place in asks} == {
+        (Privilege.REGISTER_HOST, old.datastore_id),
+        (Privilege.REGISTER_HOST, new.datastore_id),
+    }
