@@ -14,13 +14,19 @@ ffibuilder.cdef(
     int ioflt_tags(
         const unsigned char *key, const unsigned char *uuid, const unsigned char *data, size_t count,
         uint64_t first, unsigned char *tags);
+    struct ioflt_tags;
+    struct ioflt_tags *ioflt_tags_begin(
+        const unsigned char *key, const unsigned char *uuid, const unsigned char *data, size_t count,
+        uint64_t first, unsigned char *tags);
+    int ioflt_tags_end(struct ioflt_tags *job, int drop);
     """
 )
 ffibuilder.set_source(
     "ioflt.crypto._sectors",
     Path(__file__).with_name("_sectors_src.c").read_text(),
     libraries=["crypto"],
-    extra_compile_args=["-O2"],
+    extra_compile_args=["-O2", "-pthread"],
+    extra_link_args=["-pthread"],
     optional=True,
 )
 

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import hmac
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from typing import Protocol
 from uuid import UUID
 
 from ioflt.crypto.secret import Secret
@@ -25,7 +29,25 @@ except ImportError:
 #: Bytes of a sector's tag.
 TAG_SIZE = 16
 
+#: Sectors from which on a thread helps with what is wanted at once. To wake it costs 20 µs, as do 9 sectors.
+#: Measured on two cores of a Xeon with SHA instructions, alone and helped: 128 KiB in 72 and 62 µs (in a busy
+#: process 80 and 90), 256 KiB in 142 and 100, 1 MiB in 564 and 316.
+HELPED = 64
+
 _KEY = 32
+
+_REFUSED = "OpenSSL refused HMAC-SHA-256"
+_CLOSED = "tags that were made or given up are asked for"
+
+
+class Begun(Protocol):
+    """Tags that are being made. What they are made of must not change before `close`."""
+
+    def tags(self) -> bytes:
+        """Does what is left of them; once. Raises BugError."""
+
+    def close(self) -> None:
+        """Nothing is used any more of what they are made of, the key included. May be called again."""
 
 
 class TagLoop(ABC):
@@ -43,9 +65,11 @@ class TagLoop(ABC):
 
         Raises BugError unless they are whole.
         """
-        if len(data) % SECTOR_SIZE:
-            raise BugError(f"buffer of {len(data)} bytes, not a multiple of {SECTOR_SIZE}")
-        return self._run(self._view(), memoryview(data), len(data) // SECTOR_SIZE, first)
+        return self._run(self._view(), memoryview(data), _whole(data), first)
+
+    def begin(self, data: bytes | Buffer, first: int) -> Begun:
+        """As `of`, in two steps: another thread makes what it can in between."""
+        return _Later(partial(self._run, self._view(), memoryview(data), _whole(data), first))
 
     def of_holes(self, count: int, first: int) -> bytes:
         """The tags of so many holes."""
@@ -83,14 +107,81 @@ class PythonSectorTags(TagLoop):
 class NativeSectorTags(TagLoop):
     """The loop in C. The interpreter's lock is released while it runs."""
 
+    def begin(self, data: bytes | Buffer, first: int) -> Begun:
+        return _Shared(self._view(), self._uuid, memoryview(data), _whole(data), first)
+
     def _run(self, key: memoryview, data: memoryview | None, count: int, first: int) -> bytes:
         ffi = _sectors.ffi
+        if data is not None and count >= HELPED:
+            with closing(_Shared(key, self._uuid, data, count, first)) as begun:
+                return begun.tags()
         tags = bytearray(count * TAG_SIZE)
         sectors = ffi.NULL if data is None else ffi.from_buffer(data)
         target = ffi.from_buffer(tags, require_writable=True)
         if not _sectors.lib.ioflt_tags(ffi.from_buffer(key), self._uuid, sectors, count, first, target):
-            raise BugError("OpenSSL refused HMAC-SHA-256")
+            raise BugError(_REFUSED)
         return bytes(tags)
+
+
+class _Later:
+    """Made when they are asked for."""
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._make: Callable[[], bytes] | None = make
+
+    def tags(self) -> bytes:
+        if self._make is None:
+            raise BugError(_CLOSED)
+        return self._make()
+
+    def close(self) -> None:
+        self._make = None
+
+
+class _Shared:
+    """Made by whoever has time: the helper of the C file, and who asks for them.
+
+    It keeps the key alive, so that a wipe meanwhile finds it in use, as a call that runs does.
+    """
+
+    _job: object = None
+
+    def __init__(self, key: memoryview, uuid: bytes, data: memoryview, count: int, first: int) -> None:
+        ffi = _sectors.ffi
+        self._tags = bytearray(count * TAG_SIZE)
+        used = key_at, data_at, tags_at = tuple(map(ffi.from_buffer, (key, data, self._tags)))
+        self._used: tuple[object, ...] = used
+        job = _sectors.lib.ioflt_tags_begin(key_at, uuid, data_at, count, first, tags_at)
+        if job == ffi.NULL:
+            raise MemoryError
+        self._job = job
+
+    def tags(self) -> bytes:
+        if not self._end(drop=False):
+            raise BugError(_REFUSED)
+        return bytes(self._tags)
+
+    def close(self) -> None:
+        if self._job is not None:
+            self._end(drop=True)
+
+    __del__ = close  # the helper must not be left with what is freed
+
+    def _end(self, *, drop: bool) -> int:
+        job, self._job = self._job, None
+        if job is None:
+            raise BugError(_CLOSED)
+        try:
+            return _sectors.lib.ioflt_tags_end(job, drop)
+        finally:
+            self._used = ()
+
+
+def _whole(data: bytes | Buffer) -> int:
+    """How many sectors."""
+    if len(data) % SECTOR_SIZE:
+        raise BugError(f"buffer of {len(data)} bytes, not a multiple of {SECTOR_SIZE}")
+    return len(data) // SECTOR_SIZE
 
 
 SectorTags: type[TagLoop] = NativeSectorTags if NATIVE else PythonSectorTags

@@ -27,7 +27,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 
 from ioflt import syscalls
@@ -57,7 +57,7 @@ from ioflt.format.luks2.state import StateBlock
 from ioflt.format.luks2.token import IofltToken
 from ioflt.format.luks2.token import aad as token_aad
 from ioflt.keys.client import KeyService
-from ioflt.sectors import round_down, round_up
+from ioflt.sectors import cover, round_down, round_up
 from ioflt.types import SECTOR_SIZE, KeyRef
 
 #: Told of bytes done, for a progress bar.
@@ -264,6 +264,22 @@ class Container:
             self._tagged.check_missing(have, round_up(offset + length) - have)
         # A body shorter than the length: extended before a crash, never written. Holes.
         return data if missing == 0 else bytes(data) + bytes(missing)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether reads cost tags: large ones are better told of `ahead`."""
+        return self._tagged is not None
+
+    def ahead(self, offset: int, length: int) -> AbstractContextManager[None]:
+        """Within the block another thread verifies for a `read` of that range, with `nowait`, as it can.
+
+        Raises BlockingIOError instead of disk I/O.
+        """
+        length = min(length, self._length - offset)
+        if self._tagged is None or length <= 0:
+            return nullcontext()
+        span = cover(offset, length)
+        return self._tagged.ahead(span.start, span.size)
 
     def write_waits(self, offset: int, end: int) -> bool:
         if self._short or self._crypt.initialised is not None:

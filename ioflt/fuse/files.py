@@ -6,11 +6,14 @@ import errno
 import logging
 import os
 import stat
+from typing import TypeGuard
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, InodeT, RequestContext
 
 from ioflt import syscalls
+from ioflt.datastore.container import Container
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.vmx import VmxFile
 from ioflt.fuse.errnos import translated
@@ -24,6 +27,18 @@ from ioflt.sectors import cover, round_down
 #: costs some 60 µs, as much as encrypting and copying a quarter of a mebibyte.
 INLINE_WRITE = 128 << 10
 
+#: Bytes from which on a read that is to be verified lets other requests begin while a second thread makes its
+#: tags. Measured on two cores, direct sequential reads without tags, with them alone, with them so, in MiB/s:
+#: 1 MiB, 4 at once: 1,384, 788, 1,268; one at a time: 1,417, 788, 847; 128 KiB, 4 at once: 1,013, 606, 656.
+AHEAD_READ = 128 << 10
+
+#: Rounds of the loop after which the next request was received, if there is one: a task for it is started,
+#: begins to wait, and is woken. With one round less the second core has nothing to do (1 MiB: 976 MiB/s).
+_ROUNDS = 3
+
+#: Of such reads at once: what they hold in memory is bounded by that, 16 MiB. Others are verified one by one.
+MOST_AHEAD = 16
+
 _PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 
 _log = logging.getLogger("ioflt.mount")
@@ -31,6 +46,8 @@ _log = logging.getLogger("ioflt.mount")
 
 class Files(Served):
     """Handlers for attributes and open files."""
+
+    _ahead = 0  # reads that let others begin while they are verified
 
     @translated
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
@@ -153,6 +170,8 @@ class Files(Served):
         file = file_of(node)
         if self._nowait and node.ranges.free(off, off + size, exclusive=False):
             try:
+                if size >= AHEAD_READ and self._ahead < MOST_AHEAD and _verifies(file):
+                    return await self._read_ahead(node, file, off, size)
                 return file.read(off, size, nowait=True)  # type: ignore[return-value] # any buffer will do
             except BlockingIOError:
                 pass
@@ -163,6 +182,18 @@ class Files(Served):
         async with node.ranges.hold(off, off + size, exclusive=False):
             data = await self._in_thread(file_of(node).read, off, size)
             return data  # type: ignore[return-value]  # any buffer will do
+
+    async def _read_ahead(self, node: Node, file: Container, off: int, size: int) -> bytes:
+        """The range is free. Raises BlockingIOError."""
+        self._ahead += 1
+        try:
+            async with node.ranges.hold(off, off + size, exclusive=False):
+                with file.ahead(off, size):
+                    for _ in range(_ROUNDS):
+                        await trio.lowlevel.checkpoint()
+                    return file.read(off, size, nowait=True)  # type: ignore[return-value] # any buffer will do
+        finally:
+            self._ahead -= 1
 
     @translated
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
@@ -262,6 +293,10 @@ class Files(Served):
             cleared &= ~stat.S_ISGID
         if cleared != mode:
             os.chmod(f"/proc/self/fd/{node.path_fd}", cleared)
+
+
+def _verifies(file: OpenFile) -> TypeGuard[Container]:
+    return isinstance(file, Container) and file.verifies
 
 
 def _written_range(file: OpenFile, start: int, end: int) -> tuple[int, int, bool]:

@@ -156,6 +156,34 @@ def test_a_changed_sector_and_no_other(volume, vm, directory, keys, caplog):
     assert bad(directory, keys) == {}
 
 
+def test_read_ahead(volume, vm, directory):
+    """What another thread made tags of is verified as all else; what was given up is read anew."""
+    home = volume.home("web")
+    fd = os.open(vm / "disk-flat.vmdk", os.O_RDWR)
+    file = files.open_file(home, fd, Treatment.CONTAINER, writable=True, place=lambda: None, name="disk")
+    assert isinstance(file, Container)
+    length = file.length
+    for offset, size in ((0, length), (PAGE + 7, 9 * PAGE), (length - 5, 100), (length, 9)):
+        with file.ahead(offset, size), file.ahead(0, PAGE), file.ahead(0, PAGE):
+            assert bytes(file.read(0, PAGE, nowait=True)) == PLAIN[:PAGE]
+            assert bytes(file.read(0, PAGE, nowait=True)) == PLAIN[:PAGE]
+            assert bytes(file.read(offset, size, nowait=True)) == PLAIN[offset : offset + size]
+    with file.ahead(0, length):  # given up
+        pass
+    file.write(PAGE, b"changed")
+    assert bytes(file.read(0, length, nowait=True)) == PLAIN[:PAGE] + b"changed" + PLAIN[PAGE + 7 :]
+    file.flush()
+    stored = directory / "web" / "disk-flat.vmdk"
+    with stored.open("r+b") as raw:
+        raw.seek(DATA_OFFSET + 3 * PAGE + 9)
+        raw.write(b"x")
+    with file.ahead(0, length), pytest.raises(BlockingIOError):
+        file.read(0, length, nowait=True)
+    with pytest.raises(IntegrityError):
+        file.read(0, length)
+    file.close()
+
+
 def test_the_log_of_findings_has_an_end(volume, vm, caplog):
     for sector in range(20):
         flip(vm / "disk-flat.vmdk", sector)
