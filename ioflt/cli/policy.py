@@ -17,8 +17,10 @@ from ioflt.cli.vm import force_option, open_vms, total
 from ioflt.errors import BusyError, NotFoundError
 
 if TYPE_CHECKING:
+    from ioflt.datastore.compliance import Found
     from ioflt.keys.client import KeyClient
     from ioflt.policy.model import StoragePolicy
+    from ioflt.types import HomeState
 
 _Provisioning = Literal["thick", "thin"]
 _Command = TypeVar("_Command", bound=Callable[..., object])
@@ -183,8 +185,16 @@ def assign(name: str, target: Path, force: bool, as_json: bool) -> None:
     """
     from ioflt.cli import places
 
-    found = _to_datastore(name, target) if places.is_datastore(target) else _to_vm(name, target, force=force)
-    emit(found, lambda: say(f"{target}: has the policy {name}, {found['state']}"), as_json)
+    departed: list[Found] = []
+    if places.is_datastore(target):
+        state = _to_datastore(name, target)
+    else:
+        state, departed = _to_vm(name, target, force=force)
+    done = {"path": str(target), "policy": name, "state": state.value}
+    emit(done, lambda: say(f"{target}: has the policy {name}, {state.value}"), as_json)
+    for one in departed:  # what is encrypted keeps its keys and files
+        mend = "" if one.mend is None else f": {one.mend}"
+        warn(f"{one.what}: wanted {one.wanted}, found {one.found}{mend}")
 
 
 @policy.command()
@@ -213,19 +223,19 @@ def check(directory: Path, as_json: bool) -> int:
     return Exit.FOUND if found else Exit.OK
 
 
-def _to_datastore(name: str, target: Path) -> dict[str, object]:
+def _to_datastore(name: str, target: Path) -> HomeState:
     from ioflt.datastore import assign as assigning
     from ioflt.datastore import policies
 
     with open_volume(target) as volume:
         assigning.to_datastore(volume, policies.to_assign(volume.keys, name))
-        state = volume.record.default
-    return {"path": str(target), "policy": name, "state": state.value}
+        return volume.record.default
 
 
-def _to_vm(name: str, target: Path, *, force: bool) -> dict[str, object]:
+def _to_vm(name: str, target: Path, *, force: bool) -> tuple[HomeState, list[Found]]:
+    """Its state, and how it departs from the policy all the same."""
     from ioflt.datastore import assign as assigning
-    from ioflt.datastore import policies
+    from ioflt.datastore import compliance, policies
 
     directory, vm = target.parent, target.name
     with (
@@ -234,7 +244,7 @@ def _to_vm(name: str, target: Path, *, force: bool) -> dict[str, object]:
     ):
         policy = policies.to_assign(volume.keys, name)
         record = assigning.to_home(volume, vm, policy, bar.advance, force=force)
-    return {"path": str(target), "policy": name, "state": record.state.value}
+        return record.state, compliance.of_home(volume.home(vm))
 
 
 def _find(keys: KeyClient, name: str) -> StoragePolicy:

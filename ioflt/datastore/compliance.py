@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass
 
@@ -9,13 +10,13 @@ from ioflt.datastore import guards, policies, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.header import read_header
 from ioflt.datastore.home import Home
-from ioflt.datastore.standing import Standing, Treatment
+from ioflt.datastore.standing import Standing, Treatment, is_private, stored_as
 from ioflt.datastore.volume import Volume
 from ioflt.errors import CorruptDataError, IofltError
 from ioflt.format.record.record import HomeRecord
 from ioflt.keys.client import KeyService
 from ioflt.policy.bundled import OF_STATE
-from ioflt.policy.compliance import Departure, Facts, departures
+from ioflt.policy.compliance import Departure, Facts, departures, of_top
 from ioflt.policy.model import StoragePolicy
 from ioflt.types import HomeState
 
@@ -55,6 +56,8 @@ def of_datastore(volume: Volume) -> list[Found]:
         departed = [_unknown(volume.path, record.policy, record.default)]
     elif policy.encrypts != encrypted:
         departed = departures(policy, Facts(volume.path, encrypted))
+    elif encrypted:
+        departed = of_top(policy, _containers_at_top(volume.root))
     return _told(volume.path, record.policy, departed)
 
 
@@ -69,6 +72,12 @@ def of_home(home: Home) -> list[Found]:
     except IofltError as error:
         departed = [Departure("VM", "readable", error.message, None)]
     return _told(regular.full_path(home), policy, departed)
+
+
+def _containers_at_top(root: Home) -> list[str]:
+    with os.scandir(root.fd) as entries:
+        names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+    return sorted(name for name in names if not is_private(name) and stored_as(name) is Treatment.CONTAINER)
 
 
 def _told(path: str, policy: str | None, departed: list[Departure]) -> list[Found]:

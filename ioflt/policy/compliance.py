@@ -45,6 +45,14 @@ def departures(policy: StoragePolicy, facts: Facts) -> list[Departure]:
     return list(_of_encrypted(policy, facts, place, assign)) if policy.encrypts else []
 
 
+def of_top(policy: StoragePolicy, files: list[str]) -> list[Departure]:
+    """Of the encrypted `files` at a datastore's top, which are in no VM, from the datastore's policy."""
+    if not policy.integrity:
+        return []
+    found = "none: only files of VMs have any"
+    return [Departure(f"integrity of {name}", "tags", found, None) for name in files]
+
+
 def lacking(policy: StoragePolicy) -> str | None:
     """What the policy asks for and this version does not have."""
     if policy.has(CBT):

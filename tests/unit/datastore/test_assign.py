@@ -5,6 +5,7 @@ import os
 import pytest
 
 from ioflt.datastore import assign, compliance, lifecycle, policies
+from ioflt.datastore.deep import home as deep
 from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, KeyNotFound, NotFoundError, StorageError, UsageError
 from ioflt.keys.native.store import NativeStore
@@ -19,6 +20,7 @@ GOLD = StoragePolicy(
 )
 SILVER = StoragePolicy("Silver", "0f0e0d0c-0b0a-4908-8706-050403020101")
 ABROAD = StoragePolicy("Abroad", "0f0e0d0c-0b0a-4908-8706-050403020102", "", (encryption(),), "abroad")
+TAGS = StoragePolicy("Tags", "0f0e0d0c-0b0a-4908-8706-050403020103", "", (encryption(),), integrity=True)
 
 
 @pytest.fixture
@@ -195,6 +197,38 @@ def test_departures_are_found_with_what_mends_them(volume, vm, keys):
     assert found[2].found == "none in disk.raw"
     assert assign.to_home(volume, vm, slots).thick is False
     assert [one.what for one in compliance.look(volume)] == ["provider", "recovery slot"]
+
+
+@pytest.mark.usefixtures("own")
+def test_an_encrypted_vm_keeps_its_files_and_is_told_how_they_get_tags(volume, vm, keys):
+    lifecycle.encrypt(volume, vm)
+    keys.add_policy(text.write([TAGS]))
+    assign.to_home(volume, vm, TAGS)
+    (found,) = compliance.look(volume)
+    place = f"{volume.path}/vm"
+    assert (found.path, found.what, found.wanted, found.found) == (place, "integrity", "tags", "none")
+    assert found.mend == f"ioflt vm recrypt {place} --deep --integrity"
+    deep.recrypt(volume, vm, integrity=True)
+    assert compliance.look(volume) == []
+    assign.to_home(volume, vm, VM_ENCRYPTION)  # tags that nobody asks for any more are no departure
+    assert record_of(volume).integrity
+    assert compliance.look(volume) == []
+    lifecycle.decrypt(volume, vm)
+    lifecycle.encrypt(volume, vm)
+    assert not record_of(volume).integrity
+
+
+@pytest.mark.parametrize("default", [HomeState.ENCRYPTED])
+def test_files_at_the_top_have_no_integrity_and_that_is_told(volume, keys, default):
+    for name in ("notes", "some.vmx"):
+        with open(f"{volume.path}/{name}", "wb") as file:
+            file.write(b"x")
+    assert compliance.look(volume) == []
+    keys.add_policy(text.write([TAGS]))
+    assign.to_datastore(volume, TAGS)
+    (found,) = compliance.look(volume)
+    assert (found.path, found.policy, found.what) == (volume.path, "Tags", "integrity of notes")
+    assert (found.wanted, found.mend) == ("tags", None)
 
 
 def test_a_vm_without_a_record_is_named(volume, vm):
