@@ -126,7 +126,21 @@ class AuthenticationError(CorruptDataError):
 
 
 class IntegrityError(AuthenticationError):
-    """A file's data is not what was written last, as far as its tags tell, or has lost them."""
+    """A file's data is not what was written last, as far as its tags tell, or has lost them.
+
+    `sectors`: runs (first, number) of those that do not verify, where it is about some.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        detail: str = "",
+        *,
+        file: str | os.PathLike[str] | None = None,
+        sectors: tuple[tuple[int, int], ...] = (),
+    ) -> None:
+        super().__init__(reason, detail, file=file)
+        self.sectors = sectors
 
 
 class StorageError(IofltError):

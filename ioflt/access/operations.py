@@ -208,3 +208,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     for table, hands_out in ((_WITHOUT_DATA_KEYS, False), (_WITH_DATA_KEYS, True))
     for name, needs in table
 }
+
+
+def base(operation: str) -> str:
+    """The command that an operation is, or is a part of."""
+    return operation.partition(":")[0]

@@ -106,6 +106,8 @@ def _of_datastore(
     if old.keys != new.keys or old.operation != new.operation:
         asks.append((_P.RECRYPT, place))
     if (old.policy, old.default) != (new.policy, new.default):
+        if not asks:
+            named = "policy assign: to a datastore"
         asks.append((_P.UPDATE_POLICY, place))
         if old.default is not new.default:
             asks.append((_P.DECRYPT if new.default is HomeState.CLEAR else _P.ENCRYPT, place))
@@ -132,6 +134,7 @@ def _of_home(old: HomeRecord, new: HomeRecord, place: Place, *, rolled_back: boo
         new.thick,
         new.integrity,
     ) and not asks:  # a conversion brings its own
+        named = "policy assign"
         asks.append((_P.UPDATE_POLICY, place))
     if old.integrity and not new.integrity and old.state is new.state:  # nobody would notice a changed sector
         asks.append((_P.ENCRYPT, place))

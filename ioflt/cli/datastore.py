@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ioflt.cli import reporting
 from ioflt.cli.hints import advising_key
 from ioflt.cli.render import describe, emit, json_option, moment, progress, say, warn
 from ioflt.cli.session import connect_keys, directory_argument, logged, open_volume, warn_unknown_policy
@@ -163,8 +164,10 @@ def register(directory: Path, accept_rollback: bool, as_json: bool) -> None:
     """
     from ioflt.datastore.volume import Volume
 
+    about = reporting.datastore(directory)
     with connect_keys() as keys, logged():
-        Volume.accept_rollback(directory, keys)
+        with reporting.told(about, ("rollback", None, "accepted"), keys=keys):
+            Volume.accept_rollback(directory, keys)
         with Volume.open(directory, keys, read_only=True) as volume:
             now = _shown(directory, volume)
     emit(now, lambda: say(f"{directory}: registered"), as_json)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ioflt.cli import reporting
 from ioflt.cli.hints import advising
 from ioflt.cli.lazy import Entry, LazyGroup, Section
 from ioflt.cli.render import emit, json_option, progress, say, size
@@ -58,9 +59,15 @@ def extend(file: Path, length: tuple[bool, int], as_json: bool) -> None:
         advising(UnsupportedError, "no descriptor", _RESIZE),
         advising(IofltError, "has a (parent|snapshot)", _SNAPSHOTS),
         open_vms(directory, but=name) as volume,
-        progress(f"extending {file.name}", None) as bar,
     ):
-        whole = extending.extend_disk(volume, name, path, count, by=by, progress=bar.advance)
+        now = extending.capacity(volume, name, path)
+        wanted = now + count if by else count
+        changed = (f'config.disk("{path}").capacity', str(now), str(wanted))
+        with (
+            reporting.told(reporting.vm(directory, name), changed),
+            progress(f"extending {file.name}", None) as bar,
+        ):
+            whole = extending.extend_disk(volume, name, path, count, by=by, progress=bar.advance)
     done = {"file": str(file), "size": whole}
     emit(done, lambda: say(f"{file}: {size(whole)} now, {whole} bytes"), as_json)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioflt.cli import reporting
 from ioflt.cli.hints import advising
 from ioflt.cli.render import describe, emit, json_option, printable, progress, say, warn
 from ioflt.cli.session import home_argument, logged
@@ -118,9 +119,15 @@ def _erase(directory: Path, name: str, destroy_key: bool) -> Receipt:
         logged(),
         advising(BusyError, r"\bits keys? ", _IN_USE),
         advising(KeyUnavailableError, "", _NO_KEY) if destroy_key else nullcontext(),
+        reporting.told(reporting.vm(directory, name), ("name", name, None)),
         progress(f"erasing {name}", erasing.extent(volume, name)) as bar,
     ):
-        wanted = (lambda key: destroy(key, volume.keys)) if destroy_key else None
+
+        def destroyed(key: KeyRef) -> bool:
+            with reporting.told(reporting.key(key), ("key.state", None, "destroyed")):
+                return destroy(key, volume.keys)
+
+        wanted = destroyed if destroy_key else None
         return erasing.erase(volume, name, destroy=wanted, progress=bar.advance)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--since", metavar="TIME", help="From that time on: 2026-03-01 or 2026-03-01T12:00:00Z.")
 @click.option("--vm", metavar="VM", help="About that VM: its name or id.")
 @click.option("--who", metavar="PRINCIPAL", help="By that principal: alice, or user:alice.")
-@click.option("--type", "operation", metavar="OPERATION", help='Of that operation, such as "key new".')
+@click.option("--type", "operation", metavar="OPERATION", help='Of that operation, such as "vm export".')
 @click.option("--follow", is_flag=True, help="Go on with those that come, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON value; with --follow one on each line.")
 @click.pass_context
@@ -148,6 +148,8 @@ def _shown(event: Event) -> str:
 def _filter(
     since: str | None, vm: str | None, who: str | None, operation: str | None
 ) -> Callable[[Event], bool]:
+    from ioflt.access.operations import base
+
     begin = None if since is None else _time(since)
     person = None if who is None else who if ":" in who else f"user:{who}"
 
@@ -155,7 +157,7 @@ def _filter(
         about = event.object
         return (
             (begin is None or event.time >= begin)
-            and (operation is None or event.operation == operation)
+            and (operation is None or operation in (event.operation, base(event.operation)))
             and (person is None or person in (event.by.who, event.by.as_principal))
             and (vm is None or (about is not None and about.kind == "vm" and vm in (about.id, about.shown)))
         )

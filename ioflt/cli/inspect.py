@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from ioflt.cli import reporting
 from ioflt.cli.exits import Exit
 from ioflt.cli.render import emit, facts, json_option, progress, size, table
 from ioflt.cli.session import connect_keys, file_argument
@@ -51,8 +52,10 @@ def check(place: Path, data: bool, as_json: bool) -> int:
 
     directory, vm = checks.place(place)
     total = checks.size(place) if data else None
-    with connect_keys() as keys, progress(f"checking {place}", total, files=not data) as bar:
-        report = checks.run(directory, keys, bar.advance, vm=vm, data=data)
+    with connect_keys() as keys:
+        with progress(f"checking {place}", total, files=not data) as bar:
+            report = checks.run(directory, keys, bar.advance, vm=vm, data=data)
+        reporting.tell_findings(keys, directory, report.entries)
 
     def text() -> None:
         table(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli import key_use
+from ioflt.cli import key_use, reporting
 from ioflt.cli.hints import advising
 from ioflt.cli.render import emit, json_option, printable, say
 from ioflt.errors import KeyNotUsable, UsageError
@@ -90,7 +90,8 @@ def revoke(provider: str, key_id: str, reason: str, as_json: bool) -> None:
 
     code = RevocationReasonCode[reason.upper().replace("-", "_")]
     since = int(time.time()) if code == RevocationReasonCode.KEY_COMPROMISE else None
-    with _open(provider) as servers:
+    about = reporting.key(KeyRef(provider, key_id))
+    with _open(provider) as servers, reporting.told(about, ("key.state", None, f"revoked, {reason}")):
         servers.call(lambda keys: keys.revoke(key_id, code, since))
     done = {"key": str(KeyRef(provider, key_id)), "revoked": reason}
     emit(done, lambda: say(f"{key_id} is revoked"), as_json)
@@ -113,7 +114,12 @@ def destroy(provider: str, key_id: str, yes: bool, as_json: bool) -> None:
     from ioflt.keys.client import KeyClient
 
     revoke_it = f"if it is still active, end its use first: ioflt key revoke {shlex.join((provider, key_id))}"
-    with _open(provider) as servers, advising(KeyNotUsable, "may not be used", revoke_it):
+    about = reporting.key(KeyRef(provider, key_id))
+    with (
+        _open(provider) as servers,
+        advising(KeyNotUsable, "may not be used", revoke_it),
+        reporting.told(about, ("key.state", None, "destroyed")),
+    ):
         servers.call(lambda keys: keys.destroy(key_id))
     done = {"key": str(KeyRef(provider, key_id)), "destroyed": True}
     emit(done, lambda: say(f"{key_id} is destroyed"), as_json)

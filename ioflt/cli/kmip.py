@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from ioflt.cli import reporting
 from ioflt.cli.provider_common import open_providers, open_store, tell_keyd
 from ioflt.cli.render import emit, json_option, printable, say
 from ioflt.errors import CorruptDataError, DeniedError, ProviderUnavailable, UsageError
@@ -84,7 +86,11 @@ def kmip(
         raise UsageError("a signing request has to be written somewhere: --out OUT")
     if out is not None and out.exists():
         raise click.BadParameter(f"{out} exists already", param_hint="--out")
-    with open_providers() as providers:
+    listed = ", ".join(map(str, servers))
+    with (
+        open_providers() as providers,
+        reporting.by_files(name, ("provider.kind", None, "kmip"), ("provider.servers", None, listed)),
+    ):
         text = providers.create_kmip(name, servers, timeout, csr=csr)
     if out is not None:
         files.create(out, text.encode())
@@ -186,7 +192,8 @@ def _exchange(
     authorities: Sequence[_Certificate] = ()
     servers: Sequence[_Certificate] = ()
     if certificate is not None:
-        with _naming(certificate):
+        installs = ("provider.certificate", None, os.path.abspath(certificate))
+        with _naming(certificate), reporting.told(reporting.provider(name), installs):
             ours = _told(store.install(name, _read(certificate)))
     if ca is not None:
         authorities = _trust_authority(store, name, ca)
@@ -196,7 +203,8 @@ def _exchange(
 
 
 def _trust_authority(store: KmipStore | TransitStore, name: str, ca: Path) -> list[_Certificate]:
-    with _naming(ca):
+    trusts = ("provider.trust", None, os.path.abspath(ca))
+    with _naming(ca), reporting.told(reporting.provider(name), trusts):
         return [_told(anchor) for anchor in store.trust_authority(name, _read(ca))]
 
 
@@ -226,7 +234,8 @@ def renew(name: str, out: Path, csr: bool, as_json: bool) -> None:
 
     if out.exists():
         raise click.BadParameter(f"{out} exists already", param_hint="OUT")
-    files.create(out, _store().renew(name, csr=csr).encode())
+    with reporting.told(reporting.provider(name), ("provider.certificate", None, os.path.abspath(out))):
+        files.create(out, _store().renew(name, csr=csr).encode())
     given = "have it signed" if csr else "upload it to the servers"
     text = f"{out}: {given}, then: ioflt provider trust {name} --certificate {'FILE' if csr else out}"
     emit({"provider": name, "out": str(out)}, lambda: say(text), as_json)
@@ -268,7 +277,9 @@ def _pin(store: KmipStore, file: KmipFile, wanted: set[str], shown_on: TextIO) -
         if not sys.stdin.isatty():
             raise UsageError("nobody is there to compare the fingerprints; give them with --fingerprint")
         click.confirm("Trust exactly these certificates?", abort=True, err=True)
-    store.trust_servers(file.name, found)
+    pinned = ", ".join(f"{told.server} {told.sha256}" for told in shown)
+    with reporting.told(reporting.provider(file.name), ("provider.trust", None, pinned)):
+        store.trust_servers(file.name, found)
     return shown
 
 

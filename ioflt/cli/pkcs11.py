@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioflt.cli import reporting
 from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask
 from ioflt.cli.provider_common import open_store, tell_keyd
@@ -99,7 +100,10 @@ def pkcs11(
             pin = ask(passphrase_file, f"PIN of the token {token}")
         with pin:
             found = _wrapping_key(file, pin, make=generate)
-    store.add(file)
+    with reporting.told(
+        reporting.provider(name), ("provider.kind", None, "pkcs11"), ("provider.token", None, token)
+    ):
+        store.add(file)
     tell_keyd()
     how = "" if pin_file is not None else f"it opens by: ioflt keyd unlock {name}; "
     done = {"provider": name, "kind": "pkcs11", "token": token, "key": key}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli import kmip, pkcs11, provider_trial, transit
+from ioflt.cli import kmip, pkcs11, provider_trial, reporting, transit
 from ioflt.cli.hints import advising
 from ioflt.cli.passphrase import ask, own_passphrase_option, passphrase_option
 from ioflt.cli.provider_cache import cache
@@ -62,7 +62,9 @@ def native(name: str, prompt: bool, passphrase_file: str | None, as_json: bool) 
         if prompt or passphrase_file is not None:
             asked = ask(passphrase_file, f"Passphrase of the provider {name}", confirm=True)
             secret = stack.enter_context(asked)
-        made = stack.enter_context(open_providers()).create_native(name, secret)
+        providers = stack.enter_context(open_providers())
+        stack.enter_context(reporting.by_files(name, ("provider.kind", None, "native")))
+        made = providers.create_native(name, secret)
     tell_keyd()
     opens = f"; it opens by: ioflt keyd unlock {name}" if secret is not None else ""
     done = {"provider": name, "kind": "native", "slots": slots_of(made)}
@@ -129,9 +131,10 @@ def backup(
     with contextlib.ExitStack() as stack:
         own = own_passphrase(stack, store, name, provider_passphrase_file)
         new = stack.enter_context(ask(passphrase_file, "Passphrase for the backup", confirm=True))
+        stack.enter_context(reporting.told(reporting.provider(name), ("backup", None, os.path.abspath(out))))
         data = store.backup(name, new, own)
-    files.create(out, data)
-    store.mark_backed_up(name)
+        files.create(out, data)
+        store.mark_backed_up(name)
     tell_keyd()
     done = {"provider": name, "out": str(out)}
     emit(done, lambda: say(f"{out}: backup of the provider {name}; test it and keep it elsewhere"), as_json)
@@ -154,7 +157,8 @@ def restore(paths: tuple[Path, ...], passphrase_file: str | None, as_json: bool)
 
     read = [(path, files.read(path, MAX_SIZE)) for path in paths]
     advice = "nothing was changed; give a file that `ioflt provider backup` or `split` wrote"
-    with advising(CorruptDataError, "", advice):
+    given = ("restore", None, ", ".join(map(os.path.abspath, paths)))
+    with advising(CorruptDataError, "", advice), reporting.told(reporting.About(None), given):
         if any(text.is_share(data) for _, data in read):
             restored = _restore_shares(read, passphrase_file)
         elif len(read) > 1:
@@ -234,6 +238,8 @@ def split(
         file = store.load(name)
         own = own_passphrase(stack, store, name, provider_passphrase_file)
         kdk = stack.enter_context(store.open(file, own))
+        given = ("shares", None, f"{threshold} of {count} in {os.path.abspath(directory)}")
+        stack.enter_context(reporting.told(reporting.provider(name), given))
         made = shares.split(Identity.of(file), kdk, threshold, count)
         directory.mkdir(mode=0o700, exist_ok=True)
         for share in made:
@@ -272,6 +278,7 @@ def passwd(
         new = stack.enter_context(
             ask(passphrase_file, f"New passphrase of the provider {name}", confirm=True)
         )
+        stack.enter_context(reporting.told(reporting.provider(name)))
         changed = slot_admin.change_passphrase(store, name, new, own)
     tell_keyd()
     done = {"provider": name, "kind": "native", "slots": opened_by(changed)}
@@ -289,7 +296,8 @@ def default(name: str | None, as_json: bool) -> None:
     with open_providers() as providers:
         chosen = providers.chosen()
         if name is not None:
-            providers.choose(name, chosen)
+            with reporting.by_files(name, ("provider.default", chosen, name)):
+                providers.choose(name, chosen)
             chosen = name
         now = providers.default()
     emit({"provider": now, "chosen": chosen is not None}, lambda: print(now), as_json)
@@ -327,7 +335,8 @@ def remove(name: str, force: bool, as_json: bool) -> None:
             raise BusyError(f"keys of the provider {name} are in use")
         if not force and found.unknown:
             raise BusyError(f"nobody knows whether keys of the provider {name} are in use")
-        providers.remove(about, force=force)
+        with reporting.by_files(name, ("provider.kind", about.kind, None)):
+            providers.remove(about, force=force)
     tell_keyd()
     done = {
         "provider": name,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioflt.cli import reporting
 from ioflt.cli.passphrase import OWN_OPTION, ask, own_passphrase_option, passphrase_option
 from ioflt.cli.provider_common import open_store, opened_by, own_passphrase, tell_keyd
 from ioflt.cli.render import emit, json_option, say, table
@@ -99,6 +100,7 @@ def add(
             url=url or "",
             thumbprint=thumbprint or "",
         )
+        stack.enter_context(reporting.told(reporting.provider(name), ("provider.slot", None, kind)))
         changed = slot_admin.add(store, name, wanted, own)
     tell_keyd()
     done = {"provider": name, "kind": "native", "slots": opened_by(changed)}
@@ -126,6 +128,7 @@ def remove(name: str, kind: str, provider_passphrase_file: str | None, as_json: 
         if provider_passphrase_file is not None or (left and all(map(waits_for_secret, left))):
             prompt = f"Passphrase by which the provider {name} opens then"
             own = stack.enter_context(ask(provider_passphrase_file, prompt, option=OWN_OPTION))
+        stack.enter_context(reporting.told(reporting.provider(name), ("provider.slot", kind, None)))
         changed = slot_admin.remove(store, name, kind, own)
     tell_keyd()
     done = {"provider": name, "kind": "native", "slots": opened_by(changed)}

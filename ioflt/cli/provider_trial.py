@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioflt.cli import reporting
 from ioflt.cli.hints import advising
 from ioflt.cli.provider_common import open_store
 from ioflt.cli.render import emit, json_option, printable
@@ -32,13 +33,15 @@ def test(name: str, as_json: bool) -> None:
             where = f"{step.server}  " if step.server else ""
             print(printable(f"{where}{step.step}: {step.error or step.result}"), flush=True)
 
-    match open_store().kind(name):
-        case "kmip":
-            well = _try_servers(name, tell)
-        case "pkcs11":
-            well = _try_token(name, tell) and _try_keyd(name, tell)
-        case _:
-            well = _try_keyd(name, tell)
+    kind = open_store().kind(name)
+    with reporting.told(reporting.provider(name)):
+        match kind:
+            case "kmip":
+                well = _try_servers(name, tell)
+            case "pkcs11":
+                well = _try_token(name, tell) and _try_keyd(name, tell)
+            case _:
+                well = _try_keyd(name, tell)
     emit(steps, lambda: None, as_json)
     if not well:
         failed = sum(bool(step.error) for step in steps)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ioflt.cli import passphrase
+from ioflt.cli import passphrase, reporting
 from ioflt.cli.hints import advising, for_no_vm
 from ioflt.cli.passphrase import passphrase_option
 from ioflt.cli.places import is_datastore
@@ -56,7 +56,9 @@ def add(target: Path, passphrase_file: str | None, as_json: bool) -> None:
     ):
         slots = []
         for path in paths:  # the passphrase is stretched for each, which takes its time on purpose
-            slots.append(Slot(path, reach.add_slot(path, keys, secret)))
+            about, file = reporting.file(path)
+            with reporting.told(about, (_slot_of(file), None, "passphrase"), keys=keys):
+                slots.append(Slot(path, reach.add_slot(path, keys, secret)))
             bar.advance(1)
     emit(slots, lambda: _tell(slots, "opened by the passphrase"), as_json)
 
@@ -96,8 +98,11 @@ def remove(target: Path, passphrase_file: str | None, slot: int | None, every: b
         secret.wipe()
     if not slots:
         raise NotFoundError("no slot that this passphrase opens" if secret else "no such slot", file=target)
-    for one in slots:
-        reach.remove_slot(one.file, one.slot)
+    with connect_keys() as keys:
+        for one in slots:
+            about, file = reporting.file(one.file)
+            with reporting.told(about, (_slot_of(file), str(one.slot), None), keys=keys):
+                reach.remove_slot(one.file, one.slot)
     emit(slots, lambda: _tell(slots, "removed"), as_json)
 
 
@@ -116,7 +121,12 @@ def fill(file: Path, as_json: bool) -> None:
         raise UsageError("is a directory; name a disk in it", file=file)
     if file.suffix.lower() == ".vmx":
         raise UsageError("a VMX has no holes", file=file)
-    with connect_keys() as keys, progress(f"filling {file.name}", os.stat(path).st_size) as bar:
+    about, inside = reporting.file(path)
+    with (
+        connect_keys() as keys,
+        reporting.told(about, ("fill", None, inside), keys=keys),
+        progress(f"filling {file.name}", os.stat(path).st_size) as bar,
+    ):
         size = reach.fill(path, keys, bar.advance)
     done = {"file": str(file), "size": size}
     emit(done, lambda: say(f"{file}: no holes left in {size} bytes"), as_json)
@@ -141,10 +151,11 @@ def backup(home: tuple[Path, str], out: Path, as_json: bool) -> None:
     directory, name = _home(home)
     with (
         open_volume(directory) as volume,
+        reporting.told(reporting.vm(directory, name), ("backup", None, os.path.abspath(out))),
         progress(f"reading headers of {name}", None, files=True) as bar,
     ):
         saved = headers.backup(volume, name, bar.advance)
-    headers.write_file(out, saved)
+        headers.write_file(out, saved)
     done = {"vm": str(directory / name), "out": str(out), "files": [one.path for one in saved.headers]}
     emit(done, lambda: say(f"{out}: headers of {len(saved.headers)} files"), as_json)
 
@@ -164,6 +175,7 @@ def restore(out: Path, home: tuple[Path, str], as_json: bool) -> None:
     saved = headers.read_file(out)
     with (
         open_volume(directory) as volume,
+        reporting.told(reporting.vm(directory, name), ("restore", None, os.path.abspath(out))),
         progress(f"restoring headers of {name}", 2 * len(saved.headers), files=True) as bar,
     ):
         done = headers.restore(volume, name, saved, bar.advance)
@@ -204,6 +216,10 @@ def export(home: tuple[Path, str], passphrase_file: str | None, output: Path | N
     with (
         passphrase.ask(passphrase_file, "passphrase of the exported VMX", confirm=True) as secret,
         open_volume(directory, read_only=True) as volume,
+        reporting.told(
+            reporting.vm(directory, name),
+            ("export", None, os.path.abspath(output) if output else "standard output"),
+        ),
     ):
         text = exchange.export(volume, name, secret)
     if output is None:
@@ -234,6 +250,7 @@ def import_(
         advising(
             ExistsError, "is there already", "give FILE the name of the VMX that it replaces, and --force"
         ),
+        reporting.told(reporting.vm(directory, name), ("import", None, os.path.abspath(file))),
     ):
         stored = exchange.import_(volume, name, file, secret, force=force)
     done = {"vm": str(directory / name), "file": stored}
@@ -275,6 +292,11 @@ def _home(home: tuple[Path, str]) -> tuple[Path, str]:
 
     path = Path(reach.backing_path(home[0] / home[1]))
     return path.parent, path.name
+
+
+def _slot_of(file: str) -> str:
+    """What events call the recovery slots of a file."""
+    return f'config.recoverySlot("{file}")'
 
 
 def _tell(slots: list[Slot], what: str) -> None:

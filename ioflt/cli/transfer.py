@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from ioflt.cli import reporting
 from ioflt.cli.hints import advising, advising_key
 from ioflt.cli.render import describe, emit, json_option, progress, say
 from ioflt.cli.session import file_argument, home_argument, open_volume, vm_argument
@@ -65,14 +67,21 @@ def import_(
         advising(CorruptDataError, "", _BAD_PACKAGE),
     ):
         given = _policy_of(volume, policy)
+        about = reporting.datastore(directory)
+        told = reporting.told(
+            about,
+            ("import", None, os.path.abspath(file)),
+            ("name", None, name),
+            part="" if _encrypts(volume, given) else "a clear VM",
+        )
         if file.is_dir():
-            with progress(f"importing {file.name}", None) as bar:
+            with told, progress(f"importing {file.name}", None) as bar:
                 made = transfer.import_directory(
                     volume, file, name, bar.advance, policy=given, integrity=integrity
                 )
         else:
             whole = file.stat().st_size if file.suffix.lower() == ".ova" else None
-            with progress(f"importing {file.name}", whole) as bar:
+            with told, progress(f"importing {file.name}", whole) as bar:
                 made = transfer.import_package(
                     volume, file, name, bar.advance, policy=given, integrity=integrity
                 )
@@ -99,6 +108,7 @@ def export(home: tuple[Path, str], out: Path, as_json: bool) -> None:
     with (
         advising(UnsupportedError, "has a parent", f"export all of it, to a directory: {everything}"),
         open_volume(directory, read_only=True) as volume,
+        reporting.told(reporting.vm(directory, name), ("export", None, os.path.abspath(out))),
         progress(f"exporting {name}", None) as bar,
     ):
         made = write(volume, name, out, bar.advance)
@@ -137,18 +147,27 @@ def clone(
 
     if same_key and provider is not None:
         raise click.UsageError("--same-key and --provider exclude each other")
-    with _two_volumes(source[0], target[0]) as (old, new), progress(f"cloning {source[1]}", None) as bar:
-        made = clones.clone(
-            old,
-            source[1],
-            new,
-            target[1],
-            provider=provider,
-            same_key=same_key,
-            policy=_policy_of(new, policy),
-            integrity=integrity,
-            progress=bar.advance,
-        )
+    with _two_volumes(source[0], target[0]) as (old, new):
+        given = _policy_of(new, policy)
+        about = reporting.vm(*source)
+        encrypts = _encrypts(new, given) if about.clear or given is not None else True
+        part = ("encrypt" if encrypts else "") if about.clear else ("" if encrypts else "decrypt")
+        clone_to = os.path.abspath(target[0] / target[1])
+        with (
+            reporting.told(about, ("clone", None, clone_to), part=part),
+            progress(f"cloning {source[1]}", None) as bar,
+        ):
+            made = clones.clone(
+                old,
+                source[1],
+                new,
+                target[1],
+                provider=provider,
+                same_key=same_key,
+                policy=given,
+                integrity=integrity,
+                progress=bar.advance,
+            )
 
     def text() -> None:
         say(f"{target[0] / target[1]}: cloned")
@@ -185,12 +204,32 @@ def move(
     with (
         advising_key(key_id, source[0]),
         _two_volumes(source[0], target[0]) as (old, new),
+        _move_told(source, target, same=old is new, rekeys=key_id is not None or provider is not None),
         progress(f"moving {source[1]}", None) as bar,
     ):
         options = {"key_id": key_id, "provider": provider}
         moves.move(old, source[1], new, target[1], **options, progress=bar.advance)
         now = shown(summary.home(new, target[1]))
     emit(now, lambda: say(f"{target[0] / target[1]}: moved"), as_json)
+
+
+def _move_told(
+    source: tuple[Path, str], target: tuple[Path, str], *, same: bool, rekeys: bool
+) -> AbstractContextManager[None]:
+    about = reporting.vm(*source)
+    if about.clear:
+        part = "rename a clear VM" if same else "a clear VM to another datastore"
+    else:
+        part = "rename" if same and not rekeys else "--key" if rekeys else ""
+    old, new = (os.path.abspath(directory / name) for directory, name in (source, target))
+    return reporting.told(about, ("path", old, new), part=part)
+
+
+def _encrypts(volume: Volume, policy: StoragePolicy | None) -> bool:
+    """Whether what is clear comes to be encrypted in it, by that policy or the datastore's."""
+    from ioflt.types import HomeState
+
+    return policy.encrypts if policy is not None else volume.claimed.default is HomeState.ENCRYPTED
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioflt.cli import reporting
 from ioflt.cli.provider_common import open_providers, tell_keyd
 from ioflt.cli.render import emit, json_option, say
 from ioflt.errors import CorruptDataError, UsageError
@@ -83,8 +84,12 @@ def transit(
     `update` on PATH/encrypt/KEY and PATH/decrypt/KEY, and no other. Then try it: `ioflt provider test NAME`.
     """
     login = _login(token_file, certificate, login_mount, role)
+    server = f"{url[0]}:{url[1]}"
     try:
-        with open_providers() as providers:
+        with (
+            open_providers() as providers,
+            reporting.by_files(name, ("provider.kind", None, "transit"), ("provider.servers", None, server)),
+        ):
             made = providers.create_transit(
                 name, url, mount, key, login, ca.read_text(errors="replace"), timeout
             )

@@ -53,6 +53,17 @@ def extend_disk(
     return whole
 
 
+def capacity(volume: Volume, name: str, path: str) -> int:
+    """Bytes that the disk has whose descriptor is at `path` in the home.
+
+    Raises UnsupportedError for disks of other forms; NotFoundError, KeyUnavailableError, CorruptDataError,
+    StorageError.
+    """
+    home = volume.home(name)
+    with regular.named(home), regular.named(home, path):
+        return descriptor.parse(_read(home, path), os.path.basename(path)).sectors * 512
+
+
 def _read(home: Home, path: str) -> bytes:
     """The descriptor at that path."""
     with _opened(home, path, os.O_RDONLY) as file:

@@ -311,7 +311,7 @@ class Tagged(Filter):
     def _refuse(self, bad: Iterable[int]) -> None:
         runs = runs_of(bad)
         self._found(runs)
-        raise IntegrityError("changed data", f"{named(runs)} not verify", file=self._name)
+        raise IntegrityError("changed data", f"{named(runs)} not verify", file=self._name, sectors=runs)
 
     def _first_written(self, start: int, end: int) -> int | None:
         """The byte where the first sector begins, of a range of whole sectors, that is no hole by its tag."""

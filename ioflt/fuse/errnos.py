@@ -13,14 +13,13 @@ import trio
 
 from ioflt import errors
 from ioflt.errors import IofltError, StorageError
-from ioflt.fuse.events import Events
 from ioflt.fuse.gate import Shut
 
 _log = logging.getLogger("ioflt.mount")
 
 
 class _Tells(Protocol):
-    events: Events
+    def damaged(self, error: errors.IntegrityError) -> None: ...
 
 
 _S = TypeVar("_S", bound=_Tells)
@@ -108,7 +107,7 @@ def translated(
             raise
         except Exception as error:
             if isinstance(error, errors.IntegrityError):
-                served.events.damaged(error)
+                served.damaged(error)
             raise pyfuse3.FUSEError(errno_of(error)) from None
 
     return wrapper

@@ -21,15 +21,8 @@ import trio
 from ioflt.datastore.home import Home
 from ioflt.errors import BusyError, IntegrityError, IofltError, StorageError
 from ioflt.fuse.nodes import Node
-from ioflt.wire import failure
-from ioflt.wire.keyd.messages import (
-    MAX_REPORT_TEXT,
-    MAX_REPORTS,
-    EventLogSettings,
-    Report,
-    ReportedChange,
-    ReportedThing,
-)
+from ioflt.keys import reporting
+from ioflt.wire.keyd.messages import MAX_REPORTS, EventLogSettings, Report, ReportedThing
 
 #: Events that wait to be sent.
 MAX_QUEUE: Final = 4_096
@@ -56,7 +49,7 @@ class Events:
     """For one mount of that datastore. `run` has the task; `send` is called in a thread."""
 
     def __init__(self, datastore_id: str, path: str, send: Send) -> None:
-        self._datastore = ReportedThing("datastore", datastore_id, _text(path))
+        self._datastore = ReportedThing("datastore", datastore_id, reporting.text(path))
         self._send = send
         self._queue = deque[Report]()
         self._sending = trio.Lock()
@@ -123,10 +116,10 @@ class Events:
             return self._datastore
         known = home.known()
         record = None if known is None else known.record
-        return ReportedThing("vm", "" if record is None else record.home_id, _text(home.name))
+        return ReportedThing("vm", "" if record is None else record.home_id, reporting.text(home.name))
 
-    def damaged(self, error: IntegrityError) -> None:
-        """Sectors were refused. Once in a while of each file."""
+    def damaged(self, error: IntegrityError, home: Home | None) -> None:
+        """Sectors were refused; `home`: of a file in there. Once in a while of each file."""
         file = error.file or ""
         now = time.monotonic()
         if now < self._damaged.pop(file, 0.0):
@@ -135,7 +128,9 @@ class Events:
         self._damaged[file] = now + _DAMAGE_S
         if len(self._damaged) > _MAX_DAMAGED:
             self._damaged.popitem(last=False)
-        self._put(Report("integrity failure", self._datastore, outcome="failed", reason=_text(str(error))))
+        about = self._datastore if home is None else self.about(home)
+        around = None if about is self._datastore else self._datastore
+        self._put(reporting.damage(error, about, around, file=file))
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send what there is, until cancelled."""
@@ -187,9 +182,7 @@ class Events:
 
     def _report(self, operation: str, about: ReportedThing, uid: int, *changes: _Change) -> Report:
         around = None if about is self._datastore else self._datastore
-        told = tuple(
-            ReportedChange(path, _text_or_none(old), _text_or_none(new)) for path, old, new in changes
-        )
+        told = tuple(reporting.change(*each) for each in changes)
         return Report(operation, about, around, told, served_uid=uid)
 
     def _put(self, report: Report) -> None:
@@ -202,13 +195,3 @@ class Events:
 
 def _in(parent: Node, name: str) -> str:
     return os.path.join(parent.shown, name)
-
-
-def _text(text: str) -> str:
-    """Fit for a report: valid UTF-8, and not too long."""
-    shown = failure.shown(text)
-    return shown if len(shown) <= MAX_REPORT_TEXT else shown[: MAX_REPORT_TEXT - 1] + "…"
-
-
-def _text_or_none(text: str | None) -> str | None:
-    return None if text is None else _text(text)

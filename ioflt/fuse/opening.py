@@ -22,7 +22,7 @@ from ioflt.datastore.container import Container
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.standing import Standing, Treatment
 from ioflt.datastore.vmx import VmxFile
-from ioflt.errors import BusyError, ReadOnlyError
+from ioflt.errors import BusyError, IntegrityError, ReadOnlyError
 from ioflt.filters.trace import Counters
 from ioflt.fuse import kernel
 from ioflt.fuse.gate import Gate
@@ -198,15 +198,19 @@ class Opener:
             os.close(fd)
             raise
         node.note_stamp()
-        return files.open_file(
-            node.home,
-            fd,
-            node.treatment,
-            writable=writable,
-            place=node.place,
-            counters=self._counters,
-            name=node.shown,
-        )
+        try:
+            return files.open_file(
+                node.home,
+                fd,
+                node.treatment,
+                writable=writable,
+                place=node.place,
+                counters=self._counters,
+                name=node.shown,
+            )
+        except IntegrityError as error:  # of its tags, which do not know the file's name
+            error.file = error.file or node.shown
+            raise
 
     @staticmethod
     def _treatment(node: Node, fd: int, standing: Standing) -> Treatment:

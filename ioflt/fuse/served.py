@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -21,6 +21,7 @@ from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.standing import is_private
 from ioflt.datastore.vmx import VmxFile
 from ioflt.datastore.volume import Volume
+from ioflt.errors import IntegrityError, IofltError
 from ioflt.filters.trace import Counters
 from ioflt.fuse.events import Events
 from ioflt.fuse.filler import Filler
@@ -67,6 +68,13 @@ class Served(pyfuse3.Operations):
         #: One change of names at a time in each home.
         self._names: WeakKeyDictionary[Home, trio.Lock] = WeakKeyDictionary()
         self._nowait = True  # whether the backing file system knows RWF_NOWAIT
+
+    def damaged(self, error: IntegrityError) -> None:
+        """An event tells of sectors that do not verify, and of which VM they are."""
+        home = None
+        with suppress(IofltError):  # it is gone; then it is the datastore's
+            home = self.volume.home((error.file or "").partition("/")[0])
+        self.events.damaged(error, home)
 
     async def _in_thread(self, call: Callable[..., _T], *args: object) -> _T:
         return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)

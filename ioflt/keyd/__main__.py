@@ -12,7 +12,8 @@ from pathlib import Path
 
 import trio
 
-from ioflt import confinement, hygiene, paths
+from ioflt import __version__, confinement, hygiene, paths
+from ioflt.audit.event import added
 from ioflt.datastore.memory import Memory
 from ioflt.errors import IofltError
 from ioflt.keyd import accounts
@@ -21,6 +22,7 @@ from ioflt.keyd.authority import Authority
 from ioflt.keyd.denials import Denials
 from ioflt.keyd.guarded import Rules
 from ioflt.keyd.holdings import Holdings
+from ioflt.keyd.recorder import event
 from ioflt.keyd.server import Server
 from ioflt.keyd.service import Service
 from ioflt.keyd.shared_keys import SharedKeys
@@ -69,6 +71,8 @@ def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int
     authority = Authority(where.access, accounts.user(os.geteuid()))
     denials = Denials(service.recorder)
     rules = Rules(authority, Holdings(SharedKeys(where.shared_keys)), Memory(where.homes), denials)
+
+    service.recorder.record_if_possible(event("keyd start", changes=[added("keyd.version", __version__)]))
 
     def ready() -> None:
         _log.info("serves %s, pid %d", where.keyd_socket, os.getpid())

@@ -11,6 +11,7 @@ import msgspec
 from ioflt.access import changes, decide, delegation, objects, principals, privileges, text
 from ioflt.access.differences import differences
 from ioflt.access.objects import EVERYTHING, Place, Target
+from ioflt.access.operations import OPERATIONS
 from ioflt.access.principals import Caller, Principal
 from ioflt.access.privileges import Privilege
 from ioflt.access.state import AccessState, Permission
@@ -67,13 +68,16 @@ def _change(
     authority: Authority, recorder: Recorder, denials: Denials, caller: Caller, change: wire.Change
 ) -> None:
     operation, about = _operation(change), _about(change)
-    asked = event(operation, about, changes=[added("access.change", msgspec.to_builtins(change))])
+    needs = ", ".join(need.privilege for need in OPERATIONS[operation].needs)
+    change_asked = added("access.change", msgspec.to_builtins(change))
+    asked = event(operation, about, changes=[change_asked], privilege=needs)
     done: list[Event] = []
 
     def changed(state: AccessState) -> AccessState:
         after = _changed(state, caller, change)
         authority.check_duties(after)
-        told = event(operation, about, changes=[_told(*each) for each in differences(state, after)])
+        made = [_told(*each) for each in differences(state, after)]
+        told = event(operation, about, changes=made, privilege=needs)
         recorder.record(told)
         done.append(told)
         return after
@@ -101,6 +105,12 @@ def _about(change: wire.Change) -> Thing | None:
     match change:
         case wire.Grant(_, _, on) | wire.Revoke(_, on) | wire.AddMember(_, on) | wire.RemoveMember(_, on):
             return Thing(on.kind, on.id, on.shown[:MAX_NAME])
+        case wire.CreateRole(name=name) | wire.RemoveRole(name):
+            return Thing("role", name, name)
+        case wire.CreateService(name=name) | wire.RemoveService(name):
+            return Thing("service", name, name)
+        case wire.CreateFolder(name=name) | wire.SetFolder(name=name) | wire.RemoveFolder(name):
+            return Thing("folder", name, f"folder:{name}")
     return None
 
 

@@ -42,7 +42,7 @@ from ioflt.keyd.authority import Authority
 from ioflt.keyd.denials import Denials
 from ioflt.keyd.holdings import Holdings
 from ioflt.keyd.providers import privilege as provider_privilege
-from ioflt.keyd.recorder import event
+from ioflt.keyd.recorder import event, used
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
 from ioflt.keyd.shared_keys import Owner
@@ -430,6 +430,7 @@ class Guarded:
             self._session.require(self._rules.authority, privilege, place)
         except DeniedError:
             raise Denied(privilege, place) from None
+        used(privilege)
 
     # Events
 
@@ -657,9 +658,12 @@ class Guarded:
         told = [self._for_whom(reports.event_of(report, self._session.operation)) for report in batch]
         if not self._rules.reports.take(told[0].by.uid, len(told)):
             raise BusyError(f"uid {told[0].by.uid} reports more events than keyd takes")
+        recorder = self._service.recorder
+        # A command tells of what it is about to do, a mount of what comes often.
+        write = recorder.record_soon if self._session.operation == "mount" else recorder.record
         for each in told:
-            self._service.recorder.record_soon(each)
-        settings = self._service.recorder.settings
+            write(each)
+        settings = recorder.settings
         return EventLogSettings(settings.required, settings.sink)
 
     def key_holders(self) -> list[str]:
@@ -667,7 +671,8 @@ class Guarded:
 
     def mark_key_holder(self, home_id: str, *, holds: bool) -> None:
         self._require(_P.MANAGE_KEYS, ANYWHERE)
-        self._service.mark_key_holder(home_id, holds=holds)
+        about = self._session.about
+        self._service.mark_key_holder(home_id, holds=holds, shown=about.shown if about.vm == home_id else "")
 
     def lock(self, mode: LockMode) -> Locked:
         self._require(_P.MANAGE_KEYS, ANYWHERE)
@@ -684,3 +689,4 @@ class Guarded:
     def stop(self) -> None:
         """Whether he may end keyd. Raises DeniedError."""
         self._require(_P.MANAGE_KEYS, ANYWHERE)
+        self._service.recorder.record_if_possible(event("keyd stop"))

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +34,9 @@ from ioflt.wire.keyd.messages import MAX_EVENT_PAGE
 _MAX_FILE: Final = 4096
 
 _log = logging.getLogger(__name__)
+
+#: The privileges that were asked for, and had, by whoever asks in this thread; it has a copy of its own.
+_used: ContextVar[tuple[str, ...]] = ContextVar("used", default=())
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -148,7 +152,10 @@ def event(
     privilege: str | None = None,
     datastore: Thing | None = None,
 ) -> Event:
-    """An event of now, by whoever asks keyd now; by keyd itself where nobody does."""
+    """An event of now, by whoever asks keyd now; by keyd itself where nobody does.
+
+    `privilege`: which one is lacking, or was used, where that is not what was `used` for this request.
+    """
     return Event(
         _now(),
         actor(),
@@ -156,10 +163,17 @@ def event(
         thing,
         datastore,
         tuple(changes),
-        privilege,
+        privilege or ", ".join(_used.get()) or None,
         outcome,
         reason,
     )
+
+
+def used(privilege: str) -> None:
+    """Whoever asks now has that privilege, and needs it for what he asks."""
+    before = _used.get()
+    if privilege not in before:
+        _used.set((*before, privilege))
 
 
 def actor() -> Actor:

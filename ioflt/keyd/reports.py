@@ -1,4 +1,4 @@
-"""What mounts report, as it is not seen here: which operations, and how much of it.
+"""What mounts and commands report, as it is not seen here: which operations, and how much of it.
 
 keyd vouches for who reports: that is the peer, as the kernel names it. The rest is his word, and marked so.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ioflt.access.operations import OPERATIONS, base
 from ioflt.audit.event import Change, Event, Thing
 from ioflt.errors import UsageError
 from ioflt.keyd.recorder import event
@@ -26,15 +27,60 @@ BY_MOUNTS: Final = frozenset(
     )
 )
 
+#: What commands tell of: they do it to files, or on key servers, themselves.
+BY_COMMANDS: Final = frozenset(
+    (
+        "check",
+        "datastore register",
+        "vm clone",
+        "vm erase",
+        "vm export",
+        "vm import",
+        "vm move",
+        "disk extend",
+        "recovery add",
+        "recovery fill",
+        "recovery remove",
+        "header backup",
+        "header restore",
+        "vmx export",
+        "vmx import",
+        "provider backup",
+        "provider create kmip",
+        "provider create native",
+        "provider create pkcs11",
+        "provider create transit",
+        "provider default",
+        "provider passwd",
+        "provider remove",
+        "provider renew",
+        "provider restore",
+        "provider slot add",
+        "provider slot remove",
+        "provider split",
+        "provider test",
+        "provider trust",
+        "key destroy",
+        "key revoke",
+    )
+)
+
+#: What any command may come upon.
+BY_ANY: Final = frozenset(("integrity failure", "port warning"))
+
 #: Events that a user may report at once, and in each second from then on: more than a mount makes files.
 BURST: Final = 20_000
 RATE: Final = 1_000
 
 
 def event_of(report: Report, operation: str) -> Event:
-    """The event of a report, over a connection for that operation. Raises UsageError for what is none."""
-    if operation != "mount" or report.operation not in BY_MOUNTS:
+    """The event of a report, over a connection for that operation. Raises UsageError for what is none.
+
+    Its privileges are those that the table of operations has for it.
+    """
+    if not _may_report(report, operation):
         raise UsageError(f"{report.operation} is not reported to keyd by a {operation or 'command'}")
+    known = OPERATIONS.get(report.operation)
     told = event(
         report.operation,
         _thing(report.object),
@@ -42,11 +88,21 @@ def event_of(report: Report, operation: str) -> Event:
         outcome=report.outcome,
         reason=report.reason,
         datastore=_thing(report.datastore),
+        privilege=", ".join(need.privilege for need in known.needs) if known and known.needs else None,
     )
     return Event(
         told.time, told.by, told.operation, told.object, told.datastore, told.changes, told.privilege,
         told.outcome, told.reason, reported=True, served_uid=report.served_uid,
     )  # fmt: skip
+
+
+def _may_report(report: Report, operation: str) -> bool:
+    """A mount tells of what is done in it, a command of itself, by an entry of the table."""
+    if operation == "mount":
+        return report.operation in BY_MOUNTS
+    command = base(operation)
+    own = command in BY_COMMANDS and report.operation in OPERATIONS and base(report.operation) == command
+    return own or (command in OPERATIONS and report.operation in BY_ANY)
 
 
 def _change(path: str, before: str | None, after: str | None) -> Change:

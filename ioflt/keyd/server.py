@@ -27,6 +27,7 @@ from ioflt.keyd.access import Access
 from ioflt.keyd.answer import answer, wipe_keys
 from ioflt.keyd.guarded import Guarded, Rules
 from ioflt.keyd.guests import Guests, Room
+from ioflt.keyd.recorder import event
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
 from ioflt.transport.listener import Listener
@@ -102,7 +103,9 @@ class Server:
     async def _wait_for_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
-                _log.info("ends by %s", signal.Signals(number).name)
+                name = signal.Signals(number).name
+                _log.info("ends by %s", name)
+                self._service.recorder.record_if_possible(event("keyd stop", reason=name))
                 self._end.cancel()
 
     async def _tell_denials(self) -> None:

@@ -68,6 +68,7 @@ from ioflt.keys.sealed.cache import Sealer
 from ioflt.keys.sealed.clock import LatestTime
 from ioflt.keys.state import KeyState
 from ioflt.paths import Paths
+from ioflt.policy import text as policy_text
 from ioflt.types import KeyRef
 from ioflt.wire.keyd import messages
 from ioflt.wire.keyd.messages import CachedKey, Key, Locked, LockMode, Status
@@ -289,19 +290,22 @@ class Service:
 
     def add_policy(self, text: bytes) -> None:
         told = added("policy", text.decode(errors="replace"))
-        with self.recorder.around(event("policy create", changes=[told])):
+        named = ", ".join(policy.name for policy in policy_text.parse(text))
+        with self.recorder.around(event("policy create", Thing("policy", named, named), changes=[told])):
             self._policies.add(text)
 
     def remove_policy(self, name: str) -> None:
-        with self.recorder.around(event("policy remove", changes=[deleted("policy", name)])):
+        told = deleted("policy", name)
+        with self.recorder.around(event("policy remove", Thing("policy", name, name), changes=[told])):
             self._policies.remove(name)
 
     def key_holders(self) -> list[str]:
         return self._key_holders.all()
 
-    def mark_key_holder(self, home_id: str, *, holds: bool) -> None:
-        told = modified("config.holdsKeys", not holds, holds)
-        with self.recorder.around(event("vm mark", Thing("vm", home_id, home_id), changes=[told])):
+    def mark_key_holder(self, home_id: str, *, holds: bool, shown: str = "") -> None:
+        """`shown`: what to call that VM in the event."""
+        told = modified("config.holdsKeys", home_id in self._key_holders.all(), holds)
+        with self.recorder.around(event("vm mark", Thing("vm", home_id, shown or home_id), changes=[told])):
             self._key_holders.mark(home_id, holds=holds)
 
     def forget_key(self, key: KeyRef) -> None:

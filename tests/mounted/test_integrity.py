@@ -1,6 +1,7 @@
 """A mounted VM with integrity: what is changed on the datastore is EIO, in that sector alone."""
 
 import errno
+import json
 import os
 import random
 import signal
@@ -72,6 +73,13 @@ def test_one_sector_and_no_other(homes, disk):
             file.write(DATA[sector * PAGE : (sector + 1) * PAGE])
     assert unreadable(disk) == []
     homes.ioflt("check", "--data", homes.datastore / "tagged")
+    homes.umount()
+    by_mount, *by_check = json.loads(
+        homes.ioflt("events", "--type", "integrity failure", "--vm", "tagged", "--json").stdout
+    )
+    told = [(change["path"], change["after"]) for change in by_mount["changes"]]
+    assert told == [("file", "tagged/disk"), ("sectors", "7")]  # the next ones within a minute are not told
+    assert [each["changes"][1]["after"] for each in by_check] == ["7, 300"]
 
 
 def test_lost_tags(homes, disk):
@@ -83,6 +91,9 @@ def test_lost_tags(homes, disk):
         disk.read_bytes()
     assert "no tags" in homes.log
     disk.unlink()
+    homes.umount()
+    (told,) = json.loads(homes.ioflt("events", "--type", "integrity failure", "--json").stdout)
+    assert (told["object"]["shown"], told["changes"][0]["after"]) == ("tagged", "tagged/disk")
 
 
 def test_a_killed_mount_heals(homes, disk):

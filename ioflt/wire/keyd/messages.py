@@ -356,7 +356,7 @@ class SetEventLog(_Message, frozen=True):
 class ReportedThing(_Struct, frozen=True):
     """What a reported event is about."""
 
-    kind: Literal["vm", "datastore", "provider"]
+    kind: Literal["vm", "datastore", "provider", "key"]
     id: ReportText
     shown: ReportText
 

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from ioflt.datastore.volume import Volume
-from ioflt.errors import BusyError, IofltError, StorageError
+from ioflt.errors import BusyError, IntegrityError, IofltError, StorageError
 from ioflt.fuse.events import MAX_QUEUE
 from ioflt.wire.keyd.messages import EventLogSettings, Report
 from tests.operations.fuse.client import ROOT, Client, fails, operations_of
@@ -59,6 +59,23 @@ async def test_names_and_first_opens_are_told_in_their_order(client: Client, log
     (renamed,) = log.taken[2].changes
     assert (renamed.before, renamed.after) == ("vm/a", "vm/b")
     assert {report.served_uid for report in log.taken} == {client.caller.uid}
+
+
+async def test_an_integrity_failure_names_the_vm_the_file_and_the_sectors(client: Client, log: Log) -> None:
+    vm = await client.lookup(ROOT, "vm")
+    handle, _ = await client.create(vm.st_ino, "a")
+    await client.close(handle)
+    found = IntegrityError("changed data", "not verify", file="vm/a", sectors=((3, 3), (9, 1)))
+    client.operations.damaged(found)
+    client.operations.damaged(found)  # once in a while
+    client.operations.damaged(IntegrityError("no tags", file="gone/a"))
+    await client.operations.events.flush()
+    in_vm, elsewhere = (report for report in log.taken if report.operation == "integrity failure")
+    home_id = client.operations.volume.home("vm").unverified().record.home_id
+    assert (in_vm.object.kind, in_vm.object.id, in_vm.object.shown) == ("vm", home_id, "vm")
+    assert [(each.path, each.after) for each in in_vm.changes] == [("file", "vm/a"), ("sectors", "3-5, 9")]
+    assert (in_vm.outcome, in_vm.reason) == ("failed", "changed data: not verify")
+    assert elsewhere.object == in_vm.datastore
 
 
 @pytest.mark.allow_log("events are not logged|nothing is changed|are lost")

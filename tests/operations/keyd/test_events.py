@@ -28,13 +28,14 @@ from ioflt.wire.keyd import messages as m
 from tests.daemons import end_keyd
 
 
-def events(where):
-    """All events, of a log whose chain holds."""
+def events(where, *, of_keyd=False):
+    """All events, of a log whose chain holds; `of_keyd`: also that it started and stopped."""
     data = b"".join((where.events / name).read_bytes() for name in file_names(where.events))
     *lines, torn = data.split(b"\n")
     walk = Walk()
     assert [finding for line in lines for finding in walk.line(line)] + walk.end(torn) == []
-    return [from_json(Line.from_bytes(line).event) for line in lines]
+    found = [from_json(Line.from_bytes(line).event) for line in lines]
+    return [each for each in found if of_keyd or each.operation not in ("keyd start", "keyd stop")]
 
 
 def operations(where):
@@ -109,6 +110,22 @@ def test_changes_of_policies_and_of_marks_are_there(keys, where):
     assert '"Silver"' in created.changes[0].after
     assert removed.changes[0].before == "Silver"
     assert (marked.object.id, marked.changes[0].before, marked.changes[0].after) == (silver.id, False, True)
+
+
+def test_start_and_end_of_keyd_are_there(where):
+    for end in (lambda keys: keys.stop(), lambda keys: os.kill(keys.status().pid, signal.SIGTERM)):
+        with KeyClient.connect() as keys:
+            end(keys)
+        unix.wait_free(where.keyd_socket)
+    found = [
+        (each.operation, each.by.who == "keyd", each.reason, each.privilege)
+        for each in events(where, of_keyd=True)
+    ]
+    started, stopped = (
+        ("keyd start", True, None, None),
+        ("keyd stop", False, None, "Cryptographer.ManageKeys"),
+    )
+    assert found == [started, stopped, started, ("keyd stop", True, "SIGTERM", None)]
 
 
 def test_who_follows_is_told_of_events_as_they_come(keys, where):

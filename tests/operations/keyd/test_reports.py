@@ -1,4 +1,4 @@
-"""Events that mounts report: what keyd takes of whom, and what nobody can make it write."""
+"""Events that mounts and commands report: what keyd takes of whom, and what nobody can make it write."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ def test_who_reports_is_the_peer_and_it_is_marked(keys, where):
         ("mount", Report("permission grant")),
         ("mount", Report("key use")),
         ("mount", Report("vm import")),
+        ("vm export", Report("vm import")),
+        ("vm export", Report("vm export: no such entry")),
+        ("vm list", Report("vm list")),
+        ("no such command", Report("integrity failure")),
         ("vm import", Report("file open")),
         ("", Report("file remove")),
     ],
@@ -56,6 +60,19 @@ def test_nobody_reports_what_is_not_his_to_report(keys, where, connection, repor
     with client(connection) as other, pytest.raises(UsageError):
         other.note_events([sound, report])
     assert events(where) == []  # nothing of the batch
+
+
+def test_a_command_reports_what_it_does_and_what_it_finds(keys, where):
+    """With the privileges that the table of operations has for it."""
+    with client("vm export") as command:
+        command.note_events([Report("vm export", WEB), Report("vm export: a clear VM", WEB)])
+        command.note_events([Report("integrity failure", WEB, outcome="failed")])
+    found = [(each.operation, each.privilege, each.reported) for each in events(where)]
+    assert found == [
+        ("vm export", "Cryptographer.Access", True),
+        ("vm export: a clear VM", "System.Read", True),
+        ("integrity failure", None, True),
+    ]
 
 
 @pytest.mark.parametrize("field", ["by", "uid", "time", "reported", "privilege", "as_principal"])
@@ -74,7 +91,7 @@ def test_nobody_says_himself_who_he_is(keys, where, field):
         [Report("file open")] * (MAX_REPORTS + 1),
         [Report("file open", reason="x" * 1025)],
         [Report("file open", changes=(ReportedChange("a", "b", "c"),) * 3)],
-        [Report("file open", msgspec.structs.replace(WEB, kind="key"))],
+        [Report("file open", msgspec.structs.replace(WEB, kind="role"))],
     ],
 )
 def test_what_is_too_much_breaks_the_protocol(keys, where, reports):

@@ -31,11 +31,11 @@ def ioflt(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProce
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    providers = tmp_path / "home" / "state" / "providers"
+def home(ioflt_home: Path) -> Path:
+    providers = ioflt_home / "state" / "providers"
     providers.mkdir(parents=True)
     NativeStore(providers).create("local")
-    return tmp_path / "home"
+    return ioflt_home
 
 
 @pytest.mark.parametrize(
