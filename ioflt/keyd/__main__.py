@@ -20,8 +20,8 @@ from ioflt.keyd import accounts
 from ioflt.keyd.access import Access
 from ioflt.keyd.authority import Authority
 from ioflt.keyd.denials import Denials
-from ioflt.keyd.guarded import Rules
 from ioflt.keyd.holdings import Holdings
+from ioflt.keyd.permits import Rules
 from ioflt.keyd.recorder import event
 from ioflt.keyd.server import Server
 from ioflt.keyd.service import Service

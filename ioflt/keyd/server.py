@@ -25,8 +25,9 @@ from ioflt.errors import BugError, BusyError, DeniedError, IofltError
 from ioflt.keyd import administration, denials, outward
 from ioflt.keyd.access import Access
 from ioflt.keyd.answer import answer, wipe_keys
-from ioflt.keyd.guarded import Guarded, Rules
+from ioflt.keyd.guarded import Guarded
 from ioflt.keyd.guests import Guests, Room
+from ioflt.keyd.permits import Rules
 from ioflt.keyd.recorder import event
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session

@@ -14,9 +14,9 @@ from ioflt.keyd import accounts, guests
 from ioflt.keyd.access import Access
 from ioflt.keyd.authority import Authority
 from ioflt.keyd.denials import Denials
-from ioflt.keyd.guarded import Rules
 from ioflt.keyd.guests import MAX_EACH, Guests, Room
 from ioflt.keyd.holdings import Holdings
+from ioflt.keyd.permits import Rules
 from ioflt.keyd.server import HELLO_S, Server
 from ioflt.keyd.service import Service
 from ioflt.keyd.shared_keys import SharedKeys

@@ -1,0 +1,186 @@
+"""Records as one connection has them verified and sealed: what a change needs, and what follows from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from ioflt.access import changes, objects, transitions
+from ioflt.access.differences import differences
+from ioflt.access.state import AccessState
+from ioflt.access.transitions import Transition
+from ioflt.audit.event import Event, modified
+from ioflt.errors import CorruptDataError, IofltError, UnshownError, UsageError
+from ioflt.format.record import record as form
+from ioflt.format.record.record import Deep, HomeRecord, Move, Record
+from ioflt.keyd.permits import Permits, Rules
+from ioflt.keyd.service import Service
+from ioflt.keyd.session import Session
+from ioflt.keyd.shared_keys import Owner
+from ioflt.keyd.telling import Telling
+from ioflt.types import KeyRef
+
+#: Operations that make a record for what is there already.
+_REGISTERING = frozenset({"vm register", "vm register: --clear", "header restore"})
+
+#: Most that a generation may grow by at once: so that nobody takes all that there are.
+_LEAP = 1 << 20
+
+_log = logging.getLogger(__name__)
+
+
+class Records:
+    """Of one session. What it learns of keys by them is for all."""
+
+    def __init__(
+        self, service: Service, rules: Rules, session: Session, permits: Permits, telling: Telling
+    ) -> None:
+        self._service = service
+        self._rules = rules
+        self._holdings = rules.holdings
+        self._session = session
+        self._who = session.caller.principal
+        self._permits = permits
+        self._telling = telling
+
+    def check(
+        self, payload: bytes, tags: Sequence[bytes], by: Sequence[KeyRef], shown: str = ""
+    ) -> list[bool | IofltError]:
+        """As `keys.client.KeyService.check_record`: one that is valid tells whose its keys are."""
+        results = self._service.check_record(payload, tags, by)
+        if True in results and False not in results:
+            record = form.parse_payload(payload)
+            self._learn(record, shown)
+            self._session.about = transitions.place_of(record, shown)
+        return results
+
+    def seal(self, by: Sequence[KeyRef], old: bytes | None, payload: bytes, shown: str = "") -> list[bytes]:
+        """As `keys.client.KeyService.seal_record`, for who may make that change."""
+        record = form.parse_payload(payload)
+        shown = shown or Owner.of(record).ident
+        if not record.keys:
+            self._check_datastore(by, record.datastore_id)
+        before = self._valid(old)
+        change = self._transition(before, record, shown)
+        introduced = transitions.keys_of(record) - (
+            frozenset() if before is None else transitions.keys_of(before)
+        )
+        # Here a provider may be waited for, and all of this is begun again: nothing was changed before.
+        tags = self._service.macs(by, record, payload)
+        for privilege, place in change.asks:
+            self._permits.require(privilege, place)
+        with self._rules.binding:  # a new key gets one owner, an id one home
+            self._check_id(before, record)
+            for key in introduced:
+                self._permits.bind(key, transitions.place_of(record, shown))
+            self._holdings.learn(record, shown, vouched=self._session.caller.trusted)
+            if before is None and isinstance(record, HomeRecord):
+                self._holdings.made_home(self._who, record.home_id)
+        self._inherit(before, record)
+        with self._telling.changing(change, record, shown):
+            self._service.sealed(before, record)
+        return tags
+
+    def _learn(self, record: Record, shown: str) -> None:
+        """Raises StorageError; UsageError for what keyd cannot keep, but to root, who gives it other keys."""
+        try:
+            self._holdings.learn(record, shown, vouched=self._session.caller.trusted)
+        except UsageError as error:
+            if not self._session.caller.trusted:
+                raise
+            _log.warning("whose the keys of %s are is not kept: %s", shown, error)
+
+    def _check_id(self, before: Record | None, record: Record) -> None:
+        """Permissions are given on ids: no VM and no datastore takes that of another. Raises UsageError."""
+        ident = Owner.of(record).ident
+        if self._session.caller.trusted:
+            return
+        if type(before) is type(record) and before is not None and Owner.of(before).ident == ident:
+            return
+        if isinstance(record, HomeRecord):
+            what, target, home = "VM", objects.vm(ident, ident), self._holdings.home(ident)
+            known, same = home is not None, home == (transitions.keys_of(record), record.datastore_id)
+        else:
+            what, target, (keys, _) = (
+                "datastore",
+                objects.datastore(ident, ident),
+                self._holdings.datastore(ident),
+            )
+            known, same = bool(keys), keys == transitions.keys_of(record)
+        if same:
+            return  # the answer was lost, and it is asked again
+        if known or self._rules.authority.state.names(target) or self._rules.memory.look(ident).generation:
+            raise UsageError(f"the id {ident} is another {what}'s")
+
+    def _inherit(self, before: Record | None, record: Record) -> None:
+        """A VM that gets another id keeps its permissions; so does the old id, which a copy may have."""
+        if not isinstance(before, HomeRecord) or not isinstance(record, HomeRecord):
+            return
+        old, new = before.home_id, record.home_id
+        if isinstance(record.operation, Deep) and record.operation.id == new:
+            return  # a raw copy becomes a VM of its own
+        if isinstance(record.operation, Move) and self._holdings.has_made_home(
+            self._who, record.operation.home_id
+        ):
+            new = record.operation.home_id
+        if old != new:
+            self._change_access(lambda state: changes.inherit(state, old, new))
+
+    def _change_access(self, make: Callable[[AccessState], AccessState]) -> None:
+        done: list[Event] = []
+
+        def changed(state: AccessState) -> AccessState:
+            after = make(state)
+            given = [modified(*difference) for difference in differences(state, after)]
+            if given:
+                told = self._telling.event(
+                    "permission grant", self._session.about, changes=given, privilege=None
+                )
+                self._service.recorder.record(told)
+                done.append(told)
+            return after
+
+        try:
+            self._rules.authority.change(changed)
+        except IofltError as error:
+            for told in done:
+                self._service.recorder.failed(told, error)
+            raise
+
+    def _check_datastore(self, by: Sequence[KeyRef], datastore_id: str) -> None:
+        """A clear home's record is under its datastore's keys. Raises UnshownError, UsageError."""
+        if not set(by) <= self._datastore_keys(datastore_id):
+            raise UsageError("a clear VM's record is under the keys of its datastore")
+
+    def _datastore_keys(self, datastore_id: str) -> frozenset[KeyRef]:
+        keys, _ = self._holdings.datastore(datastore_id)
+        if not keys:
+            raise UnshownError(f"nobody has shown the record of the datastore {datastore_id}")
+        return keys
+
+    def _valid(self, old: bytes | None) -> Record | None:
+        """The record that is replaced; one that is not valid counts as none."""
+        if old is None:
+            return None
+        try:
+            found = form.parse(old)
+        except CorruptDataError:
+            return None
+        record = found.record
+        by = record.keys or tuple(self._datastore_keys(record.datastore_id))
+        results = self._service.check_record(found.payload, found.tags, by)
+        if True not in results or (record.keys and False in results):
+            return None
+        return record
+
+    def _transition(self, before: Record | None, record: Record, shown: str) -> Transition:
+        ident = Owner.of(before or record).ident
+        newest = max(self._holdings.generation(before or record), self._rules.memory.look(ident).generation)
+        least, most = (1, newest) if before is None else (before.generation, max(before.generation, newest))
+        if not least <= record.generation <= most + _LEAP:
+            raise UsageError(f"generation {record.generation} does not follow on {most}")
+        if before is None:
+            registering = self._session.operation in _REGISTERING
+            _, default = self._holdings.datastore(record.datastore_id)
+            return transitions.first(record, shown, default, registering=registering)
+        return transitions.between(before, record, shown, rolled_back=before.generation < newest)
