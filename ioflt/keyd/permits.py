@@ -53,6 +53,7 @@ class Rules:
     denials: Denials
     binding: threading.Lock = field(default_factory=threading.Lock)
     reports: Allowance = field(default_factory=lambda: Allowance(reports.BURST, reports.RATE))
+    told: Allowance = field(default_factory=lambda: Allowance(reports.COMMANDS_BURST, reports.COMMANDS_RATE))
 
 
 class Permits:

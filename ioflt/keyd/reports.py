@@ -68,9 +68,13 @@ BY_COMMANDS: Final = frozenset(
 #: What any command may come upon.
 BY_ANY: Final = frozenset(("integrity failure", "port warning"))
 
-#: Events that a user may report at once, and in each second from then on: more than a mount makes files.
+#: Events that mounts report at once, and in each second from then on: more than a mount makes files.
 BURST: Final = 20_000
 RATE: Final = 1_000
+
+#: The same of commands of a user who is not root, whatever he may do: at most 100 MB in a day.
+COMMANDS_BURST: Final = 4_096
+COMMANDS_RATE: Final = 1 / 10
 
 
 def event_of(report: Report, operation: str) -> Event:

@@ -9,6 +9,8 @@ import pytest
 
 from ioflt.keyd.denials import BURST
 from ioflt.keyd.guests import MAX_EACH
+from ioflt.keyd.reports import COMMANDS_BURST
+from ioflt.wire.keyd.messages import MAX_REPORTS
 from tests.machine import ROOT, Machine, User
 
 pytestmark = [pytest.mark.root, pytest.mark.interop("unshare", "setpriv", "nsenter")]
@@ -56,6 +58,28 @@ def test_connections_of_one_member_have_an_end(machine: Machine) -> None:
 def test_who_has_no_account_is_not_let_in(machine: Machine) -> None:
     done = machine.ioflt(GHOST, "permission", "list")
     assert (done.returncode, done.stderr.splitlines()[0]) == (3, "ioflt: uid 61077 may not ask this of keyd")
+
+
+REPORTS = """
+from ioflt.errors import BusyError
+from ioflt.keys.client import KeyClient
+from ioflt.wire.keyd.messages import MAX_REPORTS, Report
+taken = 0
+with KeyClient(start=False, operation="vm export") as keys:
+    try:
+        while taken < 5_000:
+            keys.note_events([Report("vm export")] * MAX_REPORTS)
+            taken += MAX_REPORTS
+    except BusyError as error:
+        print(taken, error)
+"""
+
+
+def test_what_a_member_tells_does_not_fill_the_log(machine: Machine) -> None:
+    taken, _, said = python(machine, ALICE, REPORTS).partition(" ")
+    assert COMMANDS_BURST - MAX_REPORTS < int(taken) <= COMMANDS_BURST + MAX_REPORTS
+    assert said == "uid 61001 reports more events than keyd takes\n"
+    assert python(machine, ROOT, REPORTS) == ""
 
 
 DENIALS = """
