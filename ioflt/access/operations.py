@@ -79,6 +79,7 @@ _WITHOUT_DATA_KEYS: Final = (
     ("mount: list, stat", _FILES),
     ("mount: rename, link or remove in a VM", _FILES),
     ("mount: rename a VM", _FILES),
+    ("mount: rename a clear file of an encrypted VM", _PLAINTEXT),
     ("mount: rename a clear VM", _needs(On.VM, _P.MOVE_VM)),
     ("mount: remove a VM", _FILES),
     ("mount: make a clear VM", _CREATES),
@@ -110,6 +111,14 @@ _WITHOUT_DATA_KEYS: Final = (
     ("disk extend: a clear VM", _FILES),
     ("policy assign", _needs(On.VM, _P.UPDATE_POLICY)),
     ("policy assign: to a datastore", _needs(On.DATASTORE, _P.UPDATE_POLICY)),
+    (
+        "policy assign: to a datastore, which encrypts then",
+        _needs(On.DATASTORE, _P.UPDATE_POLICY, _P.ENCRYPT),
+    ),
+    (
+        "policy assign: to a datastore, which is clear then",
+        _needs(On.DATASTORE, _P.UPDATE_POLICY, _P.DECRYPT),
+    ),
     ("policy check", _SEES_DATASTORE),
     ("policy clone", _POLICIES),
     ("policy clone: one that encrypts", _POLICIES + _ENCRYPTION_POLICIES),

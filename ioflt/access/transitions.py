@@ -100,27 +100,28 @@ def _of_datastore(
     old: DatastoreRecord, new: DatastoreRecord, place: Place, *, rolled_back: bool
 ) -> tuple[str, list[Ask]]:
     named, asks = "datastore recrypt", list[Ask]()
+    if (old.policy, old.default) != (new.policy, new.default):
+        named = "policy assign: to a datastore"
+        asks.append((_P.UPDATE_POLICY, place))
+        if old.default is not new.default:
+            encrypts = new.default is HomeState.ENCRYPTED
+            named += ", which encrypts then" if encrypts else ", which is clear then"
+            asks.append((_P.ENCRYPT if encrypts else _P.DECRYPT, place))
     if old.datastore_id != new.datastore_id or rolled_back:
         named = "datastore register"
         asks += [(_P.REGISTER_HOST, place), (_P.REGISTER_HOST, place_of(new, place.shown))]
     if old.keys != new.keys or old.operation != new.operation:
         asks.append((_P.RECRYPT, place))
-    if (old.policy, old.default) != (new.policy, new.default):
-        if not asks:
-            named = "policy assign: to a datastore"
-        asks.append((_P.UPDATE_POLICY, place))
-        if old.default is not new.default:
-            asks.append((_P.DECRYPT if new.default is HomeState.CLEAR else _P.ENCRYPT, place))
     return named, asks
 
 
 def _of_home(old: HomeRecord, new: HomeRecord, place: Place, *, rolled_back: bool) -> tuple[str, list[Ask]]:
     named, asks = _by_operation(old, new, place)
     if old.datastore_id != new.datastore_id:
-        named = "vm move"
-        asks += [(_P.MOVE_VM, place), (_P.CREATE_VM, Place(None, new.datastore_id, place.shown))]
+        named, around = _moves(old), Place(None, new.datastore_id, place.shown)
+        asks += [(_P.MOVE_VM, place), (_P.CREATE_VM, around)]
         if old.keys or new.keys:
-            asks.append((_P.MIGRATE, place))
+            asks += [(_P.MIGRATE, place), (_P.ENCRYPT_NEW, around)]
     if old.state is new.state and old.names != new.names:
         named = "mount: rename a clear VM"
         asks.append((_P.MOVE_VM, place))
@@ -170,14 +171,19 @@ def _by_operation(old: HomeRecord, new: HomeRecord, place: Place) -> tuple[str, 
                 named = "vm recrypt: --deep"
                 asks.append((_P.RECRYPT, place))
             case Rename():
+                named = "mount: rename a clear file of an encrypted VM"
                 if old.operation != new.operation:  # what is at its new name will be taken for clear
                     asks.append((_P.ACCESS, place))
             case Move():
-                named = "vm move" if old.keys else "vm move: a clear VM to another datastore"
+                named = _moves(old)
                 asks.append((_P.MOVE_VM, place))
                 if old.keys:
                     asks.append((_P.MIGRATE, place))
     return named, asks
+
+
+def _moves(old: HomeRecord) -> str:
+    return "vm move" if old.keys else "vm move: a clear VM to another datastore"
 
 
 def _clear_after(old: HomeRecord) -> list[set[str]]:

@@ -216,7 +216,7 @@ ALLOWED: dict[Callable[[Site, str], None], tuple[str, tuple[str, ...], tuple[str
     rewritten: ("ds/web", ("Recrypt",), ()),
     cloned: ("ds", ("Clone", f"{INVENTORY}.Create", "EncryptNew"), ()),
     cloned_with_its_key: ("ds", ("Clone", f"{INVENTORY}.Create", "EncryptNew"), ()),
-    moved: ("ds/web", ("Migrate", f"{INVENTORY}.Move"), (f"{INVENTORY}.Create",)),
+    moved: ("ds/web", ("Migrate", f"{INVENTORY}.Move"), (f"{INVENTORY}.Create", "EncryptNew")),
     shown: ("ds/web", ("Access",), ()),
     added: ("ds/web", ("Access", "AddDisk", "EncryptNew"), ()),
     made: ("ds", (f"{INVENTORY}.Create", "EncryptNew"), ()),
