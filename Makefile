@@ -13,6 +13,8 @@
 
 SHELL := /bin/bash
 PYTHON_BIN := .venv/bin/python
+# Tests start thousands of commands: where this is set, each compiles again all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # A worker for each core; a module's tests stay together, as they share what takes long to make.
 PYTEST := $(PYTHON_BIN) -m pytest -n auto --maxprocesses=4 --dist loadfile
 # What a complete machine has: a test skipped for the lack of one of these is a failure.

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.waiting import PATIENCE_S
+
 TANGD = "/usr/libexec/tangd"
 
 
@@ -130,7 +132,7 @@ def _listens(path: Path) -> bool:
 
 
 def wait_until(condition, started: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert started.poll() is None, "the server ended"
         assert time.monotonic() < deadline, "the server does not come up"

@@ -14,11 +14,12 @@ import shutil
 import signal
 import struct
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.waiting import PATIENCE_S, eventually
 
 SECTOR = 512
 
@@ -121,15 +122,12 @@ class Disk:
             ]
         )
         try:
-            deadline = time.monotonic() + 20
-            while not pid_file.exists():
-                assert started.poll() is None, "qemu-storage-daemon ended"
-                assert time.monotonic() < deadline, "qemu-storage-daemon does not come up"
-                time.sleep(0.01)
+            eventually(lambda: pid_file.exists() or started.poll() is not None)
+            assert started.poll() is None, "qemu-storage-daemon ended"
             yield self._device
         finally:
             started.send_signal(signal.SIGTERM)
-            assert started.wait(20) == 0
+            assert started.wait(PATIENCE_S) == 0
 
     def _requests(self) -> Iterator[Request]:
         with self._log.open("rb") as log:

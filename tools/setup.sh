@@ -63,6 +63,7 @@ make_environment() {
     "$venv/bin/python" -c 'import pip' 2>/dev/null || "$python" -m venv --clear "$venv"
     echo "setup: building ioflt in $venv"
     "$venv/bin/python" -m pip install -qq --editable ".[$extras]"
+    "$venv/bin/python" -m compileall -q ioflt # as pip does with what it copies
     echo "$now $extras" >"$stamp"
 }
 

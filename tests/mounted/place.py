@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from ioflt import paths
 from ioflt.keys.mounts import MountControl
+from tests.waiting import await_end
 
 #: Homes that `make_homes` makes, by kind. The empty name stands for the datastore's root.
 HOMES = ("thin", "thick", "tagged", "clear")
@@ -87,19 +87,3 @@ class Place:
         if self.ioflt("umount", self.mountpoint, check=False).returncode:
             subprocess.run(["umount", "-l", str(self.mountpoint)], capture_output=True, check=False)
         self.ioflt("keyd", "stop", check=False)
-
-
-def await_end(pidfd: int, seconds: float = 20) -> None:
-    """Wait until the process has ended."""
-    import select
-
-    assert select.select([pidfd], [], [], seconds)[0], "the process does not end"
-
-
-def eventually(condition: object, seconds: float = 10) -> None:
-    """Wait until `condition()` is true."""
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it does not come true"
-        time.sleep(0.01)

@@ -19,7 +19,8 @@ from ioflt.datastore.volume import Volume
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2.layout import DATA_OFFSET, HEADER_SIZE, STATE_SLOT_OFFSETS, STATE_SLOT_SIZE
 from ioflt.keys.client import KeyClient
-from tests.mounted.place import Place, eventually
+from tests.mounted.place import Place
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 

@@ -12,7 +12,7 @@ import pytest
 
 from ioflt import paths
 from ioflt.keys.client import KeyClient
-from tests.mounted.place import await_end
+from tests.waiting import await_end
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 

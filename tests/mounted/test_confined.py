@@ -13,7 +13,8 @@ from ioflt import paths
 from ioflt.fuse import starter
 from ioflt.keys.client import KeyClient
 from tests import doors
-from tests.mounted.place import Place, await_end
+from tests.mounted.place import Place
+from tests.waiting import await_end
 
 pytestmark = pytest.mark.fuse
 

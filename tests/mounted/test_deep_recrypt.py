@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests.mounted.place import Place, eventually
+from tests.mounted.place import Place
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.fuse, pytest.mark.interop("strace")]
 
@@ -58,7 +59,7 @@ def test_a_mount_for_writing_finishes_it(filled: Place) -> None:
     kill_in_the_middle(filled)
     before = (filled.datastore / "web" / "disk.raw").stat()
     mountpoint = filled.mount()
-    eventually(lambda: "its interrupted deep recrypt is complete" in filled.log, 30)
+    eventually(lambda: "its interrupted deep recrypt is complete" in filled.log)
     disk = mountpoint / "web" / "disk.raw"
     assert disk.read_bytes() == CONTENTS
     assert (filled.datastore / "web" / "disk.raw").stat().st_ino == before.st_ino

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.mounted.place import Place, eventually
+from tests.mounted.place import Place
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.fuse, pytest.mark.interop("strace")]
 
@@ -40,7 +41,7 @@ def test_with_a_mount(place: Place) -> None:
     assert not home.exists()
     assert os.pread(fd, 4096, 0) == head
     place.remount()
-    eventually(lambda: "its interrupted erase is complete" in place.log, seconds=30)
+    eventually(lambda: "its interrupted erase is complete" in place.log)
     assert os.listdir(place.datastore / ".ioflt.d") == []
     assert os.pread(fd, 4096, 0) != head
     os.close(fd)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 pytestmark = pytest.mark.fuse
 
 KEEP_SIZE, PUNCH_HOLE = 1, 2
@@ -53,7 +55,7 @@ class OneFileMount:
         """End it; what it wrote to stderr."""
         os.close(self.descriptor)
         self.process.terminate()
-        errors = self.process.communicate(timeout=20)[1]
+        errors = self.process.communicate(timeout=PATIENCE_S)[1]
         assert self.process.returncode == 0, errors
         return errors
 
@@ -128,7 +130,7 @@ def test_a_waiting_request_holds_up_no_other_and_is_answered_at_the_end(mountpoi
     assert mount.told()["call"] == "fallocate"
     assert os.pread(mount.descriptor, 10, 0) == bytes(10)
     assert mount.close() == ""
-    waiting.join(timeout=20)
+    waiting.join(timeout=PATIENCE_S)
     os.close(descriptor)
     assert codes == [errno.ENODEV]
 

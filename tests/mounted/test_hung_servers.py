@@ -15,7 +15,8 @@ from ioflt.testing.kmip_server import KmipServer
 from ioflt.testing.pykmip import HOST, Authority, PyKmip
 from ioflt.wire.kmip.enumerations import Operation
 from tests import kmip_peers
-from tests.mounted.place import Place, eventually
+from tests.mounted.place import Place
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.fuse
 

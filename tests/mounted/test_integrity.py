@@ -12,8 +12,9 @@ from contextlib import suppress
 import pytest
 
 from ioflt.format.luks2.layout import DATA_OFFSET
-from tests.mounted.place import Place, eventually
+from tests.mounted.place import Place
 from tests.mounted.second import second_mount
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.fuse
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.place import Place, eventually
+from tests.mounted.place import Place
 from tests.mounted.writer import content
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.fuse
 
@@ -90,7 +91,7 @@ def run_kills(place: Place, kills: int, seed: int) -> int:
         time.sleep(dice.random() * LIFE_S)
         place.kill()
         for writer in writers:
-            assert writer.wait(timeout=20) == 0
+            assert writer.wait(timeout=PATIENCE_S) == 0
         place.mount()
         for file in files:
             acknowledged += told[file].read(logs[file])

@@ -25,9 +25,10 @@ from ioflt.keys.client import KeyClient
 from ioflt.keys.native.store import NativeStore
 from ioflt.transport.unix import NotListening
 from tests.daemons import end_keyd
-from tests.mounted.place import Place, await_end, eventually
+from tests.mounted.place import Place
 from tests.mounted.second import second_mount
 from tests.process_memory import core_holds, memory_holds
+from tests.waiting import PATIENCE_S, await_end, eventually
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -216,7 +217,7 @@ def test_a_mapping_waits_too(top):
         ended = pool.submit(child.communicate, "go\n")
         assert not wait([ended], A_WHILE).done
         unlock()
-        ended.result(10)
+        ended.result(PATIENCE_S)
         assert child.returncode == 0
     assert (top / "disk-flat.vmdk").read_bytes() == b"MAPPED" + TEXT[6:]
 
@@ -431,7 +432,7 @@ def test_a_keyd_that_came_after_the_lock_unlocks_what_another_locked(place, top)
         reading = pool.submit(os.pread, fd, 100, 0)
         assert not wait([reading], A_WHILE).done
         place.ioflt("keyd", "unlock")
-        assert reading.result(10) == TEXT[:100]
+        assert reading.result(PATIENCE_S) == TEXT[:100]
 
 
 def keyd_runs() -> bool:
@@ -494,7 +495,7 @@ def test_a_thick_file_is_filled_on_after_the_unlock(place):
         for mode in ("suspend", "force", "suspend", "force"):
             lock(mode)
             unlock()
-        eventually(lambda: _hole_of(home / "disk-flat.vmdk") == (home / "disk-flat.vmdk").stat().st_size, 60)
+        eventually(lambda: _hole_of(home / "disk-flat.vmdk") == (home / "disk-flat.vmdk").stat().st_size)
         assert os.pread(fd, len(TEXT), 50 << 20) == TEXT
         assert os.pread(fd, 100, 0) == bytes(100)
     assert all("the key cache is locked" in line for line in place.complaints())

@@ -17,7 +17,8 @@ from ioflt.keys.client import KeyClient
 from ioflt.keys.kmip.store import KmipStore
 from ioflt.testing.pykmip import HOST, Authority, PyKmip
 from tests.kmip_peers import make
-from tests.mounted.place import Place, eventually
+from tests.mounted.place import Place
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.fuse, pytest.mark.interop("strace")]
 
@@ -141,8 +142,8 @@ def test_it_is_locked_and_unlocks_by_itself(filled: Place, server: Server, how: 
     pid = place.pid
 
     server.come_back(how)
-    eventually(lambda: "its key is there, and its record valid" in place.log, 30)  # though nobody asks for it
-    eventually(lambda: "cut: its interrupted deep recrypt is complete" in place.log, 30)
+    eventually(lambda: "its key is there, and its record valid" in place.log)  # though nobody asks for it
+    eventually(lambda: "cut: its interrupted deep recrypt is complete" in place.log)
     for name in ("kmip/disk", "plain/disk", "cut/disk"):
         assert (top / name).read_bytes() == LONG
     assert (top / "top.img").read_bytes() == TEXT

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.place import Place, eventually
+from tests.mounted.place import Place
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.fuse
 

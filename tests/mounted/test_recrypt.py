@@ -19,8 +19,9 @@ from ioflt.datastore.standing import stored_as
 from ioflt.format.record import record as form
 from ioflt.format.record.record import HomeRecord
 from ioflt.types import KeyRef
-from tests.mounted.place import Place, eventually
+from tests.mounted.place import Place
 from tests.mounted.second import second_mount
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.fuse]
 

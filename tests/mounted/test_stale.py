@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ioflt.fuse.starter import is_mounted
-from tests.mounted.place import Place, eventually
+from tests.mounted.place import Place
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.fuse
 

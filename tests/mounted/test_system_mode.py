@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.machine import ROOT, Machine, User
-from tests.mounted.place import eventually
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.interop("unshare", "setpriv", "nsenter")]
 

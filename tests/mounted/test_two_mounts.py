@@ -22,8 +22,8 @@ from ioflt.fuse.starter import is_mounted
 from ioflt.keys.channel import ConnectionLost
 from ioflt.keys.mounts import MountControl
 from ioflt.transport.unix import NotListening
-from tests.mounted.place import await_end, eventually
 from tests.mounted.second import second_mount
+from tests.waiting import PATIENCE_S, await_end, eventually
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -255,7 +255,7 @@ def test_foreground_ends_by_ctrl_c(place):
         eventually(lambda: is_mounted(str(place.mountpoint)))
         (place.mountpoint / "file").write_bytes(TEXT)
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert "ends by SIGINT" in said
     assert not is_mounted(str(place.mountpoint))
@@ -313,7 +313,7 @@ def test_garbage_on_the_control_socket(place, one):
     for garbage in frames:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(path))
-            sock.settimeout(10)
+            sock.settimeout(PATIENCE_S)
             sock.sendall(garbage)
             sock.shutdown(socket.SHUT_WR)
             while sock.recv(4096):
@@ -375,7 +375,7 @@ def test_writes_wait_while_quiesced(place, one):
         writing = pool.submit(os.pwrite, fd, b"after!", len(TEXT))
         assert not wait([writing], A_WHILE).done
         asked.resume()
-        assert writing.result(10) == 6
+        assert writing.result(PATIENCE_S) == 6
     assert (one / "disk").read_bytes() == TEXT + b"after!"
     place.umount()
     place.ioflt("mount", place.base / "copy", place.mountpoint)
@@ -388,7 +388,7 @@ def test_a_quiesce_ends_with_the_connection(place, one):
             asked.quiesce()
             writing = pool.submit(os.pwrite, fd, b"after!", 0)
             assert not wait([writing], A_WHILE).done
-        assert writing.result(10) == 6
+        assert writing.result(PATIENCE_S) == 6
 
 
 def test_two_quiesces_overlap(place, one):
@@ -399,7 +399,7 @@ def test_two_quiesces_overlap(place, one):
                 second.quiesce()
             writing = pool.submit(os.pwrite, fd, b"after!", 0)
             assert not wait([writing], A_WHILE).done
-        assert writing.result(10) == 6
+        assert writing.result(PATIENCE_S) == 6
 
 
 def test_a_quiesced_mount_ends_by_signal(place, one):
@@ -412,7 +412,7 @@ def test_a_quiesced_mount_ends_by_signal(place, one):
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         await_end(pidfd)
         os.close(pidfd)
-        assert writing.result(10) == 6
+        assert writing.result(PATIENCE_S) == 6
     with suppress(OSError):
         os.close(fd)
     place.mount()
@@ -428,6 +428,6 @@ def test_a_lock_waits_for_the_end_of_a_quiesce(place, one):
         wait([locking], A_WHILE * 3)
         asked.resume()
         assert writing.exception(20) is None or writing.exception().errno == errno.ENOKEY
-        locking.result(20)
+        locking.result(PATIENCE_S)
         place.ioflt("keyd", "unlock")
     assert (one / "disk").read_bytes() in (TEXT, b"after!" + TEXT[6:])

@@ -9,6 +9,7 @@ import pytest
 
 from tests.mounted.place import Place
 from tests.mounted.second import second_mount
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root]
 
@@ -47,7 +48,7 @@ def test_a_writer_that_waited_writes_on_top_of_what_came_first(homes: Place) -> 
         second = threading.Thread(target=append)
         second.start()
         first.close()
-        second.join(10)
+        second.join(PATIENCE_S)
 
         fd = os.open(here, os.O_RDONLY)
         try:
@@ -69,7 +70,7 @@ def test_a_close_beside_a_rename_or_an_unlink_brings_no_name_back(homes: Place) 
             old.rename(new)
         else:
             old.unlink()
-        closing.join(10)
+        closing.join(PATIENCE_S)
 
         assert not old.exists()
         if turn % 2:

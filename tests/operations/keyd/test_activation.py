@@ -8,6 +8,7 @@ import pytest
 
 from ioflt.keys.client import KeyClient
 from ioflt.transport import unix
+from tests.waiting import PATIENCE_S
 
 UNITS = Path(__file__).parents[3] / "tools" / "systemd"
 
@@ -28,7 +29,7 @@ def test_the_first_client_starts_it_and_the_socket_outlives_it(where):
                 status = keys.status()
                 assert status.pid == activator.pid, "it became keyd"
                 keys.stop()
-            assert activator.wait(20) == 0
+            assert activator.wait(PATIENCE_S) == 0
             assert where.keyd_socket.is_socket()
         finally:
             activator.kill()
@@ -43,7 +44,7 @@ def test_another_socket_than_ours_is_refused(where):
         try:
             assert "Listening" in activator.stderr.readline()
             unix.connect(elsewhere).close()
-            assert activator.wait(20) == 1
+            assert activator.wait(PATIENCE_S) == 1
             assert "the socket that was handed over is" in activator.stderr.read()
         finally:
             activator.kill()

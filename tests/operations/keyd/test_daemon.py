@@ -42,6 +42,7 @@ from ioflt.types import HomeState, KeyRef
 from ioflt.wire.frame import write_frame
 from ioflt.wire.keyd import messages as m
 from ioflt.wire.keyd.connection import ClientConnection
+from tests.waiting import PATIENCE_S, eventually
 
 
 @pytest.fixture(params=["daemon", "in process"])
@@ -253,8 +254,7 @@ class TestRequests:
             assert [user.pid for user in used[other].users] == [os.getpid()]
             assert {user.uid for user in used[key].users} == {os.getuid()}
             second.communicate(b"\n")
-        while keys.status().connections > 1:
-            pass
+        eventually(lambda: keys.status().connections == 1)
         used = {one.key.ref: one for one in keys.cached_keys()}
         assert [user.pid for user in used[key].users] == [os.getpid()]
         assert used[key].source == "provider"
@@ -386,7 +386,7 @@ class TestLife:
         os.close(read)
         with KeyClient(start=False) as client:
             client.stop()
-        assert sorted(process.wait(20) for process in both) == [0, 1]
+        assert sorted(process.wait(PATIENCE_S) for process in both) == [0, 1]
 
     def test_a_start_that_fails_says_why(self, where, monkeypatch):
         monkeypatch.setenv("IOFLT_HOME", "/proc/nowhere")
@@ -452,8 +452,7 @@ class TestStrangers:
         if then == "reset":
             sock.shutdown(socket.SHUT_RD)
         sock.close()
-        while keys.status().connections > 1:
-            pass
+        eventually(lambda: keys.status().connections == 1)
         assert len(keys.generate(key, [b""] * m.MAX_BATCH)) == m.MAX_BATCH
         assert "a bug" not in log(where)
 
@@ -468,8 +467,7 @@ class TestStrangers:
         client.kill()
         client.wait()
         client.stdout.close()
-        while keys.status().connections > 1:
-            pass
+        eventually(lambda: keys.status().connections == 1)
         assert "a bug" not in log(where)
 
     def test_requests_of_one_wait_for_no_other(self, keys, where):
@@ -478,7 +476,7 @@ class TestStrangers:
             slow.sendall(b"\x10")
             done = threading.Thread(target=keys.status)
             done.start()
-            done.join(20)
+            done.join(PATIENCE_S)
             assert not done.is_alive()
 
     @pytest.mark.root

@@ -22,7 +22,7 @@ from ioflt.wire.kmip.enumerations import Operation, ResultReason, ResultStatus, 
 from ioflt.wire.kmip.tags import Tag
 from ioflt.wire.kmip.ttlv import Item, Type
 from tests import kmip_peers
-from tests.mounted.place import eventually
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.allow_log("key server .* of ")
 
@@ -179,8 +179,7 @@ def test_a_key_that_many_ask_for_is_fetched_once(server, provider):
     threads = [threading.Thread(target=lambda: found.append(provider.get(ids))) for _ in range(8)]
     for thread in threads:
         thread.start()
-    while provider.call(_waiting) < 16:
-        pass
+    eventually(lambda: provider.call(_waiting) == 16)
     server.behaviour.hold_batches.set()
     for thread in threads:
         thread.join()
@@ -492,8 +491,7 @@ def test_files_that_change_during_a_fetch_do_not_fail_it(server, provider, store
     found = []
     thread = threading.Thread(target=lambda: found.extend(provider.get(ids)))
     thread.start()
-    while server.asked(Operation.GET) < 10:
-        time.sleep(0)
+    eventually(lambda: server.asked(Operation.GET) == 10)
     store.install("corp", authority.sign(store.renew("corp", csr=True)))
     provider.change(store.load("corp"))
     server.behaviour.hold_batches.set()

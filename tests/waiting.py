@@ -1,0 +1,25 @@
+"""Waiting for what another process does: for a signal where there is one, else by looking again."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from typing import Final
+
+#: Seconds after which what is waited for does not come any more. Only a test that fails waits so long: a busy
+#: machine makes no test fail.
+PATIENCE_S: Final = 60.0
+
+
+def await_end(pidfd: int) -> None:
+    """Wait until the process has ended."""
+    assert select.select([pidfd], [], [], PATIENCE_S)[0], "the process does not end"
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until `condition()` is true."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it does not come true"
+        time.sleep(0.01)
