@@ -15,7 +15,8 @@ SHELL := /bin/bash
 PYTHON_BIN := .venv/bin/python
 # Tests start thousands of commands: where this is set, each compiles again all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
-# A worker for each core; a module's tests stay together, as they share what takes long to make.
+# A worker for each core; a module's tests stay together, as they share what takes long to make
+# (but see APART in tests/conftest.py).
 PYTEST := $(PYTHON_BIN) -m pytest -n auto --maxprocesses=4 --dist loadfile
 # What a complete machine has: a test skipped for the lack of one of these is a failure.
 REQUIRE := --require=fuse,root,loop,qemu,interop
@@ -44,13 +45,16 @@ test:
 	$(MAKE) --no-print-directory static pure
 	HYPOTHESIS_PROFILE=ci $(PYTEST) $(REQUIRE) $(LEVELS)
 
+# What the C files serve: the cipher, what encrypts by it, file systems. And that every command is there and loads.
+PURE := $(addprefix tests/,unit/crypto unit/filters unit/datastore unit/cli/test_commands.py operations/fuse)
+
 # The same code without the C files: installed from the sources into a directory of its own.
 pure:
 	@tools/setup.sh build test
 	@rm -rf build/pure && mkdir -p build/pure
 	IOFLT_BUILD_NATIVE=0 $(PYTHON_BIN) -m pip install -qq --no-deps --target build/pure .
 	@cp -r tests tools images setup.cfg README.md build/pure/
-	cd build/pure && ../../$(PYTEST) --pure -m "not slow" tests/unit $(if $(wildcard tests/operations),tests/operations)
+	cd build/pure && ../../$(PYTEST) --pure -m "not slow" $(PURE)
 
 unit operations cli golden mounted interop:
 	@tools/setup.sh build test

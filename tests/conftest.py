@@ -4,7 +4,8 @@
   `--require=fuse,root` turns such a skip into a failure; so is then any skip that no marker explains.
 - A log record of WARNING or above that the test did not announce (`allow_log`) fails it.
 - A mount or process that is still there at the end fails the session.
-- Levels run quick ones first. `async def` tests run under trio, with the clock fixture they ask for.
+- Levels run quick ones first; of mounts and other programs the longest files, so that workers end together.
+  `async def` tests run under trio, with the clock fixture they ask for.
 """
 
 from __future__ import annotations
@@ -31,6 +32,24 @@ import trio.testing
 from tests.daemons import end_keyd
 
 LEVELS = ("unit", "machines", "vectors", "contracts", "operations", "cli", "golden", "mounted", "interop")
+
+#: Files that take a minute and more, longest first.
+LONGEST = (
+    "mounted/test_who_may.py",
+    "interop/test_killed.py",
+    "mounted/test_clear_disks.py",
+    "mounted/test_kill.py",
+    "mounted/test_lock.py",
+    "mounted/test_two_mounts.py",
+    "mounted/test_posix.py",
+    "mounted/test_fio.py",
+    "mounted/test_power_cut.py",
+    "mounted/test_stress.py",
+    "interop/test_migration.py",
+)
+
+#: Files whose tests go to whichever worker is free, one by one: they take long, and share little or nothing.
+APART = ("mounted/test_who_may.py", "interop/test_killed.py", "unit/datastore/deep/test_deep_crash.py")
 
 #: In the environment of every process that a test starts: tells what is left over from the rest.
 SESSION_MARK = "IOFLT_TEST_SESSION"
@@ -119,13 +138,15 @@ def _required(config: pytest.Config) -> set[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
+    here, last = Path(__file__).parent, LEVELS.index("mounted")
 
-    def level(item: pytest.Item) -> int:
-        name = item.path.relative_to(here).parts[0]
-        return LEVELS.index(name) if name in LEVELS else len(LEVELS)
+    def turn(item: pytest.Item) -> tuple[int, int, int]:
+        path = item.path.relative_to(here)
+        level = LEVELS.index(path.parts[0]) if path.parts[0] in LEVELS else len(LEVELS)
+        length = LONGEST.index(str(path)) if str(path) in LONGEST else len(LONGEST)
+        return min(level, last), length, level
 
-    items.sort(key=level)
+    items.sort(key=turn)
     if not config.getoption("--long"):
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
@@ -165,6 +186,22 @@ def pytest_make_collect_report(
         report.outcome = "failed"
         report.longrepr = f"skipped under --require: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, in the order of the tests, and with the files that are `APART`."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return nodeid if file.endswith(APART) else file
+
+    if config.getoption("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # else by the number of tests: few long ones come last
+    return Files(config, log)
 
 
 # Async tests

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ioflt import paths
 from ioflt.keys.mounts import MountControl
+from tests.daemons import end_keyd
 from tests.waiting import await_end
 
 #: Homes that `make_homes` makes, by kind. The empty name stands for the datastore's root.
@@ -86,4 +87,4 @@ class Place:
         """Leave nothing mounted or running."""
         if self.ioflt("umount", self.mountpoint, check=False).returncode:
             subprocess.run(["umount", "-l", str(self.mountpoint)], capture_output=True, check=False)
-        self.ioflt("keyd", "stop", check=False)
+        end_keyd()

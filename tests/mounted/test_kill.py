@@ -108,8 +108,8 @@ def run_kills(place: Place, kills: int, seed: int) -> int:
     return acknowledged
 
 
-def test_50_kills(place: Place) -> None:
-    assert run_kills(place, 50, 1) > 50
+def test_25_kills(place: Place) -> None:
+    assert run_kills(place, 25, 1) > 25
 
 
 @pytest.mark.long
