@@ -22,7 +22,7 @@ MAX_LINE: Final = MAX_EVENT + 256
 _HASH_DIGITS: Final = 64
 
 #: What is wrong with a line of the log, or with what should be one.
-Fault = Literal["no line", "changed", "missing", "out of order", "cut short", "not the head"]
+Fault = Literal["no line", "changed", "missing", "out of order", "cut short", "not the head", "set aside"]
 
 _Hash = Annotated[str, Meta(pattern=f"^[0-9a-f]{{{_HASH_DIGITS}}}$")]
 

@@ -31,6 +31,7 @@ FILE_SIZE: Final = 16 << 20
 #: Seconds in which a line gets to disk that nobody waits for.
 SOON_S: Final = 0.1
 
+_TORN: Final = "torn-"
 _NAME = re.compile(r"(\d{4,12})\.jsonl")
 
 
@@ -162,7 +163,7 @@ class EventLog:
         self._written = _Written(fd, self._head.sequence)
 
     def _set_aside(self, data: bytes) -> Torn:
-        path = self._directory / f"torn-{self._head.sequence + 1}-{line_hash(data)[:16]}"
+        path = self._directory / f"{_TORN}{self._head.sequence + 1}-{line_hash(data)[:16]}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         with open(os.open(path, flags, 0o600), "wb") as file:
             file.write(data)
@@ -243,6 +244,14 @@ def file_names(directory: Path) -> list[str]:
     """The log's files in their order."""
     found = (match for name in os.listdir(directory) if (match := _NAME.fullmatch(name)))
     return [match[0] for match in sorted(found, key=lambda match: int(match[1]))]
+
+
+def torn_names(directory: Path) -> list[str]:
+    """What was set aside in it; nothing where there is no log. Raises OSError."""
+    try:
+        return sorted(name for name in os.listdir(directory) if name.startswith(_TORN))
+    except FileNotFoundError:
+        return []
 
 
 def _file_name(number: int) -> str:

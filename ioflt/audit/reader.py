@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Final
 
 from ioflt.audit.chain import Fault, Finding, Head, Line, Walk
 from ioflt.audit.event import Event, from_json
-from ioflt.audit.log import file_names
+from ioflt.audit.log import file_names, torn_names
 from ioflt.errors import DeniedError, MalformedError, StorageError
 
 _CHUNK: Final = 1 << 20
+
+#: The event of what was set aside after a crash.
+REPAIR: Final = "events repair"
+_REPAIR: Final = b'"operation":"events repair"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,35 @@ def verify(files: Iterable[LogFile], known: Head | None = None) -> Verified:
             note(walk.line(line) + _check_event(line))
     note(walk.end())
     return Verified(count, walk.head, len(rest), tuple(found))
+
+
+def set_aside(directory: Path) -> list[Found]:
+    """What was set aside after a crash, and is not as its event says. Raises DeniedError, StorageError."""
+    told: dict[str, tuple[int, object]] = {}
+    for file in on_disk(directory):
+        lines = [line for line in file.data.split(b"\n") if _REPAIR in line]
+        for each in read([LogFile(file.name, b"\n".join(lines))]):
+            for change in each.event.changes if each.event.operation == REPAIR else ():
+                if isinstance(change.after, dict):
+                    told[str(change.after.get("file"))] = each.sequence, change.after.get("sha256")
+    found = []
+    for name in sorted(told.keys() | set(torn_names(directory))):
+        sequence, digest = told.get(name, (0, None))
+        why = _is_aside(directory, name, digest)
+        if why is not None:
+            found.append(Found(name, sequence, "set aside", why))
+    return found
+
+
+def _is_aside(directory: Path, name: str, digest: object) -> str | None:
+    """What is wrong with a file that was set aside; `digest`: its SHA-256 as its event has it."""
+    if digest is None:
+        return "no event tells of this file"
+    if name not in torn_names(directory):
+        return "the file of which this event tells is not there"
+    if hashlib.sha256(_data(directory / name)).hexdigest() != digest:
+        return "not what its event says: changed since"
+    return None
 
 
 def _check_event(line: bytes) -> list[Finding]:

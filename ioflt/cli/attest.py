@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli.render import describe, emit, json_option, progress
+from ioflt.cli.exits import Exit
+from ioflt.cli.render import describe, emit, json_option, progress, warn
 from ioflt.cli.session import connect_keys, event_files, warning_of_record
 from ioflt.errors import UsageError
 
@@ -31,6 +32,7 @@ class _Written:
     containers: int
     sealed: int
     clear: int
+    unreadable: list[str]
     events_sound: bool
 
 
@@ -52,6 +54,8 @@ def attest(directory: Path | None, out: Path | None, public_key: bool, as_json: 
     Which files are ciphertext, by their own bytes; what shows of them all the same, and what is clear; keys
     and policies; who could read each VM, and who had its data keys, by the event log; that log's head.
 
+    Exits with 13 where a VM cannot be looked at: the report says which and why.
+
     tools/verify_attest.py verifies a report and compares a datastore with it, with Python, openssl and
     cryptsetup alone. Give the public key to the auditor once, in person.
     """
@@ -66,6 +70,10 @@ def attest(directory: Path | None, out: Path | None, public_key: bool, as_json: 
         raise UsageError("a report is about a datastore, and written to a file: ioflt attest DIR --out OUT")
     written = _attest(directory, out)
     emit(written, lambda: describe(written), as_json)
+    for name in written.unreadable:
+        warn(f"{directory / name}: cannot be looked at; the report says so, and nothing else of it")
+    if written.unreadable:
+        raise click.exceptions.Exit(Exit.FOUND)
 
 
 def _attest(directory: Path, out: Path) -> _Written:
@@ -93,6 +101,7 @@ def _attest(directory: Path, out: Path) -> _Written:
         found.count(attesting.CONTAINER),
         found.count(attesting.SEALED),
         found.count(attesting.CLEAR),
+        found.unreadable,
         not log.findings,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -65,16 +66,20 @@ def events(
 @click.option("--head", metavar="NUMBER:HASH", help="A head noted before: the log must still contain it.")
 @json_option
 def verify(head: str | None, as_json: bool) -> None:
-    """Whether a line of the log was changed, removed, moved or put in.
+    """Whether a line of the log was changed, removed, moved or put in, or what was set aside after a crash.
 
     Prints the log's head. Keep it elsewhere: that the end of the log was cut off or written anew shows only
     against an earlier head (--head).
     """
+    from ioflt import paths
     from ioflt.audit import reader
 
     known = None if head is None else _head(head)
     with event_files() as files:
         result = reader.verify(files, known)
+    where = paths.find()
+    if not where.joined:  # keyd gives out the log's lines
+        result = replace(result, findings=(*result.findings, *reader.set_aside(where.events)))
 
     def show() -> None:
         for each in result.findings:

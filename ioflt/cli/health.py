@@ -80,7 +80,7 @@ def health(directories: tuple[Path, ...], prometheus: Path | None, as_json: bool
     needed: list[KeyRef] = []
     with connect_keys() as keys:
         found = [_look(place, keys, needed) for place in places]
-        host = [*_of_host(keys, needed), *_of_events()]
+        host = [*_of_host(keys, needed), *_of_events(keys)]
     sound = not host and not any(one.problems for one in found)
     report = _Report(sound, host, found)
     if prometheus is not None:
@@ -133,13 +133,14 @@ def _of_host(keys: KeyClient, needed: list[KeyRef]) -> Iterator[_Problem]:
         yield _Problem(kind, "", line, advised.removeprefix(f"{line}; ") if advised != line else None)
 
 
-def _of_events() -> Iterator[_Problem]:
+def _of_events(keys: KeyClient) -> Iterator[_Problem]:
     """Whether the event log is whole, for who may read it."""
     from ioflt import paths
     from ioflt.audit import reader
 
+    where = paths.find()
     with suppress(DeniedError):
-        found = reader.verify(reader.on_disk(paths.find().events)).findings
+        found = reader.verify(keys.event_files() if where.joined else reader.on_disk(where.events)).findings
         if found:
             what = f"the event log is broken, first at line {found[0].line} of {found[0].file}"
             yield _Problem("events", "", what, "ioflt events verify")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 #: It makes no sense, or not now.
 _REFUSALS: Final = (UsageError, NotFoundError, ExistsError, BusyError)
+
+#: Most ports that one command tells of.
+_MAX_PORTS: Final = 100
 
 #: A value: its path, before, after; None is unset.
 Change: TypeAlias = tuple[str, str | None, str | None]
@@ -136,10 +140,14 @@ def tell_findings(keys: KeyClient, directory: str, found: Iterable[Entry]) -> No
 
 
 @contextmanager
-def damage_told(keys: KeyClient, directory: Path) -> Iterator[None]:
-    """Of sectors that do not verify in the block there is an event."""
+def finds_told(keys: KeyClient, directory: Path) -> Iterator[None]:
+    """Of sectors that do not verify in the block, and of ports that write to files, there are events."""
+    from ioflt.datastore import guards
     from ioflt.keys import reporting
 
+    ports = _Ports()
+    log = logging.getLogger(guards.__name__)
+    log.addHandler(ports)
     try:
         yield
     except IntegrityError as error:
@@ -148,6 +156,35 @@ def damage_told(keys: KeyClient, directory: Path) -> Iterator[None]:
         with suppress(IofltError):  # what went wrong is said in any case
             keys.note_events([reporting.damage(error, about.object, about.datastore, file=path)])
         raise
+    finally:
+        log.removeHandler(ports)
+        if ports.found:
+            keys.note_events([_port(vmx, port, directory) for vmx, port in ports.found])
+
+
+class _Ports(logging.Handler):
+    """Takes note of the ports that `datastore.guards` warns of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.found: list[tuple[str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from ioflt.datastore.guards import PORT_OF
+
+        found = getattr(record, PORT_OF, None)
+        if found is not None and len(self.found) < _MAX_PORTS:
+            self.found.append(found)
+
+
+def _port(vmx: str, port: str, directory: Path) -> Report:
+    from ioflt.cli.places import datastore_above
+    from ioflt.keys import reporting
+    from ioflt.wire.keyd.messages import Report
+
+    about = datastore(directory) if datastore_above(vmx) is None else file(vmx)[0]
+    told = (reporting.change("file", None, vmx),)
+    return Report("port warning", about.object, about.datastore, told, reason=reporting.text(port))
 
 
 def _report(about: About, changes: tuple[Change, ...], part: str) -> Report:

@@ -104,13 +104,13 @@ def warn_once(warnings: list[str]) -> None:
 @contextmanager
 def open_volume(path: Path, *, read_only: bool = False, keyless: bool = False) -> Iterator[Volume]:
     """The datastore at `path`, with keys. `keyless`: also without its own, with a warning."""
-    from ioflt.cli.reporting import damage_told
+    from ioflt.cli.reporting import finds_told
     from ioflt.datastore.volume import Volume
 
     locked = warning_of_record(path) if keyless else None
     with (
         connect_keys() as keys,
-        damage_told(keys, path),
+        finds_told(keys, path),
         Volume.open(path, keys, read_only=read_only, locked=locked) as volume,
     ):
         yield volume

@@ -14,7 +14,7 @@ import click
 from ioflt.cli.hints import advising
 from ioflt.cli.lazy import Entry, LazyGroup, Section
 from ioflt.cli.render import describe, emit, json_option, moment, progress, say, table, warn
-from ioflt.cli.reporting import damage_told
+from ioflt.cli.reporting import finds_told
 from ioflt.cli.session import (
     connect_keys,
     directory_argument,
@@ -78,7 +78,7 @@ def open_vms(
     from ioflt.datastore.volume import Volume
 
     locked = warning_of_record(directory) if keyless else None
-    with connect_keys() as keys, damage_told(keys, directory):
+    with connect_keys() as keys, finds_told(keys, directory):
         with (
             Volume.open(directory, keys, locked=locked) as volume,
             progress("finishing what was interrupted", None) as bar,

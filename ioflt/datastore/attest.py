@@ -30,6 +30,9 @@ from ioflt.format.vmx import sealed
 from ioflt.format.vmx import text as vmx_text
 from ioflt.types import KeyRef
 
+#: The state of a VM that cannot be looked at.
+UNREADABLE = "unreadable"
+
 CONTAINER, SEALED, CLEAR = "container", "sealed VMX", "clear"
 
 _LUKS = b"LUKS\xba\xbe"
@@ -96,6 +99,11 @@ class AttestedDatastore:
         """How many files are stored so."""
         return sum(one.stored_as == stored_as for one in self.all_files())
 
+    @property
+    def unreadable(self) -> list[str]:
+        """The VMs that could not be looked at."""
+        return [vm.name for vm in self.vms if vm.state == UNREADABLE]
+
     def all_files(self) -> list[StoredFile]:
         return [*self.files, *(one for vm in self.vms for one in vm.files)]
 
@@ -110,15 +118,20 @@ class Known:
 
 
 def look(volume: Volume, known: Known, progress: Progress | None = None) -> AttestedDatastore:
-    """All of a datastore. `progress` hears of VMs looked at. Raises StorageError."""
+    """All of a datastore; a VM that cannot be looked at is named. `progress` hears of VMs looked at.
+
+    Raises StorageError.
+    """
     standing = volume.root.unverified()
     record = volume.claimed
     vms = []
     for name in volume.homes():
         try:
             vms.append(_vm(volume.home(name), known))
-        except NotFoundError:  # gone meanwhile
+        except (NotFoundError, FileNotFoundError):  # gone meanwhile
             continue
+        except (IofltError, OSError) as error:  # all others are reported all the same
+            vms.append(_unreadable(name, error))
         if progress is not None:
             progress(1)
     return AttestedDatastore(
@@ -157,6 +170,12 @@ def _vm(home: Home, known: Known) -> AttestedVm:
         [] if record is None else known.uses.of(record.home_id, keys),
         stored,
     )
+
+
+def _unreadable(name: str, error: IofltError | OSError) -> AttestedVm:
+    """A VM of which nothing is known: neither how its files are stored nor who could read them."""
+    why = error.message if isinstance(error, IofltError) else error.strerror or str(error)
+    return AttestedVm(name, None, UNREADABLE, why, None, [], False, False, None, [], [])
 
 
 def _keys(standing: Standing) -> tuple[KeyRef, ...]:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
 
 from ioflt.datastore import files, regular
 from ioflt.datastore.header import read_header
@@ -24,6 +25,9 @@ from ioflt.format.vmdk import descriptor, rawdevice
 from ioflt.format.vmx import devices
 
 _log = logging.getLogger(__name__)
+
+#: In the log record of such a warning: the VMX file, and what its port does.
+PORT_OF: Final = "port_of"
 
 _PORT = "that output is encrypted only in a file of this VM, written through a mount"
 
@@ -73,7 +77,8 @@ def check(top_fd: int, where: str, *, encrypts: bool) -> None:
             file=os.path.join(where, path),
         )
     for path, port in found.ports:
-        _log.warning("%s/%s: %s; %s", where, path, port, _PORT)
+        told = {PORT_OF: (os.path.join(where, path), port)}
+        _log.warning("%s/%s: %s; %s", where, path, port, _PORT, extra=told)
 
 
 def check_home(home: Home, record: HomeRecord, *, force: bool = False) -> None:

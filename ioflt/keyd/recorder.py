@@ -212,7 +212,7 @@ def _of_torn(torn: Torn) -> Event:
         "sha256": digest,
     }
     return event(
-        "events repair",
+        reader.REPAIR,
         changes=[added("events.setAside", about)],
         reason="keyd or the host ended while it wrote; what was no whole line was set aside",
     )

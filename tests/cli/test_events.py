@@ -168,6 +168,20 @@ def test_every_command_that_changes_something_says_so_and_nothing_secret(place: 
     check_for_secrets(session.secrets)
 
 
+@pytest.mark.allow_log("writes to the file")
+def test_a_port_that_writes_to_a_file_is_an_event(place: Path) -> None:
+    Path("ds/web/web.vmx").write_text('serial0.fileType = "file"\nserial0.fileName = "/var/log/web"\n')
+    session = Session()
+    session.run("datastore init ds --adopt-clear")
+    _, made = session.run("vm encrypt ds/web")
+    (told,) = (each for each in made if each.operation == "port warning")
+    assert told.object is not None
+    assert told.reason is not None
+    assert (told.object.kind, told.object.shown, bool(told.object.id)) == ("vm", "web", True)
+    assert told.changes[0].after == str(place / "ds/web/web.vmx")
+    assert "serial0 writes to the file '/var/log/web'" in told.reason
+
+
 def says(event: Event, command: str, key: str, place: Path) -> bool:
     """Whether it is the event of that command: what it is about, where that is, by which privileges."""
     operation, kind, shown, path = SAYS[command]

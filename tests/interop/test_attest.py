@@ -73,6 +73,32 @@ def audit(ioflt_home: Path, tmp_path: Path) -> Audit:
     return Audit(tmp_path)
 
 
+@pytest.mark.root
+def test_a_vm_that_cannot_be_looked_at_is_reported_as_that_and_all_others_as_ever(
+    audit: Audit, tmp_path: Path
+) -> None:
+    (audit.ds / "web").chmod(0)
+    audit.report.unlink()
+    lacking = "-dac_override,-dac_read_search"
+    limited = ["setpriv", "--bounding-set", lacking, "--inh-caps", lacking, sys.executable, "-m", "ioflt"]
+    done = subprocess.run(
+        [*limited, "attest", audit.ds, "--out", audit.report], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "web: cannot be looked at" in done.stderr) == (13, True), done.stderr
+    datastore = audit.content()["datastore"]
+    assert isinstance(datastore, dict)
+    plain, web = datastore["vms"]
+    assert (web["name"], web["state"], web["files"]) == ("web", "unreadable", [])
+    assert "Permission denied" in web["problem"]
+    assert plain["files"]
+    code, said = audit.verify()
+    assert code == 0
+    assert "PROBLEM" in said
+    code, said = audit.verify(audit.ds)  # who may look finds what the report lacks
+    assert code == 1
+    assert "DIFFERS: web/web-flat.vmdk" in said
+
+
 def test_a_report_holds(audit: Audit) -> None:
     code, said = audit.verify(audit.ds)
     assert code == 0, said

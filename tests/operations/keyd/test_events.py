@@ -13,6 +13,7 @@ import threading
 import pytest
 
 from ioflt.audit import log as log_module
+from ioflt.audit import reader
 from ioflt.audit.chain import Line, Walk
 from ioflt.audit.event import from_json
 from ioflt.audit.log import file_names
@@ -177,7 +178,18 @@ def test_half_a_line_is_set_aside_at_the_start_and_said(where):
     repair = next(e for e in events(where) if e.operation == "events repair")
     about = repair.changes[0].after
     assert (about["bytes"], about["lines"], repair.by.who) == (19, 0, "keyd")
-    assert (where.events / about["file"]).read_bytes() == b'{"seq":3,"prev":"00'
+    aside = where.events / about["file"]
+    assert aside.read_bytes() == b'{"seq":3,"prev":"00'
+    assert reader.set_aside(where.events) == []
+    aside.write_bytes(b"no trace of it")
+    (where.events / "torn-9-0123456789abcdef").touch()
+    assert [(each.file, each.fault, each.detail) for each in reader.set_aside(where.events)] == [
+        (about["file"], "set aside", "not what its event says: changed since"),
+        ("torn-9-0123456789abcdef", "set aside", "no event tells of this file"),
+    ]
+    aside.unlink()
+    (found, _) = reader.set_aside(where.events)
+    assert (found.file, found.detail) == (about["file"], "the file of which this event tells is not there")
 
 
 @pytest.fixture
