@@ -133,7 +133,9 @@ static void work(struct ioflt_tags *job)
     EVP_MD_CTX_free(context);
 }
 
-/* One thread of the process helps: it begins with the first job that is asked for, and waits for the next. */
+/* One thread of the process helps: it begins with the first job that is asked for, as confined as who asks for that,
+ * and waits for the next.
+ */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t asked = PTHREAD_COND_INITIALIZER, left = PTHREAD_COND_INITIALIZER;
 static struct ioflt_tags *queue;

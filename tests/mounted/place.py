@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ioflt import paths
 from ioflt.keys.mounts import MountControl
 from tests.daemons import end_keyd
-from tests.waiting import await_end
+from tests.waiting import await_end, eventually
 
 #: Homes that `make_homes` makes, by kind. The empty name stands for the datastore's root.
 HOMES = ("thin", "thick", "tagged", "clear")
@@ -66,9 +67,13 @@ class Place:
 
     def kill(self) -> None:
         """SIGKILL the mount, and wait until it is gone. The mount point stays, as a dead one."""
-        pid = self.pid
-        pidfd = os.pidfd_open(pid)
+        self.kill_when(lambda: True)
+
+    def kill_when(self, condition: Callable[[], object]) -> None:
+        """The same, as soon as `condition()` is true: whatever the mount is doing then."""
+        pidfd = os.pidfd_open(self.pid)  # it is asked, and then not again
         try:
+            eventually(condition)
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             await_end(pidfd)
         finally:
