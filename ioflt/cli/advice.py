@@ -1,6 +1,7 @@
 """The table of advice for errors, with a command ready to copy: which error gets which.
 
-Its rows for keys that cannot be had are in `key_advice`.
+Its rows for keys that cannot be had are in `key_advice`, those for providers in `provider_advice`, those for
+who may do what in `access_advice`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import re
 import shlex
 
 from ioflt import errors
+from ioflt.cli.access_advice import ACCESS
 from ioflt.cli.key_advice import KEYS, Row, provider_of
+from ioflt.cli.provider_advice import PROVIDERS
 
 
 def _file(error: errors.IofltError, otherwise: str) -> str:
@@ -86,7 +89,6 @@ def _no_datastore(error: errors.IofltError) -> str:
 
 NO_SPACE = "make room, then run the command again"
 _NO_HOME = "name a directory for state and sockets: export IOFLT_HOME=DIR"
-_PROVIDERS = "see the providers that are here: ioflt provider list"
 
 # The first row whose class and pattern fit is taken: special rows stand before general ones.
 ADVICE: tuple[Row, ...] = (
@@ -236,48 +238,7 @@ ADVICE: tuple[Row, ...] = (
         r"^(it exists|is there) already",
         lambda _: "nothing is overwritten; give another name",
     ),
-    (errors.NotFoundError, "no provider .* is configured", lambda _: "ioflt provider list"),
-    (
-        errors.ExistsError,
-        "provider .* exists (already|here)",
-        lambda _: f"give it another name; {_PROVIDERS}",
-    ),
-    (
-        errors.UsageError,
-        "not a provider name",
-        lambda _: "letters, digits, dots, dashes and underscores, at most 64, the first a letter or digit",
-    ),
-    (errors.UsageError, "has no key servers$|is not a native one", lambda _: _PROVIDERS),
-    (
-        errors.ExistsError,
-        "has a slot of the kind passphrase",
-        lambda error: f"change it: ioflt provider passwd {provider_of(error)}",
-    ),
-    (
-        errors.ExistsError,
-        "has a slot of the kind",
-        lambda error: (
-            f"make it anew: ioflt provider slot remove {provider_of(error)} KIND, then add it again"
-        ),
-    ),
-    (
-        errors.NotFoundError,
-        "has no slot of the kind",
-        lambda error: f"see those that it has: ioflt provider slot list {provider_of(error)}",
-    ),
-    (
-        errors.UsageError,
-        "not a thumbprint",
-        lambda _: "on the server, tang-show-keys prints the thumbprint",
-    ),
-    (
-        errors.UsageError,
-        "belongs to no private key",
-        lambda error: (
-            "give the certificate that was made of its last request; for a new request:"
-            f" ioflt provider renew {provider_of(error)} OUT --csr"
-        ),
-    ),
+    *PROVIDERS,
     (errors.StorageError, os.strerror(errno.ENOSPC), lambda _: NO_SPACE),
     (
         errors.StorageError,
@@ -297,86 +258,7 @@ ADVICE: tuple[Row, ...] = (
             " export IOFLT_HOME=DIR"
         ),
     ),
-    (
-        errors.MalformedError,
-        "does not say who may what",
-        lambda _: (
-            "put a sound one there, or move it away: keyd's owner is the only administrator then; either way"
-            " the next keyd reads it: ioflt keyd stop"
-        ),
-    ),
-    (
-        errors.DeniedError,
-        "the last user with",
-        lambda _: "give it to another first: ioflt permission grant WHO ROLE everything",
-    ),
-    (
-        errors.DeniedError,
-        "duties are separate",
-        lambda _: "nothing was changed; see who has what: ioflt permission list",
-    ),
-    (
-        errors.UsageError,
-        "no such privilege",
-        lambda _: "see them all: ioflt role show administrator",
-    ),
-    (
-        errors.NotFoundError,
-        "no such role",
-        lambda _: "see the roles that are here: ioflt role list",
-    ),
-    (
-        errors.UsageError,
-        "the role .* is in use",
-        lambda _: "take it from them first: ioflt permission revoke WHO OBJECT",
-    ),
-    (
-        errors.UsageError,
-        "a built-in role stays",
-        lambda _: "make one that has less: ioflt role create ROLE --privilege ID",
-    ),
-    (
-        errors.NotFoundError,
-        "no such folder",
-        lambda _: "see the folders that are here: ioflt folder list",
-    ),
-    (
-        errors.NotFoundError,
-        "no such service",
-        lambda error: f"make it: ioflt service create {shlex.quote(error.message.rpartition(' ')[2])}",
-    ),
-    (
-        errors.NotFoundError,
-        "has no permission on",
-        lambda _: "see who has what on which object: ioflt permission list",
-    ),
-    (
-        errors.ExistsError,
-        "is in the folder",
-        lambda error: (
-            "it is in one folder at most; take it out:"
-            f" ioflt folder remove {shlex.quote(error.message.rpartition(' ')[2])} OBJECT"
-        ),
-    ),
-    (
-        errors.DeniedError,
-        "key providers of this machine are root's",
-        lambda _: "run it as root: sudo ioflt provider …; to see them: ioflt keyd status",
-    ),
-    (
-        errors.DeniedError,
-        "root makes the mounts of this machine",
-        lambda _: (
-            "sudo ioflt mount DIR MOUNTPOINT --as USER; that user alone sees it, and what his roles allow"
-        ),
-    ),
-    (
-        errors.DeniedError,
-        "^permission denied: ",
-        lambda _: (
-            "who administers it may give you a role that has it: ioflt permission grant WHO ROLE OBJECT"
-        ),
-    ),
+    *ACCESS,
     (
         errors.PeerError,
         "keyd is of another version",
@@ -460,33 +342,6 @@ ADVICE: tuple[Row, ...] = (
     ),
     (errors.BusyError, "the mount is locked", lambda _: "unlock the keys: ioflt keyd unlock"),
     (errors.BusyError, "", lambda _: "power the VM off and close its disks, then try again"),
-    (
-        errors.UsageError,
-        "several providers and none is|the default for new keys, is not here",
-        lambda _: "choose one of ioflt provider list: ioflt provider default NAME",
-    ),
-    (
-        errors.UsageError,
-        "too few shares|mixed shares|share number .* is given twice",
-        lambda _: (
-            "nothing was changed; name different files of one set: ioflt provider restore FILE FILE ..."
-        ),
-    ),
-    (
-        errors.UsageError,
-        "last slot of the provider",
-        lambda error: f"add another one first: ioflt provider slot add {provider_of(error)} KIND",
-    ),
-    (
-        errors.NotFoundError,
-        "has no passphrase",
-        lambda error: f"give it one: ioflt provider slot add {provider_of(error)} passphrase",
-    ),
-    (
-        errors.UsageError,
-        "needs --url and --thumbprint",
-        lambda _: "on the server, tang-show-keys prints the thumbprint",
-    ),
     (
         errors.UsageError,
         "no recovery slots",

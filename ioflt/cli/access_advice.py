@@ -1,0 +1,91 @@
+"""Advice for who may not, and for roles, permissions, folders and services. See `advice`."""
+
+from __future__ import annotations
+
+import shlex
+
+from ioflt import errors
+from ioflt.cli.key_advice import Row
+
+ACCESS: tuple[Row, ...] = (
+    (
+        errors.MalformedError,
+        "does not say who may what",
+        lambda _: (
+            "put a sound one there, or move it away: keyd's owner is the only administrator then; either way"
+            " the next keyd reads it: ioflt keyd stop"
+        ),
+    ),
+    (
+        errors.DeniedError,
+        "the last user with",
+        lambda _: "give it to another first: ioflt permission grant WHO ROLE everything",
+    ),
+    (
+        errors.DeniedError,
+        "duties are separate",
+        lambda _: "nothing was changed; see who has what: ioflt permission list",
+    ),
+    (
+        errors.UsageError,
+        "no such privilege",
+        lambda _: "see them all: ioflt role show administrator",
+    ),
+    (
+        errors.NotFoundError,
+        "no such role",
+        lambda _: "see the roles that are here: ioflt role list",
+    ),
+    (
+        errors.UsageError,
+        "the role .* is in use",
+        lambda _: "take it from them first: ioflt permission revoke WHO OBJECT",
+    ),
+    (
+        errors.UsageError,
+        "a built-in role stays",
+        lambda _: "make one that has less: ioflt role create ROLE --privilege ID",
+    ),
+    (
+        errors.NotFoundError,
+        "no such folder",
+        lambda _: "see the folders that are here: ioflt folder list",
+    ),
+    (
+        errors.NotFoundError,
+        "no such service",
+        lambda error: f"make it: ioflt service create {shlex.quote(error.message.rpartition(' ')[2])}",
+    ),
+    (
+        errors.NotFoundError,
+        "has no permission on",
+        lambda _: "see who has what on which object: ioflt permission list",
+    ),
+    (
+        errors.ExistsError,
+        "is in the folder",
+        lambda error: (
+            "it is in one folder at most; take it out:"
+            f" ioflt folder remove {shlex.quote(error.message.rpartition(' ')[2])} OBJECT"
+        ),
+    ),
+    (
+        errors.DeniedError,
+        "key providers of this machine are root's",
+        lambda _: "run it as root: sudo ioflt provider …; to see them: ioflt keyd status",
+    ),
+    (
+        errors.DeniedError,
+        "root makes the mounts of this machine",
+        lambda _: (
+            "sudo ioflt mount DIR MOUNTPOINT --as USER; that user alone sees it, and what his roles allow"
+        ),
+    ),
+    (
+        errors.DeniedError,
+        "^permission denied: ",
+        lambda _: (
+            "who administers it may give you a role that has it: ioflt permission grant WHO ROLE OBJECT"
+        ),
+    ),
+)
