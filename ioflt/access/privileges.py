@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
 from ioflt.errors import UsageError
+from ioflt.spelling import meant
 
 
 class Privilege(StrEnum):
@@ -51,7 +51,7 @@ MEANING: Final[Mapping[Privilege, str]] = {
     Privilege.MANAGE_KEY_SERVERS: "set up key providers",
     Privilege.MANAGE_KEYS: "back up, remove, destroy and choose keys; lock and unlock",
     Privilege.MIGRATE: "move an encrypted VM to another datastore",
-    Privilege.READ_KEY_SERVERS: "see key providers, their keys and their state",
+    Privilege.READ_KEY_SERVERS: "see the keys that keyd and key providers have, and their state",
     Privilege.RECRYPT: "give a VM or a datastore other keys",
     Privilege.REGISTER_HOST: "make a directory a datastore, and vouch for one",
     Privilege.REGISTER_VM: "register an encrypted VM",
@@ -60,7 +60,7 @@ MEANING: Final[Mapping[Privilege, str]] = {
     Privilege.DIAGNOSTICS: "read the event log and reports made of it",
     Privilege.UPDATE_POLICY: "make, change and assign storage policies",
     Privilege.VIEW_POLICY: "see storage policies",
-    Privilege.READ: "see VMs and datastores; part of every role",
+    Privilege.READ: "see the state of keys and what is given; part of every role",
     Privilege.EXTEND_DISK: "make a disk longer",
     Privilege.CREATE_VM: "make a VM",
     Privilege.MOVE_VM: "rename a VM, and move it away",
@@ -93,6 +93,7 @@ VM_CRYPTOGRAPHY: Final = frozenset(
 )
 
 _ALIASES: Final = {"cryptographer.directaccess": Privilege.ACCESS}
+_SPELLED: Final = (*Privilege, "Cryptographer.DirectAccess")
 _KNOWN: Final = {each.casefold(): each for each in Privilege} | _ALIASES
 
 
@@ -101,6 +102,4 @@ def parse(text: str) -> Privilege:
     found = _KNOWN.get(text.casefold())
     if found is not None:
         return found
-    close = difflib.get_close_matches(text.casefold(), _KNOWN, n=1)
-    meant = f"; did you mean {_KNOWN[close[0]]}?" if close else ""
-    raise UsageError(f"no such privilege: {text}{meant}")
+    raise UsageError(f"no such privilege: {text}{meant(text, _SPELLED)}")

@@ -12,6 +12,7 @@ from ioflt.access.objects import EVERYTHING, Target, TargetKind
 from ioflt.access.principals import Kind, Principal
 from ioflt.access.roles import Role
 from ioflt.errors import NotFoundError, UsageError
+from ioflt.spelling import meant
 from ioflt.types import MAX_PROVIDER_NAME
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -95,11 +96,12 @@ class AccessState:
         return (*roles.BUILT_IN, *self.roles)
 
     def role(self, role_id: str) -> Role:
-        """By its id. Raises NotFoundError."""
+        """By its id. Raises NotFoundError, which names the nearest one."""
         for role in self.all_roles():
             if role.id == role_id:
                 return role
-        raise NotFoundError(f"no such role: {role_id}")
+        near = meant(role_id, [role.id for role in self.all_roles()])
+        raise NotFoundError(f"no such role: {role_id}{near}")
 
     def role_named(self, text: str) -> Role:
         """As someone typed it. Raises NotFoundError."""
@@ -112,14 +114,14 @@ class AccessState:
         for folder in self.folders:
             if folder.name == name:
                 return folder
-        raise NotFoundError(f"no such folder: {name}")
+        raise NotFoundError(f"no such folder: {name}{meant(name, [each.name for each in self.folders])}")
 
     def service(self, name: str) -> Service:
         """By its name. Raises NotFoundError."""
         for service in self.services:
             if service.name == name:
                 return service
-        raise NotFoundError(f"no such service: {name}")
+        raise NotFoundError(f"no such service: {name}{meant(name, [each.name for each in self.services])}")
 
     def service_of(self, fingerprint: str) -> Service | None:
         """The one with a client certificate of that fingerprint (SHA-256 of the DER, in hex)."""

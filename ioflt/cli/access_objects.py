@@ -1,4 +1,4 @@
-"""What roles are given on, as one names it: everything, a folder, a datastore, a VM."""
+"""Whom roles are given, and on what, as one names it: everything, a folder, a datastore, a VM."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ioflt.errors import NotFoundError, ReadOnlyError
 
 if TYPE_CHECKING:
+    from ioflt.access.principals import Principal
     from ioflt.wire.keyd.access import Object
 
 _BY_ID = re.compile("(vm|datastore):([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
@@ -31,6 +32,23 @@ def named(text: str) -> Object:
     if found is not None:
         return Object("vm" if found[1] == "vm" else "datastore", found[2], text)
     return _stored(Path(text))
+
+
+def is_known(principal: Principal) -> bool:
+    """Whether this machine has such a user or group, or keyd such a service (which it has looked up)."""
+    import grp
+    import pwd
+
+    from ioflt.access.principals import Kind
+
+    by_name = {Kind.USER: pwd.getpwnam, Kind.GROUP: grp.getgrnam}
+    if principal.kind is Kind.SERVICE:
+        return True
+    try:
+        by_name[principal.kind](principal.name)
+    except KeyError:
+        return principal.name.isdecimal()
+    return True
 
 
 def _stored(path: Path) -> Object:

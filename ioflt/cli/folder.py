@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from ioflt.cli.access_objects import named
+from ioflt.cli.possession import warn_of_kept_keys
 from ioflt.cli.render import describe, emit, json_option, say, table
-from ioflt.cli.session import connect_keys
+from ioflt.cli.session import connect_keys, warn_unknown_provider
 
 if TYPE_CHECKING:
-    from ioflt.access.state import AccessState, Folder
+    from ioflt.access.state import AccessState, Folder, Permission
 
 
 @click.group()
@@ -62,6 +63,7 @@ def create(name: str, provider: str | None, as_json: bool) -> None:
 
     with connect_keys() as keys:
         keys.change_access(CreateFolder(name, provider))
+        warn_unknown_provider(keys, provider)
     emit({"folder": name, "provider": provider}, lambda: say(f"made the folder {name}"), as_json)
 
 
@@ -75,6 +77,7 @@ def set_(name: str, provider: str | None, as_json: bool) -> None:
 
     with connect_keys() as keys:
         keys.change_access(SetFolder(name, provider))
+        warn_unknown_provider(keys, provider)
     told = f"the keys of new VMs in {name}: of {provider or 'no provider of its own'}"
     emit({"folder": name, "provider": provider}, lambda: say(told), as_json)
 
@@ -117,17 +120,26 @@ def delete(name: str, as_json: bool) -> None:
     from ioflt.wire.keyd.access import RemoveFolder
 
     with connect_keys() as keys:
+        state = keys.access()
         keys.change_access(RemoveFolder(name))
-    emit({"folder": name}, lambda: say(f"removed the folder {name}"), as_json)
+    for each in _on(state, name):
+        warn_of_kept_keys(each.principal, state.role(each.role), each.target, where="in what it listed")
+    emit({"folder": name}, lambda: say(f"removed the folder {name}, and what was given on it"), as_json)
+
+
+def _on(state: AccessState, name: str) -> tuple[Permission, ...]:
+    """What is given on the folder of that name."""
+    from ioflt.access import objects
+
+    return state.on(objects.folder(name))
 
 
 def _shown(state: AccessState, found: Folder) -> dict[str, object]:
-    on = [each for each in state.permissions if each.target.id == found.name and each.target.kind == "folder"]
     return {
         "folder": found.name,
         "provider": found.provider,
         "lists": [
             {"kind": str(each.kind), "object": each.shown, "id": each.id} for each in sorted(found.members)
         ],
-        "permissions": [{"who": str(each.principal), "role": each.role} for each in on],
+        "permissions": [{"who": str(each.principal), "role": each.role} for each in _on(state, found.name)],
     }

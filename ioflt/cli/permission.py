@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli.access_objects import named
+from ioflt.cli.access_objects import is_known, named
+from ioflt.cli.possession import warn_of_kept_keys
 from ioflt.cli.render import emit, json_option, printable, say, table, warn
 from ioflt.cli.session import connect_keys
 from ioflt.errors import NotFoundError
@@ -71,7 +71,7 @@ def grant(who: str, role: str, on: str, as_json: bool) -> None:
     with connect_keys() as keys:
         found = keys.access().role_named(role)
         keys.change_access(Grant(str(principal), found.id, target))
-    if not _is_known(principal):
+    if not is_known(principal):
         warn(f"this machine knows no {principal.kind} {principal.name}")
     done = {"who": str(principal), "role": found.id, "object": target.shown}
     emit(done, lambda: say(f"{principal} has {found.id} on {target.shown}"), as_json)
@@ -87,22 +87,16 @@ def revoke(who: str, on: str, as_json: bool) -> None:
     Who could read an encrypted VM may have kept its data keys; only new ones end that (vm recrypt --deep).
     """
     from ioflt.access import principals
-    from ioflt.access.privileges import VM_CRYPTOGRAPHY
     from ioflt.wire.keyd.access import Revoke
 
     principal = principals.parse(who)
     target = named(on)
     with connect_keys() as keys:
         state = keys.access()
-        role = _role_on(state, principal, target)
         keys.change_access(Revoke(str(principal), target))
-        held = state.role(role).privileges & VM_CRYPTOGRAPHY
-    if held:
-        warn(
-            f"access means possession: {principal} may have kept data keys of what is encrypted there;"
-            f" new ones end that: {_ending(target)}"
-        )
-    done = {"who": str(principal), "role": role, "object": target.shown, "had_data_keys": bool(held)}
+    role = _role_on(state, principal, target)
+    held = warn_of_kept_keys(principal, state.role(role), target)
+    done = {"who": str(principal), "role": role, "object": target.shown, "had_data_keys": held}
     emit(done, lambda: say(f"{principal} has {role} on {target.shown} no longer"), as_json)
 
 
@@ -135,30 +129,3 @@ def _role_on(state: AccessState, principal: Principal, target: Object) -> str:
         if (each.principal, each.target.kind, each.target.id) == (principal, target.kind, target.id):
             return each.role
     raise NotFoundError(f"{principal} has no permission on {target.shown}")
-
-
-def _ending(target: Object) -> str:
-    """The command that gives new data keys to what the object is."""
-    if target.kind == "vm" and target.shown.startswith("/"):
-        return f"ioflt vm recrypt --deep {shlex.quote(target.shown)}"
-    if target.kind == "datastore" and target.shown.startswith("/"):
-        directory = shlex.quote(target.shown)
-        return f"ioflt vm recrypt --deep {directory}/VM, for each VM that `ioflt vm list {directory}` names"
-    return "ioflt vm recrypt --deep DIR/VM, for each VM"
-
-
-def _is_known(principal: Principal) -> bool:
-    """Whether this machine has such a user or group, or keyd such a service (which it has looked up)."""
-    import grp
-    import pwd
-
-    from ioflt.access.principals import Kind
-
-    by_name = {Kind.USER: pwd.getpwnam, Kind.GROUP: grp.getgrnam}
-    if principal.kind is Kind.SERVICE:
-        return True
-    try:
-        by_name[principal.kind](principal.name)
-    except KeyError:
-        return principal.name.isdecimal()
-    return True

@@ -12,13 +12,12 @@ import click
 
 from ioflt.cli.exits import Exit
 from ioflt.cli.render import describe, emit, json_option, printable, progress, say, table, warn
-from ioflt.cli.session import connect_keys, directory_argument, open_volume
+from ioflt.cli.session import connect_keys, directory_argument, open_volume, warn_unknown_provider
 from ioflt.cli.vm import force_option, open_vms, total
-from ioflt.errors import BusyError, NotFoundError
+from ioflt.errors import BusyError
 
 if TYPE_CHECKING:
     from ioflt.datastore.compliance import Found
-    from ioflt.keys.client import KeyClient
     from ioflt.policy.model import StoragePolicy
     from ioflt.types import HomeState
 
@@ -74,7 +73,7 @@ def policy() -> None:
     """Storage policies. A VM is encrypted because its policy says so; a datastore's is that of new VMs."""
 
 
-@policy.command(name="list")
+@policy.command(name="list", short_help="List the storage policies.")
 @json_option
 def list_(as_json: bool) -> None:
     """List the storage policies of this machine: those that come with ioflt first."""
@@ -101,13 +100,15 @@ def list_(as_json: bool) -> None:
     emit(found, text, as_json)
 
 
-@policy.command()
+@policy.command(short_help="Show one storage policy.")
 @click.argument("name", metavar="POLICY")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show one storage policy."""
+    """Show the storage policy POLICY: its name or its id, here and wherever a policy is named."""
+    from ioflt.datastore import policies
+
     with connect_keys() as keys:
-        found = _shown(_find(keys, name))
+        found = _shown(policies.find(keys, name))
     _emit(found, as_json)
 
 
@@ -136,9 +137,10 @@ def create(name: str, as_json: bool, **asked: object) -> None:
 def clone(name: str, new_name: str, as_json: bool, **asked: object) -> None:
     """Make the storage policy NAME, like POLICY but for what the options say. No policy is ever edited."""
     from ioflt.crypto.rng import new_uuid
+    from ioflt.datastore import policies
 
     with connect_keys() as keys:
-        found = _find(keys, name)
+        found = policies.find(keys, name)
     _add(_with(replace(found, name=new_name, id=new_uuid()), asked), as_json)
 
 
@@ -151,8 +153,10 @@ def remove(name: str, force: bool, as_json: bool) -> None:
 
     What has it stays encrypted, or clear, as it is.
     """
-    from ioflt.datastore import seen
+    from ioflt.datastore import policies, seen
 
+    with connect_keys() as keys:
+        name = policies.find(keys, name).name
     found = seen.survey()
     used = [one.path for one in found.protected if one.policy == name]
     for path in used:
@@ -187,11 +191,11 @@ def assign(name: str, target: Path, force: bool, as_json: bool) -> None:
 
     departed: list[Found] = []
     if places.is_datastore(target):
-        state = _to_datastore(name, target)
+        policy, state = _to_datastore(name, target)
     else:
-        state, departed = _to_vm(name, target, force=force)
-    done = {"path": str(target), "policy": name, "state": state.value}
-    emit(done, lambda: say(f"{target}: has the policy {name}, {state.value}"), as_json)
+        policy, state, departed = _to_vm(name, target, force=force)
+    done = {"path": str(target), "policy": policy, "state": state.value}
+    emit(done, lambda: say(f"{target}: has the policy {policy}, {state.value}"), as_json)
     for one in departed:  # what is encrypted keeps its keys and files
         mend = "" if one.mend is None else f": {one.mend}"
         warn(f"{one.what}: wanted {one.wanted}, found {one.found}{mend}")
@@ -223,17 +227,19 @@ def check(directory: Path, as_json: bool) -> int:
     return Exit.FOUND if found else Exit.OK
 
 
-def _to_datastore(name: str, target: Path) -> HomeState:
+def _to_datastore(name: str, target: Path) -> tuple[str, HomeState]:
+    """The policy's name, and what new VMs are."""
     from ioflt.datastore import assign as assigning
     from ioflt.datastore import policies
 
     with open_volume(target) as volume:
-        assigning.to_datastore(volume, policies.to_assign(volume.keys, name))
-        return volume.record.default
+        policy = policies.to_assign(volume.keys, name)
+        assigning.to_datastore(volume, policy)
+        return policy.name, volume.record.default
 
 
-def _to_vm(name: str, target: Path, *, force: bool) -> tuple[HomeState, list[Found]]:
-    """Its state, and how it departs from the policy all the same."""
+def _to_vm(name: str, target: Path, *, force: bool) -> tuple[str, HomeState, list[Found]]:
+    """The policy's name, the VM's state, and how it departs from the policy all the same."""
     from ioflt.datastore import assign as assigning
     from ioflt.datastore import compliance, policies
 
@@ -244,16 +250,7 @@ def _to_vm(name: str, target: Path, *, force: bool) -> tuple[HomeState, list[Fou
     ):
         policy = policies.to_assign(volume.keys, name)
         record = assigning.to_home(volume, vm, policy, bar.advance, force=force)
-        return record.state, compliance.of_home(volume.home(vm))
-
-
-def _find(keys: KeyClient, name: str) -> StoragePolicy:
-    from ioflt.datastore import policies
-
-    found = policies.named(keys, name)
-    if found is None:
-        raise NotFoundError(f"no policy {name}")
-    return found
+        return policy.name, record.state, compliance.of_home(volume.home(vm))
 
 
 def _with(policy: StoragePolicy, options: dict[str, object]) -> StoragePolicy:
@@ -289,6 +286,7 @@ def _add(policy: StoragePolicy, as_json: bool) -> None:
     data = text.write(changes.add((), policy))
     with connect_keys() as keys:
         keys.add_policy(data)
+        warn_unknown_provider(keys, policy.provider)
     if (why := lacking(policy)) is not None:
         warn(f"the policy {policy.name} cannot be assigned: {why}")
     _emit(_shown(policy), as_json)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ioflt.cli.possession import warn_of_kept_keys
 from ioflt.cli.render import emit, json_option, say, table
 from ioflt.cli.session import connect_keys
 
@@ -57,11 +58,16 @@ def create(name: str, certificate: Path | None, as_json: bool) -> None:
 @json_option
 def remove(name: str, as_json: bool) -> None:
     """Remove the service NAME and its permissions."""
+    from ioflt.access.principals import Kind, Principal
     from ioflt.wire.keyd.access import RemoveService
 
     with connect_keys() as keys:
+        state = keys.access()
         keys.change_access(RemoveService(name))
-    emit({"service": name}, lambda: say(f"removed the service {name}"), as_json)
+    for each in state.permissions:
+        if each.principal == Principal(Kind.SERVICE, name):
+            warn_of_kept_keys(each.principal, state.role(each.role), each.target, where=f"on {each.target}")
+    emit({"service": name}, lambda: say(f"removed the service {name}, and what was given to it"), as_json)
 
 
 def _fingerprint(path: Path) -> str:

@@ -129,6 +129,12 @@ def warn_unknown_policy(volume: Volume, path: Path, name: str | None) -> None:
         warn(f"{path}: its policy {name} is not known on this machine")
 
 
+def warn_unknown_provider(keys: KeyClient, name: str | None) -> None:
+    """Say that this machine has no provider of a name by which keys will be made."""
+    if name is not None and all(provider.name != name for provider in keys.status().providers):
+        warn(f"this machine has no key provider {name}")
+
+
 def warning_of_record(path: Path) -> Callable[[DatastoreRecord, KeyUnavailableError], None]:
     """As `warning_of_keys`, for who has the record."""
     say_it = warning_of_keys(path)

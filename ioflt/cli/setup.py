@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from ioflt.cli.access_objects import is_known
 from ioflt.cli.render import emit, json_option, say
 from ioflt.cli.session import connect_keys
-from ioflt.errors import UsageError
+from ioflt.errors import NotFoundError, UsageError
 
 
 @click.command(short_help="Separate the administration of keys and of VMs.")
@@ -34,7 +35,11 @@ def setup(separate_duties: bool, key_admin: str | None, vm_admin: str | None, as
     where = paths.find()
     if not (where.system or where.joined):
         raise UsageError("this keyd serves one user, who cannot be two: duties are separated by root's")
-    halves = (str(principals.parse(key_admin)), str(principals.parse(vm_admin)))
+    both = principals.parse(key_admin), principals.parse(vm_admin)
+    for who in both:
+        if not is_known(who):  # nobody would have that half, and no command takes it back
+            raise NotFoundError(f"no {who.kind} {who.name} on this machine")
+    halves = str(both[0]), str(both[1])
     with connect_keys() as keys:
         keys.change_access(SeparateDuties(*halves))
     done = {"separate_duties": True, "key_admin": halves[0], "vm_admin": halves[1]}

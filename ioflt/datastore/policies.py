@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from ioflt.errors import NotFoundError, UsageError
+from ioflt.errors import UsageError
 from ioflt.format.record.record import DatastoreRecord
 from ioflt.keys.client import KeyService
 from ioflt.policy import changes, text
@@ -46,14 +46,16 @@ def named(keys: KeyService, name: str) -> StoragePolicy | None:
 
 
 def to_assign(keys: KeyService, name: str) -> StoragePolicy:
-    """A policy that something may be given here.
+    """A policy that something may be given here, by its name or its id.
 
     Raises NotFoundError; UsageError when it asks for what this version does not have.
     """
-    policy = named(keys, name)
-    if policy is None:
-        raise NotFoundError(f"no policy {name}")
-    return usable(policy)
+    return usable(changes.named((), name) or find(keys, name))
+
+
+def find(keys: KeyService, name: str) -> StoragePolicy:
+    """By its name or its id. Raises NotFoundError, which names the nearest one."""
+    return changes.find(text.parse(keys.policies()), name)
 
 
 def usable(policy: StoragePolicy) -> StoragePolicy:

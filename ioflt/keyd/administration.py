@@ -180,9 +180,13 @@ def _revoked(state: AccessState, caller: Caller, principal: Principal, target: T
 def _explained(
     authority: Authority, caller: Caller, who: str, privilege: str, on: wire.Object
 ) -> messages.Explained:
-    """Anyone hears of himself, and of others who sees the object."""
+    """Anyone hears of himself, and of others who sees the object. Raises NotFoundError for a folder that he
+    does not see.
+    """
     asked = accounts.caller_named(principals.parse(who))
     place = place_of(_target(on), on.datastore)
+    if on.kind == "folder":
+        visible(authority.state, caller).folder(on.id)
     if asked.principal != caller.principal:
         authority.require(caller, Privilege.READ, place)
     if asked.principal == accounts.user(0):

@@ -9,6 +9,7 @@ import msgspec
 
 from ioflt.access import objects
 from ioflt.access.objects import ANYWHERE
+from ioflt.access.operations import OPERATIONS
 from ioflt.access.privileges import Privilege
 from ioflt.audit.attestation import Statement
 from ioflt.audit.event import added
@@ -184,8 +185,8 @@ class Guarded:
         self._service.use_key(key)
 
     def key_states(self, keys: Sequence[KeyRef], *, ask: bool = True) -> list[KeyState]:
-        if ask and not self._permits.sees(keys):
-            self._permits.require(_P.READ_KEY_SERVERS, ANYWHERE)
+        if ask:
+            self._permits.require_seen(keys)
         return self._service.key_states(keys, ask=ask)
 
     def cached_keys(self, after: KeyRef | None = None) -> list[CachedKey]:
@@ -222,6 +223,10 @@ class Guarded:
         return self._service.seen_generation(keys, home_id)
 
     def policies(self) -> bytes:
+        # Every operation goes by them, so they are no secret: commands that show them say that they do.
+        operation = OPERATIONS.get(self._session.operation)
+        if operation is not None and any(need.privilege is _P.VIEW_POLICY for need in operation.needs):
+            self._permits.require(_P.VIEW_POLICY, ANYWHERE)
         return self._service.policies()
 
     def add_policy(self, text: bytes) -> None:

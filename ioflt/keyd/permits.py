@@ -168,6 +168,14 @@ class Permits:
         """Whether he made each of them, or sees all that has it."""
         return self._session.caller.trusted or all(self.owns(key, _P.READ) for key in keys)
 
+    def require_seen(self, keys: Sequence[KeyRef]) -> None:
+        """Raises DeniedError unless he sees them all, or keys everywhere: about what has one, if known."""
+        if self.sees(keys) or self.has(_P.READ_KEY_SERVERS, ANYWHERE):
+            return
+        for owner in (owner for key in keys for owner in self._holdings.owners(key)):
+            self.require(_P.READ, self._holdings.place(owner))
+        self.require(_P.READ_KEY_SERVERS, ANYWHERE)
+
     def has(self, privilege: Privilege, place: Place) -> bool:
         """Whether `require` would let him."""
         try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ioflt.errors import ExistsError, NotFoundError, UsageError
 from ioflt.policy.bundled import BUNDLED
 from ioflt.policy.model import StoragePolicy, check
+from ioflt.spelling import meant
 
 #: Policies of one's own, in the order in which they were made. The bundled ones are always there.
 Policies = Sequence[StoragePolicy]
@@ -17,10 +18,21 @@ def named(own: Policies, name: str) -> StoragePolicy | None:
     return next((policy for policy in (*BUNDLED, *own) if policy.name == name), None)
 
 
+def find(own: Policies, text: str) -> StoragePolicy:
+    """The policy of that name, or that id. Raises NotFoundError, which names the nearest one."""
+    found = named(own, text) or next((each for each in (*BUNDLED, *own) if each.id == text), None)
+    if found is None:
+        raise NotFoundError(f"no policy {text}{meant(text, [each.name for each in (*BUNDLED, *own)])}")
+    return found
+
+
 def add(own: Policies, policy: StoragePolicy) -> tuple[StoragePolicy, ...]:
-    """With one more. Raises ExistsError for a name or id that is there, UsageError for a bad policy."""
-    if any(policy.name == known.name or policy.id == known.id for known in (*BUNDLED, *own)):
-        raise ExistsError(f"there is a policy {policy.name} already")
+    """With one more. Raises ExistsError for an id, or a name in any case, that is there; UsageError for a bad
+    policy.
+    """
+    for known in (*BUNDLED, *own):
+        if policy.id == known.id or policy.name.casefold() == known.name.casefold():
+            raise ExistsError(f"there is a policy {known.name} already")
     return (*own, check(policy))
 
 

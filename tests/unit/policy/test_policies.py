@@ -48,9 +48,19 @@ def test_the_bundled_ones_stay(policy: StoragePolicy) -> None:
         changes.add((), dataclasses.replace(GOLD, id=policy.id))
 
 
-def test_no_two_have_one_name() -> None:
+@pytest.mark.parametrize("name", ["Gold", "gold"])
+def test_no_two_have_one_name(name: str) -> None:
     with pytest.raises(ExistsError, match="a policy Gold already"):
-        changes.add((GOLD,), dataclasses.replace(SILVER, name="Gold"))
+        changes.add((GOLD,), dataclasses.replace(SILVER, name=name))
+
+
+def test_one_is_found_by_its_name_or_id_and_a_wrong_name_tells_the_nearest() -> None:
+    assert changes.find((GOLD,), GOLD.name) is changes.find((GOLD,), GOLD.id) is GOLD
+    assert changes.find((), VM_ENCRYPTION.id) is VM_ENCRYPTION
+    with pytest.raises(NotFoundError, match=r"^no policy gold; did you mean Gold\?$"):
+        changes.find((GOLD, SILVER), "gold")
+    with pytest.raises(NotFoundError, match=r"^no policy xyzzy$"):
+        changes.find((GOLD, SILVER), "xyzzy")
 
 
 @pytest.mark.parametrize(
