@@ -8,20 +8,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 import click
 
 from ioflt.cli import reporting
-from ioflt.cli.provider_common import open_providers, open_store, tell_keyd
+from ioflt.cli.provider_common import open_providers, tell_keyd
 from ioflt.cli.render import emit, json_option, printable, say
-from ioflt.errors import CorruptDataError, DeniedError, ProviderUnavailable, UsageError
+from ioflt.errors import CorruptDataError, DeniedError, UsageError
 
 if TYPE_CHECKING:
     from ioflt.crypto.certificates import Certificate
-    from ioflt.keys.kmip.file import KmipFile, KmipServer
-    from ioflt.keys.kmip.store import KmipStore
-    from ioflt.keys.transit.store import TransitStore
+    from ioflt.keys.kmip.file import KmipServer
+    from ioflt.keys.providers import Providers
+    from ioflt.wire.keyd.providers import About
 
 
 def _servers(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[KmipServer]:
@@ -117,7 +117,14 @@ def kmip(
     "--certificate",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="Use the client certificate in FILE (PEM), which the servers' side signed or took.",
+    help="Use the client certificate in FILE (PEM), which the servers' side signed or took; for a transit"
+    " provider with its private key.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Log in to a transit engine's server by the token in FILE.",
 )
 @click.option(
     "--fingerprint",
@@ -128,28 +135,38 @@ def kmip(
 )
 @json_option
 def trust(
-    name: str, ca: Path | None, certificate: Path | None, fingerprints: tuple[str, ...], as_json: bool
+    name: str,
+    ca: Path | None,
+    certificate: Path | None,
+    token_file: Path | None,
+    fingerprints: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Say whom the provider NAME trusts, and who it is to them.
 
     Without options: shows the certificate of every server and, once you agree, accepts exactly these.
-    Compare the fingerprints with what the servers' own consoles show. A transit provider takes --ca only.
+    Compare the fingerprints with what the servers' own consoles show. A transit provider trusts by --ca, and
+    logs in by --token-file or --certificate.
     """
-    from ioflt.keys.transit.store import TransitStore
-
-    here = open_store()
-    if here.kind(name) == "transit":
-        if ca is None or certificate is not None or fingerprints:
-            raise UsageError(f"the provider {name} trusts who issued its server's certificate: --ca FILE")
-        done = _Trust(name, authorities=_trust_authority(TransitStore(here.directory), name, ca))
-    else:
-        wanted = {text.upper() for text in fingerprints}
-        done = _exchange(_store(), name, ca, certificate, wanted, sys.stderr if as_json else sys.stdout)
+    with open_providers() as providers:
+        about = providers.about(name)
+        if about.kind == "transit":
+            if fingerprints or (ca is None and certificate is None and token_file is None):
+                raise UsageError(f"the provider {name} trusts who issued its server's certificate: --ca FILE")
+            done = _trust_engine(providers, about, ca, certificate, token_file)
+        else:
+            if token_file is not None:
+                raise UsageError(f"the provider {name} does not log in by a token")
+            wanted = {text.upper() for text in fingerprints}
+            shown_on = sys.stderr if as_json else sys.stdout
+            done = _exchange(providers, about, ca, certificate, wanted, shown_on)
     tell_keyd()
 
     def text() -> None:
         if done.certificate is not None:
             say(f"the provider {name} is {done.certificate.subject}, until {done.certificate.until}")
+        if done.login is not None:
+            say(f"the provider {name} logs in by another {done.login}")
         for anchor in done.authorities:
             say(f"the provider {name} trusts {anchor.subject}, until {anchor.until}")
         if done.servers:
@@ -172,17 +189,42 @@ class _Certificate:
 
 @dataclass(frozen=True, slots=True)
 class _Trust:
-    """What a trust exchange changed: who the provider is to the servers, whom it trusts from now on."""
+    """What a trust exchange changed: who the provider is to the servers, whom it trusts from now on.
+
+    `login`: by what kind of login a transit provider has another one.
+    """
 
     provider: str
     certificate: _Certificate | None = None
     authorities: Sequence[_Certificate] = ()
     servers: Sequence[_Certificate] = ()
+    login: str | None = None
+
+
+def _trust_engine(
+    providers: Providers, about: About, ca: Path | None, certificate: Path | None, token_file: Path | None
+) -> _Trust:
+    from ioflt.keys.providers import LoginFile
+
+    if certificate is not None and token_file is not None:
+        raise UsageError("--certificate or --token-file?")
+    login = None
+    authorities: Sequence[_Certificate] = ()
+    path = certificate or token_file
+    if path is not None:
+        kind: Literal["token", "certificate"] = "token" if certificate is None else "certificate"
+        mount, role = (str(about.facts.get(fact, "")) for fact in ("login_mount", "role"))
+        with reporting.by_files(about.name, ("provider.login", None, kind)):
+            providers.log_in_by(about, LoginFile(kind, path, mount or "cert", role))
+        login = kind
+    if ca is not None:
+        authorities = _trust_authority(providers, providers.about(about.name), ca)
+    return _Trust(about.name, authorities=authorities, login=login)
 
 
 def _exchange(
-    store: KmipStore,
-    name: str,
+    providers: Providers,
+    about: About,
     ca: Path | None,
     certificate: Path | None,
     fingerprints: set[str],
@@ -193,19 +235,19 @@ def _exchange(
     servers: Sequence[_Certificate] = ()
     if certificate is not None:
         installs = ("provider.certificate", None, os.path.abspath(certificate))
-        with _naming(certificate), reporting.told(reporting.provider(name), installs):
-            ours = _told(store.install(name, _read(certificate)))
+        with _naming(certificate), reporting.by_files(about.name, installs):
+            ours = _told(providers.install(about, _read(certificate)))
     if ca is not None:
-        authorities = _trust_authority(store, name, ca)
+        authorities = _trust_authority(providers, providers.about(about.name), ca)
     if ca is None and certificate is None:
-        servers = _pin(store, store.load(name), fingerprints, shown_on)
-    return _Trust(name, ours, authorities, servers)
+        servers = _pin(providers, about, fingerprints, shown_on)
+    return _Trust(about.name, ours, authorities, servers)
 
 
-def _trust_authority(store: KmipStore | TransitStore, name: str, ca: Path) -> list[_Certificate]:
+def _trust_authority(providers: Providers, about: About, ca: Path) -> list[_Certificate]:
     trusts = ("provider.trust", None, os.path.abspath(ca))
-    with _naming(ca), reporting.told(reporting.provider(name), trusts):
-        return [_told(anchor) for anchor in store.trust_authority(name, _read(ca))]
+    with _naming(ca), reporting.by_files(about.name, trusts):
+        return [_told(anchor) for anchor in providers.trust_authority(about, _read(ca))]
 
 
 def _told(certificate: Certificate, server: KmipServer | None = None) -> _Certificate:
@@ -234,36 +276,25 @@ def renew(name: str, out: Path, csr: bool, as_json: bool) -> None:
 
     if out.exists():
         raise click.BadParameter(f"{out} exists already", param_hint="OUT")
-    with reporting.told(reporting.provider(name), ("provider.certificate", None, os.path.abspath(out))):
-        files.create(out, _store().renew(name, csr=csr).encode())
+    with (
+        open_providers() as providers,
+        reporting.by_files(name, ("provider.certificate", None, os.path.abspath(out))),
+    ):
+        files.create(out, providers.renew(providers.about(name), csr=csr).encode())
     given = "have it signed" if csr else "upload it to the servers"
     text = f"{out}: {given}, then: ioflt provider trust {name} --certificate {'FILE' if csr else out}"
     emit({"provider": name, "out": str(out)}, lambda: say(text), as_json)
 
 
-def _pin(store: KmipStore, file: KmipFile, wanted: set[str], shown_on: TextIO) -> list[_Certificate]:
+def _pin(providers: Providers, about: About, wanted: set[str], shown_on: TextIO) -> list[_Certificate]:
     """Trust what the servers show now, if its fingerprints are `wanted`, or else if a person says yes."""
-    import trio
-
     from ioflt.crypto import certificates
     from ioflt.transport import tls
 
-    identity = store.identity(file.name)
-    found: dict[KmipServer, bytes] = {}
+    found = providers.look(about.name)
     shown = []
-    for server in file.servers:
-
-        async def look(server: KmipServer = server) -> bytes:
-            with trio.fail_after(file.timeout):
-                return await tls.peek(server.host, server.port, identity if identity.exists() else None)
-
-        try:
-            found[server] = trio.run(look)
-        except trio.TooSlowError:
-            raise ProviderUnavailable(f"{server}: no answer within {file.timeout:g} seconds") from None
-        except tls.TlsFailed as error:
-            raise ProviderUnavailable(f"{server} does not show its certificate: {error}") from error
-        told = _told(certificates.read(certificates.to_pem(found[server]))[0], server)
+    for server, der in found.items():
+        told = _told(certificates.read(certificates.to_pem(der))[0], server)
         shown.append(told)
         print(f"server       {told.server}", file=shown_on)
         print(printable(f"subject      {told.subject}"), file=shown_on)
@@ -278,8 +309,8 @@ def _pin(store: KmipStore, file: KmipFile, wanted: set[str], shown_on: TextIO) -
             raise UsageError("nobody is there to compare the fingerprints; give them with --fingerprint")
         click.confirm("Trust exactly these certificates?", abort=True, err=True)
     pinned = ", ".join(f"{told.server} {told.sha256}" for told in shown)
-    with reporting.told(reporting.provider(file.name), ("provider.trust", None, pinned)):
-        store.trust_servers(file.name, found)
+    with reporting.by_files(about.name, ("provider.trust", None, pinned)):
+        providers.trust_servers(about, found)
     return shown
 
 
@@ -298,9 +329,3 @@ def _read(path: Path) -> str:
     from ioflt.keys.provider_file import MAX_FILE
 
     return files.read(path, MAX_FILE).decode(errors="replace")
-
-
-def _store() -> KmipStore:
-    from ioflt.keys.kmip.store import KmipStore
-
-    return KmipStore(open_store().directory)

@@ -8,7 +8,7 @@ import click
 
 from ioflt.cli import reporting
 from ioflt.cli.hints import advising
-from ioflt.cli.provider_common import open_store
+from ioflt.cli.provider_common import open_providers
 from ioflt.cli.render import emit, json_option, printable
 from ioflt.errors import IofltError, ProviderUnavailable
 
@@ -25,6 +25,8 @@ def test(name: str, as_json: bool) -> None:
     With a token (an HSM) each step on the way to its key is shown. The exit code is 4 when a step failed. A
     key on key servers is destroyed again.
     """
+    from ioflt import hygiene
+
     steps: list[Step] = []
 
     def tell(step: Step) -> None:
@@ -33,44 +35,16 @@ def test(name: str, as_json: bool) -> None:
             where = f"{step.server}  " if step.server else ""
             print(printable(f"{where}{step.step}: {step.error or step.result}"), flush=True)
 
-    kind = open_store().kind(name)
-    with reporting.told(reporting.provider(name)):
-        match kind:
-            case "kmip":
-                well = _try_servers(name, tell)
-            case "pkcs11":
-                well = _try_token(name, tell) and _try_keyd(name, tell)
-            case _:
-                well = _try_keyd(name, tell)
+    hygiene.forbid_dumps()  # a key or a PIN may come into this process, though a key that nothing will use
+    with open_providers() as providers, reporting.by_files(name):
+        kind = providers.about(name).kind
+        well = providers.try_out(name, tell)
+        if kind != "kmip":
+            well = well and _try_keyd(name, tell)
     emit(steps, lambda: None, as_json)
     if not well:
         failed = sum(bool(step.error) for step in steps)
         raise ProviderUnavailable(f"the provider {name} did not pass: {failed} of {len(steps)} steps failed")
-
-
-def _try_servers(name: str, tell: Tell) -> bool:
-    from ioflt import hygiene
-    from ioflt.keys.kmip.provider import KmipProvider
-    from ioflt.keys.kmip.store import KmipStore
-    from ioflt.keys.kmip.trial import try_out
-
-    hygiene.forbid_dumps()  # a key comes into this process, though one that nothing will use
-    store = KmipStore(open_store().directory)
-    provider = KmipProvider(store.load(name), store)
-    missing = provider.missing()
-    if missing:
-        raise ProviderUnavailable(missing)
-    return try_out(provider.file, store.trust(provider.file), provider.tags(), tell)
-
-
-def _try_token(name: str, tell: Tell) -> bool:
-    """As far as one gets without keyd: to the key, where the PIN is in a file."""
-    from ioflt import hygiene
-    from ioflt.keys.pkcs11.store import Pkcs11Store
-    from ioflt.keys.pkcs11.trial import try_out
-
-    hygiene.forbid_dumps()  # the PIN comes into this process
-    return try_out(Pkcs11Store(open_store().directory).load(name), tell)
 
 
 def _try_keyd(name: str, tell: Tell) -> bool:

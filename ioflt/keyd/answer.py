@@ -11,10 +11,11 @@ from ioflt.format.luks2.profile import Digest
 from ioflt.keyd.guarded import Guarded
 from ioflt.keyd.outward import GoesOut
 from ioflt.keys.state import KeyState
+from ioflt.keys.trial import Step
 from ioflt.types import KeyRef
 from ioflt.wire import failure
 from ioflt.wire.frame import wipe
-from ioflt.wire.keyd import messages
+from ioflt.wire.keyd import messages, providers
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +151,13 @@ def _answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBod
         case messages.GetProviderUse(name):
             named, datastores = (tuple(map(failure.shown, each)) for each in service.provider_use(name))
             return messages.ProviderUse(named[: messages.MAX_BATCH], datastores[: messages.MAX_BATCH])
+        case messages.LookAtServers(name):
+            certificates = service.look_at_servers(name).items()
+            return messages.ServersShown(
+                tuple(providers.Shown(providers.Server(at.host, at.port), der) for at, der in certificates)
+            )
+        case messages.TryProvider(name):
+            return messages.Tried(tuple(map(_step, service.try_provider(name))))
         case messages.ChangeProvider(change):
             return messages.ProviderChanged(service.change_provider(change))
         case messages.Stop():
@@ -169,6 +177,10 @@ def _proved(results: list[IofltError | None]) -> messages.Proved:
 
 def _result(result: bool | IofltError) -> bool | failure.Failure:
     return failure.of(result) if isinstance(result, IofltError) else result
+
+
+def _step(step: Step) -> providers.Step:
+    return providers.Step(*map(failure.shown, (step.server, step.step, step.result, step.error)))
 
 
 def _told(state: KeyState) -> messages.KeyState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -28,7 +28,9 @@ from ioflt.keyd.records import Records
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
 from ioflt.keyd.telling import Telling
+from ioflt.keys.kmip.file import KmipServer
 from ioflt.keys.state import KeyState
+from ioflt.keys.trial import Step
 from ioflt.policy import text as policy_text
 from ioflt.policy.model import StoragePolicy
 from ioflt.types import KeyRef
@@ -255,6 +257,14 @@ class Guarded:
         """Who is known to have keys of it, and where the datastores were that root's commands opened."""
         self._permits.require(_P.MANAGE_KEY_SERVERS, ANYWHERE)
         return self._holdings.users(name), seen.places()
+
+    def look_at_servers(self, name: str) -> Mapping[KmipServer, bytes]:
+        self._permits.require(_P.MANAGE_KEY_SERVERS, ANYWHERE)
+        return self._service.providers.look(name)
+
+    def try_provider(self, name: str) -> list[Step]:
+        self._permits.require(_P.MANAGE_KEY_SERVERS, ANYWHERE)
+        return self._service.providers.try_out(name, self._telling.for_whom)
 
     def change_provider(self, change: providers.Change) -> str:
         try:

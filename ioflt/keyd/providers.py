@@ -9,24 +9,29 @@ Threads: changes follow one another, so that each is told in the event log as wh
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from typing import Final, assert_never
 
 from ioflt.access.privileges import Privilege
-from ioflt.audit.event import Change, Event, added, deleted, modified
+from ioflt.audit.event import Change, Event, Value, added, deleted, modified
+from ioflt.crypto import certificates
 from ioflt.crypto.secret import Secret
-from ioflt.errors import BusyError, ExistsError, IofltError, UsageError
+from ioflt.errors import BusyError, DeniedError, ExistsError, IofltError, UsageError
 from ioflt.keyd.provider_watch import ProviderWatch
 from ioflt.keyd.recorder import Recorder, event, provider_thing
 from ioflt.keys import provider_facts
 from ioflt.keys.directory import LOCAL
+from ioflt.keys.kmip import trial
 from ioflt.keys.kmip.file import KmipServer
+from ioflt.keys.kmip.look import look
 from ioflt.keys.kmip.store import KmipStore
 from ioflt.keys.native.store import NativeStore
 from ioflt.keys.transit.file import CertificateLogin, Login, TokenLogin
 from ioflt.keys.transit.store import TransitStore
+from ioflt.keys.trial import Step
+from ioflt.transport.tls import fingerprint
 from ioflt.wire.frame import wipe
 from ioflt.wire.keyd import providers as wire
 
@@ -66,6 +71,19 @@ class ProviderChanges:
         except UsageError as error:
             return error, self._native.chosen()
 
+    def look(self, name: str) -> Mapping[KmipServer, bytes]:
+        """The certificates that its key servers show now. Raises ProviderUnavailable."""
+        return look(self._kmip, name)
+
+    def try_out(self, name: str, whose: Callable[[Event], Event]) -> list[Step]:
+        """Each step on each of its key servers, with a key that is destroyed again; other kinds have none."""
+        steps: list[Step] = []
+        if self.about(name).kind == "kmip":
+            tried = event("provider test", provider_thing(name), privilege=_P.MANAGE_KEY_SERVERS)
+            self._recorder.record(whose(tried))
+            trial.try_provider(self._kmip, name, steps.append)
+        return steps
+
     def change(self, change: wire.Change, users: Sequence[str], whose: Callable[[Event], Event]) -> str:
         """What is answered to who asks for a change: a certificate, a request for one, or nothing.
 
@@ -98,6 +116,23 @@ class ProviderChanges:
                 if users and not force:
                     many = f" and {len(users) - 1} more" if len(users) > 1 else ""
                     raise BusyError(f"keys of the provider {name} are in use: {users[0]}{many}")
+            case wire.TrustServers(name, _, shown):
+                unknown = {_server(one.server) for one in shown} - self._servers_of(name)
+                if unknown:
+                    raise UsageError(f"the provider {name} has no server {unknown.pop()}")
+            case wire.TrustAuthority(name):
+                self._refuse_foreign_login(name)
+
+    def _servers_of(self, name: str) -> set[KmipServer]:
+        return {KmipServer(host=one.host, port=one.port) for one in self._kmip.load(name).servers}
+
+    def _refuse_foreign_login(self, name: str) -> None:
+        """What root keeps in a file of his own is shown to no server but those that root trusts."""
+        about = self.about(name)
+        if about.kind == "transit" and about.facts["login_file"] != str(self._native.kept_login(name)):
+            raise DeniedError(
+                f"the provider {name} logs in by a file of root's: only root says to which server"
+            )
 
     def _changed(self, change: wire.Change) -> str:
         name = change.name
@@ -106,7 +141,7 @@ class ProviderChanges:
                 with _taken(passphrase) as secret:
                     self._native.create(name, secret)
             case wire.CreateKmip(_, servers, timeout, csr):
-                return self._kmip.create(name, _servers(servers), timeout, csr=csr)
+                return self._kmip.create(name, list(map(_server, servers)), timeout, csr=csr)
             case wire.CreateTransit(_, server, mount, key, given, anchors, timeout):
                 login, at = self._login(name, given), (server.host, server.port)
                 with _taken(given.secret) as secret:
@@ -115,6 +150,22 @@ class ProviderChanges:
                 self._native.choose(name, before)
             case wire.Remove(_, seen, _):
                 self._native.remove(name, seen)
+            case wire.TrustServers(_, seen, shown):
+                found = {_server(one.server): one.certificate for one in shown}
+                self._kmip.trust_servers(name, found, seen)
+            case wire.TrustAuthority(_, seen, anchors):
+                if self.about(name).kind == "transit":
+                    self._transit.trust_authority(name, anchors, seen)
+                else:
+                    self._kmip.trust_authority(name, anchors, seen)
+            case wire.Install(_, seen, certificate):
+                self._kmip.install(name, certificate, seen)
+            case wire.Renew(_, seen, csr):
+                return self._kmip.renew(name, csr=csr, seen=seen)
+            case wire.LogIn(_, seen, given):
+                login = self._login(name, given)
+                with _taken(given.secret) as secret:
+                    self._transit.log_in_by(name, login, secret=secret, seen=seen)
             case _:
                 assert_never(change)
         return ""
@@ -135,7 +186,7 @@ class ProviderChanges:
                 slots = [] if passphrase is None else ["passphrase"]
                 return "provider create native", [added("provider.slots", slots)]
             case wire.CreateKmip(_, servers):
-                shown = list(map(str, _servers(servers)))
+                shown = [str(_server(one)) for one in servers]
                 return "provider create kmip", [added("provider.servers", shown)]
             case wire.CreateTransit(_, server, mount, key, login):
                 about = {"server": f"{server.host}:{server.port}", "mount": mount, "key": key}
@@ -146,7 +197,23 @@ class ProviderChanges:
                 return "provider default", [modified("provider.default", before, name)]
             case wire.Remove(name):
                 return "provider remove", [deleted("provider", dict(self.about(name).facts))]
+            case wire.TrustServers(name, _, shown):
+                trusted = [fingerprint(one.certificate) for one in shown]
+                return "provider trust", [self._told_fact(name, "trusts", trusted)]
+            case wire.TrustAuthority(name, _, anchors):
+                trusted = [fingerprint(one.der) for one in certificates.read(anchors)]
+                return "provider trust", [self._told_fact(name, "trusts", trusted)]
+            case wire.Install(name, _, certificate):
+                ours = fingerprint(certificates.read(certificate)[0].der)
+                return "provider trust", [self._told_fact(name, "certificate", ours)]
+            case wire.Renew(_, _, csr):
+                return "provider renew", [added("provider.privateKey", "requested" if csr else "self-signed")]
+            case wire.LogIn(name, _, given):
+                return "provider trust", [self._told_fact(name, "login", given.kind)]
         assert_never(change)
+
+    def _told_fact(self, name: str, fact: str, after: Value) -> Change:
+        return modified(f"provider.{fact}", self.about(name).facts.get(fact) or None, after)
 
 
 def _taken(sent: bytearray | None) -> AbstractContextManager[Secret | None]:
@@ -158,5 +225,5 @@ def _taken(sent: bytearray | None) -> AbstractContextManager[Secret | None]:
     return secret
 
 
-def _servers(servers: Sequence[wire.Server]) -> list[KmipServer]:
-    return [KmipServer(host=server.host, port=server.port) for server in servers]
+def _server(server: wire.Server) -> KmipServer:
+    return KmipServer(host=server.host, port=server.port)

@@ -46,6 +46,7 @@ from ioflt.wire.keyd.messages import (
     Hello,
     KeyRequest,
     Lock,
+    LookAtServers,
     Prove,
     ProveVmx,
     Reload,
@@ -53,6 +54,7 @@ from ioflt.wire.keyd.messages import (
     RequestBody,
     SetKeyCache,
     Stop,
+    TryProvider,
     Unlock,
 )
 
@@ -60,7 +62,17 @@ from ioflt.wire.keyd.messages import (
 MAX_THREADS = 32
 
 #: Kinds of requests that wait for others than a provider that has a key.
-_WAITING = (Lock, Unlock, Reload, SetKeyCache, GetStatus, GetWarnings, ChangeProvider)
+_WAITING = (
+    Lock,
+    Unlock,
+    Reload,
+    SetKeyCache,
+    GetStatus,
+    GetWarnings,
+    LookAtServers,
+    TryProvider,
+    ChangeProvider,
+)
 
 #: Requests that take a processor for long: whoever asks has one answered at a time.
 _LONG = (Prove, ProveVmx)

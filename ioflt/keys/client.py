@@ -451,6 +451,14 @@ class KeyClient:
         answer = self._ask(messages.GetProviderUse(name), messages.ProviderUse)
         return InUse(answer.named, answer.datastores)
 
+    def look_at_servers(self, name: str) -> Sequence[providers.Shown]:
+        """What the key servers of a provider show now. Raises DeniedError, ProviderUnavailable."""
+        return self._ask(messages.LookAtServers(name), messages.ServersShown).shown
+
+    def try_provider(self, name: str) -> Sequence[providers.Step]:
+        """Each step of a provider's trial on its servers. Raises DeniedError, ProviderUnavailable."""
+        return self._ask(messages.TryProvider(name), messages.Tried).steps
+
     def change_provider(self, change: providers.Change) -> str:
         """The text that comes of it, empty where none does. Raises DeniedError, BusyError, and why not."""
         return self._ask(messages.ChangeProvider(change), messages.ProviderChanged).text

@@ -16,13 +16,25 @@ from ioflt.transport import unix
 from ioflt.wire import failure
 from ioflt.wire.failure import Failure
 from ioflt.wire.keyd.connection import ClientConnection
-from ioflt.wire.keyd.messages import VERSIONS, Lock, ReplyBody, RequestBody, Unlock, Welcome
+from ioflt.wire.keyd.messages import (
+    VERSIONS,
+    Lock,
+    LookAtServers,
+    ReplyBody,
+    RequestBody,
+    TryProvider,
+    Unlock,
+    Welcome,
+)
 
 #: Seconds that keyd may take for one answer: it may itself be waiting for a key server.
 TIMEOUT = 60.0
 
-#: The same for lock and unlock, in which mounts write back all they have, or fetch their keys again.
+#: The same for lock and unlock, in which mounts write back all they have, or fetch their keys again; and for
+#: what goes to one server after the other.
 LOCK_TIMEOUT = 900.0
+
+_LONG = Lock | Unlock | LookAtServers | TryProvider
 
 #: Versions of the protocol that this program no longer speaks.
 _EARLIER = (1,)
@@ -97,7 +109,7 @@ class Link:
 
     def call(self, request: RequestBody) -> ReplyBody:
         """The reply to a request. Raises ConnectionLost or PeerError."""
-        timeout = LOCK_TIMEOUT if isinstance(request, Lock | Unlock) else TIMEOUT
+        timeout = LOCK_TIMEOUT if isinstance(request, _LONG) else TIMEOUT
         return self._channel.exchange(self._connection.send(request), self._receiver, timeout)
 
     def fileno(self) -> int:

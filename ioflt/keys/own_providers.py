@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ioflt.crypto.certificates import Certificate
 from ioflt.crypto.secret import Secret
 from ioflt.keys import provider_facts
 from ioflt.keys.directory import LOCAL
@@ -14,6 +15,7 @@ from ioflt.keys.native.store import NativeStore
 from ioflt.keys.providers import InUse, LoginFile
 from ioflt.keys.transit.file import CertificateLogin, Login, TokenLogin
 from ioflt.keys.transit.store import TransitStore
+from ioflt.keys.trial import Tell
 from ioflt.wire.keyd.providers import About
 
 
@@ -56,6 +58,40 @@ class OwnProviders:
     ) -> About:
         self._transit.create(name, server, mount, key, _login(login), anchors, timeout)
         return self.about(name)
+
+    def look(self, name: str) -> Mapping[KmipServer, bytes]:
+        from ioflt.keys.kmip.look import look
+
+        return look(self._kmip, name)
+
+    def trust_servers(self, about: About, found: Mapping[KmipServer, bytes]) -> None:
+        self._kmip.trust_servers(about.name, found, about.seen)
+
+    def trust_authority(self, about: About, pem: str) -> Sequence[Certificate]:
+        store = self._transit if about.kind == "transit" else self._kmip
+        return store.trust_authority(about.name, pem, about.seen)
+
+    def install(self, about: About, pem: str) -> Certificate:
+        return self._kmip.install(about.name, pem, about.seen)
+
+    def renew(self, about: About, *, csr: bool) -> str:
+        return self._kmip.renew(about.name, csr=csr, seen=about.seen)
+
+    def log_in_by(self, about: About, login: LoginFile) -> None:
+        self._transit.log_in_by(about.name, _login(login), seen=about.seen)
+
+    def try_out(self, name: str, tell: Tell) -> bool:
+        match self.about(name).kind:
+            case "kmip":
+                from ioflt.keys.kmip import trial
+
+                return trial.try_provider(self._kmip, name, tell)
+            case "pkcs11":
+                from ioflt.keys.pkcs11.store import Pkcs11Store
+                from ioflt.keys.pkcs11.trial import try_out
+
+                return try_out(Pkcs11Store(self._native.directory).load(name), tell)
+        return True
 
     def in_use(self, name: str) -> InUse:
         """The owner's own commands remember the datastores."""

@@ -6,13 +6,15 @@ of two who change a provider at once, neither loses what he did without hearing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from ioflt.crypto.certificates import Certificate
 from ioflt.crypto.secret import Secret
 from ioflt.keys.kmip.file import KmipServer
+from ioflt.keys.trial import Tell
 from ioflt.wire.keyd.providers import About
 
 
@@ -75,6 +77,34 @@ class Providers(Protocol):
         timeout: float,
     ) -> About:
         """A new one. Raises ExistsError, CorruptDataError for bad anchors."""
+        ...
+
+    def look(self, name: str) -> Mapping[KmipServer, bytes]:
+        """The certificates (DER) that its key servers show now, unverified. Raises ProviderUnavailable."""
+        ...
+
+    def trust_servers(self, about: About, found: Mapping[KmipServer, bytes]) -> None:
+        """Believe exactly these certificates, each of its server."""
+        ...
+
+    def trust_authority(self, about: About, pem: str) -> Sequence[Certificate]:
+        """Believe servers whose certificates these issued, and no other. Raises CorruptDataError."""
+        ...
+
+    def install(self, about: About, pem: str) -> Certificate:
+        """Show the servers this client certificate from now on, whose private key is there."""
+        ...
+
+    def renew(self, about: About, *, csr: bool) -> str:
+        """A new private key, which waits for `install`. Returns its certificate or a request for one."""
+        ...
+
+    def log_in_by(self, about: About, login: LoginFile) -> None:
+        """Log in to a transit engine's server so from now on."""
+        ...
+
+    def try_out(self, name: str, tell: Tell) -> bool:
+        """Each step that can be tried without asking keyd for a key: whether all went well."""
         ...
 
     def in_use(self, name: str) -> InUse:

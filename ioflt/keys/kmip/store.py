@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -84,20 +84,23 @@ class KmipStore:
             files.create(path, data)
             return text
 
-    def renew(self, name: str, *, csr: bool) -> str:
-        """A new private key, which waits for `install`. Returns its certificate or a request for one."""
+    def renew(self, name: str, *, csr: bool, seen: bytes | None = None) -> str:
+        """A new private key, which waits for `install`. Returns its certificate or a request for one.
+
+        `seen` here and below as in `ProviderDirectory.writing`.
+        """
         self.load(name)
-        with self._names.writing():
+        with self._names.writing(name, seen):
             return self._new_identity(self._pending(name), name, csr=csr)
 
-    def install(self, name: str, pem: str) -> Certificate:
+    def install(self, name: str, pem: str, seen: bytes | None = None) -> Certificate:
         """Use this client certificate from now on; its private key is the pending one or the one in use.
 
         Raises UsageError when it belongs to neither, MalformedError.
         """
         self.load(name)
         chain = certificates.without_comments(pem)
-        with self._names.writing():
+        with self._names.writing(name, seen):
             for path in (self._pending(name), self.identity(name)):
                 if not path.exists():
                     continue
@@ -111,20 +114,20 @@ class KmipStore:
                 return certificates.read(chain)[0]
         raise UsageError(f"the certificate belongs to no private key of the provider {name}")
 
-    def trust_authority(self, name: str, pem: str) -> list[Certificate]:
+    def trust_authority(self, name: str, pem: str, seen: bytes | None = None) -> list[Certificate]:
         """Believe servers whose certificates these issued, and no other. Pins are dropped."""
         anchors = certificates.without_comments(pem)
-        self._change(name, anchors, {})
+        self._change(name, anchors, {}, seen)
         return certificates.read(anchors)
 
-    def trust_servers(self, name: str, found: dict[KmipServer, bytes]) -> None:
+    def trust_servers(self, name: str, found: Mapping[KmipServer, bytes], seen: bytes | None = None) -> None:
         """Believe exactly these certificates (DER), each of its server."""
         anchors = "".join(certificates.to_pem(der) for der in dict.fromkeys(found.values()))
         pins = {(server.host, server.port): fingerprint(der) for server, der in found.items()}
-        self._change(name, anchors, pins)
+        self._change(name, anchors, pins, seen)
 
-    def _change(self, name: str, anchors: str, pins: dict[tuple[str, int], str]) -> None:
-        with self._names.writing():
+    def _change(self, name: str, anchors: str, pins: dict[tuple[str, int], str], seen: bytes | None) -> None:
+        with self._names.writing(name, seen):
             file = self.load(name)
             servers = tuple(
                 KmipServer(

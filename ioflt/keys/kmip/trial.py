@@ -7,13 +7,24 @@ import trio
 
 from ioflt.crypto import certificates
 from ioflt.crypto.secret import Secret
-from ioflt.errors import IofltError, KeyCorrupt
+from ioflt.errors import IofltError, KeyCorrupt, ProviderUnavailable
 from ioflt.keys.kmip.cluster import Cluster, Connection
 from ioflt.keys.kmip.file import KmipFile, KmipServer
 from ioflt.keys.kmip.keys import KmipKeys
+from ioflt.keys.kmip.provider import KmipProvider
+from ioflt.keys.kmip.store import KmipStore
 from ioflt.keys.trial import Step, Tell
 from ioflt.transport.tls import Trust
 from ioflt.wire.kmip.enumerations import RevocationReasonCode
+
+
+def try_provider(store: KmipStore, name: str, tell: Tell) -> bool:
+    """`try_out` of the provider that its files say. Raises ProviderUnavailable while it lacks something."""
+    provider = KmipProvider(store.load(name), store)
+    missing = provider.missing()
+    if missing:
+        raise ProviderUnavailable(missing)
+    return try_out(provider.file, store.trust(provider.file), provider.tags(), tell)
 
 
 def try_out(file: KmipFile, trust: Trust, tags: list[tuple[str, str]], tell: Tell) -> bool:

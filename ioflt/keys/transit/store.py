@@ -71,10 +71,21 @@ class TransitStore:
             files.create(path, data)
         return file
 
-    def trust_authority(self, name: str, pem: str) -> list[Certificate]:
+    def log_in_by(
+        self, name: str, login: Login, *, secret: Secret | None = None, seen: bytes | None = None
+    ) -> None:
+        """Log in so from now on; `secret` as in `create`. `seen` as in `ProviderDirectory.writing`."""
+        with self._names.writing(name, seen):
+            old = self.load(name)
+            data = _checked(msgspec.structs.replace(old, login=login))
+            if secret is not None:
+                files.replace(self._names.kept_login(name), secret.view())
+            files.replace(self._names.path(name), data)
+
+    def trust_authority(self, name: str, pem: str, seen: bytes | None = None) -> list[Certificate]:
         """Believe a server whose certificate these issued, and no other."""
         anchors = certificates.without_comments(pem)
-        with self._names.writing():
+        with self._names.writing(name, seen):
             changed = msgspec.structs.replace(self.load(name), anchors=anchors)
             files.replace(self._names.path(name), _checked(changed))
         return certificates.read(anchors)

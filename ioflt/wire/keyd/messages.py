@@ -466,6 +466,18 @@ class GetProviderUse(_Message, frozen=True):
     name: providers.Name
 
 
+class LookAtServers(_Message, frozen=True):
+    """→ ServersShown: the certificates that its key servers show now, unverified."""
+
+    name: providers.Name
+
+
+class TryProvider(_Message, frozen=True):
+    """→ Tried: each step on each of its key servers; none for a provider of another kind."""
+
+    name: providers.Name
+
+
 class ChangeProvider(_Message, frozen=True):
     """→ ProviderChanged: the provider's files are changed, and read again."""
 
@@ -473,7 +485,9 @@ class ChangeProvider(_Message, frozen=True):
 
 
 #: About key providers, for who administers them by keyd.
-ProviderRequest = GetProvider | GetProviderDefault | GetProviderUse | ChangeProvider
+ProviderRequest = (
+    GetProvider | GetProviderDefault | GetProviderUse | LookAtServers | TryProvider | ChangeProvider
+)
 
 #: About who may do what; no key is in them.
 AccessRequest = GetAccess | ChangeAccess | ExplainAccess
@@ -745,6 +759,14 @@ class ProviderUse(_Message, frozen=True):
     datastores: Annotated[tuple[Shown, ...], Meta(max_length=MAX_BATCH)]
 
 
+class ServersShown(_Message, frozen=True):
+    shown: Annotated[tuple[providers.Shown, ...], Meta(max_length=providers.MAX_SERVERS)]
+
+
+class Tried(_Message, frozen=True):
+    steps: Annotated[tuple[providers.Step, ...], Meta(max_length=providers.MAX_STEPS)]
+
+
 class ProviderChanged(_Message, frozen=True):
     """`text`: the certificate of a new private key, or a request for one; empty where there is none."""
 
@@ -781,6 +803,8 @@ ReplyBody = (
     | Provider
     | ProviderDefault
     | ProviderUse
+    | ServersShown
+    | Tried
     | ProviderChanged
     | Done
     | Failure

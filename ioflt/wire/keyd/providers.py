@@ -18,9 +18,13 @@ MAX_PEM = 64 << 10
 #: Most servers of a change. How many a cluster has, and what names look like, the providers' files say.
 MAX_SERVERS = 64
 
+#: Most steps of a trial.
+MAX_STEPS = 1024
+
 #: A name: of a provider, a host, or something on a server.
 Name = Annotated[str, Meta(max_length=1024)]
 Pem = Annotated[str, Meta(max_length=MAX_PEM)]
+Text = Annotated[str, Meta(max_length=4096)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Passphrase = Annotated[bytearray, Meta(max_length=4096)]
 #: One public fact about a provider.
@@ -46,6 +50,22 @@ class About(_Struct, frozen=True):
 class Server(_Struct, frozen=True):
     host: Name
     port: Annotated[int, Meta(ge=0, lt=2**32)]
+
+
+class Shown(_Struct, frozen=True):
+    """The certificate (DER) that a server shows."""
+
+    server: Server
+    certificate: Annotated[bytes, Meta(max_length=MAX_PEM)]
+
+
+class Step(_Struct, frozen=True):
+    """Of a trial: of which server (empty: of all), what was done, how it went; `error` when it failed."""
+
+    server: Text
+    step: Text
+    result: Text
+    error: Text
 
 
 class Login(_Struct, frozen=True):
@@ -101,7 +121,53 @@ class Remove(_Change, frozen=True):
     force: bool
 
 
-Change: TypeAlias = CreateNative | CreateKmip | CreateTransit | Choose | Remove
+class TrustServers(_Change, frozen=True):
+    """Exactly these certificates, each of its server."""
+
+    seen: Digest
+    shown: Annotated[tuple[Shown, ...], Meta(max_length=MAX_SERVERS)]
+
+
+class TrustAuthority(_Change, frozen=True):
+    """Servers whose certificates these issued, and no other."""
+
+    seen: Digest
+    anchors: Pem
+
+
+class Install(_Change, frozen=True):
+    """A client certificate, whose private key is with the provider."""
+
+    seen: Digest
+    certificate: Pem
+
+
+class Renew(_Change, frozen=True):
+    """A new private key, in use once its certificate is installed. `csr` as in CreateKmip."""
+
+    seen: Digest
+    csr: bool
+
+
+class LogIn(_Change, frozen=True):
+    """To a transit engine's server, so from now on."""
+
+    seen: Digest
+    login: Login
+
+
+Change: TypeAlias = (
+    CreateNative
+    | CreateKmip
+    | CreateTransit
+    | Choose
+    | Remove
+    | TrustServers
+    | TrustAuthority
+    | Install
+    | Renew
+    | LogIn
+)
 
 
 def secrets(change: Change) -> Iterator[bytearray]:

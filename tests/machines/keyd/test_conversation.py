@@ -56,6 +56,13 @@ PROVIDER_CHANGES = [
     ),
     providers.Choose("corp", None),
     providers.Remove("corp", bytes(32), False),
+    providers.TrustServers(
+        "corp", bytes(32), (providers.Shown(providers.Server("kms1", 5696), b"certificate"),)
+    ),
+    providers.TrustAuthority("corp", bytes(32), "-----BEGIN CERTIFICATE-----"),
+    providers.Install("corp", bytes(32), "-----BEGIN CERTIFICATE-----"),
+    providers.Renew("corp", bytes(32), True),
+    providers.LogIn("bao", bytes(32), providers.Login("certificate", bytearray(b"pem"), "cert", "role")),
 ]
 
 EXCHANGES = [
@@ -140,6 +147,11 @@ EXCHANGES = [
     (m.GetProviderDefault(), m.ProviderDefault("corp", None)),
     (m.GetProviderDefault(), m.ProviderDefault(Failure("UsageError", "several"), "corp")),
     (m.GetProviderUse("corp"), m.ProviderUse(("web01",), ("/srv/ds",))),
+    (
+        m.LookAtServers("corp"),
+        m.ServersShown((providers.Shown(providers.Server("kms1", 5696), b"certificate"),)),
+    ),
+    (m.TryProvider("corp"), m.Tried((providers.Step("kms1:5696", "connect", "failed", "why"),))),
     *((m.ChangeProvider(change), m.ProviderChanged("")) for change in PROVIDER_CHANGES),
     (m.GetAccess(), m.Access(b"{}\n")),
     *((m.ChangeAccess(change), m.Done()) for change in CHANGES),

@@ -57,6 +57,13 @@ def test_the_key_administrator_makes_chooses_and_removes_providers(machine: Mach
     does(machine, "provider", "create", "transit", "bao", *bao, "--token-file", f"{home}/token")
     assert kinds(machine) == {"bao": "transit", "corp": "kmip", "own": "native"}
     assert "CERTIFICATE REQUEST" in machine.path(csr).read_text()
+    for name in ("corp", "bao"):
+        does(machine, "provider", "trust", name, "--ca", f"{home}/ca.pem")
+    does(machine, "provider", "trust", "bao", "--token-file", f"{home}/token")
+    does(machine, "provider", "renew", "corp", f"{home}/corp.pem")
+    does(machine, "provider", "trust", "corp", "--certificate", f"{home}/corp.pem")
+    tried = machine.ioflt(KIM, "provider", "test", "corp")
+    assert (tried.returncode, "kms.example:5696  connect: " in tried.stdout) == (4, True), tried.stderr
     assert json.loads(does(machine, "provider", "default", "own", "--json")) == {
         "provider": "own",
         "chosen": True,
@@ -76,6 +83,9 @@ def test_nobody_else_does(machine: Machine, user: User) -> None:
         ("create", "kmip", "mine", "--server", "kms.example"),
         ("default", "corp"),
         ("remove", "corp", "--force"),
+        ("trust", "corp", "--fingerprint", "AA"),
+        ("renew", "corp", f"/mnt/home/{user.name}/corp.pem"),
+        ("test", "corp"),
     ):
         done = machine.ioflt(user, "provider", *attempt)
         assert done.returncode == 3, done.stderr

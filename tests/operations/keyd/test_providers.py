@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,16 @@ from ioflt import paths
 from ioflt.crypto import certificates
 from ioflt.crypto.secret import Secret
 from ioflt.datastore.volume import Volume
-from ioflt.errors import BusyError, DeniedError, ExistsError, IofltError, NotFoundError, PeerError, UsageError
+from ioflt.errors import (
+    BusyError,
+    DeniedError,
+    ExistsError,
+    IofltError,
+    NotFoundError,
+    PeerError,
+    ProviderUnavailable,
+    UsageError,
+)
 from ioflt.keyd.providers import MAX_PROVIDERS
 from ioflt.keys import starter
 from ioflt.keys.client import KeyClient
@@ -25,12 +35,16 @@ from ioflt.keys.keyd_providers import KeydProviders
 from ioflt.keys.kmip.file import KmipServer
 from ioflt.keys.own_providers import OwnProviders
 from ioflt.keys.providers import LoginFile
-from ioflt.testing.pykmip import Authority
+from ioflt.keys.trial import Step
+from ioflt.testing.kmip_server import KmipServer as Server
+from ioflt.testing.pykmip import HOST, Authority
+from ioflt.transport.tls import fingerprint
 from ioflt.types import HomeState
 from ioflt.wire.keyd import access as wire
 from ioflt.wire.keyd import messages
 from ioflt.wire.keyd import providers as change
 from tests.authority import authority as authority
+from tests.authority import certificate as certificate
 from tests.operations.keyd.test_events import events
 
 SERVERS = [KmipServer(host="kms1.example"), KmipServer(host="kms2.example", port=5697)]
@@ -133,6 +147,68 @@ def test_a_transit_one_keeps_its_login(
     assert files(where) == {}
 
 
+def test_a_kmip_one_and_its_servers_come_to_trust_each_other(
+    site: Site,
+    providers: KeydProviders,
+    where: paths.Paths,
+    authority: Authority,
+    certificate: tuple[Path, Path],
+) -> None:
+    with Server(certificate, authority.path) as server:
+        at = [KmipServer(host=HOST, port=server.port)]
+        request = providers.create_kmip("corp", at, 5.0, csr=True)
+        with pytest.raises(ProviderUnavailable, match="not trusted yet"):
+            providers.try_out("corp", print)
+        own = providers.install(providers.about("corp"), authority.sign(request))
+        assert own.subject == "CN=corp"
+        found = providers.look("corp")
+        assert list(found) == at
+        providers.trust_servers(providers.about("corp"), found)
+        assert providers.about("corp").facts["trusts"] == tuple(map(fingerprint, found.values()))
+        steps: list[Step] = []
+        assert providers.try_out("corp", steps.append)
+        assert [one.step for one in steps][-3:] == ["make a key", "get it back", "destroy it"]
+        assert site.root.new_key("corp").provider == "corp"
+        (anchor,) = providers.trust_authority(providers.about("corp"), authority.path.read_text())
+        assert "authority" in anchor.subject
+        again = providers.renew(providers.about("corp"), csr=True)
+        providers.install(providers.about("corp"), authority.sign(again))
+        assert site.root.new_key("corp").provider == "corp"
+    told = [one for one in events(where) if one.operation in ("provider trust", "provider test")]
+    assert [(one.operation, [change.path for change in one.changes]) for one in told] == [
+        ("provider test", []),
+        ("provider trust", ["provider.certificate"]),
+        ("provider trust", ["provider.trusts"]),
+        ("provider test", []),
+        ("provider trust", ["provider.trusts"]),
+        ("provider trust", ["provider.certificate"]),
+    ]
+    for key in ("corp.pem", "corp~pending.pem"):
+        assert "PRIVATE" not in "".join(map(str, told)), key
+
+
+def test_a_server_that_says_nothing_is_waited_for_only_so_long(providers: KeydProviders) -> None:
+    with socket.create_server((HOST, 0)) as silent:
+        at = KmipServer(host=HOST, port=silent.getsockname()[1])
+        providers.create_kmip("corp", [at], 0.2, csr=False)
+        with pytest.raises(ProviderUnavailable, match=r"no answer within 0\.2 seconds"):
+            providers.look("corp")
+
+
+def test_whom_roots_own_login_is_shown_to_only_root_says(
+    site: Site, providers: KeydProviders, where: paths.Paths, authority: Authority, token: LoginFile
+) -> None:
+    anchors = authority.path.read_text()
+    at = ("bao", ("bao.example", 8200), "transit", "ioflt", token, anchors, 5.0)
+    OwnProviders(where.providers).create_transit(*at)
+    with pytest.raises(DeniedError, match="only root says to which server"):
+        providers.trust_authority(providers.about("bao"), anchors)
+    providers.log_in_by(providers.about("bao"), token)
+    kept = where.providers / "bao~login"
+    assert (providers.about("bao").facts["login_file"], kept.read_bytes()) == (str(kept), TOKEN)
+    providers.trust_authority(providers.about("bao"), anchors)
+
+
 def test_keyd_reads_the_files_again_by_itself(site: Site, providers: KeydProviders) -> None:
     def known() -> list[str]:
         return [one.name for one in site.root.status().providers]
@@ -179,7 +255,8 @@ def test_each_change_is_an_event_of_his_with_what_may_be_known(
 # What may not
 
 
-def everything(providers: KeydProviders, token: LoginFile) -> list[Callable[[], object]]:
+def everything(client: KeyClient, token: LoginFile) -> list[Callable[[], object]]:
+    providers = KeydProviders(client)
     about = change.About("corp", "kmip", bytes(32), {})
     return [
         lambda: providers.create_native("mine", None),
@@ -187,6 +264,13 @@ def everything(providers: KeydProviders, token: LoginFile) -> list[Callable[[], 
         lambda: providers.create_transit("mine", ("a", 1), "transit", "k", token, "", 5.0),
         lambda: providers.choose("corp", None),
         lambda: providers.in_use("corp"),
+        lambda: providers.look("corp"),
+        lambda: providers.try_out("corp", print),
+        lambda: providers.trust_servers(about, {}),
+        lambda: KeyClient.change_provider(client, change.TrustAuthority("corp", bytes(32), "")),
+        lambda: KeyClient.change_provider(client, change.Install("corp", bytes(32), "")),
+        lambda: providers.renew(about, csr=True),
+        lambda: providers.log_in_by(about, token),
         lambda: providers.remove(about, force=True),
     ]
 
@@ -194,8 +278,9 @@ def everything(providers: KeydProviders, token: LoginFile) -> list[Callable[[], 
 def test_who_lacks_the_privilege_changes_nothing(site: Site, where: paths.Paths, token: LoginFile) -> None:
     OwnProviders(where.providers).create_kmip("corp", SERVERS, 5.0, csr=True)
     before = files(where)
-    reads = KeydProviders(site.client("rae", "ReadKeyServersInfo", "ManageKeys", "Access"))
-    for attempt in everything(reads, token):
+    rae = site.client("rae", "ReadKeyServersInfo", "ManageKeys", "Access")
+    reads = KeydProviders(rae)
+    for attempt in everything(rae, token):
         with pytest.raises(DeniedError, match=r"denied: Cryptographer\.ManageKeyServers on everything"):
             attempt()
     assert reads.about("corp").kind == "kmip"
@@ -293,6 +378,21 @@ def test_one_that_is_there_is_not_made_again(providers: KeydProviders, where: pa
 
 
 # Several at once
+
+
+def test_a_certificate_is_trusted_for_a_server_that_it_has(
+    providers: KeydProviders, authority: Authority
+) -> None:
+    providers.create_kmip("corp", SERVERS, 5.0, csr=False)
+    (anchor,) = certificates.read(authority.path.read_text())
+    stranger = {KmipServer(host="kms3.example"): anchor.der}
+    with pytest.raises(UsageError, match=r"has no server kms3\.example"):
+        providers.trust_servers(providers.about("corp"), stranger)
+    with pytest.raises(IofltError):
+        providers.trust_servers(providers.about("corp"), {SERVERS[0]: b"no certificate"})
+    (own,) = [providers.create_kmip("other", SERVERS, 5.0, csr=False)]
+    with pytest.raises(UsageError, match="belongs to no private key of the provider corp"):
+        providers.install(providers.about("corp"), own)
 
 
 def test_of_two_who_change_a_provider_one_hears_of_the_other(
