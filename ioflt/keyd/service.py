@@ -1,15 +1,8 @@
-"""What keyd does, without sockets: the `KeyService` over providers and the cache of KEKs.
+"""What keyd does, without sockets: the `KeyService` over KEKs (`keks`), events and administration.
 
-State      who sets it        what it refuses
-OPEN       start, unlock      nothing
-CLOSING    lock, second pass  what opens files (new keys, DEKs, VMX): mounts still end what they began
-LOCKED     lock               all that needs a key
-
-Threads: any number of calls run side by side. `_state` changes and KEKs enter the cache under `_lock`, so
-that none enters after a lock wiped it; nobody waits for a provider while holding it. Whoever is going to wait
-for one says so to `outward` first, before anything was changed. `_administration` makes lock and unlock
-follow one another; it is held while mounts are waited for, and these may call in meanwhile. An unlock waits
-for providers before: a lock that comes then is not kept waiting, and wins.
+Threads: any number of calls run side by side. `_administration` makes lock and unlock follow one another; it
+is held while mounts are waited for, and these may call in meanwhile. An unlock waits for providers before: a
+lock that comes then is not kept waiting, and wins.
 """
 
 from __future__ import annotations
@@ -17,11 +10,10 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from enum import Enum, auto
 from hmac import compare_digest
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import msgspec
 
@@ -39,7 +31,6 @@ from ioflt.errors import (
     KeyUnavailableError,
     MalformedError,
     ProviderLocked,
-    ProviderUnavailable,
     StorageError,
     UsageError,
 )
@@ -47,21 +38,17 @@ from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2.profile import Digest
 from ioflt.format.record import record as form
 from ioflt.format.vmx import sealed
-from ioflt.keyd import generations, outward
+from ioflt.keyd import generations
 from ioflt.keyd.attester import Attester
-from ioflt.keyd.kept import Facts, KeptKeys
+from ioflt.keyd.keks import REMOVED, Keks, State
 from ioflt.keyd.key_holders import KeyHolders
 from ioflt.keyd.lockdown import Lockdown, unlock_all
-from ioflt.keyd.missing import MissingKeys
 from ioflt.keyd.policies import PolicyFile
 from ioflt.keyd.provider_watch import ProviderWatch
 from ioflt.keyd.providers import ProviderChanges
 from ioflt.keyd.recorder import Recorder, event, key_thing, provider_thing
-from ioflt.keyd.registry import Registry
-from ioflt.keyd.sealing import Sealing
 from ioflt.keyd.users import Users
 from ioflt.keys.native.store import NativeStore
-from ioflt.keys.provider import Generations, KeyProvider
 from ioflt.keys.removed import RemovedKeys
 from ioflt.keys.sealed import seal
 from ioflt.keys.sealed.cache import Sealer
@@ -75,17 +62,6 @@ from ioflt.wire.keyd.messages import CachedKey, Key, Locked, LockMode, Status
 
 #: Bytes of a DEK: an AES-256-XTS key pair.
 DEK_SIZE = 64
-
-_REMOVED = "the key was removed from this host"
-
-#: A KEK, and where it is from.
-_Given: TypeAlias = tuple[Secret, Facts]
-
-
-class State(Enum):
-    OPEN = auto()
-    CLOSING = auto()
-    LOCKED = auto()
 
 
 class Service:
@@ -104,53 +80,48 @@ class Service:
         #: Signs statements about reports.
         self.attester = Attester(where.attest_key)
         self._watch = ProviderWatch(store, self.recorder)
-        self._clock = clock or LatestTime()
-        self._registry = Registry(store)
-        self._keks = KeptKeys(self._clock)
-        self._sealing = Sealing(store, self._clock, sealer)
-        self._missing = MissingKeys()
-        self._removed = RemovedKeys(where.removed_keys)
-        self._policies = PolicyFile(where.policies)
-        self._key_holders = KeyHolders(where.key_holders)
-        self._state = State.OPEN
-        self._lock = threading.Lock()
-        self._administration = threading.Lock()
-        self._locks = 0  # how often `lock` was called
         #: Who is connected; the server tells.
         self.users = Users()
+        self._keks = Keks(
+            store, self._watch, self.users, RemovedKeys(where.removed_keys), clock or LatestTime(), sealer
+        )
+        #: Set when there is something to `save`.
+        self.changed = self._keks.changed
+        self._policies = PolicyFile(where.policies)
+        self._key_holders = KeyHolders(where.key_holders)
+        self._administration = threading.Lock()
+        self._locks = 0  # how often `lock` was called
         #: Changes of providers by who may not write their files.
         self.providers = ProviderChanges(store, self.recorder, self._watch, self.reload)
-        #: Set when there is something to `save`.
-        self.changed = threading.Event()
 
     def default_provider(self) -> str:
-        return self._registry.default()
+        return self._keks.registry.default()
 
     def new_key(self, provider: str | None = None, *, within: str | None = None) -> KeyRef:
         """Folders are `guarded`'s to know: `within` is none of this room's business."""
-        self._refuse_unless(State.OPEN)
+        self._keks.refuse_unless(State.OPEN)
         name = provider if provider is not None else self.default_provider()
-        key = KeyRef(name, self._provider(name).create())
+        key = KeyRef(name, self._keks.provider(name).create())
         self.recorder.record(event("key new", key_thing(key)))
         return key
 
     def use_key(self, key: KeyRef) -> None:
-        self._refuse_unless(State.OPEN)
-        if key in self._removed:
-            raise KeyNotUsable(_REMOVED)
-        self._provider(key.provider).activate(key.key_id)
-        self._kek(key).wipe()
+        self._keks.refuse_unless(State.OPEN)
+        if key in self._keks.removed:
+            raise KeyNotUsable(REMOVED)
+        self._keks.provider(key.provider).activate(key.key_id)
+        self._keks.get(key).wipe()
 
     def generate(self, key: KeyRef, aads: Sequence[bytes]) -> list[tuple[Secret, bytes]]:
-        self._refuse_unless(State.OPEN)
-        with self._derived(key, "dek-wrap") as wrapping:
+        self._keks.refuse_unless(State.OPEN)
+        with self._keks.derived(key, "dek-wrap") as wrapping:
             self._serve([key])
             deks = [Secret.random(DEK_SIZE) for _ in aads]
             return [(dek, wrap(wrapping, dek, aad)) for dek, aad in zip(deks, aads, strict=True)]
 
     def unwrap(self, items: Sequence[tuple[KeyRef, bytes, bytes]]) -> list[Secret | IofltError]:
-        self._refuse_unless(State.OPEN)
-        missing = self._fetch({key for key, _, _ in items})
+        self._keks.refuse_unless(State.OPEN)
+        missing = self._keks.fetch({key for key, _, _ in items})
         found = [missing.get(item[0]) or self._unwrap_one(*item) for item in items]
         deks = {item[0]: dek for item, dek in zip(items, found, strict=True) if isinstance(dek, Secret)}
         try:
@@ -163,20 +134,23 @@ class Service:
         return found
 
     def rewrap(self, key_from: KeyRef, key_to: KeyRef, blob: bytes, aad_from: bytes, aad_to: bytes) -> bytes:
-        with self._unwrapped(key_from, blob, aad_from) as dek, self._derived(key_to, "dek-wrap") as wrapping:
+        with (
+            self._unwrapped(key_from, blob, aad_from) as dek,
+            self._keks.derived(key_to, "dek-wrap") as wrapping,
+        ):
             return wrap(wrapping, dek, aad_to)
 
     def mac(self, key: KeyRef, label: form.Label, data: bytes) -> bytes:
         """The 32-byte MAC of a record by that key."""
-        with self._derived(key, f"mac/{label}") as mac_key:
+        with self._keks.derived(key, f"mac/{label}") as mac_key:
             return tag(mac_key, data)
 
     def check_record(
         self, payload: bytes, tags: Sequence[bytes], by: Sequence[KeyRef], shown: str = ""
     ) -> list[bool | IofltError]:
-        self._refuse_unless(State.OPEN, State.CLOSING)
+        self._keks.refuse_unless(State.OPEN, State.CLOSING)
         found = form.parse(form.seal(payload, tags))
-        missing = self._fetch(set(by))
+        missing = self._keks.fetch(set(by))
         return [missing.get(key) or self._is_by(found, key) for key in by]
 
     def seal_record(
@@ -192,8 +166,8 @@ class Service:
         """Those of that record, whose payload is given."""
         if record.keys and tuple(by) != record.keys:
             raise UsageError("a record is under the keys that it names")
-        self._refuse_unless(State.OPEN, State.CLOSING)
-        self._fetch(set(by))
+        self._keks.refuse_unless(State.OPEN, State.CLOSING)
+        self._keks.fetch(set(by))
         return [self.mac(key, form.label(record), payload) for key in by]
 
     def sealed(self, before: form.Record | None, record: form.Record) -> None:
@@ -201,8 +175,8 @@ class Service:
         self._key_holders.follow(before, record)
 
     def prove(self, items: Sequence[tuple[KeyRef, bytes, bytes, Digest]]) -> list[IofltError | None]:
-        self._refuse_unless(State.OPEN, State.CLOSING)
-        missing = self._fetch({item[0] for item in items})
+        self._keks.refuse_unless(State.OPEN, State.CLOSING)
+        missing = self._keks.fetch({item[0] for item in items})
         return [missing.get(item[0]) or self._prove_one(*item) for item in items]
 
     def prove_vmx(self, text: bytes, by: Sequence[KeyRef]) -> None:
@@ -212,7 +186,7 @@ class Service:
                 with self._safe_opener(text) as (opener, wrapping):
                     found.append(sealed.config_key(text, wrapping, opener))
             for key in by:
-                with self._derived(key, "vmx-keysafe") as wrapping:
+                with self._keks.derived(key, "vmx-keysafe") as wrapping:
                     found.append(sealed.config_key(text, wrapping, key))
             if any(one != found[0] for one in found):
                 raise AuthenticationError("key safe differs", "its keys give different contents")
@@ -222,7 +196,7 @@ class Service:
                 one.wipe()
 
     def seal_vmx(self, key: KeyRef, plaintext: bytes, file_id: int) -> bytes:
-        with self._derived(key, "vmx-keysafe") as wrapping:
+        with self._keks.derived(key, "vmx-keysafe") as wrapping:
             return sealed.seal(plaintext, wrapping, key, file_id)
 
     def rewrap_vmx(
@@ -234,7 +208,7 @@ class Service:
             to: list[tuple[KeyRef, Secret | None]] = []
             for key in keys:
                 try:
-                    to.append((key, derived.enter_context(self._derived(key, "vmx-keysafe"))))
+                    to.append((key, derived.enter_context(self._keks.derived(key, "vmx-keysafe"))))
                 except KeyUnavailableError:
                     if key not in sealed.peek(text).keys:
                         raise
@@ -244,9 +218,9 @@ class Service:
     def config_key(
         self, head: bytes, key: KeyRef | None = None, openers: Sequence[KeyRef] | None = None
     ) -> Secret:
-        self._refuse_unless(State.OPEN)
+        self._keks.refuse_unless(State.OPEN)
         if key is not None:
-            with self._derived(key, "vmx-keysafe") as wrapping:
+            with self._keks.derived(key, "vmx-keysafe") as wrapping:
                 self._serve([key])
                 return sealed.config_key(head, wrapping, key)
         with self._safe_opener(head, openers) as (opener, wrapping):
@@ -255,12 +229,12 @@ class Service:
 
     def key_states(self, keys: Sequence[KeyRef], *, ask: bool = True) -> list[KeyState]:
         if ask:
-            self._ask_all(set(keys), self._ask, self._take_note)
-        return [self._key_state(key) for key in keys]
+            self._keks.ask(set(keys))
+        return [self._keks.state_of(key) for key in keys]
 
     def cached_keys(self, after: KeyRef | None = None) -> list[CachedKey]:
         """The first page of the keys in memory, or the next one."""
-        known = self._keks.all()
+        known = self._keks.kept.all()
         names = [(key.provider, key.key_id) for key, _ in known]
         begin = 0 if after is None else bisect_right(names, (after.provider, after.key_id))
         page = []
@@ -272,18 +246,14 @@ class Service:
         return page
 
     def set_key_cache(self, provider: str, days: int | None) -> None:
-        self._refuse_unless(State.OPEN)
-        status = self._sealing.status(provider)
+        self._keks.refuse_unless(State.OPEN)
+        status = self._keks.sealing.status(provider)
         about = modified("cache.days", None if status is None else status.days, days)
         with self.recorder.around(event("provider cache", provider_thing(provider), changes=[about])):
-            self._sealing.set(provider, days)
-        if days is not None and self._sealing.ready(provider):
-            for key, facts in self._keks.all():
-                kek = self._keks.get(key) if key.provider == provider else None
-                if kek is not None:
-                    with kek:
-                        self._seal(key, kek, facts)
-        self._sealing.save()
+            self._keks.sealing.set(provider, days)
+        if days is not None:
+            self._keks.seal_all(provider)
+        self._keks.sealing.save()
 
     def policies(self) -> bytes:
         return self._policies.text()
@@ -309,43 +279,39 @@ class Service:
             self._key_holders.mark(home_id, holds=holds)
 
     def forget_key(self, key: KeyRef) -> None:
-        self._keks.drop(key)
-        self._sealing.drop(key)
+        self._keks.forget(key)
 
     def remove_key(self, key: KeyRef) -> None:
         with self.recorder.around(event("key remove", key_thing(key))):
-            with self._lock:
-                self._removed.add(key)
-                self._keks.drop(key)
-            self._sealing.drop(key)
+            self._keks.remove(key)
 
     def add_key(self, key: KeyRef) -> None:
         with self.recorder.around(event("key add", key_thing(key))):
-            self._removed.discard(key)
+            self._keks.removed.discard(key)
 
     def note_generation(self, keys: Sequence[KeyRef], home_id: str, generation: int) -> None:
-        generations.note(self._keepers(keys), home_id, generation)
+        generations.note(self._keks.keepers(keys), home_id, generation)
 
     def seen_generation(self, keys: Sequence[KeyRef], home_id: str) -> tuple[int, bool]:
-        return generations.seen(self._keepers(keys), home_id)
+        return generations.seen(self._keks.keepers(keys), home_id)
 
     def status(self) -> Status:
-        state: Literal["open", "locked"] = "open" if self._state is State.OPEN else "locked"
+        state: Literal["open", "locked"] = "open" if self._keks.state is State.OPEN else "locked"
         return Status(
             os.getpid(),
             ioflt.__version__,
             state,
-            self._keks.kind,
-            len(self._keks),
+            self._keks.kept.kind,
+            len(self._keks.kept),
             self.users.connections,
             tuple(
-                msgspec.structs.replace(provider, cache=self._sealing.status(provider.name))
-                for provider in self._registry.status()
+                msgspec.structs.replace(provider, cache=self._keks.sealing.status(provider.name))
+                for provider in self._keks.registry.status()
             ),
         )
 
     def lock(self, mode: LockMode) -> Locked:
-        before = self._state.name.lower()
+        before = self._keks.state.name.lower()
         try:
             locked = self._lock_all(mode)
         except IofltError as error:
@@ -357,45 +323,45 @@ class Service:
 
     def unlock(self, provider: str | None = None, passphrase: Secret | None = None) -> None:
         about = None if provider is None else provider_thing(provider)
-        before = self._state
+        before = self._keks.state
         changes = [] if before is State.OPEN else [modified("keyd.state", before.name.lower(), "open")]
         with self.recorder.around(event("unlock", about, changes=changes)):
             self._unlock(provider, passphrase)
 
     def reload(self) -> None:
         self._watch.look()
-        changed = self._registry.reload()
-        self._sealing.reload()
-        self._keks.drop_if(lambda key: key.provider in changed)
+        changed = self._keks.registry.reload()
+        self._keks.sealing.reload()
+        self._keks.kept.drop_if(lambda key: key.provider in changed)
 
     def warnings(self) -> list[str]:
-        lines = self._registry.warnings()
-        if self._keks.kind == "plain":
+        lines = self._keks.registry.warnings()
+        if self._keks.kept.kind == "plain":
             lines.append("keyd may not lock memory: keys can reach the swap space")
-        return lines + self._sealing.warnings()
+        return lines + self._keks.sealing.warnings()
 
     def upkeep(self) -> None:
         """What time asks for: expired keys are wiped, sealed ones asked for again and written."""
-        self._keks.drop_expired()
-        if self._state is State.OPEN:
-            self._renew()
+        self._keks.kept.drop_expired()
+        if self._keks.state is State.OPEN:
+            self._keks.renew()
         self.save()
 
     def save(self) -> None:
         """Write the sealed keys that came since the last time."""
-        self._sealing.save()
+        self._keks.sealing.save()
 
     def close(self) -> None:
         """Write what is to be kept, and forget all keys, at the end of the process."""
-        self._sealing.close()
-        self._wipe()
+        self._keks.sealing.close()
+        self._keks.wipe()
         self.recorder.close()
 
     def _lock_all(self, mode: LockMode) -> Locked:
         with self._administration:
             self._locks += 1
-            if self._state is State.LOCKED:
-                self._registry.lock()  # an unlock may just be opening providers
+            if self._keks.state is State.LOCKED:
+                self._keks.registry.lock()  # an unlock may just be opening providers
                 # From suspend to force, say. A refusal leaves locked what is.
                 again = Lockdown(self._paths, mode, rollback=False)
                 again.spread()
@@ -403,42 +369,31 @@ class Service:
             lockdown = Lockdown(self._paths, mode)
             lockdown.spread()
             # From here no file opens; mounts that came up during the first pass are locked by the second.
-            self._set(State.CLOSING)
+            self._keks.become(State.CLOSING)
             try:
                 lockdown.spread()
             except BaseException:  # a lock that failed, however, leaves all open
-                self._set(State.OPEN)
+                self._keks.become(State.OPEN)
                 raise
-            self._set(State.LOCKED)
-            self._sealing.lock()
+            self._keks.become(State.LOCKED)
+            self._keks.sealing.lock()
             return lockdown.report()
 
     def _unlock(self, provider: str | None, passphrase: Secret | None) -> None:
         before = self._locks
         if provider is not None:
-            self._registry.get(provider).unlock(passphrase)
+            self._keks.registry.get(provider).unlock(passphrase)
         elif passphrase is not None:
             raise UsageError("a passphrase for which provider?")
-        if self._state is not State.OPEN:
-            self._registry.unlock()
+        if self._keks.state is not State.OPEN:
+            self._keks.registry.unlock()
         with self._administration:
             if self._locks != before:  # while a provider was waited for, which no lock does
                 raise ProviderLocked("keyd was locked meanwhile")
-            if self._state is not State.OPEN:
-                self._sealing.unlock()
-                self._set(State.OPEN)
+            if self._keks.state is not State.OPEN:
+                self._keks.sealing.unlock()
+                self._keks.become(State.OPEN)
             unlock_all(self._paths)  # a keyd that died may have locked them
-
-    def _wipe(self) -> None:
-        self._registry.lock()
-        self._keks.wipe()
-        self._missing.forget()
-
-    def _set(self, state: State) -> None:
-        with self._lock:
-            self._state = state
-            if state is State.LOCKED:
-                self._wipe()
 
     def _serve(self, keys: Iterable[KeyRef]) -> None:
         """Data keys under these go to whoever asks: an event for the first time. Raises StorageError."""
@@ -446,39 +401,6 @@ class Service:
             if not self.users.is_served(key):
                 self.recorder.record_soon(event("key use", key_thing(key)))
                 self.users.served(key)
-
-    def _keepers(self, keys: Sequence[KeyRef]) -> list[tuple[KeyRef, Generations]]:
-        """Who keeps generations beside keys; not for keys that were removed. Raises GoesOut."""
-        found = []
-        for key in keys:
-            with suppress(KeyUnavailableError):  # no such provider here
-                keeper = self._registry.get(key.provider).generations
-                if keeper is not None and key not in self._removed:
-                    outward.check(key.provider)
-                    found.append((key, keeper))
-        return found
-
-    def _provider(self, name: str) -> KeyProvider:
-        """A provider that is going to be waited for. Raises KeyUnavailableError; GoesOut."""
-        provider = self._registry.get(name)
-        outward.check(name)
-        return provider
-
-    def _announce(self, providers: Iterable[str]) -> None:
-        """All that are going to be waited for, so that none is asked twice. Raises GoesOut."""
-        for name in providers:
-            with suppress(KeyUnavailableError):  # whoever asks hears of it
-                self._provider(name)
-
-    def _refuse_unless(self, *allowed: State) -> None:
-        if self._state not in allowed:
-            raise ProviderLocked("keyd is locked")
-
-    @contextmanager
-    def _derived(self, key: KeyRef, label: str) -> Iterator[Secret]:
-        """The key for one use of a KEK, wiped at the end. Raises KeyUnavailableError."""
-        with self._kek(key) as kek, hkdf(kek, label) as derived:
-            yield derived
 
     @contextmanager
     def _safe_opener(
@@ -489,13 +411,13 @@ class Service:
         Those in memory come first: another one's provider may hang.
         """
         named = sealed.peek(text).keys if openers is None else openers
-        keys = sorted(named, key=lambda key: key not in self._keks)
+        keys = sorted(named, key=lambda key: key not in self._keks.kept)
         if not keys:
             raise MalformedError("foreign key safe", "it names no key of a provider")
         missing: KeyUnavailableError | None = None
         for key in keys:
             try:
-                kek = self._kek(key)
+                kek = self._keks.get(key)
             except KeyUnavailableError as error:
                 missing = missing or error
                 continue
@@ -503,129 +425,6 @@ class Service:
                 yield key, wrapping
             return
         raise missing or MalformedError("foreign key safe")
-
-    def _kek(self, key: KeyRef) -> Secret:
-        """A copy of a KEK, for the caller to wipe."""
-        self._refuse_unless(State.OPEN, State.CLOSING)
-        found = self._keks.get(key)
-        if found is None:
-            (answer,) = self._obtain(key.provider, [key.key_id])
-            if isinstance(answer, KeyUnavailableError):
-                raise answer
-            found, facts = answer
-            self._keep(key, found, facts)
-        self.users.used(key)
-        return found
-
-    def _fetch(self, keys: set[KeyRef]) -> dict[KeyRef, KeyUnavailableError]:
-        """Put KEKs into the cache. Returns why some cannot be had."""
-        return self._ask_all([key for key in keys if key not in self._keks], self._obtain, self._keep)
-
-    def _renew(self) -> None:
-        """Ask again for what is in memory and, sealed, is old; and for what came from there.
-
-        What nobody has used since keyd started, such as the old key of a recrypt, expires.
-        """
-        due = {KeyRef(name, key_id) for name, ids in self._sealing.due().items() for key_id in ids}
-        wanted = [key for key, facts in self._keks.all() if facts.source == "sealed" or key in due]
-        self._ask_all(wanted, self._ask, self._take_note)
-
-    def _ask_all(
-        self,
-        keys: Iterable[KeyRef],
-        ask: Callable[[str, list[str]], list[_Given | KeyUnavailableError]],
-        take: Callable[[KeyRef, Secret, Facts], None],
-    ) -> dict[KeyRef, KeyUnavailableError]:
-        """Ask each provider once. `take` gets the KEKs, wiped after it. Returns why others are missing."""
-        wanted: dict[str, list[str]] = {}
-        missing: dict[KeyRef, KeyUnavailableError] = {}
-        for key in keys:
-            wanted.setdefault(key.provider, []).append(key.key_id)
-        self._announce(wanted)
-        for name, ids in wanted.items():
-            for key_id, answer in zip(ids, ask(name, ids), strict=True):
-                key = KeyRef(name, key_id)
-                if isinstance(answer, KeyUnavailableError):
-                    missing[key] = answer
-                    continue
-                kek, facts = answer
-                with kek:
-                    take(key, kek, facts)
-        return missing
-
-    def _obtain(self, provider: str, ids: list[str]) -> list[_Given | KeyUnavailableError]:
-        """A provider's answers, and in the place of those that did not come what is sealed to this host."""
-        found: dict[str, _Given | KeyUnavailableError] = {}
-        self._announce([provider])  # so that what opens sealed keys is waited for there, too
-        sealed = self._sealing.ready(provider)
-        if sealed and self._sealing.is_silent(provider):
-            found = {key_id: given for key_id in ids if (given := self._unsealed(provider, key_id))}
-        asked = [key_id for key_id in ids if key_id not in found]
-        for key_id, answer in zip(asked, self._ask(provider, asked), strict=True):
-            found[key_id] = answer
-            if sealed and isinstance(answer, ProviderUnavailable):
-                found[key_id] = self._unsealed(provider, key_id) or answer
-        return [found[key_id] for key_id in ids]
-
-    def _unsealed(self, provider: str, key_id: str) -> _Given | None:
-        key = KeyRef(provider, key_id)
-        return None if key in self._removed else self._sealing.get(key)
-
-    def _ask(self, provider: str, ids: list[str]) -> list[_Given | KeyUnavailableError]:
-        """A provider's answers; it is not asked for keys that were removed."""
-        allowed = [key_id for key_id in ids if KeyRef(provider, key_id) not in self._removed]
-        found: dict[str, Secret | KeyUnavailableError] = {}
-        if allowed:
-            try:
-                found = dict(zip(allowed, self._provider(provider).get(allowed), strict=True))
-            except KeyUnavailableError as error:
-                found = dict.fromkeys(allowed, error)
-            self._sealing.told(provider, found.items())
-            self._watch.heard(provider, found.values())
-        removed = KeyNotUsable(_REMOVED)
-        now = self._clock.now()
-        answers: list[_Given | KeyUnavailableError] = []
-        for key_id in ids:
-            answer = found.get(key_id, removed)
-            missing = answer if isinstance(answer, KeyUnavailableError) else None
-            self._missing.note(KeyRef(provider, key_id), missing)
-            answers.append(
-                answer if isinstance(answer, KeyUnavailableError) else (answer, Facts("provider", now))
-            )
-        return answers
-
-    def _keep(self, key: KeyRef, kek: Secret, facts: Facts) -> None:
-        """Into memory, and to what is sealed."""
-        with self._lock:
-            if self._state is not State.LOCKED and key not in self._removed:
-                self._keks.put(key, kek, facts)
-        self._seal(key, kek, facts)
-
-    def _take_note(self, key: KeyRef, kek: Secret, facts: Facts) -> None:
-        """Of a key that its provider gave although nobody needs it now: what is here of it is good again."""
-        if key in self._keks:
-            self._keep(key, kek, facts)
-        elif self._sealing.expires(key) is not None:
-            self._seal(key, kek, facts)
-
-    def _seal(self, key: KeyRef, kek: Secret, facts: Facts) -> None:
-        if facts.source != "provider" or not self._sealing.ready(key.provider):
-            return
-        with self._lock:  # what was removed meanwhile, or locked, does not come back
-            if self._state is not State.LOCKED and key not in self._removed:
-                self._sealing.put(key, kek, facts.fetched)
-                self.changed.set()
-
-    def _key_state(self, key: KeyRef) -> KeyState:
-        facts, missing = self._keks.facts(key), self._missing.get(key)
-        return KeyState(
-            None if facts is None else facts.source,
-            None if facts is None else facts.fetched,
-            None if facts is None else facts.expires,
-            self._sealing.expires(key),
-            None if missing is None else missing[1],
-            None if missing is None else missing[0],
-        )
 
     def _is_by(self, found: form.Unverified[form.Record], key: KeyRef) -> bool | IofltError:
         """Whether the key MACed the record: by its own tag, or by any of a clear home's."""
@@ -654,7 +453,7 @@ class Service:
         return None
 
     def _unwrapped(self, key: KeyRef, blob: bytes, aad: bytes) -> Secret:
-        with self._derived(key, "dek-wrap") as wrapping:
+        with self._keks.derived(key, "dek-wrap") as wrapping:
             dek = unwrap(wrapping, blob, aad)
         if len(dek) != DEK_SIZE:
             dek.wipe()

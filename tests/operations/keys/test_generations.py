@@ -203,7 +203,7 @@ def test_servers_that_hang(
         assert [volume.memory.look(one.home_id).asked for one in homes] == [True, False]
     assert asked(server) == before + 1
     server.behaviour.hangs = False
-    corp = keys._registry.get("corp")
+    corp = keys._keks.registry.get("corp")
     assert isinstance(corp, KmipProvider)
     monkeypatch.setattr(corp.generations, "_silent_until", 0.0)
     with Volume.open(top, keys) as volume:
