@@ -111,6 +111,11 @@ class EventLog:
             self._check()
             self._sync(self._written)
 
+    def wait(self, sequence: int, seconds: float) -> None:
+        """Return once there is a line after that one, the log is closed, or that time is over."""
+        with self._lock:
+            self._grown.wait_for(lambda: self._closed or self._head.sequence > sequence, seconds)
+
     def close(self) -> None:
         """Get everything to disk and let go of the log. Raises StorageError."""
         with self._lock:

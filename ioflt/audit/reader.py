@@ -96,7 +96,12 @@ def read(files: Iterable[LogFile]) -> Iterator[Read]:
             yield Read(line.sequence, event)
 
 
-def follow(directory: Path, wait: Callable[[], None]) -> Iterator[Read]:
+def pages(directory: Path) -> Callable[[int, int], Page]:
+    """For `follow`: of the file of a number what there is from an offset on."""
+    return lambda number, offset: page(directory, number, offset, _CHUNK)
+
+
+def follow(pages: Callable[[int, int], Page], wait: Callable[[], None]) -> Iterator[Read]:
     """As `read`, and then those that come. `wait` returns once there may be more; so it never ends.
 
     A line is read once it is whole: what keyd sets aside when it is started anew is not. Raises DeniedError,
@@ -104,7 +109,7 @@ def follow(directory: Path, wait: Callable[[], None]) -> Iterator[Read]:
     """
     number = offset = 0
     while True:
-        found = page(directory, number, offset, _CHUNK)
+        found = pages(number, offset)
         whole = found.data[: found.data.rfind(b"\n") + 1]
         if whole:
             yield from read([LogFile(found.name, whole)])

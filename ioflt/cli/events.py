@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from ioflt.errors import UsageError
 if TYPE_CHECKING:
     from ioflt.audit.chain import Head
     from ioflt.audit.event import Event
+    from ioflt.audit.reader import Read
     from ioflt.wire.keyd.messages import EventSink
 
 
@@ -130,17 +131,26 @@ def _follow(wanted: Callable[[Event], bool], as_json: bool) -> None:
     """Print what is there, and then what comes, until Ctrl-C."""
     import json
 
+    with suppress(KeyboardInterrupt), _coming() as found:
+        for each in found:
+            if wanted(each.event):
+                one = json.dumps(_json(each.sequence, each.event)) if as_json else _shown(each.event)
+                click.echo(one)
+
+
+@contextmanager
+def _coming() -> Iterator[Iterator[Read]]:
+    """All events and those that come: from the files for their owner, from keyd for others."""
     from ioflt import paths, syscalls
     from ioflt.audit import reader
 
     where = paths.find().ensure()
     if where.joined:
-        raise UsageError("--follow reads the files of the log, which are root's in system mode")
-    with suppress(KeyboardInterrupt), syscalls.watching(where.events) as wait:
-        for each in reader.follow(where.events, wait):
-            if wanted(each.event):
-                one = json.dumps(_json(each.sequence, each.event)) if as_json else _shown(each.event)
-                click.echo(one)
+        with connect_keys() as keys:
+            yield reader.follow(keys.next_events, lambda: None)  # keyd waits
+        return
+    with syscalls.watching(where.events) as wait:
+        yield reader.follow(reader.pages(where.events), wait)
 
 
 def _shown(event: Event) -> str:

@@ -295,9 +295,9 @@ class Guarded:
         settings = self._service.recorder.change(required=required, sink=sink)
         return EventLogSettings(settings.required, settings.sink)
 
-    def event_page(self, file: int, offset: int) -> Page:
+    def event_page(self, file: int, offset: int, *, wait: bool) -> Page:
         self._permits.require(_P.DIAGNOSTICS, ANYWHERE)
-        return self._service.recorder.page(file, offset)
+        return self._service.recorder.page(file, offset, wait=wait)
 
     def attest(self, report: bytes) -> tuple[bytes, bytes]:
         """keyd's statement about the report of that SHA-256, and its signature; an event tells of it."""

@@ -31,6 +31,9 @@ from ioflt.paths import Paths
 from ioflt.types import KeyRef
 from ioflt.wire.keyd.messages import MAX_EVENT_PAGE
 
+#: Seconds after which who follows the log asks again, so that nobody who is gone is waited for.
+FOLLOW_S: Final = 30.0
+
 _MAX_FILE: Final = 4096
 
 _log = logging.getLogger(__name__)
@@ -65,9 +68,18 @@ class Recorder:
         """The log's last line."""
         return self._log.head
 
-    def page(self, file: int, offset: int) -> reader.Page:
-        """A piece of the log, at most MAX_EVENT_PAGE bytes. Raises StorageError."""
-        return reader.page(self._directory, file, offset, MAX_EVENT_PAGE)
+    def page(self, file: int, offset: int, *, wait: bool = False) -> reader.Page:
+        """A piece of the log, at most MAX_EVENT_PAGE bytes. Raises StorageError.
+
+        `wait`: where no whole line is there yet, and no later file, it is read again once one may be, or
+        after `FOLLOW_S`.
+        """
+        before = self._log.head
+        found = reader.page(self._directory, file, offset, MAX_EVENT_PAGE)
+        if wait and b"\n" not in found.data and file + 1 >= found.files:
+            self._log.wait(before.sequence, FOLLOW_S)
+            found = reader.page(self._directory, file, offset, MAX_EVENT_PAGE)
+        return found
 
     def record(self, event: Event) -> None:
         """Return when the event is on disk. Raises StorageError."""

@@ -49,6 +49,7 @@ from ioflt.wire.keyd.messages import (
     LookAtServers,
     Prove,
     ProveVmx,
+    ReadEvents,
     Reload,
     ReplyBody,
     RequestBody,
@@ -176,7 +177,7 @@ class Server:
                 request,
             )
         guarded = Guarded(self._service, self._rules, session)
-        if isinstance(request, _WAITING):
+        if isinstance(request, _WAITING) or (isinstance(request, ReadEvents) and request.wait):
             return await self._run(type(request).__name__, answer, guarded, request)
         if not isinstance(request, _LONG):
             return await self._answer(guarded, request, "")

@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeVar
 from ioflt import paths
 from ioflt.access import text
 from ioflt.access.state import AccessState
-from ioflt.audit.reader import LogFile
+from ioflt.audit.reader import LogFile, Page
 from ioflt.crypto.secret import Secret
 from ioflt.errors import (
     BugError,
@@ -501,6 +501,11 @@ class KeyClient:
             if page.name:
                 yield LogFile(page.name, bytes(data))
             number += 1
+
+    def next_events(self, file: int, offset: int) -> Page:
+        """For `audit.reader.follow`: waits a while for a line where there is none yet. Raises DeniedError."""
+        page = self._ask(messages.ReadEvents(file, offset, wait=True), messages.EventPage)
+        return Page(page.name, page.data, page.files)
 
     def attest(self, report: bytes) -> tuple[bytes, bytes]:
         """keyd's statement about the report of that SHA-256, and its signature. Raises DeniedError."""

@@ -390,11 +390,15 @@ class NoteEvents(_Message, frozen=True):
     events: Annotated[tuple[Report, ...], Meta(min_length=1, max_length=MAX_REPORTS)]
 
 
-class ReadEvents(_Message, frozen=True):
-    """→ EventPage: of the event log's file of that number, from 0, what there is from `offset` on."""
+class ReadEvents(_Message, frozen=True, omit_defaults=True):
+    """→ EventPage: of the event log's file of that number, from 0, what there is from `offset` on.
+
+    `wait`: where that is no whole line, and there is no later file, the answer waits for one, for a while.
+    """
 
     file: Count
     offset: Count
+    wait: bool = False
 
 
 class Attest(_Message, frozen=True):

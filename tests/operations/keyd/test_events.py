@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -19,6 +20,7 @@ from ioflt.audit.event import from_json
 from ioflt.audit.log import file_names
 from ioflt.crypto.secret import Secret
 from ioflt.errors import IofltError, ProviderLocked, StorageError
+from ioflt.keyd.recorder import FOLLOW_S
 from ioflt.keyd.service import Service
 from ioflt.keys import starter
 from ioflt.keys.client import KeyClient
@@ -141,6 +143,19 @@ def test_who_follows_is_told_of_events_as_they_come(keys, where):
         said, complaint = follower.communicate(timeout=30)
     assert (said, follower.returncode) == ("", 0)
     assert "interrupted" not in complaint
+
+
+def test_who_follows_by_keyd_waits_for_no_more_than_the_next_event(keys, where):
+    first = keys.new_key()
+    with KeyClient.connect() as other:
+        coming = (each for each in reader.follow(other.next_events, lambda: None))
+        keyd, made = next(coming), next(coming)
+        assert (keyd.event.operation, made.event.object.id) == ("keyd start", str(first))
+        for _ in range(3):
+            with ThreadPoolExecutor(1) as pool:
+                told = pool.submit(next, coming)
+                key = keys.new_key()
+                assert told.result(FOLLOW_S / 2).event.object.id == str(key)
 
 
 def test_a_provider_file_that_changed_shows_at_the_reload(keys, where):

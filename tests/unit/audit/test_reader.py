@@ -66,7 +66,7 @@ def test_who_follows_gets_what_is_there_and_what_comes(tmp_path):
 
         log.append(to_json(EVENT))
         with pytest.raises(Over):
-            got.extend(each.sequence for each in reader.follow(tmp_path, wait))
+            got.extend(each.sequence for each in reader.follow(reader.pages(tmp_path), wait))
     assert len(list(tmp_path.glob("*.jsonl"))) > 1
     assert got == [1, 2, 3, 4, 5]
 
@@ -86,7 +86,7 @@ def test_who_follows_reads_no_half_of_a_line(tmp_path):
             log.append(to_json(EVENT))
 
     with pytest.raises(Over):
-        got.extend(each.sequence for each in reader.follow(tmp_path, wait))
+        got.extend(each.sequence for each in reader.follow(reader.pages(tmp_path), wait))
     assert got == [1, 2]
 
 
