@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from ioflt.datastore.openfile import OpenFile
-from ioflt.errors import CorruptDataError, MalformedError
+from ioflt.errors import CorruptDataError, IntegrityError, MalformedError
 from ioflt.format.vmdk import descriptor, sparse
 from ioflt.format.vmdk.descriptor import NO_PARENT, Descriptor
 
@@ -37,6 +37,8 @@ class Chains:
             if text is None:
                 return
             parsed = descriptor.parse(text, own_name)
+        except IntegrityError:  # of the file, whether it is a disk's text or not
+            raise
         except CorruptDataError as error:
             self._bad[path] = error.message
             return

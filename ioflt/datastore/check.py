@@ -294,9 +294,11 @@ class _Check:
         try:
             _check_length(container, block.length)
             check_copies(one.fd)
-            self._read_descriptor(one.home, one.node, container)
             if not (self._data and one.header.tagged):
+                self._read_descriptor(one.home, one.node, container)
                 return one.entry
+            with suppress(IntegrityError):  # which is found below, with all others
+                self._read_descriptor(one.home, one.node, container)
             bad = container.scrub(self._progress)
             finding = f"{named(bad)} not verify" if bad else None
             return replace(one.entry, finding=finding, bad=bad)

@@ -156,6 +156,15 @@ def test_a_changed_sector_and_no_other(volume, vm, directory, keys, caplog):
     assert bad(directory, keys) == {}
 
 
+@pytest.mark.parametrize("name", ["disk-flat.vmdk", "disk.vmdk"])
+def test_what_a_check_reads_anyway_has_to_verify(volume, vm, directory, keys, name):
+    """A check looks for a descriptor in each file that may be one, without reading all data."""
+    flip(vm / name, 0)
+    found = {one.path: one.finding for one in check.run(directory, keys, vm="web").entries if one.finding}
+    assert found == {f"web/{name}": "changed data (sector 0 does not verify)"}
+    assert bad(directory, keys) == {f"web/{name}": ((0, 1),)}
+
+
 def test_read_ahead(volume, vm, directory):
     """What another thread made tags of is verified as all else; what was given up is read anew."""
     home = volume.home("web")
