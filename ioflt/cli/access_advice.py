@@ -54,7 +54,7 @@ ACCESS: tuple[Row, ...] = (
     (
         errors.NotFoundError,
         "no such service",
-        lambda error: f"make it: ioflt service create {shlex.quote(error.message.rpartition(' ')[2])}",
+        lambda _: "see the services that are here: ioflt service list; make one: ioflt service create NAME",
     ),
     (
         errors.NotFoundError,

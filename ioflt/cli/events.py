@@ -184,7 +184,8 @@ def _time(text: str) -> datetime:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"no time: {ascii(text)[:80]}") from None
+        example = "2026-03-01 or 2026-03-01T12:00:00Z"
+        raise UsageError(f"no time: {ascii(text)[:80]}; write {example}") from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 

@@ -11,7 +11,10 @@ import click
 from ioflt.cli.exits import Exit, exit_code
 from ioflt.cli.hints import hint_for
 from ioflt.cli.render import printable
-from ioflt.errors import IofltError
+from ioflt.errors import DeniedError, IofltError
+
+#: How a denial by a lacking privilege begins.
+_DENIAL = "permission denied: "
 
 
 def report(error: BaseException, *, as_json: bool) -> int:
@@ -43,12 +46,14 @@ def report(error: BaseException, *, as_json: bool) -> int:
 
 
 def _message(error: BaseException) -> str:
+    if isinstance(error, DeniedError) and error.message.startswith(_DENIAL):
+        return error.message  # it names the VM; which file of it came first says nothing
     if isinstance(error, IofltError):
         return str(error)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, click.ClickException):
-        message = error.format_message()
+        message = " ".join(error.format_message().split())  # click sets choices on lines of their own
         return (message[:1].lower() + message[1:]).removesuffix(".")
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

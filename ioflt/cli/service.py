@@ -9,6 +9,7 @@ import click
 from ioflt.cli.possession import warn_of_kept_keys
 from ioflt.cli.render import emit, json_option, say, table
 from ioflt.cli.session import connect_keys
+from ioflt.errors import CorruptDataError
 
 
 @click.group()
@@ -71,11 +72,16 @@ def remove(name: str, as_json: bool) -> None:
 
 
 def _fingerprint(path: Path) -> str:
-    """SHA-256 of the first certificate in the file. Raises MalformedError, NotFoundError, StorageError."""
+    """SHA-256 of the first certificate in the file. Raises CorruptDataError, NotFoundError, StorageError."""
     import hashlib
 
     from ioflt.crypto import certificates
     from ioflt.keys import files
 
     pem = files.read(path, 1 << 16).decode(errors="replace")
-    return hashlib.sha256(certificates.read(pem)[0].der).hexdigest()
+    try:
+        found = certificates.read(pem)
+    except CorruptDataError as error:
+        error.file = error.file or str(path)
+        raise
+    return hashlib.sha256(found[0].der).hexdigest()

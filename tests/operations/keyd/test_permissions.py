@@ -81,6 +81,8 @@ def test_a_group_of_the_machine(machine: Machine) -> None:
 
 def test_duties_are_separate_between_users(machine: Machine) -> None:
     machine.root("folder", "create", "tenant")
+    slip = machine.ioflt(ROOT, "setup", "--separate-duties", "--key-admin", "alcie", "--vm-admin", "bob")
+    assert (slip.returncode, slip.stderr) == (10, "ioflt: no user alcie on this machine\n")
     machine.root("setup", "--separate-duties", "--key-admin", "alice", "--vm-admin", "bob")
     for user, other in ((ALICE, "backup-operator"), (BOB, "key-administrator")):
         assert "permission denied: Cryptographer." in refused(

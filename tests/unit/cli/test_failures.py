@@ -33,6 +33,14 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+def test_a_denial_names_privilege_and_object_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    error = errors.DeniedError(
+        "permission denied: Cryptographer.Decrypt on web01", file="/srv/ds/web01/web01.nvram"
+    )
+    assert report(error, as_json=False) == 3
+    assert told(capsys).splitlines()[0] == "ioflt: permission denied: Cryptographer.Decrypt on web01"
+
+
 def test_a_hostile_name_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     report(errors.MalformedError("bad magic", file="\x1b]0;owned\x07\n\udcff"), as_json=False)
     assert told(capsys).splitlines()[0] == r"ioflt: \x1b]0;owned\x07\n\udcff: bad magic"
