@@ -10,7 +10,18 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from ioflt.datastore import atomic, clearlist, container, files, guards, policies, regular, tagfiles, tree
+from ioflt.datastore import (
+    atomic,
+    clearlist,
+    datakeys,
+    files,
+    guards,
+    newcontainer,
+    policies,
+    regular,
+    tagfiles,
+    tree,
+)
 from ioflt.datastore.container import Progress
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.datastore.home import Home
@@ -208,8 +219,8 @@ def _renumber(fd: int, keys: KeyService) -> None:
     Raises CorruptDataError, KeyUnavailableError, OSError.
     """
     header = read_header(fd)
-    with container.unwrap(header, keys) as dek, state.mac_key(dek, header.uuid) as mac_key:
-        block = replace(state.load(*read_state_slots(fd), mac_key), file_id=container.new_file_id())
+    with datakeys.unwrap(header, keys) as dek, state.mac_key(dek, header.uuid) as mac_key:
+        block = replace(state.load(*read_state_slots(fd), mac_key), file_id=newcontainer.new_file_id())
         for _ in STATE_SLOT_OFFSETS:  # no slot keeps the old one
             block = replace(block, sequence=block.sequence + 1)
             atomic.write_all(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])

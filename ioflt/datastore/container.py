@@ -26,20 +26,18 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
 
 from ioflt import syscalls
-from ioflt.crypto.rng import new_uuid, random_bytes
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.xts import SectorCipher
-from ioflt.datastore import atomic, openfile, tagfiles
+from ioflt.datastore import openfile, tagfiles
+from ioflt.datastore.datakeys import unwrap
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.errors import (
     CorruptDataError,
     IntegrityError,
-    IofltError,
     MalformedError,
     ReadOnlyError,
     StorageError,
@@ -54,11 +52,9 @@ from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import state, tags
 from ioflt.format.luks2.layout import DATA_OFFSET, STATE_SLOT_OFFSETS, STATE_SLOT_SIZE
 from ioflt.format.luks2.state import StateBlock
-from ioflt.format.luks2.token import IofltToken
-from ioflt.format.luks2.token import aad as token_aad
 from ioflt.keys.client import KeyService
 from ioflt.sectors import cover, round_down, round_up
-from ioflt.types import SECTOR_SIZE, KeyRef
+from ioflt.types import SECTOR_SIZE
 
 #: Told of bytes done, for a progress bar.
 Progress = Callable[[int], None]
@@ -73,45 +69,6 @@ LONG_RANGE = 8 << 20
 _LOGGED = 20
 
 _log = logging.getLogger(__name__)
-
-
-def new_file_id() -> int:
-    """A random file id: bit 62 set, bit 63 clear, so that it never meets a backing inode number."""
-    return (1 << 62) | (int.from_bytes(random_bytes(8)) & ((1 << 62) - 1))
-
-
-def create(
-    fd: int,
-    keys: KeyService,
-    by: Sequence[KeyRef],
-    *,
-    thin: bool,
-    uuid: str | None = None,
-    file_id: int | None = None,
-    tags_in: int | None = None,
-) -> None:
-    """Make an empty container in the new, empty file `fd`, under a new DEK wrapped by each key of `by`.
-
-    Writes 40 KiB, syncs nothing: the caller does, before the file gets a name. Both state slots are written,
-    so that no later commit needs space. `tags_in`: the directory of the home, which gets a file of tags for
-    it, durable already.
-    """
-    uuid, tagged = uuid or new_uuid(), tags_in is not None
-    ((dek, blob),) = keys.generate(by[0], [token_aad(uuid, thin, by[0], tagged=tagged)])
-    with dek, state.mac_key(dek, uuid) as mac_key:
-        token = IofltToken(by[0], thin, blob, tagged)
-        header = luks2.new(uuid, dek, token)
-        if len(by) > 1:
-            header = header.with_tokens([token, *(rewrap(token, keys, uuid, key) for key in by[1:])])
-        file_id = file_id or new_file_id()
-        primary, secondary = luks2.serialize(header)
-        atomic.write_all(fd, primary + secondary)
-        for sequence in (1, 2):
-            block = StateBlock(sequence, 0, file_id, None)
-            atomic.write_all(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
-        os.ftruncate(fd, DATA_OFFSET)
-        if tags_in is not None:
-            os.close(tagfiles.create(tags_in, dek, uuid))
 
 
 class Container:
@@ -608,33 +565,3 @@ class Container:
     def _check_failed(self) -> None:
         if self._failed is not None:
             raise StorageError("shut after a failed fsync", errno.EIO, file=self._name)
-
-
-def rewrap(token: IofltToken, keys: KeyService, uuid: str, key: KeyRef) -> IofltToken:
-    """A token for the same DEK of the container `uuid` under another KEK."""
-    made = replace(token, key=key)
-    return replace(made, blob=keys.rewrap(token.key, key, token.blob, token.aad(uuid), made.aad(uuid)))
-
-
-def unwrap(header: luks2.Header, keys: KeyService) -> Secret:
-    """The DEK of a container, by the first of its tokens that gives it. Raises the first token's error.
-
-    Of several those come first whose keys keyd has in memory: another one's provider may hang.
-    """
-    ways = [list(header.tokens)]
-    if len(header.tokens) > 1:
-        states = keys.key_states([token.key for token in header.tokens], ask=False)
-        known = [
-            token for token, state in zip(header.tokens, states, strict=True) if state.source is not None
-        ]
-        ways = [known, [token for token in header.tokens if token not in known]]
-    first: IofltError | None = None
-    for tokens in filter(None, ways):
-        answers = keys.unwrap([(token.key, token.blob, token.aad(header.uuid)) for token in tokens])
-        deks = [answer for answer in answers if isinstance(answer, Secret)]
-        for spare in deks[1:]:
-            spare.wipe()
-        if deks:
-            return deks[0]
-        first = first or next(answer for answer in answers if isinstance(answer, IofltError))
-    raise first or CorruptDataError("no token")

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import atomic, container, files, regular, tagfiles
+from ioflt.datastore import atomic, files, newcontainer, regular, tagfiles
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container, Progress
 from ioflt.datastore.fileid import carries, file_id_of, uuid_of
@@ -166,7 +166,7 @@ class Conversion:
         keys, thin = self._home.volume.keys, not self.operation.thick
         home_fd = self._home.fd
         tags_in = home_fd if self.record.integrity else None
-        container.create(
+        newcontainer.create(
             draft.fd, keys, self._keys, thin=thin, uuid=uuid, file_id=file_id_of(uuid), tags_in=tags_in
         )
         self._copy(source, Container.open(os.dup(draft.fd), keys, writable=True, tags_in=home_fd))

@@ -6,8 +6,8 @@ import os
 
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import atomic, files
-from ioflt.datastore.container import new_file_id
 from ioflt.datastore.home import Home
+from ioflt.datastore.newcontainer import new_file_id
 from ioflt.datastore.standing import Treatment, stored_as
 from ioflt.datastore.vmx import read_sealed, seal_new
 from ioflt.datastore.volume import Volume

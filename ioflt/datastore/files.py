@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass
 
 from ioflt import syscalls
-from ioflt.datastore import atomic, container
+from ioflt.datastore import atomic, container, newcontainer
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container
 from ioflt.datastore.header import read_state_slots
@@ -63,12 +63,12 @@ def create(
         lists = known.record is not None and known.record.clear_files
         treatment = home.treatment(home.path_of(parent_fd, name) if lists else name, standing=known)
         if treatment is Treatment.VMX:
-            text = seal_new(keys, known.keys, b"", file_id or container.new_file_id())
+            text = seal_new(keys, known.keys, b"", file_id or newcontainer.new_file_id())
             atomic.write_all(fd, text)
         elif treatment is Treatment.CONTAINER:
             thin = not known.thick if thin is None else thin
             tags_in = home.fd if known.integrity else None
-            container.create(fd, keys, known.keys, thin=thin, file_id=file_id, tags_in=tags_in)
+            newcontainer.create(fd, keys, known.keys, thin=thin, file_id=file_id, tags_in=tags_in)
         if owner is not None and owner != (os.geteuid(), os.getegid()):
             os.fchown(fd, *owner)
         os.fchmod(fd, mode)

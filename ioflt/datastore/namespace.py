@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from ioflt import syscalls
-from ioflt.datastore import atomic, clearfiles, container, files, tagfiles
+from ioflt.datastore import atomic, clearfiles, files, newcontainer, tagfiles
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
@@ -177,7 +177,7 @@ def _convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFi
             content = bytes(source.read(0, source.length))
             atomic.write_all(draft.fd, seal_new(keys, standing.keys, content, file_id))
         else:
-            container.create(
+            newcontainer.create(
                 draft.fd,
                 keys,
                 standing.keys,

@@ -14,7 +14,9 @@ from collections.abc import Callable
 from ioflt.crypto.rng import random_bytes
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import atomic, header
-from ioflt.datastore.container import FILL_STEP, Container, new_file_id, unwrap
+from ioflt.datastore.container import FILL_STEP, Container
+from ioflt.datastore.datakeys import unwrap
+from ioflt.datastore.newcontainer import new_file_id
 from ioflt.errors import (
     AuthenticationError,
     CorruptDataError,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ioflt.datastore import atomic, container, header
+from ioflt.datastore import atomic, datakeys, header
 from ioflt.datastore.standing import Treatment
 from ioflt.datastore.vmx import read_sealed
 from ioflt.errors import AuthenticationError, IofltError
@@ -131,7 +131,7 @@ def _tokens(found: luks2.Header, keys: KeyService, change: Change) -> list[Ioflt
         raise errors[0]
     stays = {key: token for key, token in present.items() if token in good or key not in change.ensure}
     return [
-        stays.get(key) or container.rewrap(good[0], keys, found.uuid, key) for key in change.of(list(present))
+        stays.get(key) or datakeys.rewrap(good[0], keys, found.uuid, key) for key in change.of(list(present))
     ]
 
 

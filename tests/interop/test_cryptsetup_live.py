@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from ioflt.datastore import recrypt
-from ioflt.datastore.container import unwrap
+from ioflt.datastore.datakeys import unwrap
 from ioflt.datastore.header import read_header
 from ioflt.datastore.volume import Volume
 from ioflt.keys.client import KeyClient

@@ -12,7 +12,7 @@ from dissect.fve import luks
 
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import recovery
-from ioflt.datastore.container import unwrap
+from ioflt.datastore.datakeys import unwrap
 from ioflt.datastore.deep import home, journal
 from ioflt.datastore.deep.home import OldWays
 from ioflt.datastore.header import read_header

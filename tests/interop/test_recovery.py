@@ -12,7 +12,8 @@ from dissect.fve import luks
 
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import headers, reach, recovery
-from ioflt.datastore.container import Container, unwrap
+from ioflt.datastore.container import Container
+from ioflt.datastore.datakeys import unwrap
 from ioflt.format.luks2 import keyslot
 from ioflt.format.luks2.layout import HEADERS_SIZE
 from tests.unit.datastore.stored import Stored, patch

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ioflt import paths
-from ioflt.datastore.container import unwrap
+from ioflt.datastore.datakeys import unwrap
 from ioflt.datastore.header import read_header
 from ioflt.format.record import record as form
 from ioflt.keyd.registry import Registry

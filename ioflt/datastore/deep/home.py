@@ -16,7 +16,7 @@ from ioflt import syscalls
 from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import atomic, files, records, recovery, regular, tagfiles
-from ioflt.datastore.container import Progress, new_file_id
+from ioflt.datastore.container import Progress
 from ioflt.datastore.deep import disk, rekey
 from ioflt.datastore.deep.disk import DiskFile, HomeStorage
 from ioflt.datastore.deep.journal import Journal
@@ -25,6 +25,7 @@ from ioflt.datastore.fileid import file_id_of
 from ioflt.datastore.header import is_recrypting
 from ioflt.datastore.home import Home
 from ioflt.datastore.lifecycle import exclusive
+from ioflt.datastore.newcontainer import new_file_id
 from ioflt.datastore.regular import Entry
 from ioflt.datastore.standing import Refusal, Treatment, stored_as
 from ioflt.datastore.vmx import open_sealed, read_sealed, seal_new

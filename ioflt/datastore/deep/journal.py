@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from ioflt.crypto.mac import sha256
 from ioflt.crypto.rng import random_bytes
 from ioflt.crypto.secret import Secret
-from ioflt.datastore.container import Progress, unwrap
+from ioflt.datastore.container import Progress
+from ioflt.datastore.datakeys import unwrap
 from ioflt.datastore.deep import rekey
 from ioflt.datastore.deep.rekey import Translation
 from ioflt.datastore.deep.retag import NewTags, OldTags

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.xts import SectorCipher
-from ioflt.datastore.container import rewrap, unwrap
+from ioflt.datastore.datakeys import rewrap, unwrap
 from ioflt.datastore.deep.retag import OldTags
 from ioflt.datastore.deep.storage import File, Storage
 from ioflt.errors import CorruptDataError, IntegrityError, MalformedError, UsageError

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import container
+from ioflt.datastore import datakeys, newcontainer
 from ioflt.datastore.header import read_header
 from ioflt.errors import ProviderLocked
 from ioflt.format.vmx import sealed
@@ -37,10 +37,10 @@ def test_a_vmx_opens_by_the_key_that_is_in_memory(service, keys):
 def test_a_container_opens_by_the_key_that_is_in_memory(service, keys, tmp_path):
     fd = os.open(tmp_path / "disk", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        container.create(fd, service, keys, thin=True)
+        newcontainer.create(fd, service, keys, thin=True)
         service.forget_key(keys[0])
         with outward.only_to(frozenset()):
-            container.unwrap(read_header(fd), service).wipe()
+            datakeys.unwrap(read_header(fd), service).wipe()
     finally:
         os.close(fd)
 

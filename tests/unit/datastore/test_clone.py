@@ -12,7 +12,7 @@ import pytest
 
 from ioflt import syscalls
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import check, clone, container, files, lifecycle, move, newhome, summary
+from ioflt.datastore import check, clone, datakeys, files, lifecycle, move, newhome, summary
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.datastore.standing import stored_as
 from ioflt.datastore.volume import Volume
@@ -77,7 +77,7 @@ def deks(volume: Volume, name: str) -> set[bytes]:
     found = set()
     for path in ("disk.vmdk", "disk-flat.vmdk"):
         header = read_header_of(Path(volume.path, name, path))
-        with container.unwrap(header, volume.keys) as dek:
+        with datakeys.unwrap(header, volume.keys) as dek:
             found.add(bytes(dek.view()))
     return found
 

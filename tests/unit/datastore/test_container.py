@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ioflt.datastore import container, openfile
+from ioflt.datastore import container, newcontainer, openfile
 from ioflt.datastore.header import read_state_slots
 from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import DATA_OFFSET
@@ -19,7 +19,7 @@ from ioflt.testing.local_keys import LocalKeys
 def test_no_commit_needs_space(tmp_path: Path, thin: bool) -> None:
     with LocalKeys(tmp_path) as keys:
         fd = os.open(tmp_path / "disk", os.O_RDWR | os.O_CREAT)
-        container.create(fd, keys, [keys.new_key(None)], thin=thin)
+        newcontainer.create(fd, keys, [keys.new_key(None)], thin=thin)
         blocks = [state.peek(slot, b"") for slot in read_state_slots(fd)]
         assert [block and (block.sequence, block.length) for block in blocks] == [(2, 0), (1, 0)]
         assert blocks[0].file_id == blocks[1].file_id
@@ -40,7 +40,7 @@ def test_a_long_range_of_a_thick_file_is_emptied_in_the_background(tmp_path: Pat
     size = 3 * container.LONG_RANGE
     with LocalKeys(tmp_path) as keys:
         fd = os.open(tmp_path / "disk", os.O_RDWR | os.O_CREAT)
-        container.create(fd, keys, [keys.new_key(None)], thin=False)
+        newcontainer.create(fd, keys, [keys.new_key(None)], thin=False)
         file = container.Container.open(fd, keys, writable=True)
         wanted = bytearray(random.Random(1).randbytes(size))
         file.write(0, wanted)

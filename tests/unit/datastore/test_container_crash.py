@@ -17,7 +17,7 @@ import pytest
 
 from ioflt import syscalls
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import container, openfile, tagfiles
+from ioflt.datastore import datakeys, newcontainer, openfile, tagfiles
 from ioflt.datastore.container import Container
 from ioflt.datastore.header import read_header
 from ioflt.errors import IntegrityError
@@ -112,12 +112,12 @@ class Cuts:
         self.thin = thin
         self.top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY) if tagged else None
         fd = os.open(directory / "disk", os.O_RDWR | os.O_CREAT)
-        container.create(fd, keys, [keys.new_key(None)], thin=thin, tags_in=self.top)
+        newcontainer.create(fd, keys, [keys.new_key(None)], thin=thin, tags_in=self.top)
         os.fsync(fd)
         self.header = read_header(fd)
         self.scratch = os.open(directory / "after", os.O_RDWR | os.O_CREAT)
         os.pwrite(self.scratch, os.pread(fd, DATA_OFFSET, 0), 0)
-        self.dek = container.unwrap(self.header, keys)
+        self.dek = datakeys.unwrap(self.header, keys)
         self.file = Container(fd, self.header, Secret(self.dek.view()), writable=True, tags_in=self.top)
         self.recorder = Recorder(fd)
         self.recorders = [self.recorder]

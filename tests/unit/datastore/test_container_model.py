@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ioflt.datastore import container, openfile
+from ioflt.datastore import newcontainer, openfile
 from ioflt.datastore.container import Container
 from ioflt.sectors import round_up
 from ioflt.testing.local_keys import LocalKeys
@@ -37,7 +37,7 @@ class Model(RuleBasedStateMachine):
     def create(self, thin, tagged):
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         self.top = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY) if tagged else None
-        container.create(fd, self.keys, [self.key], thin=thin, tags_in=self.top)
+        newcontainer.create(fd, self.keys, [self.key], thin=thin, tags_in=self.top)
         self.open(fd)
 
     def open(self, fd, *, writable=True):

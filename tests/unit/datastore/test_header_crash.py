@@ -10,7 +10,7 @@ import random
 import pytest
 
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import container, recovery
+from ioflt.datastore import datakeys, newcontainer, recovery
 from ioflt.datastore.header import read_header
 from ioflt.datastore.recovery import HEADER_AREA
 from ioflt.format.luks2 import keyslot
@@ -66,7 +66,7 @@ def material(fd):
 def test_a_power_cut(what, tmp_path, ioflt_home, monkeypatch):
     with LocalKeys(ioflt_home) as keys:
         fd = os.open(tmp_path / "disk", os.O_RDWR | os.O_CREAT)
-        container.create(fd, keys, (keys.new_key(None),), thin=True)
+        newcontainer.create(fd, keys, (keys.new_key(None),), thin=True)
         recovery.add_slot(fd, keys, FIRST)
         if what != "add":
             recovery.add_slot(fd, keys, SECOND)
@@ -87,7 +87,7 @@ def test_a_power_cut(what, tmp_path, ioflt_home, monkeypatch):
         found = set()
         for area in medium.after_cuts:
             os.pwrite(fd, area, 0)
-            container.unwrap(read_header(fd), keys).wipe()
+            datakeys.unwrap(read_header(fd), keys).wipe()
             slots = material(fd)
             found.add(tuple(slots))
             kept = set(slots) - ({1} if what == "remove" else set())

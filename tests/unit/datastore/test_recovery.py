@@ -380,9 +380,9 @@ def test_a_backup_from_before_another_data_key_is_refused(stored: Stored) -> Non
     area, uuid = area_of(path), stored.header("a.vmdk").uuid
     path.unlink()
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    from ioflt.datastore import container
+    from ioflt.datastore import newcontainer
 
-    container.create(fd, stored.keys, stored.home.standing().keys, thin=True, uuid=uuid)
+    newcontainer.create(fd, stored.keys, stored.home.standing().keys, thin=True, uuid=uuid)
     os.close(fd)
     refused(stored, path, area, "another key epoch")
 

@@ -15,7 +15,7 @@ import pytest
 
 from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.xts import SectorCipher
-from ioflt.datastore.container import unwrap
+from ioflt.datastore.datakeys import unwrap
 from ioflt.datastore.deep import rekey
 from ioflt.datastore.deep.journal import Journal
 from ioflt.datastore.deep.replacement import Replacement

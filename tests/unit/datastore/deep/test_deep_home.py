@@ -16,7 +16,7 @@ from ioflt.crypto.secret import Secret
 from ioflt.datastore import (
     atomic,
     check,
-    container,
+    datakeys,
     files,
     headers,
     inspect,
@@ -156,7 +156,7 @@ def secrets(stored: Stored) -> dict[str, bytes]:
             if path.suffix == ".vmx":
                 found[path.name] = sealed.peek(read_sealed(file.fileno())).safe.encode()
             else:
-                with container.unwrap(read_header(file.fileno()), stored.keys) as dek:
+                with datakeys.unwrap(read_header(file.fileno()), stored.keys) as dek:
                     found[path.name] = bytes(dek.view())
     return found
 
@@ -651,7 +651,7 @@ def test_state_blocks_of_before_are_worthless(stored: Stored) -> None:
     home.recrypt(stored.volume, "web", mode="journal")
     with stored.path("disk-flat.vmdk").open("rb") as file:
         header = read_header(file.fileno())
-        with container.unwrap(header, stored.keys) as dek, state.mac_key(dek, header.uuid) as key:
+        with datakeys.unwrap(header, stored.keys) as dek, state.mac_key(dek, header.uuid) as key:
             block = state.load(*read_state_slots(file.fileno()), key)
     assert state.peek(*_slots(stored)) == block
 

@@ -1,0 +1,57 @@
+"""Containers made: header, tokens and state blocks of a new, empty file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ioflt.crypto.rng import new_uuid, random_bytes
+from ioflt.datastore import atomic, tagfiles
+from ioflt.datastore.datakeys import rewrap
+from ioflt.format.luks2 import header as luks2
+from ioflt.format.luks2 import state
+from ioflt.format.luks2.layout import DATA_OFFSET, STATE_SLOT_OFFSETS
+from ioflt.format.luks2.state import StateBlock
+from ioflt.format.luks2.token import IofltToken
+from ioflt.format.luks2.token import aad as token_aad
+from ioflt.keys.client import KeyService
+from ioflt.types import KeyRef
+
+
+def new_file_id() -> int:
+    """A random file id: bit 62 set, bit 63 clear, so that it never meets a backing inode number."""
+    return (1 << 62) | (int.from_bytes(random_bytes(8)) & ((1 << 62) - 1))
+
+
+def create(
+    fd: int,
+    keys: KeyService,
+    by: Sequence[KeyRef],
+    *,
+    thin: bool,
+    uuid: str | None = None,
+    file_id: int | None = None,
+    tags_in: int | None = None,
+) -> None:
+    """Make an empty container in the new, empty file `fd`, under a new DEK wrapped by each key of `by`.
+
+    Writes 40 KiB, syncs nothing: the caller does, before the file gets a name. Both state slots are written,
+    so that no later commit needs space. `tags_in`: the directory of the home, which gets a file of tags for
+    it, durable already.
+    """
+    uuid, tagged = uuid or new_uuid(), tags_in is not None
+    ((dek, blob),) = keys.generate(by[0], [token_aad(uuid, thin, by[0], tagged=tagged)])
+    with dek, state.mac_key(dek, uuid) as mac_key:
+        token = IofltToken(by[0], thin, blob, tagged)
+        header = luks2.new(uuid, dek, token)
+        if len(by) > 1:
+            header = header.with_tokens([token, *(rewrap(token, keys, uuid, key) for key in by[1:])])
+        file_id = file_id or new_file_id()
+        primary, secondary = luks2.serialize(header)
+        atomic.write_all(fd, primary + secondary)
+        for sequence in (1, 2):
+            block = StateBlock(sequence, 0, file_id, None)
+            atomic.write_all(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
+        os.ftruncate(fd, DATA_OFFSET)
+        if tags_in is not None:
+            os.close(tagfiles.create(tags_in, dek, uuid))
