@@ -104,7 +104,9 @@ class Paths:
     def own(self) -> Paths:
         """The same, for who changes providers. Raises DeniedError for a member: they are the machine's."""
         if self.joined:
-            raise DeniedError("the key providers of this machine are root's to change")
+            raise DeniedError(
+                "only root does that with the key providers of this machine: it takes their files"
+            )
         return self
 
     @property

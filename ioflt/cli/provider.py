@@ -30,6 +30,7 @@ from ioflt.errors import CorruptDataError, ExistsError, UsageError
 if TYPE_CHECKING:
     from ioflt.crypto.secret import Secret
     from ioflt.keys.native.file import ProviderFile
+    from ioflt.wire.keyd.providers import About
 
 
 @click.group()
@@ -113,8 +114,26 @@ def backup(
     """
     from ioflt.keys import files
 
-    store = open_store()
-    match store.kind(name):
+    with contextlib.ExitStack() as stack:
+        providers = stack.enter_context(open_providers())
+        about = providers.about(name)
+        _refuse_foreign(about)
+        if os.path.lexists(out):  # before anything is asked
+            raise ExistsError("it exists already", file=out)
+        own = own_passphrase(stack, about, provider_passphrase_file)
+        new = stack.enter_context(ask(passphrase_file, "Passphrase for the backup", confirm=True))
+        stack.enter_context(reporting.by_files(name, ("backup", None, os.path.abspath(out))))
+        files.create(out, providers.backup(about, new, own))
+        providers.mark_backed_up(name)
+    tell_keyd()
+    done = {"provider": name, "out": str(out)}
+    emit(done, lambda: say(f"{out}: backup of the provider {name}; test it and keep it elsewhere"), as_json)
+
+
+def _refuse_foreign(about: About) -> None:
+    """Raises UsageError for a provider whose key is not here to be kept."""
+    name = about.name
+    match about.kind:
         case "kmip":
             raise UsageError(f"the keys of the provider {name} are on its servers; they are backed up there")
         case "transit":
@@ -126,18 +145,6 @@ def backup(
                 f"what opens the keys of the provider {name} is in its token;"
                 " it is backed up as the token's vendor says"
             )
-    if os.path.lexists(out):  # before anything is asked
-        raise ExistsError("it exists already", file=out)
-    with contextlib.ExitStack() as stack:
-        own = own_passphrase(stack, store, name, provider_passphrase_file)
-        new = stack.enter_context(ask(passphrase_file, "Passphrase for the backup", confirm=True))
-        stack.enter_context(reporting.told(reporting.provider(name), ("backup", None, os.path.abspath(out))))
-        data = store.backup(name, new, own)
-        files.create(out, data)
-        store.mark_backed_up(name)
-    tell_keyd()
-    done = {"provider": name, "out": str(out)}
-    emit(done, lambda: say(f"{out}: backup of the provider {name}; test it and keep it elsewhere"), as_json)
 
 
 @provider.command(short_help="Bring a provider back from its backup.")
@@ -228,7 +235,7 @@ def split(
     passphrase. Give them to different people, and delete the files.
     """
     from ioflt.format.share import text
-    from ioflt.keys import files
+    from ioflt.keys import files, provider_facts
     from ioflt.keys.native import shares
     from ioflt.keys.native.backup import Identity
 
@@ -236,7 +243,7 @@ def split(
     written = []
     with contextlib.ExitStack() as stack:
         file = store.load(name)
-        own = own_passphrase(stack, store, name, provider_passphrase_file)
+        own = own_passphrase(stack, provider_facts.about(store, name), provider_passphrase_file)
         kdk = stack.enter_context(store.open(file, own))
         given = ("shares", None, f"{threshold} of {count} in {os.path.abspath(directory)}")
         stack.enter_context(reporting.told(reporting.provider(name), given))
@@ -270,18 +277,18 @@ def passwd(
 
     A backup of it keeps the passphrase that it was written under.
     """
-    from ioflt.keys.native import slot_admin
-
-    store = open_store()
     with contextlib.ExitStack() as stack:
-        own = own_passphrase(stack, store, name, provider_passphrase_file)
+        providers = stack.enter_context(open_providers())
+        about = providers.about(name)
+        own = own_passphrase(stack, about, provider_passphrase_file)
         new = stack.enter_context(
             ask(passphrase_file, f"New passphrase of the provider {name}", confirm=True)
         )
-        stack.enter_context(reporting.told(reporting.provider(name)))
-        changed = slot_admin.change_passphrase(store, name, new, own)
+        stack.enter_context(reporting.by_files(name))
+        providers.change_passphrase(about, new, own)
+        changed = providers.about(name)
     tell_keyd()
-    done = {"provider": name, "kind": "native", "slots": opened_by(changed)}
+    done = {"provider": name, "kind": "native", "slots": slots_of(changed)}
     emit(done, lambda: say(f"the provider {name} has a new passphrase"), as_json)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ioflt.cli.passphrase import OWN_OPTION, ask
+from ioflt.errors import UsageError
 
 if TYPE_CHECKING:
     from ioflt.crypto.secret import Secret
@@ -50,13 +51,21 @@ def opened_by(provider: ProviderFile) -> list[str]:
     return [label_of(slot) for slot in provider.slots]
 
 
-def own_passphrase(
-    stack: contextlib.ExitStack, store: NativeStore, name: str, file: str | None
-) -> Secret | None:
-    """The provider's own passphrase, where one was named or nothing else opens it; wiped with `stack`."""
-    if file is None and not store.opens_by_passphrase_only(name):
+def own_passphrase(stack: contextlib.ExitStack, about: About, file: str | None) -> Secret | None:
+    """The provider's own passphrase, where one was named or nothing else opens it; wiped with `stack`.
+
+    Raises UsageError for a provider of another kind than native.
+    """
+    from ioflt.keys.native.file import KIND, SECRET_LABELS
+
+    if about.kind not in ("", KIND):
+        raise UsageError(
+            f"the provider {about.name} is not a native one: it has no slots, and no key to keep"
+        )
+    slots = slots_of(about)
+    if file is None and not (slots and all(slot in SECRET_LABELS for slot in slots)):
         return None
-    return stack.enter_context(ask(file, f"Passphrase of the provider {name}", option=OWN_OPTION))
+    return stack.enter_context(ask(file, f"Passphrase of the provider {about.name}", option=OWN_OPTION))
 
 
 def slots_of(about: About) -> list[str]:

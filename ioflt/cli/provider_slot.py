@@ -61,6 +61,7 @@ def add(
     A provider that opens by a passphrase only is opened by that first.
     """
     from ioflt.cli.hints import advising
+    from ioflt.keys import provider_facts
     from ioflt.keys.native import slot_admin, tpm
 
     secret_wanted = kind == "passphrase" or with_pin
@@ -85,7 +86,7 @@ def add(
             ProviderUnavailable, "tang server", "check --url and --thumbprint: tang-show-keys prints it"
         ),
     ):
-        own = own_passphrase(stack, store, name, provider_passphrase_file)
+        own = own_passphrase(stack, provider_facts.about(store, name), provider_passphrase_file)
         secret: Secret | None = None
         if secret_wanted:
             what = "PIN" if with_pin else "Passphrase"

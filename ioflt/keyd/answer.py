@@ -158,6 +158,8 @@ def _answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBod
             )
         case messages.TryProvider(name):
             return messages.Tried(tuple(map(_step, service.try_provider(name))))
+        case messages.BackUpProvider(asked):
+            return messages.Data(service.back_up_provider(asked))
         case messages.ChangeProvider(change):
             return messages.ProviderChanged(service.change_provider(change))
         case messages.Stop():

@@ -266,6 +266,14 @@ class Guarded:
         self._permits.require(_P.MANAGE_KEY_SERVERS, ANYWHERE)
         return self._service.providers.try_out(name, self._telling.for_whom)
 
+    def back_up_provider(self, asked: providers.BackUp) -> bytes:
+        try:
+            self._permits.require(_P.MANAGE_KEYS, ANYWHERE)
+            return self._service.providers.backup(asked, self._telling.for_whom)
+        finally:
+            for secret in providers.secrets(asked):
+                wipe(secret)
+
     def change_provider(self, change: providers.Change) -> str:
         try:
             self._permits.require(provider_privilege(change), ANYWHERE)

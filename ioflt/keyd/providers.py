@@ -27,6 +27,7 @@ from ioflt.keys.kmip import trial
 from ioflt.keys.kmip.file import KmipServer
 from ioflt.keys.kmip.look import look
 from ioflt.keys.kmip.store import KmipStore
+from ioflt.keys.native import slot_admin
 from ioflt.keys.native.store import NativeStore
 from ioflt.keys.transit.file import CertificateLogin, Login, TokenLogin
 from ioflt.keys.transit.store import TransitStore
@@ -43,7 +44,7 @@ _P = Privilege
 
 def privilege(change: wire.Change) -> Privilege:
     """What a change asks for, on everything."""
-    return _P.MANAGE_KEY_SERVERS
+    return _P.MANAGE_KEYS if isinstance(change, wire.MarkBackedUp) else _P.MANAGE_KEY_SERVERS
 
 
 class ProviderChanges:
@@ -83,6 +84,15 @@ class ProviderChanges:
             self._recorder.record(whose(tried))
             trial.try_provider(self._kmip, name, steps.append)
         return steps
+
+    def backup(self, asked: wire.BackUp, whose: Callable[[Event], Event]) -> bytes:
+        """The key of a native provider under a passphrase: who has both has every key of the provider."""
+        with self._lock, _secret(asked.passphrase) as passphrase, _taken(asked.own) as own:
+            if self._native.stamp(asked.name) != asked.seen:
+                raise BusyError(f"somebody else changed the provider {asked.name} meanwhile")
+            made = event("provider backup", provider_thing(asked.name), privilege=_P.MANAGE_KEYS)
+            with self._recorder.around(whose(made)):
+                return self._native.backup(asked.name, passphrase, own)
 
     def change(self, change: wire.Change, users: Sequence[str], whose: Callable[[Event], Event]) -> str:
         """What is answered to who asks for a change: a certificate, a request for one, or nothing.
@@ -166,6 +176,11 @@ class ProviderChanges:
                 login = self._login(name, given)
                 with _taken(given.secret) as secret:
                     self._transit.log_in_by(name, login, secret=secret, seen=seen)
+            case wire.ChangePassphrase(_, seen, sent, opens):
+                with _secret(sent) as new, _taken(opens) as own:
+                    slot_admin.change_passphrase(self._native, name, new, own, seen=seen)
+            case wire.MarkBackedUp():
+                self._native.mark_backed_up(name)
             case _:
                 assert_never(change)
         return ""
@@ -210,6 +225,10 @@ class ProviderChanges:
                 return "provider renew", [added("provider.privateKey", "requested" if csr else "self-signed")]
             case wire.LogIn(name, _, given):
                 return "provider trust", [self._told_fact(name, "login", given.kind)]
+            case wire.ChangePassphrase():
+                return "provider passwd", []
+            case wire.MarkBackedUp(name):
+                return "provider backup", [self._told_fact(name, "backed_up", True)]
         assert_never(change)
 
     def _told_fact(self, name: str, fact: str, after: Value) -> Change:
@@ -218,8 +237,10 @@ class ProviderChanges:
 
 def _taken(sent: bytearray | None) -> AbstractContextManager[Secret | None]:
     """What was sent as a secret, wiped in the message at once and then itself."""
-    if sent is None:
-        return nullcontext()
+    return nullcontext() if sent is None else _secret(sent)
+
+
+def _secret(sent: bytearray) -> Secret:
     secret = Secret(sent)
     wipe(sent)
     return secret

@@ -37,6 +37,7 @@ from ioflt.wire import failure
 from ioflt.wire.frame import Pause, RemoteProtocolError, wipe
 from ioflt.wire.keyd.connection import ServerConnection, welcome
 from ioflt.wire.keyd.messages import (
+    BackUpProvider,
     ChangeAccess,
     ChangeProvider,
     ExplainAccess,
@@ -72,6 +73,7 @@ _WAITING = (
     GetWarnings,
     LookAtServers,
     TryProvider,
+    BackUpProvider,
     ChangeProvider,
 )
 

@@ -459,6 +459,10 @@ class KeyClient:
         """Each step of a provider's trial on its servers. Raises DeniedError, ProviderUnavailable."""
         return self._ask(messages.TryProvider(name), messages.Tried).steps
 
+    def back_up_provider(self, asked: providers.BackUp) -> bytes:
+        """The key of a native provider under a passphrase. Raises DeniedError, KeyUnavailableError."""
+        return self._ask(messages.BackUpProvider(asked), messages.Data).value
+
     def change_provider(self, change: providers.Change) -> str:
         """The text that comes of it, empty where none does. Raises DeniedError, BusyError, and why not."""
         return self._ask(messages.ChangeProvider(change), messages.ProviderChanged).text

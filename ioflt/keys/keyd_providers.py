@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from ioflt.crypto import certificates
 from ioflt.crypto.certificates import Certificate
@@ -100,6 +100,17 @@ class KeydProviders:
             tell(Step(one.server, one.step, one.result, one.error))
         return not any(one.error for one in steps)
 
+    def change_passphrase(self, about: About, new: Secret, own: Secret | None) -> None:
+        with _copy(new) as sent, _sent(own) as opens:
+            self._keys.change_provider(wire.ChangePassphrase(about.name, about.seen, sent, opens))
+
+    def backup(self, about: About, passphrase: Secret, own: Secret | None) -> bytes:
+        with _copy(passphrase) as sent, _sent(own) as opens:
+            return self._keys.back_up_provider(wire.BackUp(about.name, about.seen, sent, opens))
+
+    def mark_backed_up(self, name: str) -> None:
+        self._keys.change_provider(wire.MarkBackedUp(name))
+
     def in_use(self, name: str) -> InUse:
         return self._keys.provider_use(name)
 
@@ -110,18 +121,21 @@ class KeydProviders:
 @contextmanager
 def _given(name: str, login: LoginFile) -> Iterator[wire.Login]:
     """A login with what is in its file, wiped afterwards. Raises ProviderUnavailable, UsageError."""
-    with credential(str(login.path), name) as content, _sent(content) as secret:
+    with credential(str(login.path), name) as content, _copy(content) as secret:
         if not secret:
             raise UsageError("nothing is in it to log in by", file=login.path)
         yield wire.Login(login.kind, secret, login.mount, login.role)
 
 
 @contextmanager
-def _sent(secret: Secret | None) -> Iterator[bytearray | None]:
+def _copy(secret: Secret) -> Iterator[bytearray]:
     """A copy to be sent, wiped afterwards."""
-    copy = None if secret is None else bytearray(secret.view())
+    copy = bytearray(secret.view())
     try:
         yield copy
     finally:
-        if copy is not None:
-            wipe(copy)
+        wipe(copy)
+
+
+def _sent(secret: Secret | None) -> AbstractContextManager[bytearray | None]:
+    return nullcontext() if secret is None else _copy(secret)

@@ -11,6 +11,7 @@ from ioflt.keys import provider_facts
 from ioflt.keys.directory import LOCAL
 from ioflt.keys.kmip.file import KmipServer
 from ioflt.keys.kmip.store import KmipStore
+from ioflt.keys.native import slot_admin
 from ioflt.keys.native.store import NativeStore
 from ioflt.keys.providers import InUse, LoginFile
 from ioflt.keys.transit.file import CertificateLogin, Login, TokenLogin
@@ -92,6 +93,15 @@ class OwnProviders:
 
                 return try_out(Pkcs11Store(self._native.directory).load(name), tell)
         return True
+
+    def change_passphrase(self, about: About, new: Secret, own: Secret | None) -> None:
+        slot_admin.change_passphrase(self._native, about.name, new, own, seen=about.seen)
+
+    def backup(self, about: About, passphrase: Secret, own: Secret | None) -> bytes:
+        return self._native.backup(about.name, passphrase, own)
+
+    def mark_backed_up(self, name: str) -> None:
+        self._native.mark_backed_up(name)
 
     def in_use(self, name: str) -> InUse:
         """The owner's own commands remember the datastores."""

@@ -107,6 +107,18 @@ class Providers(Protocol):
         """Each step that can be tried without asking keyd for a key: whether all went well."""
         ...
 
+    def change_passphrase(self, about: About, new: Secret, own: Secret | None) -> None:
+        """Of a native one, which the host or its `own` passphrase opens. Raises KeyUnavailableError."""
+        ...
+
+    def backup(self, about: About, passphrase: Secret, own: Secret | None) -> bytes:
+        """The key of a native one under a passphrase; `own` as above. Raises KeyUnavailableError."""
+        ...
+
+    def mark_backed_up(self, name: str) -> None:
+        """A backup was kept."""
+        ...
+
     def in_use(self, name: str) -> InUse:
         """Who needs it, as far as that is not known to the caller himself."""
         ...

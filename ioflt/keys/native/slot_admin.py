@@ -94,12 +94,15 @@ def remove(store: NativeStore, name: str, kind: str, own: Secret | None = None) 
         return changed
 
 
-def change_passphrase(store: NativeStore, name: str, new: Secret, own: Secret | None = None) -> ProviderFile:
+def change_passphrase(
+    store: NativeStore, name: str, new: Secret, own: Secret | None = None, *, seen: bytes | None = None
+) -> ProviderFile:
     """Put another passphrase in place of the one that a provider has. The old one opens it no more. As `add`.
 
-    Raises KeyUnavailableError; NotFoundError when it has none, UsageError for an empty one.
+    Raises KeyUnavailableError; NotFoundError when it has none, UsageError for an empty one. `seen` as in
+    `ProviderDirectory.writing`.
     """
-    with store.writing():
+    with store.writing(name, seen):
         file = store.load(name)
         if not any(isinstance(slot, PassphraseSlot) for slot in file.slots):
             raise NotFoundError(f"the provider {name} has no passphrase")

@@ -55,10 +55,6 @@ class NativeStore(ProviderDirectory):
                     found.append(reminder(name))
         return found
 
-    def opens_by_passphrase_only(self, name: str) -> bool:
-        """Whether its KDK is had by a passphrase or PIN only."""
-        return all(map(slots.waits_for_secret, self.load(name).slots))
-
     def create(self, name: str, passphrase: Secret | None = None) -> ProviderFile:
         """A new provider with a new KDK, opened by the passphrase, or by this host when there is none.
 

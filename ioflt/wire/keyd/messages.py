@@ -482,6 +482,12 @@ class TryProvider(_Message, frozen=True):
     name: providers.Name
 
 
+class BackUpProvider(_Message, frozen=True):
+    """→ Data: the key of a native provider under a passphrase, to be kept elsewhere."""
+
+    asked: providers.BackUp
+
+
 class ChangeProvider(_Message, frozen=True):
     """→ ProviderChanged: the provider's files are changed, and read again."""
 
@@ -490,7 +496,13 @@ class ChangeProvider(_Message, frozen=True):
 
 #: About key providers, for who administers them by keyd.
 ProviderRequest = (
-    GetProvider | GetProviderDefault | GetProviderUse | LookAtServers | TryProvider | ChangeProvider
+    GetProvider
+    | GetProviderDefault
+    | GetProviderUse
+    | LookAtServers
+    | TryProvider
+    | BackUpProvider
+    | ChangeProvider
 )
 
 #: About who may do what; no key is in them.

@@ -156,6 +156,26 @@ class LogIn(_Change, frozen=True):
     login: Login
 
 
+class ChangePassphrase(_Change, frozen=True):
+    """Of a native provider, which the host or its `own` passphrase opens."""
+
+    seen: Digest
+    new: Passphrase
+    own: Passphrase | None
+
+
+class BackUp(_Change, frozen=True):
+    """No change, but asked for as one: a native provider's key under that passphrase; `own` as above."""
+
+    seen: Digest
+    passphrase: Passphrase
+    own: Passphrase | None
+
+
+class MarkBackedUp(_Change, frozen=True):
+    """Its backup was kept."""
+
+
 Change: TypeAlias = (
     CreateNative
     | CreateKmip
@@ -167,10 +187,12 @@ Change: TypeAlias = (
     | Install
     | Renew
     | LogIn
+    | ChangePassphrase
+    | MarkBackedUp
 )
 
 
-def secrets(change: Change) -> Iterator[bytearray]:
+def secrets(change: Change | BackUp) -> Iterator[bytearray]:
     """What of a change is secret, to be wiped once it was sent or done."""
     for value in (getattr(change, name) for name in change.__struct_fields__):
         if isinstance(value, Login):

@@ -62,6 +62,8 @@ PROVIDER_CHANGES = [
     providers.TrustAuthority("corp", bytes(32), "-----BEGIN CERTIFICATE-----"),
     providers.Install("corp", bytes(32), "-----BEGIN CERTIFICATE-----"),
     providers.Renew("corp", bytes(32), True),
+    providers.ChangePassphrase("own", bytes(32), bytearray(b"new"), None),
+    providers.MarkBackedUp("own"),
     providers.LogIn("bao", bytes(32), providers.Login("certificate", bytearray(b"pem"), "cert", "role")),
 ]
 
@@ -152,6 +154,10 @@ EXCHANGES = [
         m.ServersShown((providers.Shown(providers.Server("kms1", 5696), b"certificate"),)),
     ),
     (m.TryProvider("corp"), m.Tried((providers.Step("kms1:5696", "connect", "failed", "why"),))),
+    (
+        m.BackUpProvider(providers.BackUp("own", bytes(32), bytearray(b"passphrase"), bytearray(b"own"))),
+        m.Data(b"backup"),
+    ),
     *((m.ChangeProvider(change), m.ProviderChanged("")) for change in PROVIDER_CHANGES),
     (m.GetAccess(), m.Access(b"{}\n")),
     *((m.ChangeAccess(change), m.Done()) for change in CHANGES),

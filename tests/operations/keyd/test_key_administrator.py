@@ -37,7 +37,12 @@ def kinds(machine: Machine) -> dict[str, str]:
 
 def test_the_key_administrator_makes_chooses_and_removes_providers(machine: Machine) -> None:
     home = "/mnt/home/kim"
-    does(machine, "provider", "create", "native", "own", "--passphrase-file", f"{home}/secret")
+    secret, own = (f"{option}passphrase-file" for option in ("--", "--provider-"))
+    does(machine, "provider", "create", "native", "own", secret, f"{home}/secret")
+    does(machine, "provider", "passwd", "own", secret, f"{home}/token", own, f"{home}/secret")
+    kept = f"{home}/own.p12"
+    does(machine, "provider", "backup", "own", kept, secret, f"{home}/secret", own, f"{home}/token")
+    assert machine.path(kept).stat().st_uid == KIM.number
     csr = f"{home}/corp.csr"
     does(machine, "provider", "create", "kmip", "corp", "--server", "kms.example", "--csr", "--out", csr)
     ca = (
@@ -92,6 +97,20 @@ def test_nobody_else_does(machine: Machine, user: User) -> None:
         assert "permission denied: Cryptographer." in done.stderr
     assert kinds(machine) == {"corp": "kmip"}
     machine.root("provider", "remove", "corp")
+
+
+def test_what_takes_the_files_themselves_is_roots(machine: Machine) -> None:
+    does(machine, "provider", "create", "native", "own")
+    secret = ("--passphrase-file", "/mnt/home/kim/secret")
+    module = ("--module", "/etc/passwd", "--token", "t", "--key", "k")
+    for attempt in (
+        ("slot", "add", "own", "keyfile"),
+        ("split", "own", "--shares", "3", "--threshold", "2", "/mnt/home/kim"),
+        ("create", "pkcs11", "hsm", *module, *secret),
+    ):
+        done = machine.ioflt(KIM, "provider", *attempt)
+        assert (done.returncode, "only root does that" in done.stderr) == (3, True), done.stderr
+    does(machine, "provider", "remove", "own")
 
 
 def test_what_opens_a_provider_stays_with_root(machine: Machine) -> None:

@@ -23,6 +23,7 @@ from ioflt.errors import (
     DeniedError,
     ExistsError,
     IofltError,
+    KeyNotUsable,
     NotFoundError,
     PeerError,
     ProviderUnavailable,
@@ -33,6 +34,7 @@ from ioflt.keys import starter
 from ioflt.keys.client import KeyClient
 from ioflt.keys.keyd_providers import KeydProviders
 from ioflt.keys.kmip.file import KmipServer
+from ioflt.keys.native.store import NativeStore
 from ioflt.keys.own_providers import OwnProviders
 from ioflt.keys.providers import LoginFile
 from ioflt.keys.trial import Step
@@ -207,6 +209,47 @@ def test_whom_roots_own_login_is_shown_to_only_root_says(
     kept = where.providers / "bao~login"
     assert (providers.about("bao").facts["login_file"], kept.read_bytes()) == (str(kept), TOKEN)
     providers.trust_authority(providers.about("bao"), anchors)
+
+
+def test_a_native_one_makes_keys_once_it_was_backed_up(
+    site: Site, providers: KeydProviders, where: paths.Paths
+) -> None:
+    old, new, other = (Secret(word) for word in (b"correct horse", b"battery staple", b"of the backup"))
+    about = providers.create_native("corp", old)
+    with pytest.raises(KeyNotUsable, match="wrong passphrase"):
+        providers.change_passphrase(about, new, other)
+    providers.change_passphrase(about, new, old)
+    with pytest.raises(BusyError):
+        providers.backup(about, other, new)  # it is another by now
+    data = providers.backup(providers.about("corp"), other, new)
+    providers.mark_backed_up("corp")
+    assert providers.about("corp").facts["backed_up"] is True
+    site.root.unlock("corp", new)
+    assert site.root.new_key("corp").provider == "corp"
+    kept = where.state / "elsewhere"
+    kept.mkdir(mode=0o700)
+    assert NativeStore(kept).restore(data, other).name == "corp"
+    told = [one for one in events(where) if one.operation in ("provider backup", "provider passwd")]
+    assert [(one.operation, one.privilege, one.outcome) for one in told] == [
+        ("provider passwd", "Cryptographer.ManageKeyServers", "done"),
+        ("provider passwd", "Cryptographer.ManageKeyServers", "failed"),
+        ("provider passwd", "Cryptographer.ManageKeyServers", "done"),
+        ("provider backup", "Cryptographer.ManageKeys", "done"),
+        ("provider backup", "Cryptographer.ManageKeys", "done"),
+    ]
+    said = "".join(map(str, events(where)))
+    assert not any(word in said for word in ("correct horse", "battery staple", "of the backup"))
+
+
+def test_who_sets_up_providers_alone_has_no_backup_of_their_keys(site: Site) -> None:
+    setter = KeydProviders(site.client("sam", "ManageKeyServers", "ReadKeyServersInfo"))
+    about = setter.create_native("corp", None)
+    for attempt in (
+        lambda: setter.backup(about, Secret(b"mine"), None),
+        lambda: setter.mark_backed_up("corp"),
+    ):
+        with pytest.raises(DeniedError, match=r"denied: Cryptographer\.ManageKeys on everything"):
+            attempt()
 
 
 def test_keyd_reads_the_files_again_by_itself(site: Site, providers: KeydProviders) -> None:

@@ -26,6 +26,7 @@ from ioflt.keys import files
 from ioflt.keys.cache import KeyCache
 from ioflt.keys.native import credentials
 from ioflt.keys.native.provider import NativeProvider
+from ioflt.keys.native.slots import waits_for_secret
 from ioflt.keys.native.store import NativeStore
 
 GOLDEN = Path(__file__).parents[4] / "images" / "golden"
@@ -190,10 +191,10 @@ def test_a_provider_with_a_passphrase_stays_one(here, elsewhere):
         here.backup("corp", BACKUP)
     with pytest.raises(KeyNotUsable):
         here.backup("corp", BACKUP, Secret(b"wrong"))
-    assert here.opens_by_passphrase_only("corp")
+    assert all(map(waits_for_secret, here.load("corp").slots))
     data = here.backup("corp", BACKUP, SECRET)
     elsewhere.restore(data, BACKUP)
-    assert elsewhere.opens_by_passphrase_only("corp")
+    assert all(map(waits_for_secret, elsewhere.load("corp").slots))
     provider = opened(here, "corp")
     provider.unlock(SECRET)
     key_id = provider.create()
