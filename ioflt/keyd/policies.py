@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ioflt.errors import CorruptDataError, MalformedError, NotFoundError
@@ -12,6 +13,9 @@ from ioflt.policy import changes, text
 from ioflt.policy.model import StoragePolicy
 
 _Policies = tuple[StoragePolicy, ...]
+
+#: Within what a change is written, once it is known that it will be: so that it is logged before.
+Logged = Callable[[StoragePolicy], AbstractContextManager[object]]
 
 
 class PolicyFile:
@@ -28,20 +32,24 @@ class PolicyFile:
         """All of them, without the bundled ones."""
         return text.write(self._load())
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes, logged: Logged = nullcontext) -> None:
         """Keep one more, that of the text. Raises ExistsError, UsageError."""
         policies = text.parse(data)
         if len(policies) != 1:
             raise MalformedError("not one policy", str(len(policies)))
-        self._change(lambda own: changes.add(own, policies[0]))
-
-    def remove(self, name: str) -> None:
-        """Raises NotFoundError; UsageError for a bundled one."""
-        self._change(lambda own: changes.remove(own, name))
-
-    def _change(self, changed: Callable[[_Policies], _Policies]) -> None:
         with self._lock:
-            files.replace(self._path, text.write(changed(self._load())))
+            kept = changes.add(self._load(), policies[0])
+            with logged(policies[0]):
+                files.replace(self._path, text.write(kept))
+
+    def remove(self, name: str, logged: Logged = nullcontext) -> None:
+        """Raises NotFoundError; UsageError for a bundled one."""
+        with self._lock:
+            own = self._load()
+            left = changes.remove(own, name)
+            (gone,) = set(own) - set(left)
+            with logged(gone):
+                files.replace(self._path, text.write(left))
 
     def _load(self) -> _Policies:
         try:

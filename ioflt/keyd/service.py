@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from hmac import compare_digest
 from typing import Literal
 
 import msgspec
 
 import ioflt
-from ioflt.audit.event import Thing, added, deleted, modified
+from ioflt.audit.event import Change, Thing, Value, added, deleted, modified
 from ioflt.crypto.kdf import hkdf
 from ioflt.crypto.mac import tag
 from ioflt.crypto.secret import Secret
@@ -56,6 +56,7 @@ from ioflt.keys.sealed.clock import LatestTime
 from ioflt.keys.state import KeyState
 from ioflt.paths import Paths
 from ioflt.policy import text as policy_text
+from ioflt.policy.model import StoragePolicy
 from ioflt.types import KeyRef
 from ioflt.wire.keyd import messages
 from ioflt.wire.keyd.messages import CachedKey, Key, Locked, LockMode, Status
@@ -259,15 +260,17 @@ class Service:
         return self._policies.text()
 
     def add_policy(self, text: bytes) -> None:
-        told = added("policy", text.decode(errors="replace"))
-        named = ", ".join(policy.name for policy in policy_text.parse(text))
-        with self.recorder.around(event("policy create", Thing("policy", named, named), changes=[told])):
-            self._policies.add(text)
+        self._policies.add(text, lambda policy: self._telling_of("policy create", added, policy))
 
     def remove_policy(self, name: str) -> None:
-        told = deleted("policy", name)
-        with self.recorder.around(event("policy remove", Thing("policy", name, name), changes=[told])):
-            self._policies.remove(name)
+        self._policies.remove(name, lambda policy: self._telling_of("policy remove", deleted, policy))
+
+    def _telling_of(
+        self, operation: str, change: Callable[[str, Value], Change], policy: StoragePolicy
+    ) -> AbstractContextManager[None]:
+        about = Thing("policy", policy.name, policy.name)
+        told = change(f'policy("{policy.name}")', policy_text.to_json(policy))
+        return self.recorder.around(event(operation, about, changes=[told]))
 
     def key_holders(self) -> list[str]:
         return self._key_holders.all()

@@ -19,7 +19,7 @@ from ioflt.audit.chain import Line, Walk
 from ioflt.audit.event import from_json
 from ioflt.audit.log import file_names
 from ioflt.crypto.secret import Secret
-from ioflt.errors import IofltError, ProviderLocked, StorageError
+from ioflt.errors import ExistsError, IofltError, ProviderLocked, StorageError
 from ioflt.keyd.recorder import FOLLOW_S
 from ioflt.keyd.service import Service
 from ioflt.keys import starter
@@ -102,6 +102,8 @@ def test_a_process_that_comes_again_is_named_again(where):
 def test_changes_of_policies_and_of_marks_are_there(keys, where):
     silver = StoragePolicy("Silver", "0f0e0d0c-0b0a-4908-8706-050403020101")
     keys.add_policy(text.write([silver]))
+    with pytest.raises(ExistsError):  # nothing was changed: there is nothing to tell
+        keys.add_policy(text.write([silver]))
     keys.remove_policy("Silver")
     keys.mark_key_holder(silver.id, holds=True)
     created, removed, marked = events(where)
@@ -110,8 +112,9 @@ def test_changes_of_policies_and_of_marks_are_there(keys, where):
         "policy remove",
         "vm mark",
     ]
-    assert '"Silver"' in created.changes[0].after
-    assert removed.changes[0].before == "Silver"
+    assert (created.changes[0].path, removed.changes[0].path) == ('policy("Silver")', 'policy("Silver")')
+    assert created.changes[0].after == removed.changes[0].before
+    assert created.changes[0].after["id"] == silver.id
     assert (marked.object.id, marked.changes[0].before, marked.changes[0].after) == (silver.id, False, True)
 
 
