@@ -57,6 +57,9 @@ _MAKES_KEYS = (
     _P.MANAGE_KEY_SERVERS,
 )  # fmt: skip
 
+#: Who changes a key provider, or keeps its key, needs one of these.
+_CHANGES_PROVIDERS = (_P.MANAGE_KEY_SERVERS, _P.MANAGE_KEYS)
+
 #: Rounds of PBKDF2 of one request: 2 s. Our own headers ask for 1,000 each.
 _MAX_ROUNDS = 1 << 22
 
@@ -245,12 +248,21 @@ class Guarded:
         if any(policy.encrypts for policy in changed):
             self._permits.require(_P.MANAGE_ENCRYPTION_POLICY, ANYWHERE)
 
+    def _require_sight_of_providers(self) -> None:
+        """Of who sees them, or changes them by what he sees. Raises DeniedError for what the command asks."""
+        if any(self._permits.has(each, ANYWHERE) for each in (_P.READ_KEY_SERVERS, *_CHANGES_PROVIDERS)):
+            return
+        operation = OPERATIONS.get(self._session.operation)
+        asked = [need.privilege for need in operation.needs] if operation else []
+        lacking = next((each for each in asked if each in _CHANGES_PROVIDERS), _P.READ_KEY_SERVERS)
+        self._permits.require(lacking, ANYWHERE)
+
     def about_provider(self, name: str) -> providers.About:
-        self._permits.require(_P.READ_KEY_SERVERS, ANYWHERE)
+        self._require_sight_of_providers()
         return self._service.providers.about(name)
 
     def provider_default(self) -> tuple[str | IofltError, str | None]:
-        self._permits.require(_P.READ_KEY_SERVERS, ANYWHERE)
+        self._require_sight_of_providers()
         return self._service.providers.default()
 
     def provider_use(self, name: str) -> tuple[list[str], list[str]]:

@@ -35,6 +35,16 @@ EXAMPLES = {
     "events": reads("", "events"),
     "events set": Example("ioflt events set --required yes", "events set --required no"),
     "provider list": reads("", "provider list"),
+    "provider create kmip": Example(
+        "ioflt provider remove kms --force || true", "provider create kmip kms --server kms.example"
+    ),
+    "provider default": reads("", "provider default local"),
+    "provider backup": Example(
+        "rm -f out/*.p12; echo secret > secret", "provider backup local out/$$.p12 --passphrase-file secret"
+    ),
+    "provider remove": Example(
+        "ioflt provider create kmip kms --server kms.example || true", "provider remove kms --force"
+    ),
     "role list": reads("", "role list"),
     "role show": reads("", "role show read-only"),
     "role create": Example("ioflt role remove mine || true", "role create mine"),

@@ -74,13 +74,18 @@ class TransitStore:
     def log_in_by(
         self, name: str, login: Login, *, secret: Secret | None = None, seen: bytes | None = None
     ) -> None:
-        """Log in so from now on; `secret` as in `create`. `seen` as in `ProviderDirectory.writing`."""
+        """Log in so from now on; `secret` as in `create`, without it none is kept any more.
+
+        `seen` as in `ProviderDirectory.writing`.
+        """
         with self._names.writing(name, seen):
             old = self.load(name)
             data = _checked(msgspec.structs.replace(old, login=login))
             if secret is not None:
                 files.replace(self._names.kept_login(name), secret.view())
             files.replace(self._names.path(name), data)
+            if secret is None:
+                files.destroy(self._names.kept_login(name))
 
     def trust_authority(self, name: str, pem: str, seen: bytes | None = None) -> list[Certificate]:
         """Believe a server whose certificate these issued, and no other."""

@@ -209,6 +209,9 @@ def test_whom_roots_own_login_is_shown_to_only_root_says(
     kept = where.providers / "bao~login"
     assert (providers.about("bao").facts["login_file"], kept.read_bytes()) == (str(kept), TOKEN)
     providers.trust_authority(providers.about("bao"), anchors)
+    own = OwnProviders(where.providers)
+    own.log_in_by(own.about("bao"), token)
+    assert not kept.exists()
 
 
 def test_a_native_one_makes_keys_once_it_was_backed_up(
@@ -242,7 +245,7 @@ def test_a_native_one_makes_keys_once_it_was_backed_up(
 
 
 def test_who_sets_up_providers_alone_has_no_backup_of_their_keys(site: Site) -> None:
-    setter = KeydProviders(site.client("sam", "ManageKeyServers", "ReadKeyServersInfo"))
+    setter = KeydProviders(site.client("sam", "ManageKeyServers"))
     about = setter.create_native("corp", None)
     for attempt in (
         lambda: setter.backup(about, Secret(b"mine"), None),
@@ -327,7 +330,7 @@ def test_who_lacks_the_privilege_changes_nothing(site: Site, where: paths.Paths,
         with pytest.raises(DeniedError, match=r"denied: Cryptographer\.ManageKeyServers on everything"):
             attempt()
     assert reads.about("corp").kind == "kmip"
-    other = KeydProviders(site.client("olga", "ManageKeys"))
+    other = KeydProviders(site.client("olga", "Access", "Encrypt"))
     for attempt in (lambda: other.about("corp"), other.default, other.chosen):
         with pytest.raises(DeniedError, match=r"denied: Cryptographer\.ReadKeyServersInfo on everything"):
             attempt()
