@@ -30,8 +30,9 @@ _SET_UP = r"""
 set -eu
 prefix=$1 source=$2 site=$3 group=$4
 shift 4
-# What other tests have mounted is not kept mounted here.
-awk -v top="${TMPDIR:-/tmp}/" 'index($2, top) == 1 { print $2 }' /proc/self/mounts | while read -r at; do
+# What other tests, and those of other workers, have mounted is not kept so here: its process would not end.
+awk -v top="${TMPDIR%/*}/ioflt-" '$3 ~ /^fuse(\.|$)/ || index($2, top) == 1 { print $2 }' /proc/self/mounts |
+    while read -r at; do
     umount -l "$at" || true
 done
 mount -t tmpfs -o mode=755 tmpfs /mnt
