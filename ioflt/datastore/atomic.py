@@ -208,7 +208,7 @@ def _link_draft(top_fd: int, fd: int) -> str:
 
 def _log_left(dir_fd: int, error: OSError) -> None:
     where = os.readlink(f"/proc/self/fd/{dir_fd}")
-    _log.warning("left over, and cannot be removed, in %r: %s", where, error)
+    _log.warning("left over, and cannot be removed, in %r: %s", where, error.strerror)
 
 
 def _draft_name() -> str:
