@@ -56,10 +56,23 @@ class Events:
         self._limiter = trio.CapacityLimiter(1)
         self._grown = trio.Event()
         self._moved = trio.Event()  # a batch was taken, or not
+        self._mountpoint = ""
         self._required = True
         self._refused: IofltError | None = None
         self._opened = OrderedDict[tuple[int, int], None]()
         self._damaged = OrderedDict[str, float]()
+
+    def mounted(self, mountpoint: str) -> None:
+        """The mount begins."""
+        self._mountpoint = mountpoint
+        self._put(
+            Report("mount", self._datastore, changes=(reporting.change("mountpoint", None, mountpoint),))
+        )
+
+    def unmounted(self) -> None:
+        """It ends, and reports nothing more."""
+        changes = (reporting.change("mountpoint", self._mountpoint, None),)
+        self._put(Report("umount", self._datastore, changes=changes))
 
     async def room(self) -> None:
         """Return when what is done next can be told of. Raises StorageError when it cannot."""

@@ -80,6 +80,7 @@ def run(options: Options, keys: KeyClient, broker: Broker, ready: Callable[[Serv
         if not options.read_only:
             _clean_up(volume)
         events = Events(volume.claimed.datastore_id, volume.path, keys.note_events)
+        events.mounted(options.mountpoint)
         operations = Operations(volume, events)
         number = _mount(operations, options)
         if not hook.active():
@@ -130,6 +131,7 @@ async def _serve(
             ending.set()
             with trio.CancelScope(shield=True):
                 await operations.sync_all()
+                operations.events.unmounted()
                 await operations.events.flush()
         nursery.cancel_scope.cancel()
 

@@ -16,6 +16,8 @@ from ioflt.wire.keyd.messages import Report, ReportedThing
 #: What a mount tells of, with the user that it did it for.
 BY_MOUNTS: Final = frozenset(
     (
+        "mount",
+        "umount",
         "file open",
         "file create",
         "file remove",

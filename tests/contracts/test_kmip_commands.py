@@ -60,6 +60,18 @@ def test_from_nothing_to_keys(ioflt, server, authority, tmp_path):
     told = ioflt("key", "destroy", "corp", made.key_id, "--yes", "--json")
     json_spec.check("key destroy", json.loads(told.stdout))
     assert ioflt("key", "locate", "corp").stdout == ""
+    events = json.loads(ioflt("events", "--json").stdout)
+    about_key = [each for each in events if each["object"] and each["object"]["id"] == str(made)]
+    assert [
+        (each["operation"], each["outcome"], [change["after"] for change in each["changes"]])
+        for each in about_key
+        if each["reported"]
+    ] == [
+        ("key destroy", "done", ["destroyed"]),
+        ("key destroy", "failed", ["destroyed"]),
+        ("key revoke", "done", ["revoked, superseded"]),
+        ("key destroy", "done", ["destroyed"]),
+    ]
 
 
 def test_health_asks_the_servers(ioflt, authority, certificate, tmp_path):

@@ -57,6 +57,8 @@ def test_from_nothing_to_a_vm_on_another_host(ioflt, hsm, pin_file, tmp_path, sh
     json_spec.check("provider create pkcs11", made)
     assert (made["provider"], made["token"], made["key"]) == ("corp", "ioflt", "ioflt")
     assert hsm.keys("ioflt") == ["ioflt"]
+    events = json.loads(ioflt("events", "--type", "provider create pkcs11", "--json").stdout)
+    assert [change["after"] for change in events[-1]["changes"]] == ["pkcs11", "ioflt"]
     tried = ioflt("provider", "test", "corp").stdout.splitlines()
     assert [line.partition(":")[0] for line in tried] == [
         *("load the module", "find the token", "log in", "find the key"),

@@ -49,8 +49,12 @@ def test_who_opened_what_by_uid(place: Place) -> None:
     (mountpoint / "fresh").mkdir()
     (mountpoint / "fresh").rmdir()
     place.umount()
-    told = [event for event in events() if event.reported]
+    began, *told, ended = (event for event in events() if event.reported)
     root = os.geteuid()
+    assert shown(began) == ("mount", None, [str(mountpoint)])
+    assert shown(ended) == ("umount", None, [str(mountpoint)])
+    assert began.object is not None
+    assert began.object.kind == "datastore"
     assert list(map(shown, told)) == [
         ("file create", root, ["thin/disk.img"]),
         ("file open", root, ["thin/disk.img"]),
