@@ -71,7 +71,7 @@ ACCESS: tuple[Row, ...] = (
     ),
     (
         errors.DeniedError,
-        "key providers of this machine are root's",
+        "only root does that with the key providers",
         lambda _: "run it as root: sudo ioflt provider …; to see them: ioflt keyd status",
     ),
     (

@@ -258,11 +258,6 @@ ADVICE: tuple[Row, ...] = (
             " export IOFLT_HOME=DIR"
         ),
     ),
-    (
-        errors.DeniedError,
-        "only root does that with the key providers",
-        lambda _: "ask root of the machine to run it; see what else there is: ioflt provider --help",
-    ),
     *ACCESS,
     (
         errors.PeerError,
