@@ -14,10 +14,13 @@ END: Final = "<!-- end of matrix -->"
 
 
 def matrix() -> str:
-    """Operations that ask for the same share a row; a role has "yes" if it has all of that."""
-    rows: dict[tuple[tuple[Need, ...], bool], list[Operation]] = {}
+    """Operations that ask for the same share a row; a role has "yes" if it has all of that, and that is
+    enough: "root" if it is not.
+    """
+    rows: dict[tuple[tuple[Need, ...], bool, bool], list[Operation]] = {}
     for operation in OPERATIONS.values():
-        rows.setdefault((operation.needs, operation.hands_out), []).append(operation)
+        asked = (operation.needs, operation.hands_out, operation.takes_files)
+        rows.setdefault(asked, []).append(operation)
     head = ("operation", "asks for", "data keys", *(role.shown for role in BUILT_IN))
     lines = [head, ("---",) * len(head), *(_row(*each) for each in rows.items())]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -32,14 +35,14 @@ def placed(document: str) -> str:
     return "".join((before, begin, matrix(), end, after))
 
 
-def _row(asked: tuple[tuple[Need, ...], bool], operations: list[Operation]) -> tuple[str, ...]:
-    needs, hands_out = asked
+def _row(asked: tuple[tuple[Need, ...], bool, bool], operations: list[Operation]) -> tuple[str, ...]:
+    needs, hands_out, takes_files = asked
     names = "<br>".join(operation.name for operation in operations)
     return (
         names,
         _told(needs) if needs else "nothing",
         "yes" if hands_out else "",
-        *(_holds(role, needs) for role in BUILT_IN),
+        *(_holds(role, needs, takes_files) for role in BUILT_IN),
     )
 
 
@@ -49,7 +52,9 @@ def _told(needs: tuple[Need, ...]) -> str:
     return "<br>".join(chain.from_iterable(parts))
 
 
-def _holds(role: Role, needs: tuple[Need, ...]) -> str:
+def _holds(role: Role, needs: tuple[Need, ...], takes_files: bool) -> str:
     if not needs:
         return "·"
-    return "yes" if all(need.privilege in role.privileges for need in needs) else "no"
+    if not all(need.privilege in role.privileges for need in needs):
+        return "no"
+    return "root" if takes_files else "yes"

@@ -33,11 +33,14 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`hands_out`: the process that asks gets data keys, and could keep them."""
+    """`hands_out`: the process that asks gets data keys, and could keep them. `takes_files`: of the key
+    providers, so that only their owner does it (on a machine: root), and nobody by his role.
+    """
 
     name: str
     needs: tuple[Need, ...]
     hands_out: bool
+    takes_files: bool
 
 
 def _needs(on: On, *privileges: Privilege) -> tuple[Need, ...]:
@@ -210,9 +213,21 @@ _WITH_DATA_KEYS: Final = (
     ("vmx import", _PLAINTEXT),
 )
 
+#: What no request to keyd does: it is about a module or device of the host, or a key itself leaves or comes.
+_TAKES_FILES: Final = frozenset(
+    {
+        "provider create pkcs11",
+        "provider restore",
+        "provider slot add",
+        "provider slot list",
+        "provider slot remove",
+        "provider split",
+    }
+)
+
 #: Every operation by its name.
 OPERATIONS: Final[Mapping[str, Operation]] = {
-    name: Operation(name, needs, hands_out)
+    name: Operation(name, needs, hands_out, name in _TAKES_FILES)
     for table, hands_out in ((_WITHOUT_DATA_KEYS, False), (_WITH_DATA_KEYS, True))
     for name, needs in table
 }

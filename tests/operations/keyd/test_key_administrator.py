@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ioflt.access.operations import OPERATIONS
 from tests.machine import ROOT, Machine, User
 
 pytestmark = [pytest.mark.root, pytest.mark.interop("unshare", "setpriv", "nsenter")]
@@ -99,16 +100,21 @@ def test_nobody_else_does(machine: Machine, user: User) -> None:
     machine.root("provider", "remove", "corp")
 
 
-def test_what_takes_the_files_themselves_is_roots(machine: Machine) -> None:
+def test_what_takes_the_files_themselves_is_roots_as_the_table_says(machine: Machine) -> None:
     does(machine, "provider", "create", "native", "own")
     secret = ("--passphrase-file", "/mnt/home/kim/secret")
     module = ("--module", "/etc/passwd", "--token", "t", "--key", "k")
-    for attempt in (
-        ("slot", "add", "own", "keyfile"),
-        ("split", "own", "--shares", "3", "--threshold", "2", "/mnt/home/kim"),
-        ("create", "pkcs11", "hsm", *module, *secret),
-    ):
-        done = machine.ioflt(KIM, "provider", *attempt)
+    attempts: dict[str, tuple[str, ...]] = {
+        "provider slot add": ("own", "keyfile"),
+        "provider slot list": ("own",),
+        "provider slot remove": ("own", "keyfile"),
+        "provider split": ("own", "--shares", "3", "--threshold", "2", "/mnt/home/kim"),
+        "provider restore": ("/mnt/home/kim/token", *secret),
+        "provider create pkcs11": ("hsm", *module, *secret),
+    }
+    assert attempts.keys() == {name for name, each in OPERATIONS.items() if each.takes_files}
+    for name, arguments in attempts.items():
+        done = machine.ioflt(KIM, *name.split(), *arguments)
         assert (done.returncode, "only root does that" in done.stderr) == (3, True), done.stderr
     does(machine, "provider", "remove", "own")
 
