@@ -1,7 +1,9 @@
 """Whose keys are whose: what keyd learned from valid records, and what it made for whom.
 
 A record is believed about the keys that have MACed it, and about nothing else: another one that claims to be
-of the same home, under other keys, changes nothing for these. A key that two homes have belongs to both.
+of the same home, under other keys, changes nothing for these, and what it only names is not its. So who has a
+key himself, as a tenant with key servers of his own does, gets no other one by what he MACs. A key that two
+homes have belongs to both.
 
 In memory, and bounded: what is forgotten has to be shown again, but for what no single record tells, which is
 kept (`shared_keys`). Safe for several threads: one lock, held for a few dictionary accesses, and while a
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -67,23 +69,26 @@ class Holdings:
 
     # Records
 
-    def learn(self, record: Record, shown: str, *, vouched: bool) -> None:
-        """From a valid record. `vouched`: who shows it may name it for all.
+    def learn(self, record: Record, by: Collection[KeyRef], shown: str, *, vouched: bool) -> None:
+        """From a valid record, which has the MACs of those of its keys. `vouched`: by who may do all anyway.
 
         Raises StorageError, and UsageError for one more owner than can be kept: the keyd that starts next
         would not know whose the keys are.
         """
         owner = Owner.of(record)
+        keys = tuple(key for key in record.keys if key in by)
         with self._lock:
             if shown and (vouched or owner.ident not in self._shown):
                 _keep(self._shown, owner.ident, shown, MAX_KNOWN)
             if isinstance(record, DatastoreRecord):
-                self._learn_datastore(record)
+                self._learn_datastore(record, keys, vouched=vouched)
             else:
                 _keep(self._homes, owner.ident, (keys_of(record), record.datastore_id), MAX_KNOWN)
-            for key in keys_of(record):
-                self._learn_owner(key, record.generation, owner)
-            self._shared.save()
+            try:
+                for key in keys:
+                    self._learn_owner(key, record.generation, owner)
+            finally:
+                self._shared.save()
 
     def _learn_owner(self, key: KeyRef, generation: int, owner: Owner) -> None:
         held = self._held.get(key) or self._shared.of(key)
@@ -96,10 +101,14 @@ class Holdings:
             self._shared.note(key, held)
         _keep(self._held, key, held, MAX_KNOWN)
 
-    def _learn_datastore(self, record: DatastoreRecord) -> None:
+    def _learn_datastore(self, record: DatastoreRecord, by: tuple[KeyRef, ...], *, vouched: bool) -> None:
         before = self._datastores.get(record.datastore_id)
+        if before is not None and set(by).isdisjoint(before.keys):
+            if not vouched:
+                return  # its keys change by a record that has the MACs of both
+            before = None
         known = () if before is None else before.keys
-        keys = tuple(dict.fromkeys((*known, *keys_of(record))))[-MAX_DATASTORE_KEYS:]
+        keys = tuple(dict.fromkeys((*known, *by)))[-MAX_DATASTORE_KEYS:]
         if before is not None and before.generation > record.generation:
             made = _Datastore(keys, before.default, before.generation)
         else:

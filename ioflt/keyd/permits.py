@@ -120,10 +120,14 @@ class Permits:
         if not found and denied is not None:
             raise denied
 
-    def bind(self, key: KeyRef, place: Place) -> None:
-        """The record of that place names a key that it did not name before. Raises DeniedError."""
-        owners = self._holdings.owners(key) - {Owner(place.vm, place.datastore or "")}
-        if not owners and self._holdings.has_made(self._who, key):
+    def bind(self, key: KeyRef, place: Place, *, again: bool) -> None:
+        """The record of that place names a key that it did not name before. Raises DeniedError.
+
+        `again`: it takes the place of one of the same home or datastore, so a key of that may come back.
+        """
+        known, own = self._holdings.owners(key), Owner(place.vm, place.datastore or "")
+        owners = known - {own}
+        if not owners and ((again and own in known) or self._holdings.has_made(self._who, key)):
             return  # also asked again, as the answer was lost
         shares = _SHARES.get(self._session.operation, _P.ACCESS)
         for owner in owners:  # nobody chooses the key of a VM that he may not read, whatever he manages

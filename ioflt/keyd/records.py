@@ -50,7 +50,7 @@ class Records:
         results = self._service.check_record(payload, tags, by)
         if True in results and False not in results:
             record = form.parse_payload(payload)
-            self._learn(record, shown)
+            self._learn(record, _maced(record, by, results), shown)
             self._session.about = transitions.place_of(record, shown)
         return results
 
@@ -60,11 +60,11 @@ class Records:
         shown = shown or Owner.of(record).ident
         if not record.keys:
             self._check_datastore(by, record.datastore_id)
-        before = self._valid(old)
+        before, maced = self._valid(old)
         change = self._transition(before, record, shown)
-        introduced = transitions.keys_of(record) - (
-            frozenset() if before is None else transitions.keys_of(before)
-        )
+        named = frozenset() if before is None else transitions.keys_of(before)
+        # What the old one only named it may go on to name, but not to be MACed by.
+        introduced = transitions.keys_of(record) - maced - (named - set(record.keys))
         # Here a provider may be waited for, and all of this is begun again: nothing was changed before.
         tags = self._service.macs(by, record, payload)
         for privilege, place in change.asks:
@@ -72,19 +72,21 @@ class Records:
         with self._rules.binding:  # a new key gets one owner, an id one home
             self._check_id(before, record)
             for key in introduced:
-                self._permits.bind(key, transitions.place_of(record, shown))
-            self._holdings.learn(record, shown, vouched=self._session.caller.trusted)
-            if before is None and isinstance(record, HomeRecord):
+                self._permits.bind(
+                    key, transitions.place_of(record, shown), again=_is_of_same(before, record)
+                )
+            self._holdings.learn(record, by, shown, vouched=self._session.caller.trusted)
+            if isinstance(record, HomeRecord) and not _is_of_same(before, record):
                 self._holdings.made_home(self._who, record.home_id)
         self._inherit(before, record)
         with self._telling.changing(change, record, shown):
             self._service.sealed(before, record)
         return tags
 
-    def _learn(self, record: Record, shown: str) -> None:
+    def _learn(self, record: Record, by: frozenset[KeyRef], shown: str) -> None:
         """Raises StorageError; UsageError for what keyd cannot keep, but to root, who gives it other keys."""
         try:
-            self._holdings.learn(record, shown, vouched=self._session.caller.trusted)
+            self._holdings.learn(record, by, shown, vouched=self._session.caller.trusted)
         except UsageError as error:
             if not self._session.caller.trusted:
                 raise
@@ -95,11 +97,13 @@ class Records:
         ident = Owner.of(record).ident
         if self._session.caller.trusted:
             return
-        if type(before) is type(record) and before is not None and Owner.of(before).ident == ident:
+        if _is_of_same(before, record):
             return
         if isinstance(record, HomeRecord):
             what, target, home = "VM", objects.vm(ident, ident), self._holdings.home(ident)
             known, same = home is not None, home == (transitions.keys_of(record), record.datastore_id)
+            # Who gives a VM another id has permissions pass to that: not by what he says it is already.
+            same = same and (before is None or self._holdings.has_made_home(self._who, ident))
         else:
             what, target, (keys, _) = (
                 "datastore",
@@ -158,20 +162,22 @@ class Records:
             raise UnshownError(f"nobody has shown the record of the datastore {datastore_id}")
         return keys
 
-    def _valid(self, old: bytes | None) -> Record | None:
-        """The record that is replaced; one that is not valid counts as none."""
+    def _valid(self, old: bytes | None) -> tuple[Record | None, frozenset[KeyRef]]:
+        """The record that is replaced, and those of its keys that have MACed it; one that is not valid counts
+        as none.
+        """
         if old is None:
-            return None
+            return None, frozenset()
         try:
             found = form.parse(old)
         except CorruptDataError:
-            return None
+            return None, frozenset()
         record = found.record
         by = record.keys or tuple(self._datastore_keys(record.datastore_id))
         results = self._service.check_record(found.payload, found.tags, by)
         if True not in results or (record.keys and False in results):
-            return None
-        return record
+            return None, frozenset()
+        return record, _maced(record, by, results)
 
     def _transition(self, before: Record | None, record: Record, shown: str) -> Transition:
         ident = Owner.of(before or record).ident
@@ -184,3 +190,18 @@ class Records:
             _, default = self._holdings.datastore(record.datastore_id)
             return transitions.first(record, shown, default, registering=registering)
         return transitions.between(before, record, shown, rolled_back=before.generation < newest)
+
+
+def _maced(record: Record, by: Sequence[KeyRef], results: Sequence[bool | IofltError]) -> frozenset[KeyRef]:
+    """The record's own keys that have MACed it: others may be out of reach, or were not asked for."""
+    good = {key for key, result in zip(by, results, strict=True) if result is True}
+    return frozenset(good.intersection(record.keys))
+
+
+def _is_of_same(before: Record | None, record: Record) -> bool:
+    """Whether it takes the place of a record of the same home or datastore."""
+    return (
+        type(before) is type(record)
+        and before is not None
+        and Owner.of(before).ident == Owner.of(record).ident
+    )

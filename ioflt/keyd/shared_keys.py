@@ -55,7 +55,7 @@ Owners: TypeAlias = Mapping[str, tuple[int, Owner]]
 class _Owner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vm: _Id | None
     datastore: _Id
-    generation: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+    generation: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]  # 0: of a record of format 1
 
 
 class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

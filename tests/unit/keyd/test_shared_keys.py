@@ -52,7 +52,7 @@ def test_it_is_read_as_it_was_written(path: Path) -> None:
     ("old", "new"),
     [
         (b'"format":1', b'"format":2'),
-        (b'"generation":7', b'"generation":0'),
+        (b'"generation":7', b'"generation":-1'),
         (b'"generation":7', b'"generation":9223372036854775808'),
         (b'"generation":7', b'"generation":7,"more":1'),
         (b'"key_id":"a.b"', b'"key_id":""'),
@@ -72,18 +72,25 @@ def test_what_is_not_as_it_is_written_is_not_read(path: Path, old: bytes, new: b
         SharedKeys(path)
 
 
+def test_records_of_format_1_have_no_generation(path: Path) -> None:
+    there = holdings(path)
+    for ident in (HOME.home_id, new_uuid()):
+        there.learn(replace(HOME, home_id=ident, generation=0), HOME.keys, "web", vouched=True)
+    assert len(kept(path)) == 2
+
+
 def test_a_key_of_one_vm_is_not_kept(path: Path) -> None:
-    holdings(path).learn(HOME, "web", vouched=True)
+    holdings(path).learn(HOME, HOME.keys, "web", vouched=True)
     assert not path.exists()
 
 
 def test_the_newest_place_of_a_vm_is_kept(path: Path) -> None:
     moved = replace(HOME, datastore_id=new_uuid(), generation=5)
     before = holdings(path)
-    before.learn(HOME, "web", vouched=True)
-    before.learn(moved, "web", vouched=True)
+    before.learn(HOME, HOME.keys, "web", vouched=True)
+    before.learn(moved, moved.keys, "web", vouched=True)
     there = holdings(path)
-    there.learn(replace(HOME, generation=4), "web", vouched=True)
+    there.learn(replace(HOME, generation=4), HOME.keys, "web", vouched=True)
     assert there.owners(KEY) == {Owner(HOME.home_id, moved.datastore_id)}
 
 
@@ -92,12 +99,11 @@ def test_others_that_are_learned_do_not_push_it_out(path: Path, monkeypatch: pyt
     there = holdings(path)
     twin = replace(HOME, home_id=new_uuid())
     for record in (HOME, twin):
-        there.learn(record, "", vouched=False)
+        there.learn(record, record.keys, "", vouched=False)
     for number in range(20):
-        there.learn(
-            replace(HOME, home_id=new_uuid(), keys=(KeyRef("local", str(number)),)), "", vouched=False
-        )
-    there.learn(HOME, "", vouched=False)
+        keys = (KeyRef("local", str(number)),)
+        there.learn(replace(HOME, home_id=new_uuid(), keys=keys), keys, "", vouched=False)
+    there.learn(HOME, HOME.keys, "", vouched=False)
     assert there.owners(KEY) == {WEB, Owner(twin.home_id, DATASTORE)}
 
 
@@ -106,7 +112,7 @@ def test_what_cannot_be_written_is_tried_again_before_anything_is_answered(
 ) -> None:
     there = holdings(path)
     twin = replace(HOME, home_id=new_uuid())
-    there.learn(HOME, "web", vouched=True)
+    there.learn(HOME, HOME.keys, "web", vouched=True)
 
     def full(path: Path, data: bytes) -> None:
         raise StorageError("cannot write", errno.ENOSPC, file=path)
@@ -115,32 +121,32 @@ def test_what_cannot_be_written_is_tried_again_before_anything_is_answered(
         broken.setattr(files, "replace", full)
         for _ in range(2):
             with pytest.raises(StorageError):
-                there.learn(twin, "twin", vouched=True)
+                there.learn(twin, twin.keys, "twin", vouched=True)
         assert len(there.owners(KEY)) == 2  # also meanwhile
-    there.learn(twin, "twin", vouched=True)
+    there.learn(twin, twin.keys, "twin", vouched=True)
     assert kept(path) == there.owners(KEY)
 
 
 def test_one_owner_too_many_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = holdings(path)
     for _ in range(MAX_OWNERS):
-        there.learn(replace(HOME, home_id=new_uuid()), "", vouched=False)
+        there.learn(replace(HOME, home_id=new_uuid()), HOME.keys, "", vouched=False)
     with pytest.raises(UsageError, match="cannot share a key"):
-        there.learn(HOME, "", vouched=False)
+        there.learn(HOME, HOME.keys, "", vouched=False)
     assert len(kept(path)) == MAX_OWNERS
     monkeypatch.setattr(shared_keys, "MAX_SIZE", len(path.read_bytes()))
     other = KeyRef("local", "other")
-    there.learn(replace(HOME, home_id=new_uuid(), keys=(other,)), "", vouched=False)
+    there.learn(replace(HOME, home_id=new_uuid(), keys=(other,)), (other,), "", vouched=False)
     with pytest.raises(UsageError, match="no more VMs can share keys"):
-        there.learn(replace(HOME, home_id=new_uuid(), keys=(other,)), "", vouched=False)
+        there.learn(replace(HOME, home_id=new_uuid(), keys=(other,)), (other,), "", vouched=False)
     assert len(there.owners(other)) == 1
 
 
 def test_a_provider_is_used_by_whose_newest_record_names_a_key_of_it(path: Path) -> None:
     found = holdings(path)
-    found.learn(HOME, "web", vouched=True)
+    found.learn(HOME, HOME.keys, "web", vouched=True)
     assert found.users(KEY.provider) == ["web"]
     assert found.users("another") == []
     moved = replace(HOME, generation=HOME.generation + 1, keys=(KeyRef("another", "key"),))
-    found.learn(moved, "web", vouched=True)
+    found.learn(moved, moved.keys, "web", vouched=True)
     assert (found.users(KEY.provider), found.users("another")) == ([], ["web"])

@@ -1,0 +1,116 @@
+"""Records by who has a key himself, as a tenant with key servers of his own does: he MACs what he likes.
+
+mallory reads `db`, of which he has the key, and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ioflt.crypto.kdf import hkdf
+from ioflt.crypto.mac import tag
+from ioflt.crypto.rng import new_uuid
+from ioflt.errors import DeniedError, UsageError
+from ioflt.format.record import record as form
+from ioflt.format.record.record import DatastoreRecord, HomeRecord, Record, Recrypt
+from ioflt.keys.cache import KeyCache
+from ioflt.keys.client import KeyClient
+from ioflt.keys.native.provider import NativeProvider
+from ioflt.keys.native.store import NativeStore
+from ioflt.paths import Paths
+from ioflt.types import HomeState, KeyRef
+from tests.daemons import end_keyd
+from tests.operations.keyd.test_enforcement import DISK, INVENTORY, Site, read, record_of, show, site, wrapped
+
+__all__ = ["site"]
+
+
+def forged(where: Paths, record: Record, own: KeyRef) -> tuple[bytes, list[bytes]]:
+    """Payload and MACs: right ones by his own key, others for its other keys."""
+    store = NativeStore(where.providers)
+    provider = NativeProvider(store.load(own.provider), store.path(own.provider), KeyCache(1))
+    (kek,) = provider.get([own.key_id])
+    payload = form.encode(record)
+    with kek, hkdf(kek, f"mac/{form.label(record)}") as key:
+        good = tag(key, payload)
+    return payload, [good if key == own else bytes(32) for key in record.keys]
+
+
+def his(site: Site, *stolen: KeyRef) -> list[HomeRecord]:
+    """Records of his own VM that name keys of others."""
+    db = record_of(site.ds, "db")
+    (own,) = db.keys
+    changed = replace(db, operation=Recrypt(new_uuid(), stolen, (own,)), generation=db.generation + 1)
+    return [replace(db, keys=(own, *stolen)), changed, replace(changed, keys=(own, *stolen))]
+
+
+def refused(keys: KeyClient, site: Site, path: str) -> bool:
+    (answer,) = keys.unwrap([wrapped(site, path)])
+    return isinstance(answer, DeniedError)
+
+
+@pytest.fixture
+def stolen(site: Site) -> KeyRef:
+    """The key of `web`; keyd has seen no record of it yet."""
+    site.grant("mallory", site.ds.home("db"), "Access", "Recrypt", "Encrypt")
+    site.grant("alice", site.ds.home("web"), "Access")
+    (key,) = record_of(site.ds, "web").keys
+    end_keyd()
+    return key
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_what_a_record_only_names_is_not_its(site: Site, where: Paths, stolen: KeyRef, number: int) -> None:
+    record = his(site, stolen)[number]
+    own = record.keys[0]
+    payload, tags = forged(where, record, own)
+    mallory = site.client("mount", "mallory")
+    assert mallory.check_record(payload, tags, [own]) == [True]
+    assert refused(mallory, site, "ds/web/disk.img")
+    assert not refused(mallory, site, "ds/db/disk.img")
+    assert read(site.as_("alice", "mount"), "web/disk.img") == DISK  # whose VM's key is not shared now
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_no_record_is_sealed_by_what_the_one_before_only_named(
+    site: Site, where: Paths, stolen: KeyRef, number: int
+) -> None:
+    record = his(site, stolen)[number]
+    own = record.keys[0]
+    payload, tags = forged(where, record, own)
+    next_ = replace(his(site, stolen)[2], generation=record.generation + 1)
+    mallory = site.client("vm recrypt", "mallory")
+    with pytest.raises(DeniedError):
+        mallory.seal_record(next_.keys, form.seal(payload, tags), form.encode(next_))
+    assert refused(site.client("mount", "mallory"), site, "ds/web/disk.img")
+
+
+def test_a_record_of_ones_own_becomes_that_of_no_other_vm(site: Site, where: Paths, stolen: KeyRef) -> None:
+    web, db = record_of(site.ds, "web"), record_of(site.ds, "db")
+    site.grant("mallory", site.ds.home("db"), "Access", "RegisterVM", f"{INVENTORY}.Register")
+    end_keyd()
+    (own,) = db.keys
+    as_web = replace(db, home_id=web.home_id)
+    mallory = site.client("vm register", "mallory")
+    mallory.check_record(*forged(where, as_web, own), [own])
+    next_ = form.encode(replace(as_web, generation=db.generation + 1))
+    old = (site.top / "ds/db/.ioflt").read_bytes()
+    with pytest.raises(UsageError, match="is another VM's"):
+        mallory.seal_record([own], old, next_)
+
+
+def test_a_datastore_is_not_what_a_record_under_other_keys_says(
+    site: Site, where: Paths, stolen: KeyRef
+) -> None:
+    site.grant("mallory", site.ds, f"{INVENTORY}.Create")
+    real = site.ds.record
+    (own,) = record_of(site.ds, "db").keys
+    made = DatastoreRecord(real.datastore_id, HomeState.CLEAR, (own,), "", None, real.generation + 1)
+    mallory = site.client("vm import", "mallory")
+    show(mallory, site, "ds")
+    mallory.check_record(*forged(where, made, own), [own])
+    clear = HomeRecord(new_uuid(), real.datastore_id, HomeState.CLEAR, (), ("new",), "", False, None)
+    with pytest.raises(DeniedError, match=r"Cryptographer\.Decrypt"):
+        mallory.seal_record(real.keys, None, form.encode(clear))
