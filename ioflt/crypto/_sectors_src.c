@@ -162,9 +162,16 @@ static void *help(void *nothing)
     return nothing;
 }
 
-/* A forked process has no helper until it asks for one, and none of the other threads' jobs. */
+/* A forked process has no helper until it asks for one, and none of the other threads' jobs. What the helper had
+ * begun nobody ends here.
+ */
 static void after_fork(void)
 {
+    for (struct ioflt_tags *job = queue; job != NULL; job = job->after)
+        if (job->helped) {
+            job->helped = 0;
+            atomic_store(&job->refused, 1);
+        }
     pthread_mutex_init(&lock, NULL);
     pthread_cond_init(&asked, NULL);
     pthread_cond_init(&left, NULL);

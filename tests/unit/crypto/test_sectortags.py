@@ -4,8 +4,9 @@ import hashlib
 import hmac
 import os
 import random
+import signal
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from uuid import UUID
 
 import pytest
@@ -108,6 +109,23 @@ def test_a_forked_process_has_a_helper_of_its_own():
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_forked_process_does_not_wait_for_the_helper_that_it_has_not():
+    """What the helper had begun then is there in part: it is given up, or refused."""
+    native, _ = loops()
+    for ends in ("close", "tags"):
+        begun = native.begin(MANY * 50, 0)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)  # ends the process
+            try:
+                with suppress(BugError):
+                    getattr(begun, ends)()
+            finally:
+                os._exit(0)
+        begun.close()
+        assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_misuse():
