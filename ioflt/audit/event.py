@@ -217,9 +217,10 @@ def shown(value: Value) -> str:
 
 
 def _is_reconfiguration(event: Event) -> bool:
-    """vSphere's word for changes of a VM's configuration."""
+    """vSphere's word for changes of a VM's configuration, which keyd saw itself: it names nobody."""
     return (
         event.object is not None
+        and not event.reported
         and event.object.kind == "vm"
         and event.outcome == "done"
         and bool(event.changes)

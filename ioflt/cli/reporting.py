@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: It makes no sense, or not now.
 _REFUSALS: Final = (UsageError, NotFoundError, ExistsError, BusyError)
 
+#: Most findings that one check tells of one by one: with what counts the others they are one batch.
+_MAX_FINDINGS: Final = 99
+
 #: Most ports that one command tells of.
 _MAX_PORTS: Final = 100
 
@@ -115,28 +118,34 @@ def told(about: About, *changes: Change, part: str = "", keys: KeyClient | None 
 
 
 def tell_findings(keys: KeyClient, directory: str, found: Iterable[Entry]) -> None:
-    """An event for each record or file that a check found not to be sound. Raises StorageError."""
+    """An event for each record or file that a check found not to be sound, and of many for those beyond
+    `_MAX_FINDINGS` together. Raises StorageError.
+    """
     from ioflt.keys import reporting
-    from ioflt.wire.keyd.messages import MAX_REPORTS, Report
+    from ioflt.wire.keyd.messages import Report
 
     about: dict[str, About] = {}
     reports = []
-    for entry in found:
-        if entry.finding is None:
-            continue
+    bad = [(entry, finding) for entry in found if (finding := entry.finding) is not None]
+    bad.sort(key=lambda each: not each[0].bad)  # data that was changed comes first
+    for entry, finding in bad[:_MAX_FINDINGS]:
         top = entry.path.partition("/")[0]
         if top not in about:
             about[top] = vm(directory, top) if "/" in entry.path else datastore(directory)
         place = about[top]
         if entry.bad:
-            error = IntegrityError(entry.finding, sectors=entry.bad)
+            error = IntegrityError(finding, sectors=entry.bad)
             reports.append(reporting.damage(error, place.object, place.datastore, file=entry.path))
         else:
             told = (reporting.change("file", None, entry.path),)
-            reason = reporting.text(entry.finding)
+            reason = reporting.text(finding)
             reports.append(Report("check", place.object, place.datastore, told, "failed", reason))
-    for start in range(0, len(reports), MAX_REPORTS):
-        keys.note_events(reports[start : start + MAX_REPORTS])
+    if len(bad) > _MAX_FINDINGS:
+        more = (reporting.change("findings.notTold", None, str(len(bad) - _MAX_FINDINGS)),)
+        reason = "more findings than are told one by one"
+        reports.append(Report("check", datastore(directory).object, None, more, "failed", reason))
+    if reports:
+        keys.note_events(reports)
 
 
 @contextmanager

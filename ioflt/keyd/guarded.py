@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -337,10 +338,11 @@ class Guarded:
     def note_events(self, batch: Sequence[Report]) -> EventLogSettings:
         """Log what the peer reports. Raises UsageError, BusyError; StorageError when events are required."""
         told = [self._telling.for_whom(reports.event_of(report, self._session.operation)) for report in batch]
-        of_mounts = self._session.operation == "mount"  # which are root's, or the user's whose keyd it is
-        allowance = self._rules.reports if of_mounts or self._session.caller.trusted else self._rules.told
-        if not allowance.take(told[0].by.uid, len(told)):
-            raise BusyError(f"uid {told[0].by.uid} reports more events than keyd takes")
+        of_mounts, uid = self._session.operation == "mount", told[0].by.uid
+        owns = uid in (0, os.geteuid())  # whose mounts are all that there are
+        allowance = self._rules.reports if owns else self._rules.told
+        if not allowance.take(uid, len(told)):
+            raise BusyError(f"uid {uid} reports more events than keyd takes")
         recorder = self._service.recorder
         # A command tells of what it is about to do, a mount of what comes often.
         for each in told[:-1]:

@@ -74,7 +74,7 @@ BY_ANY: Final = frozenset(("integrity failure", "port warning"))
 BURST: Final = 20_000
 RATE: Final = 1_000
 
-#: The same of commands of a user who is not root, whatever he may do: at most 100 MB in a day.
+#: The same of commands of a user who is neither root nor whose keyd it is: at most 100 MB in a day.
 COMMANDS_BURST: Final = 4_096
 COMMANDS_RATE: Final = 1 / 10
 
@@ -86,6 +86,8 @@ def event_of(report: Report, operation: str) -> Event:
     """
     if not _may_report(report, operation):
         raise UsageError(f"{report.operation} is not reported to keyd by a {operation or 'command'}")
+    if report.served_uid is not None and operation != "mount":
+        raise UsageError("whom it serves only a mount tells")
     known = OPERATIONS.get(report.operation)
     told = event(
         report.operation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import shlex
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from ioflt.datastore.header import read_header
 from ioflt.format.record import record as form
 from ioflt.keys.client import KeyClient
 from ioflt.keys.native.store import NativeStore
+from ioflt.wire.keyd.messages import MAX_REPORTS
 from tests.cli import test_json as every
 from tests.cli.test_json import PASSPHRASE
 
@@ -180,6 +182,18 @@ def test_a_port_that_writes_to_a_file_is_an_event(place: Path) -> None:
     assert (told.object.kind, told.object.shown, bool(told.object.id)) == ("vm", "web", True)
     assert told.changes[0].after == str(place / "ds/web/web.vmx")
     assert "serial0 writes to the file '/var/log/web'" in told.reason
+
+
+def test_many_findings_of_a_check_leave_room_for_other_events(place: Path) -> None:
+    session = Session()
+    session.run("datastore init many")
+    for number in range(130):
+        os.mkfifo(f"many/pipe{number}")
+    _, made = session.run("check many")
+    assert len(made) == MAX_REPORTS
+    assert {each.operation for each in made} == {"check"}
+    (rest,) = (each for each in made if each.changes[0].path == "findings.notTold")
+    assert rest.changes[0].after == "31"
 
 
 def says(event: Event, command: str, key: str, place: Path) -> bool:

@@ -16,6 +16,8 @@ from tests.machine import ROOT, Machine, User
 pytestmark = [pytest.mark.root, pytest.mark.interop("unshare", "setpriv", "nsenter")]
 
 ALICE, BOB = User("alice", 61001), User("bob", 61002)
+#: Not in the group: his keyd is his own.
+OWNER = User("owner", 61004, member=False)
 #: In the group, as a process with a subordinate uid may be, and no account of the machine.
 GHOST = User("ghost", 61077)
 
@@ -75,11 +77,29 @@ with KeyClient(start=False, operation="vm export") as keys:
 """
 
 
+OWN_KEYD = """
+import os
+from ioflt import paths
+from ioflt.keys import starter
+os.environ["IOFLT_HOME"] = os.environ["HOME"] + "/ioflt"
+starter.greet(paths.find(), start=True).close()
+"""
+END_KEYD = """
+with KeyClient(start=False) as keys:
+    keys.stop()
+"""
+
+
 def test_what_a_member_tells_does_not_fill_the_log(machine: Machine) -> None:
     taken, _, said = python(machine, ALICE, REPORTS).partition(" ")
     assert COMMANDS_BURST - MAX_REPORTS < int(taken) <= COMMANDS_BURST + MAX_REPORTS
     assert said == "uid 61001 reports more events than keyd takes\n"
     assert python(machine, ROOT, REPORTS) == ""
+
+
+def test_whose_keyd_it_is_tells_as_much_as_root() -> None:
+    with Machine([OWNER]) as machine:
+        assert python(machine, OWNER, OWN_KEYD + REPORTS + END_KEYD) == ""
 
 
 DENIALS = """

@@ -53,6 +53,7 @@ def test_who_reports_is_the_peer_and_it_is_marked(keys, where):
         ("no such command", Report("integrity failure")),
         ("vm import", Report("file open")),
         ("", Report("file remove")),
+        ("vm export", Report("vm export", served_uid=4321)),  # whom it serves only a mount knows
     ],
 )
 def test_nobody_reports_what_is_not_his_to_report(keys, where, connection, report):

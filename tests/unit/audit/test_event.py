@@ -190,6 +190,8 @@ def test_the_text_has_the_shape_of_vspheres_event():
 def test_what_is_no_reconfiguration_has_a_sentence_of_its_own():
     made = event(operation="vm decrypt", object=WEB01, datastore=STORE, outcome="denied", reason="no")
     assert text(made, "host1") == "vm decrypt web01 in /srv/ds1 on host1 by user:alice: denied: no."
+    said = event(operation="vm export", object=WEB01, changes=(modified("config.x", 1, 2),), reported=True)
+    assert text(said, "h").startswith("vm export web01 on h by user:alice: done.\n")
     acting = event(operation="open", by=Actor("user:root", 0, 1, as_principal="user:bob"), served_uid=1001)
     assert text(acting, "h") == "open on h by user:root as user:bob for uid 1001: done."
 
