@@ -69,8 +69,12 @@ class Holdings:
 
     # Records
 
-    def learn(self, record: Record, by: Collection[KeyRef], shown: str, *, vouched: bool) -> None:
+    def learn(
+        self, record: Record, by: Collection[KeyRef], shown: str, *, vouched: bool, registers: bool = False
+    ) -> None:
         """From a valid record, which has the MACs of those of its keys. `vouched`: by who may do all anyway.
+
+        `registers`: by who says that a datastore has other keys than those that are known.
 
         Raises StorageError, and UsageError for one more owner than can be kept: the keyd that starts next
         would not know whose the keys are.
@@ -81,7 +85,7 @@ class Holdings:
             if shown and (vouched or owner.ident not in self._shown):
                 _keep(self._shown, owner.ident, shown, MAX_KNOWN)
             if isinstance(record, DatastoreRecord):
-                self._learn_datastore(record, keys, vouched=vouched)
+                self._learn_datastore(record, keys, registers=vouched or registers)
             else:
                 _keep(self._homes, owner.ident, (keys_of(record), record.datastore_id), MAX_KNOWN)
             try:
@@ -101,10 +105,10 @@ class Holdings:
             self._shared.note(key, held)
         _keep(self._held, key, held, MAX_KNOWN)
 
-    def _learn_datastore(self, record: DatastoreRecord, by: tuple[KeyRef, ...], *, vouched: bool) -> None:
+    def _learn_datastore(self, record: DatastoreRecord, by: tuple[KeyRef, ...], *, registers: bool) -> None:
         before = self._datastores.get(record.datastore_id)
         if before is not None and set(by).isdisjoint(before.keys):
-            if not vouched:
+            if not registers:
                 return  # its keys change by a record that has the MACs of both
             before = None
         known = () if before is None else before.keys

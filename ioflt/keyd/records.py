@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 from ioflt.access import changes, objects, transitions
 from ioflt.access.differences import differences
+from ioflt.access.privileges import Privilege
 from ioflt.access.state import AccessState
 from ioflt.access.transitions import Transition
 from ioflt.audit.event import Event, modified
 from ioflt.errors import CorruptDataError, IofltError, UnshownError, UsageError
 from ioflt.format.record import record as form
-from ioflt.format.record.record import Deep, HomeRecord, Move, Record
+from ioflt.format.record.record import DatastoreRecord, Deep, HomeRecord, Move, Record
 from ioflt.keyd.permits import Permits, Rules
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
@@ -85,8 +86,10 @@ class Records:
 
     def _learn(self, record: Record, by: frozenset[KeyRef], shown: str) -> None:
         """Raises StorageError; UsageError for what keyd cannot keep, but to root, who gives it other keys."""
+        place = transitions.place_of(record, shown or Owner.of(record).ident)
+        registers = isinstance(record, DatastoreRecord) and self._permits.has(Privilege.REGISTER_HOST, place)
         try:
-            self._holdings.learn(record, by, shown, vouched=self._session.caller.trusted)
+            self._holdings.learn(record, by, shown, vouched=self._session.caller.trusted, registers=registers)
         except UsageError as error:
             if not self._session.caller.trusted:
                 raise

@@ -114,3 +114,22 @@ def test_a_datastore_is_not_what_a_record_under_other_keys_says(
     clear = HomeRecord(new_uuid(), real.datastore_id, HomeState.CLEAR, (), ("new",), "", False, None)
     with pytest.raises(DeniedError, match=r"Cryptographer\.Decrypt"):
         mallory.seal_record(real.keys, None, form.encode(clear))
+
+
+def test_who_may_register_a_datastore_says_what_its_keys_are(
+    site: Site, where: Paths, stolen: KeyRef
+) -> None:
+    """Where others were shown before: it was recrypted on another host, or these were forged."""
+    site.grant("alice", site.ds, f"{INVENTORY}.Create", "RegisterHost", "Decrypt")
+    site.grant("bob", site.ds, f"{INVENTORY}.Create", "Decrypt")
+    real = site.ds.record
+    (own,) = record_of(site.ds, "db").keys
+    made = DatastoreRecord(real.datastore_id, HomeState.CLEAR, (own,), "", None, real.generation)
+    site.client("", "mallory").check_record(*forged(where, made, own), [own])
+    clear = HomeRecord(new_uuid(), real.datastore_id, HomeState.CLEAR, (), ("new",), "", False, None)
+    bob = site.client("vm import", "bob")
+    show(bob, site, "ds")
+    with pytest.raises(UsageError, match="keys of its datastore"):
+        bob.seal_record(real.keys, None, form.encode(clear))
+    show(site.client("", "alice"), site, "ds")
+    assert len(bob.seal_record(real.keys, None, form.encode(clear))) == len(real.keys)
