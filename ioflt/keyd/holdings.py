@@ -48,11 +48,11 @@ class _Datastore:
 
 @dataclass(slots=True)
 class _Made:
-    """By one principal: keys, digests of wrapped data keys, and ids of homes."""
+    """By one principal: keys, digests of wrapped data keys, and ids of homes, True with their first record."""
 
     keys: OrderedDict[KeyRef, None] = field(default_factory=OrderedDict)
     blobs: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
-    homes: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    homes: OrderedDict[str, bool] = field(default_factory=OrderedDict)
 
 
 class Holdings:
@@ -166,15 +166,21 @@ class Holdings:
 
     # What principals made
 
-    def made_home(self, who: Principal, ident: str) -> None:
-        """keyd sealed the first record of that home for him."""
+    def named_home(self, who: Principal, ident: str, *, first: bool) -> None:
+        """keyd sealed a record for him that gives a home this id: its first one, or it had another id."""
         with self._lock:
-            _keep(self._of(who).homes, ident, None, MAX_MADE)
+            homes = self._of(who).homes
+            _keep(homes, ident, first or homes.get(ident, False), MAX_MADE)
+
+    def has_named_home(self, who: Principal, ident: str) -> bool:
+        """Whether the home has that id by a record that keyd sealed for him."""
+        made = self._made.get(who)
+        return made is not None and ident in made.homes
 
     def has_made_home(self, who: Principal, ident: str) -> bool:
         """Whether keyd sealed the first record of that home for him."""
         made = self._made.get(who)
-        return made is not None and ident in made.homes
+        return made is not None and made.homes.get(ident, False)
 
     def made_key(self, who: Principal, key: KeyRef) -> None:
         """keyd made that key for him."""

@@ -78,7 +78,7 @@ class Records:
                 )
             self._holdings.learn(record, by, shown, vouched=self._session.caller.trusted)
             if isinstance(record, HomeRecord) and not _is_of_same(before, record):
-                self._holdings.made_home(self._who, record.home_id)
+                self._holdings.named_home(self._who, record.home_id, first=before is None)
         self._inherit(before, record)
         with self._telling.changing(change, record, shown):
             self._service.sealed(before, record)
@@ -106,7 +106,7 @@ class Records:
             what, target, home = "VM", objects.vm(ident, ident), self._holdings.home(ident)
             known, same = home is not None, home == (transitions.keys_of(record), record.datastore_id)
             # Who gives a VM another id has permissions pass to that: not by what he says it is already.
-            same = same and (before is None or self._holdings.has_made_home(self._who, ident))
+            same = same and (before is None or self._holdings.has_named_home(self._who, ident))
         else:
             what, target, (keys, _) = (
                 "datastore",

@@ -14,13 +14,14 @@ from ioflt.crypto.mac import tag
 from ioflt.crypto.rng import new_uuid
 from ioflt.errors import DeniedError, UsageError
 from ioflt.format.record import record as form
-from ioflt.format.record.record import DatastoreRecord, HomeRecord, Record, Recrypt
+from ioflt.format.record.record import DatastoreRecord, HomeRecord, Move, Record, Recrypt
 from ioflt.keys.cache import KeyCache
 from ioflt.keys.client import KeyClient
 from ioflt.keys.native.provider import NativeProvider
 from ioflt.keys.native.store import NativeStore
 from ioflt.paths import Paths
 from ioflt.types import HomeState, KeyRef
+from ioflt.wire.keyd import access as wire
 from tests.daemons import end_keyd
 from tests.operations.keyd.test_enforcement import DISK, INVENTORY, Site, read, record_of, show, site, wrapped
 
@@ -99,6 +100,24 @@ def test_a_record_of_ones_own_becomes_that_of_no_other_vm(site: Site, where: Pat
     old = (site.top / "ds/db/.ioflt").read_bytes()
     with pytest.raises(UsageError, match="is another VM's"):
         mallory.seal_record([own], old, next_)
+
+
+def test_a_move_to_a_vm_that_one_only_decrypted_takes_no_permission_there(site: Site) -> None:
+    web, db = record_of(site.ds, "web"), record_of(site.ds, "db")
+    site.grant("mallory", site.ds, "Decrypt")
+    site.grant("mallory", site.ds.home("db"), "Access", "Migrate", f"{INVENTORY}.Move")
+    clear = replace(
+        web, home_id=new_uuid(), state=HomeState.CLEAR, keys=(), names=("web",), generation=web.generation + 1
+    )
+    mallory = site.client("vm decrypt", "mallory")
+    for path in ("ds", "ds/web", "ds/db"):
+        show(mallory, site, path)
+    mallory.seal_record(site.ds.record.keys, (site.top / "ds/web/.ioflt").read_bytes(), form.encode(clear))
+    moves = Move(new_uuid(), clear.home_id, clear.datastore_id)
+    next_ = form.encode(replace(db, operation=moves, generation=db.generation + 1))
+    mallory.seal_record(db.keys, (site.top / "ds/db/.ioflt").read_bytes(), next_)
+    on = wire.Object("vm", clear.home_id, "web", clear.datastore_id)
+    assert not site.root.explain_access("mallory", "Cryptographer.Access", on).allowed
 
 
 def test_a_datastore_is_not_what_a_record_under_other_keys_says(
