@@ -48,7 +48,7 @@ class _Datastore:
 
 @dataclass(slots=True)
 class _Made:
-    """By one principal: keys, digests of wrapped data keys, and ids of homes, True with their first record."""
+    """By one principal: keys, digests of wrapped data keys, and ids of homes; True: by a first record."""
 
     keys: OrderedDict[KeyRef, None] = field(default_factory=OrderedDict)
     blobs: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
