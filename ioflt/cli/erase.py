@@ -15,7 +15,7 @@ import click
 from ioflt.cli import reporting
 from ioflt.cli.hints import advising
 from ioflt.cli.render import describe, emit, json_option, printable, progress, say, warn
-from ioflt.cli.session import home_argument, logged
+from ioflt.cli.session import connect_keys, home_argument, logged
 from ioflt.cli.vm import open_vms
 from ioflt.errors import BusyError, IofltError, KeyUnavailableError, UsageError
 from ioflt.types import KeyRef
@@ -98,11 +98,11 @@ def erase(home: tuple[Path, str], yes: bool, destroy_key: bool, out: Path | None
 
 def _tell_kept(key: KeyRef) -> None:
     """How to destroy a key by itself, where that can be done: nothing has the VM's name any more."""
-    from ioflt import paths
-    from ioflt.cli.provider_common import open_store
     from ioflt.keys.kmip.file import KIND
 
-    if not paths.find().joined and open_store().kind(key.provider) == KIND:
+    with connect_keys() as keys:
+        kinds = {one.name: one.kind for one in keys.status().providers}
+    if kinds.get(key.provider) == KIND:
         named = shlex.join((key.provider, key.key_id))
         say(
             f"{key}: stays on its key servers, as --destroy-key was not given; to destroy it:"
@@ -112,7 +112,6 @@ def _tell_kept(key: KeyRef) -> None:
 
 def _erase(directory: Path, name: str, destroy_key: bool) -> Receipt:
     from ioflt.datastore import erase as erasing
-    from ioflt.keys.destroy import destroy
 
     with (
         open_vms(directory, keyless=True, but=name) as volume,
@@ -122,12 +121,7 @@ def _erase(directory: Path, name: str, destroy_key: bool) -> Receipt:
         reporting.told(reporting.vm(directory, name), ("name", name, None)),
         progress(f"erasing {name}", erasing.extent(volume, name)) as bar,
     ):
-
-        def destroyed(key: KeyRef) -> bool:
-            with reporting.told(reporting.key(key), ("key.state", None, "destroyed")):
-                return destroy(key, volume.keys)
-
-        wanted = destroyed if destroy_key else None
+        wanted = volume.keys.erase_key if destroy_key else None
         return erasing.erase(volume, name, destroy=wanted, progress=bar.advance)
 
 

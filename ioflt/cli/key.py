@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli import key_use, reporting
+from ioflt.cli import key_use
 from ioflt.cli.hints import advising
 from ioflt.cli.render import emit, json_option, printable, say
+from ioflt.cli.session import connect_keys
 from ioflt.errors import KeyNotUsable, UsageError
 from ioflt.types import KeyRef
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
-
-    from ioflt.keys.kmip.provider import KmipProvider
+    from ioflt.wire.keyd.messages import Revocation
 
 _REASONS = (
     "unspecified",
@@ -57,17 +54,17 @@ def locate(
     provider: str, name: str | None, state: str | None, attributes: tuple[str, ...], as_json: bool
 ) -> None:
     """List the ids of symmetric keys that the servers of PROVIDER show us."""
-    from ioflt.keys.kmip.criterion import criterion
+    from ioflt.wire.keyd.messages import Criterion
 
-    wanted = [criterion("Name", name)] if name is not None else []
-    wanted += [criterion("State", state)] if state is not None else []
+    wanted = [Criterion("Name", name)] if name is not None else []
+    wanted += [Criterion("State", state)] if state is not None else []
     for text in attributes:
         attribute, equals, value = text.partition("=")
         if not equals or not attribute:
             raise UsageError(f"no attribute: {text!r}; write NAME=TEXT")
-        wanted.append(criterion(attribute, value))
-    with _open(provider) as servers:
-        ids = servers.call(lambda keys: keys.locate(wanted))
+        wanted.append(Criterion(attribute, value))
+    with connect_keys() as keys:
+        ids = keys.locate_keys(provider, wanted)
 
     def show() -> None:
         for key_id in ids:
@@ -81,18 +78,13 @@ def locate(
 @click.argument("key_id", metavar="KEY-ID")
 @click.option("--reason", type=click.Choice(_REASONS), default="unspecified", show_default=True)
 @json_option
-def revoke(provider: str, key_id: str, reason: str, as_json: bool) -> None:
+def revoke(provider: str, key_id: str, reason: Revocation, as_json: bool) -> None:
     """Revoke KEY-ID on the servers of PROVIDER.
 
     VMs that it protects still open as long as the servers hand it out, or keyd has it.
     """
-    from ioflt.wire.kmip.enumerations import RevocationReasonCode
-
-    code = RevocationReasonCode[reason.upper().replace("-", "_")]
-    since = int(time.time()) if code == RevocationReasonCode.KEY_COMPROMISE else None
-    about = reporting.key(KeyRef(provider, key_id))
-    with _open(provider) as servers, reporting.told(about, ("key.state", None, f"revoked, {reason}")):
-        servers.call(lambda keys: keys.revoke(key_id, code, since))
+    with connect_keys() as keys:
+        keys.revoke_key(KeyRef(provider, key_id), reason)
     done = {"key": str(KeyRef(provider, key_id)), "revoked": reason}
     emit(done, lambda: say(f"{key_id} is revoked"), as_json)
 
@@ -111,37 +103,8 @@ def destroy(provider: str, key_id: str, yes: bool, as_json: bool) -> None:
         if not sys.stdin.isatty():
             raise UsageError("a destroyed key never comes back; if that is meant, say --yes")
         click.confirm(f"Destroy {printable(key_id)} and all that only it opens?", abort=True, err=True)
-    from ioflt.keys.client import KeyClient
-
     revoke_it = f"if it is still active, end its use first: ioflt key revoke {shlex.join((provider, key_id))}"
-    about = reporting.key(KeyRef(provider, key_id))
-    with (
-        _open(provider) as servers,
-        advising(KeyNotUsable, "may not be used", revoke_it),
-        reporting.told(about, ("key.state", None, "destroyed")),
-    ):
-        servers.call(lambda keys: keys.destroy(key_id))
+    with connect_keys() as keys, advising(KeyNotUsable, "may not be used", revoke_it):
+        keys.destroy_key(KeyRef(provider, key_id))
     done = {"key": str(KeyRef(provider, key_id)), "destroyed": True}
     emit(done, lambda: say(f"{key_id} is destroyed"), as_json)
-    with KeyClient.connect() as keyd:
-        keyd.key_states([KeyRef(provider, key_id)])  # it hears that the key is gone, and drops a sealed copy
-
-
-def _open(name: str) -> AbstractContextManager[KmipProvider]:
-    from contextlib import contextmanager
-
-    from ioflt import paths
-    from ioflt.keys.kmip.provider import KmipProvider
-    from ioflt.keys.kmip.store import KmipStore
-
-    store = KmipStore(paths.find().own().ensure().providers)
-
-    @contextmanager
-    def opened() -> Iterator[KmipProvider]:
-        provider = KmipProvider(store.load(name), store)
-        try:
-            yield provider
-        finally:
-            provider.close()
-
-    return opened()

@@ -1,4 +1,4 @@
-"""Events of what commands do themselves, to files and on key servers, where keyd sees nothing of it."""
+"""Events of what commands do themselves, to files, where keyd sees nothing of it."""
 
 from __future__ import annotations
 

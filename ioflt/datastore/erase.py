@@ -44,8 +44,8 @@ REACH: Final = 4 * DATA_OFFSET
 
 _CHUNK = 1 << 20
 
-#: Destroys a key; whether it is gone for good.
-Destroy = Callable[[KeyRef], bool]
+#: Destroys a key of the home of that id; whether it is gone for good.
+Destroy = Callable[[KeyRef, str], bool]
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def erase(
             shared, unknown = _shared(home, keys)
             if destroy is not None:
                 _refuse_shared(shared, unknown)
-            fates = {key: _fate(key, destroy) for key in keys}
+            fates = {key: _fate(key, record.home_id, destroy) for key in keys}
             hidden = newhome.hide(volume, home, newhome.ERASED)
             for key in keys if verified else ():  # else the record may name somebody else's
                 if not shared[key]:
@@ -222,10 +222,10 @@ def _refuse_shared(shared: dict[KeyRef, list[str]], unknown: Sequence[str]) -> N
         raise BusyError(f"nobody knows whether its keys also open {', '.join(unknown)}")
 
 
-def _fate(key: KeyRef, destroy: Destroy | None) -> str:
+def _fate(key: KeyRef, home_id: str, destroy: Destroy | None) -> str:
     if destroy is None:
         return "kept"
-    return "destroyed" if destroy(key) else "removed from this host"
+    return "destroyed" if destroy(key, home_id) else "removed from this host"
 
 
 # What there is

@@ -96,6 +96,16 @@ def _answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBod
         case messages.AddKey(key):
             service.add_key(key.ref)
             return messages.Done()
+        case messages.LocateKeys(provider, criteria):
+            return messages.Located(tuple(service.locate_keys(provider, criteria)))
+        case messages.RevokeKey(key, reason):
+            service.revoke_key(key.ref, reason)
+            return messages.Done()
+        case messages.DestroyKey(key):
+            service.destroy_key(key.ref)
+            return messages.Done()
+        case messages.EraseKey(key, home_id):
+            return messages.Erased(service.erase_key(key.ref, home_id))
         case messages.NoteGeneration(keys, home_id, generation):
             service.note_generation([key.ref for key in keys], home_id, generation)
             return messages.Done()

@@ -39,11 +39,13 @@ from ioflt.wire.frame import wipe
 from ioflt.wire.keyd import providers
 from ioflt.wire.keyd.messages import (
     CachedKey,
+    Criterion,
     EventLogSettings,
     EventSink,
     Locked,
     LockMode,
     Report,
+    Revocation,
     Status,
 )
 
@@ -214,6 +216,27 @@ class Guarded:
     def add_key(self, key: KeyRef) -> None:
         self._permits.require(_P.MANAGE_KEYS, ANYWHERE)
         self._service.add_key(key)
+
+    def locate_keys(self, provider: str, criteria: Sequence[Criterion]) -> list[str]:
+        self._permits.require(_P.READ_KEY_SERVERS, ANYWHERE)
+        return self._service.server_keys.locate(provider, criteria)
+
+    def revoke_key(self, key: KeyRef, reason: Revocation) -> None:
+        self._permits.require(_P.MANAGE_KEYS, ANYWHERE)
+        self._service.server_keys.revoke(key, reason, self._telling.for_whom)
+
+    def destroy_key(self, key: KeyRef) -> None:
+        self._permits.require(_P.MANAGE_KEYS, ANYWHERE)
+        self._service.server_keys.destroy(key, self._telling.for_whom)
+
+    def erase_key(self, key: KeyRef, home_id: str) -> bool:
+        self._permits.require(_P.MANAGE_KEYS, ANYWHERE)
+        # Root's command has looked into all datastores that were opened here; others have no notes of these.
+        others = [] if self._session.caller.trusted else self._holdings.others(key, home_id)
+        if others:
+            many = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            raise BusyError(f"its key {key} also opens {others[0]}{many}, as keyd knows")
+        return self._service.server_keys.erase(key, self._telling.for_whom)
 
     def note_generation(self, keys: Sequence[KeyRef], home_id: str, generation: int) -> None:
         newest = min(

@@ -125,12 +125,7 @@ class Holdings:
 
     def users(self, provider: str) -> list[str]:
         """What the homes and datastores are called whose newest records name keys of a provider, sorted."""
-        with self._lock:
-            held = list(self._held.items())
-        newest: dict[str, int] = {}
-        for _, owners in held:
-            for ident, (generation, _) in owners.items():
-                newest[ident] = max(generation, newest.get(ident, 0))
+        held, newest = self._all()
         return sorted(
             {
                 self.place(owner).shown
@@ -140,6 +135,26 @@ class Holdings:
                 if generation == newest[ident]
             }
         )
+
+    def others(self, key: KeyRef, ident: str) -> list[str]:
+        """What the homes and datastores are called that have the key beside the one of that id, sorted."""
+        _, newest = self._all()
+        owners = self._held.get(key) or self._shared.of(key)
+        return sorted(
+            self.place(owner).shown
+            for other, (generation, owner) in owners.items()
+            if other != ident and generation >= newest.get(other, 0)
+        )
+
+    def _all(self) -> tuple[list[tuple[KeyRef, Owners]], dict[str, int]]:
+        """The owners of each key, and of each owner the newest generation of a record."""
+        with self._lock:
+            held = list(self._held.items())
+        newest: dict[str, int] = {}
+        for _, owners in held:
+            for ident, (generation, _) in owners.items():
+                newest[ident] = max(generation, newest.get(ident, 0))
+        return held, newest
 
     def home(self, ident: str) -> tuple[frozenset[KeyRef], str] | None:
         """The keys and the datastore of the home of that id, by the record that was shown last."""

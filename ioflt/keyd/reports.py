@@ -29,7 +29,7 @@ BY_MOUNTS: Final = frozenset(
     )
 )
 
-#: What commands tell of: they do it to files, or on key servers, themselves.
+#: What commands tell of: they do it to files themselves, or try key servers.
 BY_COMMANDS: Final = frozenset(
     (
         "check",
@@ -62,8 +62,6 @@ BY_COMMANDS: Final = frozenset(
         "provider split",
         "provider test",
         "provider trust",
-        "key destroy",
-        "key revoke",
     )
 )
 

@@ -47,6 +47,7 @@ from ioflt.keyd.policies import PolicyFile
 from ioflt.keyd.provider_watch import ProviderWatch
 from ioflt.keyd.providers import ProviderChanges
 from ioflt.keyd.recorder import Recorder, event, key_thing, provider_thing
+from ioflt.keyd.server_keys import ServerKeys
 from ioflt.keyd.users import Users
 from ioflt.keys.native.store import NativeStore
 from ioflt.keys.removed import RemovedKeys
@@ -94,6 +95,8 @@ class Service:
         self._locks = 0  # how often `lock` was called
         #: Changes of providers by who may not write their files.
         self.providers = ProviderChanges(store, self.recorder, self._watch, self.reload)
+        #: Keys on key servers, for who operates them.
+        self.server_keys = ServerKeys(store, self._keks, self.recorder)
 
     def default_provider(self) -> str:
         return self._keks.registry.default()
@@ -291,6 +294,10 @@ class Service:
     def add_key(self, key: KeyRef) -> None:
         with self.recorder.around(event("key add", key_thing(key))):
             self._keks.removed.discard(key)
+
+    def erase_key(self, key: KeyRef, home_id: str) -> bool:
+        """Who else has the key is `guarded`'s to know."""
+        return self.server_keys.erase(key, lambda told: told)
 
     def note_generation(self, keys: Sequence[KeyRef], home_id: str, generation: int) -> None:
         generations.note(self._keks.keepers(keys), home_id, generation)

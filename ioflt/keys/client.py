@@ -170,6 +170,14 @@ class KeyService(Protocol):
         """Take back `remove_key`."""
         ...
 
+    def erase_key(self, key: KeyRef, home_id: str) -> bool:
+        """Revoke and destroy the key of that VM on its servers, and forget it; also one that is gone already.
+
+        False for a key that is derived from its provider's one key: it is removed from this host. Raises
+        BusyError when keyd knows of others that have it.
+        """
+        ...
+
     def note_generation(self, keys: Sequence[KeyRef], home_id: str, generation: int) -> None:
         """Note with the home's keys how far it came, where their providers can and answer."""
         ...
@@ -378,6 +386,9 @@ class KeyClient:
     def add_key(self, key: KeyRef) -> None:
         self._ask(messages.AddKey(messages.Key.of(key)), messages.Done)
 
+    def erase_key(self, key: KeyRef, home_id: str) -> bool:
+        return self._ask(messages.EraseKey(messages.Key.of(key), home_id), messages.Erased).destroyed
+
     def note_generation(self, keys: Sequence[KeyRef], home_id: str, generation: int) -> None:
         request = messages.NoteGeneration(_keys(keys), home_id, generation)
         self._ask(request, messages.Done)
@@ -435,6 +446,18 @@ class KeyClient:
     def explain_access(self, who: str, privilege: str, on: Object) -> messages.Explained:
         """Whether someone has a privilege on an object, and why. Raises DeniedError, UsageError."""
         return self._ask(messages.ExplainAccess(who, privilege, on), messages.Explained)
+
+    def locate_keys(self, provider: str, criteria: Sequence[messages.Criterion]) -> Sequence[str]:
+        """Ids of keys on the servers of a provider. Raises UsageError for no value of an attribute."""
+        return self._ask(messages.LocateKeys(provider, tuple(criteria)), messages.Located).ids
+
+    def revoke_key(self, key: KeyRef, reason: messages.Revocation) -> None:
+        """End the key's use for new data, on its servers."""
+        self._ask(messages.RevokeKey(messages.Key.of(key), reason), messages.Done)
+
+    def destroy_key(self, key: KeyRef) -> None:
+        """Destroy the key on its servers. Raises KeyNotUsable when they refuse, as they do an active one."""
+        self._ask(messages.DestroyKey(messages.Key.of(key)), messages.Done)
 
     def about_provider(self, name: str) -> providers.About:
         """What may be known of a provider. Raises NotFoundError, DeniedError."""

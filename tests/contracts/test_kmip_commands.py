@@ -65,7 +65,7 @@ def test_from_nothing_to_keys(ioflt, server, authority, tmp_path):
     assert [
         (each["operation"], each["outcome"], [change["after"] for change in each["changes"]])
         for each in about_key
-        if each["reported"]
+        if each["operation"] in ("key revoke", "key destroy") and not each["reported"]
     ] == [
         ("key destroy", "done", ["destroyed"]),
         ("key destroy", "failed", ["destroyed"]),

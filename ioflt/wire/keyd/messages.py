@@ -68,6 +68,10 @@ MAX_EVENT_PAGE = 1 << 20
 #: Longest statement about a report, in bytes.
 MAX_STATEMENT = 32 << 10
 
+#: Most attributes by which keys are looked for, and most keys that are found.
+MAX_CRITERIA = 64
+MAX_LOCATED = 1000
+
 #: Most VMs that are marked as those from which the keys come.
 MAX_KEY_HOLDERS = 256
 
@@ -97,6 +101,15 @@ EventSink = Literal["none", "journal", "syslog"]
 ReportText = Annotated[str, Meta(max_length=MAX_REPORT_TEXT)]
 HomeId = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+#: Why a key is revoked, as KMIP has it.
+Revocation = Literal[
+    "unspecified",
+    "key-compromise",
+    "affiliation-changed",
+    "superseded",
+    "cessation-of-operation",
+    "privilege-withdrawn",
+]
 #: Seconds since 1970.
 Time = Annotated[int, Meta(ge=0, lt=2**53)]
 #: Where a cached key is from: its provider gave it to this keyd, or it was sealed to this host before.
@@ -285,6 +298,40 @@ class AddKey(_Message, frozen=True):
     """→ Done: takes back a `RemoveKey`."""
 
     key: Key
+
+
+class Criterion(_Struct, frozen=True):
+    """An attribute of keys on key servers, and its value as a person writes it."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    text: Annotated[str, Meta(max_length=MAX_KEY_ID)]
+
+
+class LocateKeys(_Message, frozen=True):
+    """→ Located: keys that the servers of a provider show us, with all of these attributes."""
+
+    provider: providers.Name
+    criteria: Annotated[tuple[Criterion, ...], Meta(max_length=MAX_CRITERIA)]
+
+
+class RevokeKey(_Message, frozen=True):
+    """→ Done: its servers let nothing new have the key."""
+
+    key: Key
+    reason: Revocation
+
+
+class DestroyKey(_Message, frozen=True):
+    """→ Done: its servers have the key no more."""
+
+    key: Key
+
+
+class EraseKey(_Message, frozen=True):
+    """→ Erased: the key of a VM that is erased, and of nothing else, is revoked, destroyed and forgotten."""
+
+    key: Key
+    home_id: HomeId
 
 
 class NoteGeneration(_Message, frozen=True):
@@ -527,6 +574,10 @@ KeyRequest = (
     | ForgetKey
     | RemoveKey
     | AddKey
+    | LocateKeys
+    | RevokeKey
+    | DestroyKey
+    | EraseKey
     | NoteGeneration
     | SeenGeneration
     | GetStatus
@@ -612,6 +663,18 @@ class Sealed(_Message, frozen=True):
 
 class Data(_Message, frozen=True):
     value: Annotated[bytes, Meta(max_length=max(MAX_VMX, MAX_RECORD))]
+
+
+class Located(_Message, frozen=True):
+    ids: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=MAX_KEY_ID)], ...], Meta(max_length=MAX_LOCATED)
+    ]
+
+
+class Erased(_Message, frozen=True):
+    """`destroyed`: on its servers; else its provider derives the key, and this host does without it."""
+
+    destroyed: bool
 
 
 class Generation(_Message, frozen=True):
@@ -805,6 +868,8 @@ ReplyBody = (
     | Sealed
     | Data
     | KeyStates
+    | Located
+    | Erased
     | Generation
     | Status
     | CachedKeys

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ioflt.access.operations import OPERATIONS
+from ioflt.testing.kmip_server import KmipServer
+from ioflt.testing.pykmip import HOST, Authority
+from tests.authority import authority as authority
+from tests.authority import certificate as certificate
 from tests.machine import ROOT, Machine, User
 
 pytestmark = [pytest.mark.root, pytest.mark.interop("unshare", "setpriv", "nsenter")]
@@ -98,6 +103,38 @@ def test_nobody_else_does(machine: Machine, user: User) -> None:
         assert "permission denied: Cryptographer." in done.stderr
     assert kinds(machine) == {"corp": "kmip"}
     machine.root("provider", "remove", "corp")
+
+
+def test_keys_on_servers_are_found_revoked_and_destroyed(
+    machine: Machine, authority: Authority, certificate: tuple[Path, Path]
+) -> None:
+    home = "/mnt/home/kim"
+    with KmipServer(certificate, authority.path) as server:
+        at = f"{HOST}:{server.port}"
+        does(
+            machine, "provider", "create", "kmip", "corp", "--server", at, "--csr", "--out", f"{home}/kms.csr"
+        )
+        machine.path(f"{home}/kms.crt").write_text(
+            authority.sign(machine.path(f"{home}/kms.csr").read_text())
+        )
+        machine.path(f"{home}/kms-ca.pem").write_text(authority.path.read_text())
+        trust = ("--certificate", f"{home}/kms.crt", "--ca", f"{home}/kms-ca.pem")
+        does(machine, "provider", "trust", "corp", *trust)
+        (key,) = server.add()
+        assert does(machine, "key", "locate", "corp", "--state", "active").split() == [key]
+        refused = machine.ioflt(KIM, "key", "destroy", "corp", key, "--yes")
+        assert (refused.returncode, "end its use first" in refused.stderr) == (4, True), refused.stderr
+        for user, attempt in (
+            (VERA, ("revoke", "corp", key)),
+            (VERA, ("destroy", "corp", key, "--yes")),
+            (ALICE, ("locate", "corp")),
+        ):
+            denied = machine.ioflt(user, "key", *attempt)
+            assert (denied.returncode, "denied: Cryptographer." in denied.stderr) == (3, True), denied.stderr
+        does(machine, "key", "revoke", "corp", key, "--reason", "superseded")
+        does(machine, "key", "destroy", "corp", key, "--yes")
+        assert does(machine, "key", "locate", "corp", "--state", "active") == ""
+    does(machine, "provider", "remove", "corp")
 
 
 def test_what_takes_the_files_themselves_is_roots_as_the_table_says(machine: Machine) -> None:

@@ -17,7 +17,6 @@ from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, KeyUnavailableError, ReadOnlyError, StorageError, UsageError
 from ioflt.format.luks2.layout import DATA_OFFSET, KEYSLOTS_OFFSET, STATE_SLOT_OFFSETS
 from ioflt.format.record.record import Operation, Recrypt
-from ioflt.keys.destroy import destroy
 from ioflt.types import HomeState, KeyRef
 from tests.unit.datastore.stored import DESCRIPTOR, VMX, Stored, snapshot
 
@@ -156,14 +155,14 @@ def test_keyd_forgets_what_nothing_else_needs(stored: Stored) -> None:
 def test_destroyed_with_its_key(stored: Stored) -> None:
     """One of a native provider is derived: it cannot be destroyed, and this host does without it."""
     (key,) = stored.home.standing().keys
-    receipt = erase.erase(stored.volume, "web", destroy=lambda one: destroy(one, stored.keys))
+    receipt = erase.erase(stored.volume, "web", destroy=stored.keys.erase_key)
     assert receipt.keys[0].fate == "removed from this host"
     with pytest.raises(KeyUnavailableError, match="removed"):
         stored.keys.mac(key, "home-record", b"")
 
 
 def test_a_key_that_something_else_has_is_not_destroyed(stored: Stored) -> None:
-    def never(key: KeyRef) -> bool:
+    def never(key: KeyRef, _home_id: str) -> bool:
         raise AssertionError(key)
 
     clone.clone(stored.volume, "web", stored.volume, "twin", same_key=True)
@@ -187,7 +186,7 @@ def test_a_vm_whose_key_is_lost_can_be_erased(stored: Stored, held: Held) -> Non
     stored.volume.close()
     stored.volume = Volume.open(stored.top, stored.keys)
     with pytest.raises(KeyUnavailableError):
-        erase.erase(stored.volume, "web", destroy=lambda one: destroy(one, stored.keys))
+        erase.erase(stored.volume, "web", destroy=stored.keys.erase_key)
     erase.erase(stored.volume, "web")
     assert is_wiped(held)
     assert stored.volume.homes() == []
@@ -202,7 +201,7 @@ def test_in_the_middle_of_a_recrypt(stored: Stored) -> None:
     under_way = Recrypt(new_uuid(), record.keys, (new,))
     stored.home.store(replace(record, keys=(new, *record.keys), operation=under_way))
     with pytest.raises(UsageError, match="its recrypt was interrupted, and comes first"):
-        erase.erase(stored.volume, "web", destroy=lambda one: destroy(one, stored.keys))
+        erase.erase(stored.volume, "web", destroy=stored.keys.erase_key)
     held = Held(stored.top / "web")
     receipt = erase.erase(stored.volume, "web")
     assert [one.key for one in receipt.keys] == [str(new), *map(str, record.keys)]
@@ -299,7 +298,7 @@ def test_a_failing_disk(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(erase.syscalls, "open_beneath", failing)
     with pytest.raises(StorageError):
-        erase.erase(stored.volume, "web", destroy=lambda _key: pytest.fail("a key is destroyed"))
+        erase.erase(stored.volume, "web", destroy=lambda _key, _home_id: pytest.fail("a key is destroyed"))
     assert snapshot(stored.path("")) == before
 
 
