@@ -76,9 +76,11 @@ class Records:
                 self._permits.bind(
                     key, transitions.place_of(record, shown), again=_is_of_same(before, record)
                 )
+            # What is known was named before: by him, who asks again, or in a record that anybody showed.
+            names = isinstance(record, HomeRecord) and self._holdings.home(record.home_id) is None
             self._holdings.learn(record, by, shown, vouched=self._session.caller.trusted)
-            if isinstance(record, HomeRecord) and not _is_of_same(before, record):
-                self._holdings.named_home(self._who, record.home_id, first=before is None)
+            if names and not _is_of_same(before, record):
+                self._holdings.named_home(self._who, Owner.of(record).ident, first=before is None)
         self._inherit(before, record)
         with self._telling.changing(change, record, shown):
             self._service.sealed(before, record)

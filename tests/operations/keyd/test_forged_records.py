@@ -120,6 +120,29 @@ def test_a_move_to_a_vm_that_one_only_decrypted_takes_no_permission_there(site: 
     assert not site.root.explain_access("mallory", "Cryptographer.Access", on).allowed
 
 
+def test_a_vm_is_not_made_by_a_record_that_says_that_it_is_there(site: Site, where: Paths) -> None:
+    web, db = record_of(site.ds, "web"), record_of(site.ds, "db")
+    site.grant("mallory", site.ds, f"{INVENTORY}.Create", "EncryptNew")
+    site.grant(
+        "mallory", site.ds.home("db"), "Access", "Migrate", f"{INVENTORY}.Move", "RegisterVM",
+        f"{INVENTORY}.Register",
+    )  # fmt: skip
+    end_keyd()
+    (own,) = db.keys
+    as_web = replace(db, home_id=web.home_id)
+    mallory = site.client("vm import", "mallory")
+    show(mallory, site, "ds/db")
+    mallory.check_record(*forged(where, as_web, own), [own])
+    mallory.seal_record([own], None, form.encode(as_web))
+    old, later = (site.top / "ds/db/.ioflt").read_bytes(), db.generation + 1
+    moves = replace(db, operation=Move(new_uuid(), web.home_id, web.datastore_id), generation=later)
+    mallory.seal_record([own], old, form.encode(moves))
+    with pytest.raises(UsageError, match="is another VM's"):
+        mallory.seal_record([own], old, form.encode(replace(as_web, generation=later)))
+    on = wire.Object("vm", web.home_id, "web", web.datastore_id)
+    assert not site.root.explain_access("mallory", "Cryptographer.Access", on).allowed
+
+
 def test_a_datastore_is_not_what_a_record_under_other_keys_says(
     site: Site, where: Paths, stolen: KeyRef
 ) -> None:
