@@ -332,7 +332,8 @@ class Guarded:
         return msgspec.structs.replace(found, cached_keys=None, connections=None, providers=providers)
 
     def warnings(self) -> list[str]:
-        return self._service.warnings()
+        backs_up = self._permits.has(_P.MANAGE_KEYS, ANYWHERE)
+        return self._service.warnings() if backs_up else self._service.common_warnings()
 
     def set_event_log(self, required: bool | None, sink: EventSink | None) -> EventLogSettings:
         self._permits.require(_P.MODIFY_ROLES, ANYWHERE)

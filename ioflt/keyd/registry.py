@@ -85,12 +85,16 @@ class Registry:
         """All providers, those with a bad file too."""
         return tuple(self._status(name) for name in self._store.names())
 
+    def reminders(self) -> list[str]:
+        """What must hear who may back up providers: which never were."""
+        return self._store.reminders()
+
     def warnings(self) -> list[str]:
-        """What users of the providers must hear: none was backed up, certificates expire.
+        """What users of the providers must hear: certificates expire.
 
         Opens none and asks no server: this comes with every command.
         """
-        lines = self._store.reminders()
+        lines: list[str] = []
         for name in self._store.names():
             with contextlib.suppress(IofltError):  # its status says it
                 provider = self.get(name)

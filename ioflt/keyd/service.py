@@ -345,6 +345,10 @@ class Service:
         self._keks.kept.drop_if(lambda key: key.provider in changed)
 
     def warnings(self) -> list[str]:
+        return self._keks.registry.reminders() + self.common_warnings()
+
+    def common_warnings(self) -> list[str]:
+        """Those that are not for who may back up providers alone."""
         lines = self._keks.registry.warnings()
         if self._keks.kept.kind == "plain":
             lines.append("keyd may not lock memory: keys can reach the swap space")

@@ -516,6 +516,18 @@ def test_nobody_administers_but_who_may(site: Site) -> None:
     assert keys.key_states([key])[0].missing is None  # of a VM that he sees
 
 
+def test_who_may_back_up_a_provider_is_told_to(site: Site) -> None:
+    everything = wire.Object("everything", "", "everything")
+    site.root.change_access(wire.Grant("kim", "key-administrator", everything))
+    site.grant("alice", site.ds, "Access")
+
+    def told(who: str | None) -> list[str]:
+        return [line for line in site.client("vm list", who).warnings() if "never backed up" in line]
+
+    assert told(None) == told("kim") != []
+    assert told("alice") == told("bob") == []
+
+
 def test_events_are_read_over_keyd_by_who_may(site: Site, where) -> None:
     site.grant("alice", site.ds, "Global.Diagnostics")  # on everything, or not
     with pytest.raises(DeniedError, match=r"permission denied: Global\.Diagnostics on everything"):
