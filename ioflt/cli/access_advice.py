@@ -83,6 +83,14 @@ ACCESS: tuple[Row, ...] = (
     ),
     (
         errors.DeniedError,
+        r"^permission denied: Authorization\.ModifyPermissions on (?!everything$|folder:)",
+        lambda _: (
+            "who has it on a datastore or a folder gives there; on a single VM once a folder lists that VM"
+            " itself: ioflt folder add NAME DIR/VM"
+        ),
+    ),
+    (
+        errors.DeniedError,
         "^permission denied: ",
         lambda _: (
             "who administers it may give you a role that has it: ioflt permission grant WHO ROLE OBJECT"

@@ -191,12 +191,22 @@ def _explained(
         authority.require(caller, Privilege.READ, place)
     if asked.principal == accounts.user(0):
         asked = replace(asked, trusted=True)
-    decision = authority.decide(asked, privileges.parse(privilege), place)
+    about = privileges.parse(privilege)
+    decision = authority.decide(asked, about, place)
+    if about is Privilege.MODIFY_PERMISSIONS:  # as a change is decided
+        told = authority.decide(asked, about, _verified(_target(on)))
+        if decision.allowed and not told.allowed:
+            why = f"{told.why}; where a VM lies does not count for giving permissions"
+            return messages.Explained(False, why)
+        decision = told
     return messages.Explained(decision.allowed, decision.why)
 
 
 def _verified(target: Target) -> Place:
-    """Where the object is as far as the caller need not be believed: of a VM, not its datastore."""
+    """Where the object is as far as the caller need not be believed: of a VM, not its datastore.
+
+    A record of it does not do: who has a key himself, on a key server of his own, makes one of any VM's id.
+    """
     return place_of(target)
 
 

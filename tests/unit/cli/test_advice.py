@@ -83,6 +83,10 @@ COMPOSED: list[tuple[errors.IofltError, tuple[str, ...]]] = [
         ("the same VM is in {}, too (a raw copy)",),
     ),
     (
+        errors.DeniedError("permission denied: Authorization.ModifyPermissions on web01"),
+        ("permission denied: {} on {}",),
+    ),
+    (
         errors.ReadOnlyError("the decryption of its disk a.vmdk was interrupted; `…` resumes it"),
         ("the decryption of its disk {}", "{} was interrupted; `{}` resumes it"),
     ),

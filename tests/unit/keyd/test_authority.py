@@ -171,6 +171,13 @@ def test_nobody_is_believed_where_a_vm_lies(authority):
     )
     with pytest.raises(DeniedError, match=r"ModifyPermissions on web01"):
         change(authority, ALICE, wire.Grant("alice", "delegate", WEB))
+    told = ask(authority, ALICE, m.ExplainAccess("alice", "Authorization.ModifyPermissions", WEB))
+    assert (told.allowed, told.why) == (
+        False,
+        "user:alice has no permission on web01 or on what it is in; where a VM lies does not count for giving"
+        " permissions",
+    )
+    assert ask(authority, ALICE, m.ExplainAccess("alice", "System.Read", WEB)).allowed
 
 
 def test_one_sees_what_one_may_read(authority):
