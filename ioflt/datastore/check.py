@@ -39,7 +39,7 @@ from ioflt.format.luks2.layout import HEADERS_SIZE
 from ioflt.format.record import record as form
 from ioflt.format.record.record import HomeRecord
 from ioflt.format.vmx import sealed
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.sectors import round_up
 from ioflt.types import SECTOR_SIZE, HomeState, KeyRef
 

@@ -36,7 +36,7 @@ from ioflt.filters.backing import Backing
 from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import STATE_SLOT_OFFSETS
 from ioflt.format.record.record import HomeRecord
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.policy import crypto
 from ioflt.policy.crypto import CryptoSpec
 from ioflt.policy.model import StoragePolicy

@@ -14,7 +14,7 @@ from ioflt.datastore.standing import Standing, Treatment, is_private, stored_as
 from ioflt.datastore.volume import Volume
 from ioflt.errors import CorruptDataError, IofltError
 from ioflt.format.record.record import HomeRecord
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.policy.bundled import OF_STATE
 from ioflt.policy.compliance import Departure, Facts, departures, of_top
 from ioflt.policy.model import StoragePolicy

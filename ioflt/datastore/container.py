@@ -52,7 +52,7 @@ from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import state, tags
 from ioflt.format.luks2.layout import DATA_OFFSET, STATE_SLOT_OFFSETS, STATE_SLOT_SIZE
 from ioflt.format.luks2.state import StateBlock
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.sectors import cover, round_down, round_up
 from ioflt.types import SECTOR_SIZE
 

@@ -8,7 +8,7 @@ from ioflt.crypto.secret import Secret
 from ioflt.errors import CorruptDataError, IofltError
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2.token import IofltToken
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.types import KeyRef
 
 

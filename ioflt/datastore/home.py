@@ -39,7 +39,7 @@ from ioflt.format.record.record import (
     Recrypt,
     Rename,
 )
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.types import HomeState, KeyRef
 
 #: What fsck keeps at the top of a file system, often the datastore's own: no VM, and given no record.

@@ -14,7 +14,7 @@ from ioflt.format.luks2.layout import DATA_OFFSET, STATE_SLOT_OFFSETS
 from ioflt.format.luks2.state import StateBlock
 from ioflt.format.luks2.token import IofltToken
 from ioflt.format.luks2.token import aad as token_aad
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.types import KeyRef
 
 

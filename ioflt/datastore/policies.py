@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from ioflt.errors import UsageError
 from ioflt.format.record.record import DatastoreRecord
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.policy import changes, text
 from ioflt.policy.bundled import BUNDLED, OF_STATE
 from ioflt.policy.compliance import lacking

@@ -21,8 +21,8 @@ from ioflt.errors import BusyError, DeniedError, IofltError, PeerError, UsageErr
 from ioflt.format.record import record as form
 from ioflt.format.record.record import Deep, HomeRecord
 from ioflt.keys import mounts
-from ioflt.keys.client import KeyService
 from ioflt.keys.mounts import MountControl
+from ioflt.keys.service import KeyService
 from ioflt.types import HomeState
 
 _Result = TypeVar("_Result")

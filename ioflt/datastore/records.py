@@ -19,7 +19,7 @@ from ioflt.errors import (
 )
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, HomeRecord, Unverified
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.types import KeyRef
 
 #: What changes with every replacement of a record: inode, size, mtime and ctime in nanoseconds.

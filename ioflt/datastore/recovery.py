@@ -35,7 +35,7 @@ from ioflt.format.luks2.layout import (
     STATE_SLOT_SIZE,
 )
 from ioflt.format.luks2.state import StateBlock
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.sectors import round_down, round_up
 
 #: Bytes of a header area, which is what a backup holds: both header copies and the keyslots.

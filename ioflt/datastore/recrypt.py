@@ -45,8 +45,8 @@ from ioflt.errors import (
 )
 from ioflt.format.record import record as form
 from ioflt.format.record.record import MAX_KEYS, DatastoreRecord, HomeRecord, Recrypt
-from ioflt.keys.client import KeyService
 from ioflt.keys.mounts import MountControl
+from ioflt.keys.service import KeyService
 from ioflt.types import HomeState, KeyRef
 
 #: Told of files done, for a progress bar.

@@ -29,7 +29,7 @@ from ioflt.errors import (
 )
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 
 _log = logging.getLogger(__name__)
 

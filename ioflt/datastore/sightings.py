@@ -16,7 +16,7 @@ from ioflt.datastore.standing import Refusal
 from ioflt.errors import CorruptDataError, IofltError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import HomeRecord
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from ioflt.datastore import atomic, openfile
 from ioflt.errors import MalformedError, ProviderLocked, ReadOnlyError
 from ioflt.format.vmx import sealed
 from ioflt.format.vmx.sealed import MAX_PLAINTEXT
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.types import KeyRef
 
 #: A sealed file is base64 of the plaintext plus a few kilobytes of clear lines and key safe.

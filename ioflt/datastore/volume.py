@@ -31,7 +31,7 @@ from ioflt.errors import (
     UsageError,
 )
 from ioflt.format.record.record import DatastoreRecord, HomeRecord
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.policy.bundled import OF_STATE
 from ioflt.policy.model import StoragePolicy
 from ioflt.types import HomeState, KeyRef

@@ -17,7 +17,7 @@ from ioflt.errors import AuthenticationError, IofltError
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2.token import IofltToken
 from ioflt.format.vmx import sealed
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.types import KeyRef
 
 #: Seconds for which another program may hold the lock on a header.

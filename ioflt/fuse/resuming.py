@@ -14,7 +14,7 @@ from ioflt.datastore.volume import Volume
 from ioflt.datastore.wrapping import Change
 from ioflt.errors import BusyError, IofltError
 from ioflt.fuse.control import Control
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.types import KeyRef
 
 #: Seconds after which a key that could not be had is asked for again, as long as something waits for it.

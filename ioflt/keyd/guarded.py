@@ -68,7 +68,7 @@ _MAX_ROUNDS = 1 << 22
 
 
 class Guarded:
-    """As `keys.client.KeyService`; each call may raise DeniedError."""
+    """As `keys.service.KeyService`; each call may raise DeniedError."""
 
     def __init__(self, service: Service, rules: Rules, session: Session) -> None:
         self._service = service

@@ -47,7 +47,7 @@ class Records:
     def check(
         self, payload: bytes, tags: Sequence[bytes], by: Sequence[KeyRef], shown: str = ""
     ) -> list[bool | IofltError]:
-        """As `keys.client.KeyService.check_record`: one that is valid tells whose its keys are."""
+        """As `keys.service.KeyService.check_record`: one that is valid tells whose its keys are."""
         results = self._service.check_record(payload, tags, by)
         if True in results and False not in results:
             record = form.parse_payload(payload)
@@ -56,7 +56,7 @@ class Records:
         return results
 
     def seal(self, by: Sequence[KeyRef], old: bytes | None, payload: bytes, shown: str = "") -> list[bytes]:
-        """As `keys.client.KeyService.seal_record`, for who may make that change."""
+        """As `keys.service.KeyService.seal_record`, for who may make that change."""
         record = form.parse_payload(payload)
         shown = shown or Owner.of(record).ident
         if not record.keys:

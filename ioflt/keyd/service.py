@@ -67,7 +67,7 @@ DEK_SIZE = 64
 
 
 class Service:
-    """A `keys.client.KeyService`. Its directories are there.
+    """A `keys.service.KeyService`. Its directories are there.
 
     `clock` is what keys expire by, `sealer` binds sealed keys to this host.
     """

@@ -18,7 +18,7 @@ from ioflt.paths import Paths
 
 
 class LocalKeys(Service):
-    """A `keys.client.KeyService` over a directory of its own; a second one over it has the same keys.
+    """A `keys.service.KeyService` over a directory of its own; a second one over it has the same keys.
 
     Its provider `local` is opened by a key file and counts as backed up, whatever the host offers.
     """

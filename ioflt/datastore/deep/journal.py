@@ -26,7 +26,7 @@ from ioflt.format.luks2.layout import DATA_OFFSET, KEYSLOTS_OFFSET, KEYSLOTS_SIZ
 from ioflt.format.luks2.recrypt import Recrypt
 from ioflt.format.luks2.sidecar import Slot
 from ioflt.format.luks2.state import StateBlock
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.sectors import round_down
 from ioflt.types import SECTOR_SIZE, KeyRef
 

@@ -24,7 +24,7 @@ from ioflt.format.luks2.recrypt import Recrypt
 from ioflt.format.luks2.state import StateBlock
 from ioflt.format.luks2.token import IofltToken
 from ioflt.format.luks2.token import aad as token_aad
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.sectors import round_down
 from ioflt.types import SECTOR_SIZE, KeyRef
 

@@ -16,7 +16,7 @@ from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import recrypt
 from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.format.luks2.state import StateBlock
-from ioflt.keys.client import KeyService
+from ioflt.keys.service import KeyService
 from ioflt.sectors import round_down
 from ioflt.types import KeyRef
 

@@ -32,7 +32,8 @@ from ioflt.errors import (
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, HomeRecord
 from ioflt.keys import starter
-from ioflt.keys.client import TRIES, KeyClient
+from ioflt.keys.asking import TRIES
+from ioflt.keys.client import KeyClient
 from ioflt.keys.link import Link
 from ioflt.keys.native.store import NativeStore
 from ioflt.testing.local_keys import LocalKeys

@@ -1,0 +1,54 @@
+"""The requests to keyd about the event log, and about what keyd says of reports for auditors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ioflt.audit.reader import LogFile, Page
+from ioflt.keys.asking import Asker
+from ioflt.wire.keyd import messages
+
+
+class EventRequests(Asker):
+    """Every call may raise DeniedError, StorageError."""
+
+    def set_event_log(
+        self, required: bool | None = None, sink: messages.EventSink | None = None
+    ) -> messages.EventLogSettings:
+        """Change what is not None; what the settings of the event log are then."""
+        return self._ask(messages.SetEventLog(required, sink), messages.EventLogSettings)
+
+    def note_events(self, events: Sequence[messages.Report]) -> messages.EventLogSettings:
+        """Have events logged that keyd cannot see, at most `MAX_REPORTS`. Returns whether they have to be.
+
+        When it fails, some may be there all the same. Raises BusyError when there were too many of late,
+        StorageError when they have to be logged and cannot.
+        """
+        return self._ask(messages.NoteEvents(tuple(events)), messages.EventLogSettings)
+
+    def event_files(self) -> Iterator[LogFile]:
+        """The event log, file by file, as it is when the first one is asked for. Raises DeniedError."""
+        number, files = 0, 1
+        while number < files:
+            data = bytearray()
+            while (page := self._ask(messages.ReadEvents(number, len(data)), messages.EventPage)).data:
+                data += page.data
+            if number == 0:
+                files = page.files
+            if page.name:
+                yield LogFile(page.name, bytes(data))
+            number += 1
+
+    def next_events(self, file: int, offset: int) -> Page:
+        """For `audit.reader.follow`: waits a while for a line where there is none yet. Raises DeniedError."""
+        page = self._ask(messages.ReadEvents(file, offset, wait=True), messages.EventPage)
+        return Page(page.name, page.data, page.files)
+
+    def attest(self, report: bytes) -> tuple[bytes, bytes]:
+        """keyd's statement about the report of that SHA-256, and its signature. Raises DeniedError."""
+        answer = self._ask(messages.Attest(report), messages.Attested)
+        return answer.statement, answer.signature
+
+    def attest_key(self) -> str:
+        """The public key that verifies these signatures, in PEM. Raises DeniedError."""
+        return self._ask(messages.GetAttestKey(), messages.Text).value
