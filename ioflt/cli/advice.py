@@ -65,6 +65,15 @@ def _slots(error: errors.IofltError) -> str:
     return f"see its slots: ioflt inspect {_file(error, 'FILE')}"
 
 
+def _namespace(error: errors.IofltError) -> str:
+    holder = re.search(r"of process ([0-9]+)", error.message)
+    return (
+        "end that process (a container, a service with PrivateMounts=), and all others that"
+        " `grep -l fuse.ioflt /proc/[0-9]*/mountinfo` names, or:"
+        f" nsenter -t {holder[1] if holder else 'PID'} -m umount {_file(error, 'MOUNTPOINT')}"
+    )
+
+
 def _log(name: str) -> str:
     from ioflt import paths
 
@@ -290,6 +299,7 @@ ADVICE: tuple[Row, ...] = (
     (errors.UsageError, "mounted over itself", lambda _: "name an empty directory elsewhere, as /mnt/ds"),
     (errors.NotFoundError, "no ioflt mount here", lambda _: "see what is mounted: findmnt -t fuse.ioflt"),
     (errors.NotFoundError, "no slot that this passphrase opens|no such slot", _slots),
+    (errors.PeerError, "^the mount's process does not end: the mount namespace", _namespace),
     (
         errors.PeerError,
         "see mount.log|its log says why",

@@ -111,7 +111,8 @@ def stop(mountpoint: Path) -> None:
     target = os.path.realpath(mountpoint)
     if clean_stale(target):
         return
-    if not is_mounted(target):
+    mounted = mountinfo.find(target)
+    if mounted is None:
         raise NotFoundError("no ioflt mount here", file=target)
     pid = _process_of(target)
     english = {**os.environ, "LC_ALL": "C"}
@@ -129,7 +130,7 @@ def stop(mountpoint: Path) -> None:
             raise BusyError("in use: a file is open or a shell stands in it", file=target)
         raise PeerError(f"cannot unmount: {text}", file=target)
     if pid is not None:
-        _wait_for_end(pid)
+        _wait_for_end(pid, mounted.device, target)
 
 
 def clean_stale(target: str) -> bool:
@@ -173,12 +174,19 @@ def _process_of(target: str) -> int | None:
         return None
 
 
-def _wait_for_end(pidfd: int) -> None:
+def _wait_for_end(pidfd: int, device: str, target: str) -> None:
     try:
-        if not select.select([pidfd], [], [], END_TIMEOUT_S)[0]:
-            raise PeerError("the mount's process does not end; its log says why")
+        if select.select([pidfd], [], [], END_TIMEOUT_S)[0]:
+            return
     finally:
         os.close(pidfd)
+    holder = mountinfo.holder(device)
+    if holder is None:
+        raise PeerError("the mount's process does not end; its log says why")
+    raise PeerError(
+        f"the mount's process does not end: the mount namespace of process {holder} still has the mount",
+        file=target,
+    )
 
 
 def _read_line(ready: int) -> bytes | None:
