@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -126,25 +126,34 @@ class Holdings:
     def users(self, provider: str) -> list[str]:
         """What the homes and datastores are called whose newest records name keys of a provider, sorted."""
         held, newest = self._all()
-        return sorted(
-            {
-                self.place(owner).shown
-                for key, owners in held
-                if key.provider == provider
-                for ident, (generation, owner) in owners.items()
-                if generation == newest[ident]
-            }
-        )
+        found = {
+            self.place(owner).shown
+            for key, owners in held
+            if key.provider == provider
+            for ident, (generation, owner) in owners.items()
+            if generation == newest[ident]
+        }
+        return sorted(found.union(self._naming(lambda key: key.provider == provider).values()))
 
     def others(self, key: KeyRef, ident: str) -> list[str]:
         """What the homes and datastores are called that have the key beside the one of that id, sorted."""
         _, newest = self._all()
         owners = self._held.get(key) or self._shared.of(key)
-        return sorted(
-            self.place(owner).shown
+        found = {
+            other: self.place(owner).shown
             for other, (generation, owner) in owners.items()
-            if other != ident and generation >= newest.get(other, 0)
-        )
+            if generation >= newest.get(other, 0)
+        }
+        found |= self._naming(lambda one: one == key)
+        return sorted(shown for other, shown in found.items() if other != ident)
+
+    def _naming(self, chosen: Callable[[KeyRef], bool]) -> dict[str, str]:
+        """What homes are called, by their ids, whose records as shown last name such a key: also one that
+        could not be had then, and so is not known to be theirs.
+        """
+        with self._lock:
+            homes = list(self._homes.items())
+        return {ident: self._shown.get(ident, ident) for ident, (keys, _) in homes if any(map(chosen, keys))}
 
     def _all(self) -> tuple[list[tuple[KeyRef, Owners]], dict[str, int]]:
         """The owners of each key, and of each owner the newest generation of a record."""

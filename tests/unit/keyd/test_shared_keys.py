@@ -150,3 +150,12 @@ def test_a_provider_is_used_by_whose_newest_record_names_a_key_of_it(path: Path)
     moved = replace(HOME, generation=HOME.generation + 1, keys=(KeyRef("another", "key"),))
     found.learn(moved, moved.keys, "web", vouched=True)
     assert (found.users(KEY.provider), found.users("another")) == ([], ["web"])
+
+
+def test_a_key_that_could_not_be_had_is_used_by_who_names_it(path: Path) -> None:
+    found, away = holdings(path), KeyRef("corp", "key")
+    found.learn(replace(HOME, keys=(KEY, away), generation=2), (KEY,), "web", vouched=True)
+    assert found.users("corp") == ["web"]
+    assert found.others(away, DATASTORE) == ["web"]
+    assert found.others(away, HOME.home_id) == []
+    assert found.owners(away) == frozenset()
