@@ -126,6 +126,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         config.option.basetemp = str(base / "t")
     tempfile.tempdir = os.environ["TMPDIR"] = str(base)
+    os.environ["IOFLT_HOME"] = str(base / "h")  # no test writes what belongs to the machine
 
 
 _base = pytest.StashKey[Path]()  # holds everything that the tests of this session put on disk
