@@ -65,6 +65,20 @@ def _slots(error: errors.IofltError) -> str:
     return f"see its slots: ioflt inspect {_file(error, 'FILE')}"
 
 
+def _changed(error: errors.IofltError) -> str:
+    from ioflt.cli import places
+
+    vm, real = "DIR/VM", os.path.realpath(error.file or "/")
+    above = places.datastore_above(real)
+    if above is not None:
+        vm = shlex.quote(os.path.join(above, os.path.relpath(real, above).partition("/")[0]))
+    return (
+        "changed or put back by somebody, or written by a program that had a recovery passphrase;"
+        f" `ioflt check --data {vm}` names all of it; restore that file from a backup, or write those sectors"
+        " anew through the mount"
+    )
+
+
 def _namespace(error: errors.IofltError) -> str:
     holder = re.search(r"of process ([0-9]+)", error.message)
     return (
@@ -385,10 +399,7 @@ ADVICE: tuple[Row, ...] = (
     (
         errors.IntegrityError,
         "changed data",
-        lambda _: (
-            "ioflt check --data DIR/VM names all of it; changed or put back by somebody, or written by a"
-            " program that had a recovery passphrase; what is written anew verifies again"
-        ),
+        _changed,
     ),
     (
         errors.IntegrityError,

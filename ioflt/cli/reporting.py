@@ -161,9 +161,12 @@ def finds_told(keys: KeyClient, directory: Path) -> Iterator[None]:
         yield
     except IntegrityError as error:
         path = error.file or ""
-        about = vm(directory, path.partition("/")[0]) if "/" in path else datastore(directory)
-        with suppress(IofltError):  # what went wrong is said in any case
-            keys.note_events([reporting.damage(error, about.object, about.datastore, file=path)])
+        if os.path.isabs(path):
+            path = os.path.relpath(os.path.realpath(path), os.path.realpath(directory))
+        if not path.startswith("../"):  # of the other one of two datastores
+            about = vm(directory, path.partition("/")[0]) if "/" in path else datastore(directory)
+            with suppress(IofltError):  # what went wrong is said in any case
+                keys.note_events([reporting.damage(error, about.object, about.datastore, file=path)])
         raise
     finally:
         log.removeHandler(ports)

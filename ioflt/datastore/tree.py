@@ -48,13 +48,13 @@ class HomeSide:
         self._home = home
 
     def open(self, parent_fd: int, path: str) -> OpenFile:
-        home = self._home
+        home, shown = self._home, regular.full_path(self._home, path)
         fd = files.open_regular(parent_fd, os.path.basename(path), os.O_RDONLY)
         try:
             treatment = home.treatment(path, fd)
-            return files.open_file(home, fd, treatment, writable=False, place=lambda: None, name=path)
+            return files.open_file(home, fd, treatment, writable=False, place=lambda: None, name=shown)
         except IofltError as error:
-            error.file = regular.full_path(home, path)
+            error.file = shown
             raise
 
     def create(self, parent_fd: int, path: str, mode: int) -> OpenFile:
@@ -66,7 +66,7 @@ class HomeSide:
             home.treatment(path, fd),
             writable=True,
             place=lambda: (home.fd, parent_fd, name),
-            name=path,
+            name=regular.full_path(home, path),
         )
 
 

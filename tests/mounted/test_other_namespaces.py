@@ -44,8 +44,6 @@ def test_umount_names_the_process_of_another_namespace(place: Place, monkeypatch
         )
     finally:
         os.killpg(other.pid, signal.SIGKILL)
-        other.wait()
-        if other.stdin is not None:
-            other.stdin.close()
+        other.communicate()
     await_end(serving)
     os.close(serving)
