@@ -71,6 +71,10 @@ class Paths:
         """The event log's files, which only keyd writes."""
         return self.state / "events"
 
+    def folder_events(self, folder: str) -> Path:
+        """Those of the event log that a folder has of its own, by the name of a folder."""
+        return self.events / f"folder-{folder}"
+
     @property
     def attest_key(self) -> Path:
         """The private key by which keyd signs reports."""

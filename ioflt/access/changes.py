@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
 from ioflt.access import objects, roles
 from ioflt.access.duties import KEY_DUTIES, VM_DUTIES, both_duties
@@ -15,6 +16,9 @@ from ioflt.access.principals import Caller, Kind, Principal
 from ioflt.access.privileges import Privilege
 from ioflt.access.state import AccessState, Folder, Permission, Service, in_order
 from ioflt.errors import DeniedError, ExistsError, NotFoundError, UsageError
+
+#: Folders with event logs of their own: keyd has a file open and a thread for each.
+MAX_EVENT_LOGS: Final = 256
 
 
 def grant(state: AccessState, permission: Permission) -> AccessState:
@@ -66,17 +70,24 @@ def remove_role(state: AccessState, name: str) -> AccessState:
     return replace(state, roles=tuple(each for each in state.roles if each != role))
 
 
-def create_folder(state: AccessState, name: str, provider: str | None = None) -> AccessState:
+def create_folder(
+    state: AccessState, name: str, provider: str | None = None, *, events: bool = False
+) -> AccessState:
     """An empty folder. Raises UsageError, ExistsError."""
-    made = Folder(name, provider=provider)
+    made = Folder(name, provider=provider, events=events)
     if any(each.name == name for each in state.folders):
         raise ExistsError(f"a folder has that name: {name}")
     return _with_folder(state, made)
 
 
-def set_folder(state: AccessState, name: str, provider: str | None) -> AccessState:
+def set_provider(state: AccessState, name: str, provider: str | None) -> AccessState:
     """Another provider of new keys in it, or None of its own. Raises NotFoundError, UsageError."""
     return _with_folder(state, replace(state.folder(name), provider=provider))
+
+
+def set_events(state: AccessState, name: str, *, events: bool) -> AccessState:
+    """Whether it has an event log of its own. Raises NotFoundError, UsageError."""
+    return _with_folder(state, replace(state.folder(name), events=events))
 
 
 def remove_folder(state: AccessState, name: str) -> AccessState:
@@ -189,6 +200,8 @@ def _administered(state: AccessState) -> AccessState:
 
 def _with_folder(state: AccessState, folder: Folder) -> AccessState:
     others = [each for each in state.folders if each.name != folder.name]
+    if folder.events and sum(each.events for each in others) >= MAX_EVENT_LOGS:
+        raise UsageError(f"more than {MAX_EVENT_LOGS} folders cannot have event logs of their own")
     return replace(state, folders=tuple(sorted((*others, folder), key=lambda each: each.name)))
 
 

@@ -29,6 +29,8 @@ def _values(state: AccessState) -> dict[str, Value]:
     for folder in state.folders:
         values[f'access.folder("{folder.name}").lists'] = [_named(each) for each in sorted(folder.members)]
         values[f'access.folder("{folder.name}").provider'] = folder.provider
+        if folder.events:
+            values[f'access.folder("{folder.name}").events'] = True
     for each in state.permissions:
         values[f'access.permission("{each.principal}","{_named(each.target)}").role'] = each.role
     return values

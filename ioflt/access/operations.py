@@ -23,6 +23,7 @@ class On(Enum):
     VM = "VM"
     TARGET = "target datastore"
     OBJECT = "the object"
+    FOLDER = "folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,11 @@ _WITHOUT_DATA_KEYS: Final = (
     ("vm show", _FILES),
     ("health", _SEES_DATASTORE),
     ("events", _needs(On.EVERYTHING, _P.DIAGNOSTICS)),
+    ("events: --folder", _needs(On.FOLDER, _P.DIAGNOSTICS)),
     ("attest", _needs(On.EVERYTHING, _P.DIAGNOSTICS)),
     ("events set", _needs(On.EVERYTHING, _P.MODIFY_ROLES)),
     ("events verify", _needs(On.EVERYTHING, _P.DIAGNOSTICS)),
+    ("events verify: --folder", _needs(On.FOLDER, _P.DIAGNOSTICS)),
     ("vm mark", _KEYS),
     ("vm recrypt", _needs(On.VM, _P.RECRYPT)),
     ("vm recrypt: --key", _needs(On.VM, _P.RECRYPT) + _NAMED_KEY),

@@ -31,12 +31,14 @@ class Permission:
 class Folder:
     """A tenant: datastores and VMs, none of which is in another folder.
 
-    `provider`: of the keys of new VMs in its datastores; None: as without a folder.
+    `provider`: of the keys of new VMs in its datastores; None: as without a folder. `events`: what
+    happens in it goes into an event log of its own, too.
     """
 
     name: str
     members: frozenset[Target] = frozenset()
     provider: str | None = None
+    events: bool = False
 
     def __post_init__(self) -> None:
         objects.folder(self.name)

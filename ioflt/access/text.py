@@ -110,11 +110,15 @@ def _service(item: dict[str, Any]) -> Service:
 
 
 def _folder(item: dict[str, Any]) -> Folder:
-    _only(item, "name", "members", "provider")
+    told = ("events",) if "events" in item else ()  # left out while it has none
+    _only(item, "name", "members", "provider", *told)
+    if type(item.get("events", False)) is not bool:
+        raise MalformedError("wrong type", "events")
     members = [_target(member) for member in _list(item, "members")]
     if len(set(members)) != len(members):
         raise MalformedError("twice", "member")
-    return Folder(_text(item, "name"), frozenset(members), _optional(item, "provider"))
+    provider = _optional(item, "provider")
+    return Folder(_text(item, "name"), frozenset(members), provider, item.get("events", False))
 
 
 def _permission(item: dict[str, Any]) -> Permission:
@@ -138,7 +142,8 @@ def _target_object(target: Target) -> dict[str, str]:
 
 def _folder_object(folder: Folder) -> dict[str, object]:
     members = [_target_object(member) for member in sorted(folder.members)]
-    return {"name": folder.name, "members": members, "provider": folder.provider}
+    written = {"name": folder.name, "members": members, "provider": folder.provider}
+    return written | ({"events": True} if folder.events else {})
 
 
 def _only(item: dict[str, Any], *names: str) -> None:

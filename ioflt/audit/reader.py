@@ -11,7 +11,8 @@ from typing import Final
 from ioflt.audit.chain import Fault, Finding, Head, Line, Walk
 from ioflt.audit.event import Event, from_json
 from ioflt.audit.log import file_names, torn_names
-from ioflt.errors import DeniedError, MalformedError, StorageError
+from ioflt.errors import DeniedError, MalformedError, NotFoundError, StorageError
+from ioflt.paths import Paths
 
 _CHUNK: Final = 1 << 20
 
@@ -65,6 +66,14 @@ class Verified:
     head: Head | None
     torn: int
     findings: tuple[Found, ...]
+
+
+def of_folder(where: Paths, name: str) -> Path:
+    """Where the log of the folder of that name lies. Raises NotFoundError where it has none."""
+    directory = where.folder_events(name)
+    if not directory.is_dir():
+        raise NotFoundError(f"no event log of a folder: {name}")
+    return directory
 
 
 def on_disk(directory: Path) -> Iterator[LogFile]:

@@ -53,6 +53,14 @@ ACCESS: tuple[Row, ...] = (
     ),
     (
         errors.NotFoundError,
+        "no event log of a folder",
+        lambda error: (
+            "a folder has one from then on:"
+            f" ioflt folder set {shlex.quote(error.message.rpartition(' ')[2])} --events"
+        ),
+    ),
+    (
+        errors.NotFoundError,
         "no such service",
         lambda _: "see the services that are here: ioflt service list; make one: ioflt service create NAME",
     ),

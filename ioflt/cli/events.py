@@ -13,7 +13,7 @@ import click
 
 from ioflt.cli.exits import Exit
 from ioflt.cli.render import describe, emit, json_option, printable, say, warn
-from ioflt.cli.session import connect_keys, event_files
+from ioflt.cli.session import connect_keys, event_files, events_directory
 from ioflt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--vm", metavar="VM", help="About that VM: its name or id.")
 @click.option("--who", metavar="PRINCIPAL", help="By that principal: alice, or user:alice.")
 @click.option("--type", "operation", metavar="OPERATION", help='Of that operation, such as "vm export".')
+@click.option("--folder", metavar="NAME", help="Of what lies in that folder, from a log of its own.")
 @click.option("--follow", is_flag=True, help="Go on with those that come, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON value; with --follow one on each line.")
 @click.pass_context
@@ -37,12 +38,14 @@ def events(
     vm: str | None,
     who: str | None,
     operation: str | None,
+    folder: str | None,
     follow: bool,
     as_json: bool,
 ) -> None:
     """What happened, who did it, what it was before and is now.
 
-    The owner of keyd's state reads its files; others ask keyd, which wants Global.Diagnostics.
+    The owner of keyd's state reads its files; others ask keyd, which wants Global.Diagnostics
+    on everything; with --folder, on the folder.
 
     Without a subcommand the events are listed, the oldest first.
     """
@@ -52,9 +55,9 @@ def events(
 
     wanted = _filter(since, vm, who, operation)
     if follow:
-        _follow(wanted, as_json)
+        _follow(wanted, folder, as_json)
         return
-    with event_files() as files:
+    with event_files(folder) as files:
         found = [each for each in reader.read(files) if wanted(each.event)]
 
     def show() -> None:
@@ -65,8 +68,9 @@ def events(
 
 @events.command()
 @click.option("--head", metavar="NUMBER:HASH", help="A head noted before: the log must still contain it.")
+@click.option("--folder", metavar="NAME", help="The log that this folder has of its own.")
 @json_option
-def verify(head: str | None, as_json: bool) -> None:
+def verify(head: str | None, folder: str | None, as_json: bool) -> None:
     """Whether a line of the log was changed, removed, moved or put in, or what was set aside after a crash.
 
     Prints the log's head. Keep it elsewhere: that the end of the log was cut off or written anew shows only
@@ -76,11 +80,13 @@ def verify(head: str | None, as_json: bool) -> None:
     from ioflt.audit import reader
 
     known = None if head is None else _head(head)
-    with event_files() as files:
+    with event_files(folder) as files:
         result = reader.verify(files, known)
     where = paths.find()
     if not where.joined:  # keyd gives out the log's lines
-        result = replace(result, findings=(*result.findings, *reader.set_aside(where.events)))
+        result = replace(
+            result, findings=(*result.findings, *reader.set_aside(events_directory(where, folder)))
+        )
 
     def show() -> None:
         for each in result.findings:
@@ -127,11 +133,11 @@ def set_(required: str | None, sink: EventSink | None, as_json: bool) -> None:
     emit(settings, lambda: describe(settings), as_json)
 
 
-def _follow(wanted: Callable[[Event], bool], as_json: bool) -> None:
+def _follow(wanted: Callable[[Event], bool], folder: str | None, as_json: bool) -> None:
     """Print what is there, and then what comes, until Ctrl-C."""
     import json
 
-    with suppress(KeyboardInterrupt), _coming() as found:
+    with suppress(KeyboardInterrupt), _coming(folder) as found:
         for each in found:
             if wanted(each.event):
                 one = json.dumps(_json(each.sequence, each.event)) if as_json else _shown(each.event)
@@ -139,18 +145,21 @@ def _follow(wanted: Callable[[Event], bool], as_json: bool) -> None:
 
 
 @contextmanager
-def _coming() -> Iterator[Iterator[Read]]:
+def _coming(folder: str | None) -> Iterator[Iterator[Read]]:
     """All events and those that come: from the files for their owner, from keyd for others."""
+    from functools import partial
+
     from ioflt import paths, syscalls
     from ioflt.audit import reader
 
     where = paths.find().ensure()
     if where.joined:
         with connect_keys() as keys:
-            yield reader.follow(keys.next_events, lambda: None)  # keyd waits
+            yield reader.follow(partial(keys.next_events, folder=folder), lambda: None)  # keyd waits
         return
-    with syscalls.watching(where.events) as wait:
-        yield reader.follow(reader.pages(where.events), wait)
+    directory = events_directory(where, folder)
+    with syscalls.watching(directory) as wait:
+        yield reader.follow(reader.pages(directory), wait)
 
 
 def _shown(event: Event) -> str:

@@ -52,34 +52,53 @@ def show(name: str, as_json: bool) -> None:
 @folder.command(short_help="Make a folder.")
 @click.argument("name")
 @click.option("--provider", metavar="P", help="Whose keys new VMs in its datastores get.")
+@click.option("--events/--no-events", help="Whether it has an event log of its own.")
 @json_option
-def create(name: str, provider: str | None, as_json: bool) -> None:
+def create(name: str, provider: str | None, events: bool, as_json: bool) -> None:
     """Make the folder NAME, which lists nothing.
 
     A new VM in a datastore that it lists gets a key of the folder's provider, unless
-    its storage policy names another one, or you do.
+    its storage policy names another one, or you do. With --events, `ioflt events
+    --folder NAME` shows what happens in it, and nothing else.
     """
     from ioflt.wire.keyd.access import CreateFolder
 
     with connect_keys() as keys:
-        keys.change_access(CreateFolder(name, provider))
+        keys.change_access(CreateFolder(name, provider, events))
         warn_unknown_provider(keys, provider)
-    emit({"folder": name, "provider": provider}, lambda: say(f"made the folder {name}"), as_json)
+    made = {"folder": name, "provider": provider, "events": events}
+    emit(made, lambda: say(f"made the folder {name}"), as_json)
 
 
-@folder.command(name="set", short_help="Choose a folder's key provider.")
+@folder.command(name="set", short_help="Choose a folder's key provider, and its event log.")
 @click.argument("name")
-@click.option("--provider", metavar="P", help="Whose keys new VMs in its datastores get; none: as elsewhere.")
+@click.option("--provider", metavar="P", help="Whose keys new VMs in its datastores get.")
+@click.option("--events/--no-events", default=None, help="Whether it has an event log of its own.")
 @json_option
-def set_(name: str, provider: str | None, as_json: bool) -> None:
-    """Have new VMs in the datastores of the folder NAME get keys of that provider."""
+def set_(name: str, provider: str | None, events: bool | None, as_json: bool) -> None:
+    """Have new VMs in the datastores of the folder NAME get keys of that provider, or what
+    happens in it go into an event log of its own, too. What you do not name stays.
+
+    Without any option it has no provider of its own.
+    """
+    from msgspec import UNSET
+
     from ioflt.wire.keyd.access import SetFolder
 
+    stays = provider is None and events is not None
+    change = SetFolder(name, UNSET if stays else provider, UNSET if events is None else events)
     with connect_keys() as keys:
-        keys.change_access(SetFolder(name, provider))
+        keys.change_access(change)
         warn_unknown_provider(keys, provider)
-    told = f"the keys of new VMs in {name}: of {provider or 'no provider of its own'}"
-    emit({"folder": name, "provider": provider}, lambda: say(told), as_json)
+        now = keys.access().folder(name)
+
+    def show() -> None:
+        if not stays:
+            say(f"the keys of new VMs in {name}: of {provider or 'no provider of its own'}")
+        if events is not None:
+            say(f"{name}: {'has an' if events else 'no'} event log of its own from now on")
+
+    emit({"folder": name, "provider": now.provider, "events": now.events}, show, as_json)
 
 
 @folder.command(short_help="Put a datastore or VM into a folder.")
@@ -116,7 +135,9 @@ def remove(name: str, member: str, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def delete(name: str, as_json: bool) -> None:
-    """Remove the folder NAME and the permissions on it. What it lists stays where it is."""
+    """Remove the folder NAME and the permissions on it. What it lists stays where it is,
+    and so does its event log: for who may read all events.
+    """
     from ioflt.wire.keyd.access import RemoveFolder
 
     with connect_keys() as keys:
@@ -138,6 +159,7 @@ def _shown(state: AccessState, found: Folder) -> dict[str, object]:
     return {
         "folder": found.name,
         "provider": found.provider,
+        "events": found.events,
         "lists": [
             {"kind": str(each.kind), "object": each.shown, "id": each.id} for each in sorted(found.members)
         ],

@@ -17,7 +17,7 @@ import click
 from ioflt.cli.exits import Exit
 from ioflt.cli.hints import hint_for, with_advice
 from ioflt.cli.render import emit, json_option, printable, progress
-from ioflt.cli.session import connect_keys
+from ioflt.cli.session import connect_keys, events_directory
 from ioflt.errors import DeniedError, IofltError, NotFoundError, ProviderUnavailable
 
 if TYPE_CHECKING:
@@ -134,16 +134,32 @@ def _of_host(keys: KeyClient, needed: list[KeyRef]) -> Iterator[_Problem]:
 
 
 def _of_events(keys: KeyClient) -> Iterator[_Problem]:
-    """Whether the event log is whole, for who may read it."""
+    """Whether the event log is whole, and those of folders, for who may read them."""
     from ioflt import paths
     from ioflt.audit import reader
 
     where = paths.find()
-    with suppress(DeniedError):
-        found = reader.verify(keys.event_files() if where.joined else reader.on_disk(where.events)).findings
+    for folder in (None, *_folders_with_events(keys)):
+        about, option = ("", "") if folder is None else (f"folder:{folder}", f" --folder {folder}")
+        try:
+            joined = where.joined
+            files = keys.event_files(folder) if joined else reader.on_disk(events_directory(where, folder))
+            found = reader.verify(files).findings
+        except DeniedError:
+            continue
+        except NotFoundError as error:  # its first line was written when it was said that it has one
+            yield _Problem("events", about, error.message, None)
+            continue
         if found:
             what = f"the event log is broken, first at line {found[0].line} of {found[0].file}"
-            yield _Problem("events", "", what, "ioflt events verify")
+            yield _Problem("events", about, what, f"ioflt events verify{option}")
+
+
+def _folders_with_events(keys: KeyClient) -> list[str]:
+    """As far as one sees them; none while nobody knows who may see what."""
+    with suppress(IofltError):
+        return [each.name for each in keys.access().folders if each.events]
+    return []
 
 
 def _show(report: _Report) -> None:

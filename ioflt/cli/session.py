@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ioflt.errors import KeyUnavailableError
     from ioflt.format.record.record import DatastoreRecord
     from ioflt.keys.client import KeyClient
+    from ioflt.paths import Paths
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -44,20 +45,29 @@ def connect_keys() -> Iterator[KeyClient]:
 
 
 @contextmanager
-def event_files() -> Iterator[Iterator[LogFile]]:
-    """The files of the event log: read by the owner of keyd's state, given out by keyd to others.
+def event_files(folder: str | None = None) -> Iterator[Iterator[LogFile]]:
+    """The files of the event log, or of a folder's: read by the owner of keyd's state, given out by keyd to
+    others.
 
-    Reading raises DeniedError, StorageError.
+    Reading raises DeniedError, StorageError. Raises UsageError for no name of a folder, NotFoundError.
     """
     from ioflt import paths
     from ioflt.audit import reader
 
     where = paths.find()
     if not where.joined:
-        yield reader.on_disk(where.events)
+        yield reader.on_disk(events_directory(where, folder))
         return
     with connect_keys() as keys:
-        yield keys.event_files()
+        yield keys.event_files(folder)
+
+
+def events_directory(where: Paths, folder: str | None) -> Path:
+    """Where the event log lies, or that of a folder. Raises UsageError for no name of one, NotFoundError."""
+    from ioflt.access import objects
+    from ioflt.audit import reader
+
+    return where.events if folder is None else reader.of_folder(where, objects.folder(folder).id)
 
 
 def operation() -> str:

@@ -26,6 +26,7 @@ from ioflt.keyd.recorder import event
 from ioflt.keyd.server import Server
 from ioflt.keyd.service import Service
 from ioflt.keyd.shared_keys import SharedKeys
+from ioflt.keyd.tenants import Tenants
 from ioflt.keyd.upkeep import Upkeep
 from ioflt.keys.starter import READY
 from ioflt.transport.listener import Listener
@@ -71,6 +72,7 @@ def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int
     authority = Authority(where.access, accounts.user(os.geteuid()))
     denials = Denials(service.recorder)
     rules = Rules(authority, Holdings(SharedKeys(where.shared_keys)), Memory(where.homes), denials)
+    service.recorder.tell_folders(Tenants(authority, rules.holdings).hear)
 
     service.recorder.record_if_possible(event("keyd start", changes=[added("keyd.version", __version__)]))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 import msgspec
+from msgspec import UNSET
 
 from ioflt.access import changes, decide, delegation, objects, principals, privileges, text
 from ioflt.access.differences import differences
@@ -76,6 +77,8 @@ def _change(
     def changed(state: AccessState) -> AccessState:
         after = _changed(state, caller, change)
         authority.check_duties(after)
+        if isinstance(change, wire.CreateFolder):
+            recorder.begin_folder(change.name)
         made = [_told(*each) for each in differences(state, after)]
         told = event(operation, about, changes=made, privilege=needs)
         recorder.record(told)
@@ -151,10 +154,11 @@ def _changed(state: AccessState, caller: Caller, change: wire.Change) -> AccessS
             return changes.create_role(state, name, held)
         case wire.RemoveRole(name):
             return changes.remove_role(state, name)
-        case wire.CreateFolder(name, provider):
-            return changes.create_folder(state, name, provider)
-        case wire.SetFolder(name, provider):
-            return changes.set_folder(state, name, provider)
+        case wire.CreateFolder(name, provider, events):
+            return changes.create_folder(state, name, provider, events=events)
+        case wire.SetFolder(name, provider, events):
+            made = state if provider is UNSET else changes.set_provider(state, name, provider)
+            return made if events is UNSET else changes.set_events(made, name, events=events)
         case wire.CreateService(name, certificate):
             return changes.create_service(state, name, certificate)
         case wire.RemoveService(name):

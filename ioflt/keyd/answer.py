@@ -135,8 +135,8 @@ def _answer(service: Guarded, request: messages.KeyRequest) -> messages.ReplyBod
             return service.set_event_log(required, sink)
         case messages.NoteEvents(reports):
             return service.note_events(reports)
-        case messages.ReadEvents(file, offset, wait):
-            page = service.event_page(file, offset, wait=wait)
+        case messages.ReadEvents(file, offset, wait, folder):
+            page = service.event_page(file, offset, wait=wait, folder=folder)
             return messages.EventPage(page.name, page.data, page.files)
         case messages.Attest(report):
             return messages.Attested(*service.attest(report))

@@ -12,6 +12,7 @@ from ioflt.access import objects
 from ioflt.access.objects import ANYWHERE
 from ioflt.access.operations import OPERATIONS
 from ioflt.access.privileges import Privilege
+from ioflt.access.view import place_of
 from ioflt.audit.attestation import Statement
 from ioflt.audit.event import added
 from ioflt.audit.reader import Page
@@ -340,9 +341,10 @@ class Guarded:
         settings = self._service.recorder.change(required=required, sink=sink)
         return EventLogSettings(settings.required, settings.sink)
 
-    def event_page(self, file: int, offset: int, *, wait: bool) -> Page:
-        self._permits.require(_P.DIAGNOSTICS, ANYWHERE)
-        return self._service.recorder.page(file, offset, wait=wait)
+    def event_page(self, file: int, offset: int, *, wait: bool, folder: str | None = None) -> Page:
+        about = ANYWHERE if folder is None else place_of(objects.folder(folder))
+        self._permits.require(_P.DIAGNOSTICS, about)
+        return self._service.recorder.page(file, offset, wait=wait, folder=folder)
 
     def attest(self, report: bytes) -> tuple[bytes, bytes]:
         """keyd's statement about the report of that SHA-256, and its signature; an event tells of it."""

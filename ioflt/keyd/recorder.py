@@ -1,4 +1,5 @@
-"""Enhanced logging in keyd: its event log, who else hears of events, and what if one cannot be written.
+"""Enhanced logging in keyd: its event log, those of folders, who else hears of events, and what if one cannot
+be written.
 
 `record` returns once an event is on disk, `record_soon` once it is written, to be on disk `SOON_S` later with
 all others of that time. Both raise StorageError when it is not, unless the administrator said that events are
@@ -10,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -58,7 +60,10 @@ class Recorder:
         self._file = where.state / "events.json"
         self.settings = _read(self._file)
         self._sink = sinks.make(self.settings.sink)
-        self._directory = where.events
+        self._where = where
+        self._hear: Callable[[Event], Mapping[str, Event]] = lambda _: {}
+        self._folders: dict[str, EventLog] = {}
+        self._opening = threading.Lock()
         self._log = EventLog(where.events)
         if self._log.torn is not None:
             self.record(_of_torn(self._log.torn))
@@ -68,17 +73,43 @@ class Recorder:
         """The log's last line."""
         return self._log.head
 
-    def page(self, file: int, offset: int, *, wait: bool = False) -> reader.Page:
-        """A piece of the log, at most MAX_EVENT_PAGE bytes. Raises StorageError.
+    def tell_folders(self, hear: Callable[[Event], Mapping[str, Event]]) -> None:
+        """From now on what `hear` makes of an event goes into the logs of these folders as well."""
+        self._hear = hear
+
+    def begin_folder(self, name: str) -> None:
+        """A folder of that name is made: the log of an earlier one is not its own, and is set aside.
+
+        Raises StorageError.
+        """
+        path = self._where.folder_events(name)
+        with self._opening:
+            if not path.exists():
+                return
+            log = self._folders.pop(name, None) or _opened(path)
+            log.close()
+            aside = self._where.events / f"former-{name}-{log.head.hash[:16]}"
+            try:
+                path.rename(aside)
+                files.sync_directory(self._where.events)
+            except OSError as error:
+                raise StorageError(
+                    "cannot set aside the event log of a former folder", error.errno or 0, file=path
+                ) from error
+
+    def page(self, file: int, offset: int, *, wait: bool = False, folder: str | None = None) -> reader.Page:
+        """A piece of the log, or of a folder's, at most MAX_EVENT_PAGE bytes. Raises StorageError.
 
         `wait`: where no whole line is there yet, and no later file, it is read again once one may be, or
-        after `FOLLOW_S`.
+        after `FOLLOW_S`. Raises NotFoundError for a folder without a log.
         """
-        before = self._log.head
-        found = reader.page(self._directory, file, offset, MAX_EVENT_PAGE)
+        directory = self._where.events if folder is None else reader.of_folder(self._where, folder)
+        log = self._log if folder is None else self._folder_log(folder)
+        before = log.head
+        found = reader.page(directory, file, offset, MAX_EVENT_PAGE)
         if wait and b"\n" not in found.data and file + 1 >= found.files:
-            self._log.wait(before.sequence, FOLLOW_S)
-            found = reader.page(self._directory, file, offset, MAX_EVENT_PAGE)
+            log.wait(before.sequence, FOLLOW_S)
+            found = reader.page(directory, file, offset, MAX_EVENT_PAGE)
         return found
 
     def record(self, event: Event) -> None:
@@ -108,9 +139,7 @@ class Recorder:
 
     def failed(self, event: Event, error: IofltError) -> None:
         """What was recorded as done was not done after all, for that reason."""
-        self.record_if_possible(
-            msgspec.structs.replace(event, time=_now(), outcome="failed", reason=str(error))
-        )
+        self.record_if_possible(_failed(event, error))
 
     def change(self, *, required: bool | None, sink: sinks.SinkKind | None) -> Settings:
         """Change what is not None of the settings. Returns what they are then. Raises StorageError."""
@@ -135,23 +164,53 @@ class Recorder:
     def close(self) -> None:
         """Get everything to disk, at the end of the process."""
         self._sink.close()
-        try:
-            self._log.close()
-        except StorageError as error:
-            _log.error("at the end: %s", error)
+        for log in (*self._folders.values(), self._log):
+            try:
+                log.close()
+            except StorageError as error:
+                _log.error("at the end: %s", error)
 
     def _record(self, event: Event, *, at_once: bool) -> None:
+        """In the logs of folders first: the log of all has what happened, even where one of these fails."""
         event = fitted(event)
+        written: list[tuple[EventLog, Event]] = []
         try:
-            head = self._log.append(to_json(event))
-            if at_once:
-                self._log.sync(head.sequence)
+            for name, told in self._hear(event).items():
+                with self._unless_required(event):
+                    log = self._folder_log(name)
+                    _write(log, told, at_once=at_once)
+                    written.append((log, told))
+            with self._unless_required(event):
+                self._sink.tell(event, _write(self._log, event, at_once=at_once))
+        except StorageError as error:  # what they have heard of does not happen
+            for log, told in written if event.outcome == "done" else ():
+                with suppress(StorageError):
+                    _write(log, _failed(told, error), at_once=at_once)
+            raise
+
+    @contextmanager
+    def _unless_required(self, event: Event) -> Iterator[None]:
+        try:
+            yield
         except StorageError as error:
             if self.settings.required:
                 raise
             _log.error("an event is lost, %s of %s: %s", event.operation, event.by.who, error)
-            return
-        self._sink.tell(event, head)
+
+    def _folder_log(self, name: str) -> EventLog:
+        """The log of that folder, made where there is none. Raises StorageError."""
+        with self._opening:
+            if name not in self._folders:
+                path = self._where.folder_events(name)
+                try:
+                    path.mkdir(mode=0o700, exist_ok=True)
+                    files.sync_directory(self._where.events)
+                except OSError as error:
+                    raise StorageError(
+                        "cannot make the event log of a folder", error.errno or 0, file=path
+                    ) from error
+                self._folders[name] = _opened(path)
+            return self._folders[name]
 
 
 def event(
@@ -213,6 +272,26 @@ def _name(uid: int) -> str:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _failed(event: Event, error: IofltError) -> Event:
+    return fitted(msgspec.structs.replace(event, time=_now(), outcome="failed", reason=str(error)))
+
+
+def _write(log: EventLog, event: Event, *, at_once: bool) -> Head:
+    """The line that it is. Raises StorageError."""
+    head = log.append(to_json(event))
+    if at_once:
+        log.sync(head.sequence)
+    return head
+
+
+def _opened(directory: Path) -> EventLog:
+    """A folder's log, which tells of what was no whole line at its end. Raises StorageError, BusyError."""
+    log = EventLog(directory)
+    if log.torn is not None:
+        _write(log, fitted(_of_torn(log.torn)), at_once=True)
+    return log
 
 
 def _of_torn(torn: Torn) -> Event:

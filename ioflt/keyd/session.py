@@ -34,7 +34,9 @@ class Session:
     about: Place = field(init=False, default=ANYWHERE)
     #: What was decided by that state, so that the next request waits for nothing.
     _state: AccessState | None = field(init=False, default=None)
-    _allowed: set[tuple[Privilege, str | None, str | None]] = field(init=False, default_factory=set)
+    _allowed: set[tuple[Privilege, str | None, str | None, str | None]] = field(
+        init=False, default_factory=set
+    )
 
     def __post_init__(self) -> None:
         self.uses = uses.of(self.operation)
@@ -50,7 +52,7 @@ class Session:
 
     def require(self, authority: Authority, privilege: Privilege, place: Place) -> None:
         """Raises DeniedError, and why nobody can say."""
-        known = (privilege, place.vm, place.datastore)
+        known = (privilege, place.vm, place.datastore, place.folder)
         try:
             state: AccessState | None = authority.state
         except IofltError:  # then the authority knows what is to be done

@@ -69,6 +69,8 @@ class Telling:
             about = Thing("vm", place.vm, place.shown)
         elif place.datastore is not None:
             about = Thing("datastore", place.datastore, place.shown)
+        elif place.folder is not None:
+            about = Thing("folder", place.folder, place.shown)
         made = event(
             operation, about, changes=changes, outcome=outcome, privilege=privilege, datastore=datastore
         )

@@ -26,12 +26,15 @@ class EventRequests(Asker):
         """
         return self._ask(messages.NoteEvents(tuple(events)), messages.EventLogSettings)
 
-    def event_files(self) -> Iterator[LogFile]:
-        """The event log, file by file, as it is when the first one is asked for. Raises DeniedError."""
+    def event_files(self, folder: str | None = None) -> Iterator[LogFile]:
+        """The event log, file by file, as it is when the first one is asked for; or that of a folder.
+
+        Raises DeniedError, NotFoundError.
+        """
         number, files = 0, 1
         while number < files:
             data = bytearray()
-            while (page := self._ask(messages.ReadEvents(number, len(data)), messages.EventPage)).data:
+            while (page := self._event_page(number, len(data), folder)).data:
                 data += page.data
             if number == 0:
                 files = page.files
@@ -39,10 +42,18 @@ class EventRequests(Asker):
                 yield LogFile(page.name, bytes(data))
             number += 1
 
-    def next_events(self, file: int, offset: int) -> Page:
-        """For `audit.reader.follow`: waits a while for a line where there is none yet. Raises DeniedError."""
-        page = self._ask(messages.ReadEvents(file, offset, wait=True), messages.EventPage)
+    def next_events(self, file: int, offset: int, folder: str | None = None) -> Page:
+        """For `audit.reader.follow`: waits a while for a line where there is none yet.
+
+        Raises DeniedError, NotFoundError.
+        """
+        page = self._event_page(file, offset, folder, wait=True)
         return Page(page.name, page.data, page.files)
+
+    def _event_page(
+        self, file: int, offset: int, folder: str | None, *, wait: bool = False
+    ) -> messages.EventPage:
+        return self._ask(messages.ReadEvents(file, offset, wait, folder), messages.EventPage)
 
     def attest(self, report: bytes) -> tuple[bytes, bytes]:
         """keyd's statement about the report of that SHA-256, and its signature. Raises DeniedError."""

@@ -96,6 +96,12 @@ def destroy(path: Path) -> None:
         os.fsync(directory)
 
 
+def sync_directory(path: Path) -> None:
+    """What was made or renamed in it is durable. Raises OSError."""
+    with _directory(path) as directory:
+        os.fsync(directory)
+
+
 def _give_name(temporary: Path, path: Path) -> None:
     """Unlike os.rename, never in the place of another."""
     try:
@@ -119,8 +125,7 @@ def _temporary(path: Path, data: bytes | memoryview, mode: int = 0o600) -> Itera
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
-    with _directory(path.parent) as directory:
-        os.fsync(directory)
+    sync_directory(path.parent)
 
 
 def _put(file: FileIO, data: bytes | memoryview) -> None:

@@ -237,7 +237,7 @@ def secrets_of(disk: str) -> dict[str, bytes]:
 def check_for_secrets(secrets: dict[str, bytes]) -> None:
     """Neither the event log, nor keyd's own, nor what the sinks say has them, in any form."""
     where = paths.find()
-    written = [*where.events.iterdir(), *where.logs.iterdir()]
+    written = [*where.events.rglob("*.jsonl"), *where.logs.iterdir()]
     texts = {str(path): path.read_bytes() for path in written} | said_by_sinks(where.run)
     assert len(secrets) == 5
     assert {"keyd.log", "0001.jsonl"} <= {path.name for path in written}

@@ -97,7 +97,7 @@ role show night
 role list
 service create backup
 service list
-folder create tenant
+folder create tenant --events
 folder set tenant --provider local
 folder add tenant ds/web
 permission grant service:backup night folder:tenant
@@ -105,6 +105,7 @@ permission explain service:backup Cryptographer.Access ds/web
 permission list
 folder list
 folder show tenant
+events verify --folder tenant
 permission revoke service:backup folder:tenant
 folder remove tenant ds/web
 folder delete tenant

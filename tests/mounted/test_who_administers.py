@@ -33,6 +33,7 @@ EXAMPLES = {
     "key drill": reads("web", "key drill"),
     "attest": reads("rm -f out/*.report", "attest ds --out out/$$.report"),
     "events": reads("", "events"),
+    "events: --folder": reads("ioflt folder create told --events || true", "events --folder told"),
     "events set": Example("ioflt events set --required yes", "events set --required no"),
     "provider list": reads("", "provider list"),
     "provider create kmip": Example(
@@ -70,6 +71,9 @@ EXAMPLES = {
     "service create": Example("ioflt service remove mine || true", "service create mine"),
     "service remove": Example("ioflt service create mine || true", "service remove mine"),
     "events verify": reads("", "events verify"),
+    "events verify: --folder": reads(
+        "ioflt folder create told --events || true", "events verify --folder told"
+    ),
     "keyd status": reads("", "keyd status"),
     "keyd lock": Example("ioflt keyd unlock", "keyd lock"),
     "keyd unlock": Example("ioflt keyd lock", "keyd unlock"),

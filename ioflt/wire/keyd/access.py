@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 Meta = msgspec.Meta
 
@@ -55,14 +56,20 @@ class RemoveRole(_Change, frozen=True):
     name: Name
 
 
-class CreateFolder(_Change, frozen=True):
+class CreateFolder(_Change, frozen=True, omit_defaults=True):
+    """`events`: it has an event log of its own."""
+
     name: Name
     provider: Name | None
+    events: bool = False
 
 
 class SetFolder(_Change, frozen=True):
+    """What is left out stays as it is."""
+
     name: Name
-    provider: Name | None
+    provider: Name | UnsetType | None = UNSET
+    events: bool | UnsetType = UNSET
 
 
 class RemoveFolder(_Change, frozen=True):

@@ -441,11 +441,13 @@ class ReadEvents(_Message, frozen=True, omit_defaults=True):
     """→ EventPage: of the event log's file of that number, from 0, what there is from `offset` on.
 
     `wait`: where that is no whole line, and there is no later file, the answer waits for one, for a while.
+    `folder`: of the log of that folder.
     """
 
     file: Count
     offset: Count
     wait: bool = False
+    folder: access.Name | None = None
 
 
 class Attest(_Message, frozen=True):

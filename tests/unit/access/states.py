@@ -35,7 +35,7 @@ def states(draw: st.DrawFn) -> AccessState:
     for name in sorted(draw(st.sets(st.sampled_from(_FOLDERS)))):
         taken = frozenset(members[: draw(st.integers(0, len(members)))])
         members = [each for each in members if each not in taken]
-        folders.append(Folder(name, taken, draw(st.none() | st.just("corp"))))
+        folders.append(Folder(name, taken, draw(st.none() | st.just("corp")), draw(st.booleans())))
     principals = [Principal(kind, name) for kind in (Kind.USER, Kind.GROUP) for name in _NAMES]
     principals += [Principal(Kind.SERVICE, each.name) for each in services]
     targets = st.just(EVERYTHING) | _members()
