@@ -166,3 +166,7 @@ def test_the_key_of_an_erased_vm_goes_unless_keyd_knows_of_another_that_has_it(
         assert kim.erase_key(db.keys[0], db.home_id)  # asked again, as an answer was lost
         with pytest.raises(KeyNotFound):
             site.root.generate(db.keys[0], [b"aad"])
+        site.root.stop()  # the next keyd is shown nothing
+        with pytest.raises(BusyError, match=f"its key {web.keys[0]} also opens"):
+            kim.erase_key(web.keys[0], web.home_id)
+        assert corp.state(web.keys[0]) == State.ACTIVE
