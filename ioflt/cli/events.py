@@ -174,6 +174,8 @@ def _filter(
 ) -> Callable[[Event], bool]:
     from ioflt.access.operations import base
 
+    if operation is not None:
+        _check_type(operation)
     begin = None if since is None else _time(since)
     person = None if who is None else who if ":" in who else f"user:{who}"
 
@@ -187,6 +189,17 @@ def _filter(
         )
 
     return wanted
+
+
+def _check_type(operation: str) -> None:
+    """Raises UsageError, which names the nearest one, for what no event is called."""
+    from ioflt.access.operations import OPERATIONS, base
+    from ioflt.keyd import reports
+    from ioflt.spelling import meant
+
+    known = {*OPERATIONS, *map(base, OPERATIONS), *reports.BY_MOUNTS, *reports.BY_ANY, *reports.BY_KEYD}
+    if operation not in known:
+        raise UsageError(f"no event is called {ascii(operation)[:80]}{meant(operation, sorted(known))}")
 
 
 def _time(text: str) -> datetime:

@@ -68,6 +68,20 @@ BY_COMMANDS: Final = frozenset(
 #: What any command may come upon.
 BY_ANY: Final = frozenset(("integrity failure", "port warning"))
 
+#: What keyd tells of itself, where that is no command.
+BY_KEYD: Final = frozenset(
+    (
+        "denials",
+        "events repair",
+        "key new",
+        "key use",
+        "lock",
+        "provider change",
+        "provider state",
+        "unlock",
+    )
+)
+
 #: Events that mounts report at once, and in each second from then on: more than a mount makes files.
 BURST: Final = 20_000
 RATE: Final = 1_000

@@ -168,6 +168,10 @@ def test_every_command_that_changes_something_says_so_and_nothing_secret(place: 
             assert any(says(each, command, session.key, place) for each in made), (line, made)
     assert {base(name) for name in OPERATIONS} - seen == ELSEWHERE | {"completion", "key locate", "events"}
     check_for_secrets(session.secrets)
+    for name in sorted({each.operation for each in events()}):  # each is a type that one may ask for
+        cli.main(
+            ["events", "--type", name, "--since", "2999-01-01"], prog_name="ioflt", standalone_mode=False
+        )
 
 
 @pytest.mark.allow_log("writes to the file")
