@@ -54,9 +54,7 @@ class UsesOfVms:
         if thing is None or event.outcome != "done":
             return
         if thing.kind == "vm":
-            for change in event.changes:
-                if change.path == _KEY:
-                    self._keys[thing.id] |= {*_keys(change.before), *_keys(change.after)}
+            self._keys[thing.id] |= keys_named(event)
         if (thing.kind == "key" and event.operation == KEY_USE) or (
             thing.kind == "vm" and event.operation in self._on_vms
         ):
@@ -85,6 +83,16 @@ class UsesOfVms:
         who = (event.by.who, event.by.as_principal, event.served_uid)
         new = Use(*who, 1, event.time, event.time)
         uses[who] = new if who not in uses else _together(uses[who], new)
+
+
+def keys_named(event: Event) -> set[str]:
+    """The keys that a VM had before an event about it, and has from then on, by their names."""
+    return {
+        key
+        for change in event.changes
+        if change.path == _KEY
+        for key in (*_keys(change.before), *_keys(change.after))
+    }
 
 
 def _together(one: Use, other: Use) -> Use:

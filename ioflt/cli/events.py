@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.group(invoke_without_command=True)
 @click.option("--since", metavar="TIME", help="From that time on: 2026-03-01 or 2026-03-01T12:00:00Z.")
-@click.option("--vm", metavar="VM", help="About that VM: its name or id.")
+@click.option("--vm", metavar="VM", help="About that VM, by name or id, and the keys that it had since.")
 @click.option("--who", metavar="PRINCIPAL", help="By that principal: alice, or user:alice.")
 @click.option("--type", "operation", metavar="OPERATION", help='Of that operation, such as "vm export".')
 @click.option("--folder", metavar="NAME", help="Of what lies in that folder, from a log of its own.")
@@ -173,19 +173,33 @@ def _filter(
     since: str | None, vm: str | None, who: str | None, operation: str | None
 ) -> Callable[[Event], bool]:
     from ioflt.access.operations import base
+    from ioflt.audit.uses import keys_named
 
     if operation is not None:
         _check_type(operation)
     begin = None if since is None else _time(since)
     person = None if who is None else who if ":" in who else f"user:{who}"
 
-    def wanted(event: Event) -> bool:
+    keys: set[str] = set()  # of the VM, as far as the events before tell
+
+    def of_vm(event: Event) -> bool:
         about = event.object
+        if about is None:
+            return False
+        if about.kind == "key":
+            return about.id in keys
+        found = about.kind == "vm" and vm in (about.id, about.shown)
+        if found:
+            keys.update(keys_named(event))
+        return found
+
+    def wanted(event: Event) -> bool:
+        if vm is not None and not of_vm(event):  # of all events in their order: they tell of its keys
+            return False
         return (
             (begin is None or event.time >= begin)
             and (operation is None or operation in (event.operation, base(event.operation)))
             and (person is None or person in (event.by.who, event.by.as_principal))
-            and (vm is None or (about is not None and about.kind == "vm" and vm in (about.id, about.shown)))
         )
 
     return wanted
