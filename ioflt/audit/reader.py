@@ -18,7 +18,6 @@ _CHUNK: Final = 1 << 20
 
 #: The event of what was set aside after a crash.
 REPAIR: Final = "events repair"
-_REPAIR: Final = b'"operation":"events repair"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +104,18 @@ def read(files: Iterable[LogFile]) -> Iterator[Read]:
             yield Read(line.sequence, event)
 
 
+def of_operation(files: Iterable[LogFile], operation: str) -> Iterator[Read]:
+    """As `read`, of one operation; quicker, as the other lines are not taken apart."""
+    mark = f'"operation":"{operation}"'.encode()
+    for file in files:
+        lines = [line for line in file.data.split(b"\n") if mark in line]
+        yield from (
+            each
+            for each in read([LogFile(file.name, b"\n".join(lines))])
+            if each.event.operation == operation
+        )
+
+
 def pages(directory: Path) -> Callable[[int, int], Page]:
     """For `follow`: of the file of a number what there is from an offset on."""
     return lambda number, offset: page(directory, number, offset, _CHUNK)
@@ -153,12 +164,10 @@ def verify(files: Iterable[LogFile], known: Head | None = None) -> Verified:
 def set_aside(directory: Path) -> list[Found]:
     """What was set aside after a crash, and is not as its event says. Raises DeniedError, StorageError."""
     told: dict[str, tuple[int, object]] = {}
-    for file in on_disk(directory):
-        lines = [line for line in file.data.split(b"\n") if _REPAIR in line]
-        for each in read([LogFile(file.name, b"\n".join(lines))]):
-            for change in each.event.changes if each.event.operation == REPAIR else ():
-                if isinstance(change.after, dict):
-                    told[str(change.after.get("file"))] = each.sequence, change.after.get("sha256")
+    for each in of_operation(on_disk(directory), REPAIR):
+        for change in each.event.changes:
+            if isinstance(change.after, dict):
+                told[str(change.after.get("file"))] = each.sequence, change.after.get("sha256")
     found = []
     for name in sorted(told.keys() | set(torn_names(directory))):
         sequence, digest = told.get(name, (0, None))

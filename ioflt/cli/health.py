@@ -6,9 +6,10 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,12 +22,16 @@ from ioflt.cli.session import connect_keys, events_directory
 from ioflt.errors import DeniedError, IofltError, NotFoundError, ProviderUnavailable
 
 if TYPE_CHECKING:
+    from ioflt.audit.event import Event, Thing
     from ioflt.cli.prometheus import Metric
     from ioflt.keys.client import KeyClient
     from ioflt.types import KeyRef
 
+#: For how many days sectors that did not verify are told of: when they were mended no event tells.
+_DAMAGE_DAYS: Final = 7
+
 #: Sorts of problems that are this machine's, and that of a datastore that does not open.
-_HOST: Final = ("provider", "certificate", "events", "warning")
+_HOST: Final = ("provider", "certificate", "events", "integrity", "warning")
 _UNREADABLE: Final = "unreadable"
 
 
@@ -69,7 +74,8 @@ def health(directories: tuple[Path, ...], prometheus: Path | None, as_json: bool
     """Look for what needs somebody: in the datastores DIR, else in all that were opened on this machine.
 
     Locked VMs and datastores, unfinished operations, departures from storage policies; key providers that are
-    locked or do not answer, certificates near their end, a broken event log, what was never backed up.
+    locked or do not answer, certificates near their end, a broken event log, sectors that did not verify in
+    the last 7 days, what was never backed up.
     Nothing is changed.
 
     Exits with 0 only if nothing was found, with 13 if something was.
@@ -134,16 +140,19 @@ def _of_host(keys: KeyClient, needed: list[KeyRef]) -> Iterator[_Problem]:
 
 
 def _of_events(keys: KeyClient) -> Iterator[_Problem]:
-    """Whether the event log is whole, and those of folders, for who may read them."""
+    """Whether the event log and those of folders are whole, and what they tell of data, for who may read."""
     from ioflt import paths
     from ioflt.audit import reader
 
     where = paths.find()
+    damage: dict[tuple[datetime, Thing | None], Event] = {}  # what is in two logs is told of once
     for folder in (None, *_folders_with_events(keys)):
         about, option = ("", "") if folder is None else (f"folder:{folder}", f" --folder {folder}")
         try:
             joined = where.joined
-            files = keys.event_files(folder) if joined else reader.on_disk(events_directory(where, folder))
+            files = list(
+                keys.event_files(folder) if joined else reader.on_disk(events_directory(where, folder))
+            )
             found = reader.verify(files).findings
         except DeniedError:
             continue
@@ -153,6 +162,9 @@ def _of_events(keys: KeyClient) -> Iterator[_Problem]:
         if found:
             what = f"the event log is broken, first at line {found[0].line} of {found[0].file}"
             yield _Problem("events", about, what, f"ioflt events verify{option}")
+        for each in reader.of_operation(files, "integrity failure"):
+            damage.setdefault((each.event.time, each.event.object), each.event)
+    yield from _damaged(damage.values())
 
 
 def _folders_with_events(keys: KeyClient) -> list[str]:
@@ -160,6 +172,23 @@ def _folders_with_events(keys: KeyClient) -> list[str]:
     with suppress(IofltError):
         return [each.name for each in keys.access().folders if each.events]
     return []
+
+
+def _damaged(events: Iterable[Event]) -> Iterator[_Problem]:
+    """Of each VM, or datastore for what is in none, that sectors did not verify of late."""
+    since = datetime.now(UTC) - timedelta(days=_DAMAGE_DAYS)
+    last: dict[str, str] = {}
+    times = Counter[str]()
+    for event in events:
+        if event.time < since or event.object is None:
+            continue
+        around = "" if event.datastore is None else event.datastore.shown
+        place = os.path.join(around, event.object.shown)
+        times[place] += 1
+        last[place] = next((str(each.after) for each in event.changes if each.path == "file"), "")
+    for place, file in last.items():
+        told = f"sectors did not verify, {times[place]} times in the last {_DAMAGE_DAYS} days, last in {file}"
+        yield _Problem("integrity", place, told, f"ioflt check --data {shlex.quote(place)}")
 
 
 def _show(report: _Report) -> None:
