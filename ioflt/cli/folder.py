@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioflt.cli import offers
 from ioflt.cli.access_objects import named
 from ioflt.cli.possession import warn_of_kept_keys
 from ioflt.cli.render import describe, emit, json_option, say, table
@@ -39,7 +40,7 @@ def list_(as_json: bool) -> None:
 
 
 @folder.command(short_help="Show what a folder lists, and who may what in it.")
-@click.argument("name")
+@click.argument("name", shell_complete=offers.folders)
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show what the folder NAME lists, and the permissions on it."""
@@ -71,7 +72,7 @@ def create(name: str, provider: str | None, events: bool, as_json: bool) -> None
 
 
 @folder.command(name="set", short_help="Choose a folder's key provider, and its event log.")
-@click.argument("name")
+@click.argument("name", shell_complete=offers.folders)
 @click.option("--provider", metavar="P", help="Whose keys new VMs in its datastores get.")
 @click.option("--events/--no-events", default=None, help="Whether it has an event log of its own.")
 @json_option
@@ -102,7 +103,7 @@ def set_(name: str, provider: str | None, events: bool | None, as_json: bool) ->
 
 
 @folder.command(short_help="Put a datastore or VM into a folder.")
-@click.argument("name")
+@click.argument("name", shell_complete=offers.folders)
 @click.argument("member", metavar="OBJECT")
 @json_option
 def add(name: str, member: str, as_json: bool) -> None:
@@ -117,7 +118,7 @@ def add(name: str, member: str, as_json: bool) -> None:
 
 
 @folder.command(short_help="Take a datastore or VM out of a folder.")
-@click.argument("name")
+@click.argument("name", shell_complete=offers.folders)
 @click.argument("member", metavar="OBJECT")
 @json_option
 def remove(name: str, member: str, as_json: bool) -> None:
@@ -132,7 +133,7 @@ def remove(name: str, member: str, as_json: bool) -> None:
 
 
 @folder.command(short_help="Remove a folder.")
-@click.argument("name")
+@click.argument("name", shell_complete=offers.folders)
 @json_option
 def delete(name: str, as_json: bool) -> None:
     """Remove the folder NAME and the permissions on it. What it lists stays where it is,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioflt.cli import offers
 from ioflt.cli.access_objects import is_known, named
 from ioflt.cli.possession import warn_of_kept_keys
 from ioflt.cli.render import emit, json_option, printable, say, table, warn
@@ -55,7 +56,7 @@ def list_(as_json: bool) -> None:
 
 @permission.command(short_help="Give someone a role on an object.")
 @click.argument("who", metavar="WHO")
-@click.argument("role", metavar="ROLE")
+@click.argument("role", metavar="ROLE", shell_complete=offers.roles)
 @click.argument("on", metavar="OBJECT")
 @json_option
 def grant(who: str, role: str, on: str, as_json: bool) -> None:
@@ -102,7 +103,7 @@ def revoke(who: str, on: str, as_json: bool) -> None:
 
 @permission.command(short_help="Whether someone has a privilege, and why.")
 @click.argument("who", metavar="WHO")
-@click.argument("privilege", metavar="PRIVILEGE")
+@click.argument("privilege", metavar="PRIVILEGE", shell_complete=offers.privileges)
 @click.argument("on", metavar="OBJECT")
 @json_option
 def explain(who: str, privilege: str, on: str, as_json: bool) -> None:

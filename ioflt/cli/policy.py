@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from ioflt.cli import offers
 from ioflt.cli.exits import Exit
 from ioflt.cli.render import describe, emit, json_option, printable, progress, say, table, warn
 from ioflt.cli.session import connect_keys, directory_argument, open_volume, warn_unknown_provider
@@ -101,7 +102,7 @@ def list_(as_json: bool) -> None:
 
 
 @policy.command(short_help="Show one storage policy.")
-@click.argument("name", metavar="POLICY")
+@click.argument("name", metavar="POLICY", shell_complete=offers.policies)
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show the storage policy POLICY: its name or its id, here and wherever a policy is named."""
@@ -130,7 +131,7 @@ def create(name: str, as_json: bool, **asked: object) -> None:
 
 
 @policy.command(short_help="Make a policy like another one.")
-@click.argument("name", metavar="POLICY")
+@click.argument("name", metavar="POLICY", shell_complete=offers.policies)
 @click.argument("new_name", metavar="NAME")
 @_policy_options
 @json_option
@@ -145,7 +146,7 @@ def clone(name: str, new_name: str, as_json: bool, **asked: object) -> None:
 
 
 @policy.command(short_help="Forget a policy.")
-@click.argument("name", metavar="POLICY")
+@click.argument("name", metavar="POLICY", shell_complete=offers.policies)
 @click.option("--force", is_flag=True, help="Although something has it, which it then departs from.")
 @json_option
 def remove(name: str, force: bool, as_json: bool) -> None:
@@ -175,7 +176,7 @@ def remove(name: str, force: bool, as_json: bool) -> None:
 
 
 @policy.command(short_help="Give a policy to a VM or a datastore.")
-@click.argument("name", metavar="POLICY")
+@click.argument("name", metavar="POLICY", shell_complete=offers.policies)
 @click.argument("target", metavar="DIR[/VM]", type=click.Path(readable=False, path_type=Path))
 @force_option
 @json_option

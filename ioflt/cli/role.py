@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from ioflt.cli import offers
 from ioflt.cli.render import emit, facts, json_option, say, table
 from ioflt.cli.session import connect_keys
 
@@ -22,6 +23,7 @@ def _privilege_option(command: _Command) -> _Command:
         "privileges",
         metavar="ID",
         multiple=True,
+        shell_complete=offers.privileges,
         help="It has this one, such as Cryptographer.Access; again for each further one.",
     )
     return option(command)
@@ -47,7 +49,7 @@ def list_(as_json: bool) -> None:
 
 
 @role.command(short_help="Show what a role allows.")
-@click.argument("name", metavar="ROLE")
+@click.argument("name", metavar="ROLE", shell_complete=offers.roles)
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show the privileges of ROLE, and what each allows."""
@@ -75,7 +77,7 @@ def create(name: str, privileges: tuple[str, ...], as_json: bool) -> None:
 
 
 @role.command(short_help="Make a role like another.")
-@click.argument("source", metavar="ROLE")
+@click.argument("source", metavar="ROLE", shell_complete=offers.roles)
 @click.argument("name", metavar="NEW")
 @_privilege_option
 @json_option
@@ -85,7 +87,7 @@ def clone(source: str, name: str, privileges: tuple[str, ...], as_json: bool) ->
 
 
 @role.command(short_help="Remove a role that nobody has.")
-@click.argument("name", metavar="ROLE")
+@click.argument("name", metavar="ROLE", shell_complete=offers.roles)
 @json_option
 def remove(name: str, as_json: bool) -> None:
     """Remove ROLE. Refused while somebody has it, and for the built-in ones."""

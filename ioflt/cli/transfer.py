@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from ioflt.cli import reporting
+from ioflt.cli import offers, reporting
 from ioflt.cli.hints import advising, advising_key
 from ioflt.cli.render import describe, emit, json_option, progress, say
 from ioflt.cli.session import file_argument, home_argument, open_volume, vm_argument
@@ -28,7 +28,9 @@ _BAD_PACKAGE = "nothing was changed; compare it with the original, or have it ex
 
 def _policy_option(whose: str) -> Callable[[_Command], _Command]:
     """Add `--policy`."""
-    return click.option("--policy", metavar="NAME", help=f"The storage policy of {whose}.")
+    return click.option(
+        "--policy", metavar="NAME", shell_complete=offers.policies, help=f"The storage policy of {whose}."
+    )
 
 
 _integrity_option = click.option(
