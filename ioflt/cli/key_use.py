@@ -169,9 +169,10 @@ def status(key: KeyRef, directories: tuple[Path, ...], as_json: bool) -> None:
         if os.path.realpath(directory) not in {one.path for one in found.protected}:
             seen.look(os.path.realpath(directory), found)
     with connect_keys() as keys:
+        # First, as it tells who may not see keys so.
+        in_use = next((one for one in cached(keys) if one.key == str(key)), None)
         (state,) = keys.key_states([key])
         reason = None if state.missing is None else _vsphere_reason(key, state.missing, keys)
-        in_use = next((one for one in cached(keys) if one.key == str(key)), None) if state.cached else None
     shown = {
         "key": str(key),
         "available": state.at_hand or state.missing is None,
@@ -205,7 +206,8 @@ def remove(key: KeyRef, force: bool, as_json: bool) -> None:
     from ioflt.datastore import drill, seen
 
     found = seen.survey()
-    _refuse_unknown(found, key.provider)
+    with connect_keys() as keys:
+        _refuse_unknown(found, key.provider, keys)
     locked = drill.locked(found, lambda one: one == key, frozenset())
     for one in found.protected:
         if one in locked:
@@ -263,11 +265,13 @@ def drill_(lost: tuple[str, ...], after_reboot: bool, as_json: bool) -> None:
     from ioflt import paths
     from ioflt.datastore import drill, seen
     from ioflt.keys import servers
+    from ioflt.keys.client import KeyClient
 
     found = seen.survey()
-    for name in lost:
-        _refuse_unknown(found, name)
-    cached = _cached(found, after_reboot=after_reboot)
+    with KeyClient.connect() as client:
+        for name in lost:
+            _refuse_unknown(found, name, client)
+        cached = _cached(found, client, after_reboot=after_reboot)
     locked = drill.locked(found, lambda key: key.provider in lost, cached.keys())
     kept = drill.by_cache(found, lambda key: key.provider in lost, cached)
     directory = paths.find().providers
@@ -323,25 +327,17 @@ def _named(single: _SingleProvider) -> str:
     return f"the provider {single.name}{server}"
 
 
-def _refuse_unknown(found: Survey, provider: str) -> None:
+def _refuse_unknown(found: Survey, provider: str, keys: KeyClient) -> None:
     """A slip in a name must not look like good news. Raises NotFoundError."""
-    from ioflt import paths
-    from ioflt.keys.directory import ProviderDirectory
-
-    known = {key.provider for key in _protects(found)} | set(
-        ProviderDirectory(paths.find().providers).names()
-    )
+    known = {key.provider for key in _protects(found)} | {one.name for one in keys.status().providers}
     if provider not in known:
         raise NotFoundError(f"no provider {provider} is configured here, and nothing has keys of it")
 
 
-def _cached(found: Survey, *, after_reboot: bool) -> dict[KeyRef, int | None]:
+def _cached(found: Survey, client: KeyClient, *, after_reboot: bool) -> dict[KeyRef, int | None]:
     """Keys that are had without their providers, and until when; None: until keyd ends or is locked."""
-    from ioflt.keys.client import KeyClient
-
     keys = list(_protects(found))
-    with KeyClient.connect() as client:
-        states = zip(keys, client.key_states(keys, ask=False), strict=True)
+    states = zip(keys, client.key_states(keys, ask=False), strict=True)
     ends: dict[KeyRef, int | None] = {}
     for key, state in states:
         if state.cached and not after_reboot:

@@ -43,6 +43,7 @@ class KeyClient(KeyRequests, ProviderRequests, EventRequests):
             answer = link.call(messages.Stop())
             if isinstance(answer, Failure):
                 raise failure.rebuild(answer)
-            unix.wait_free(self._paths.keyd_socket)
+            if not self._paths.joined:  # a member waits for the process alone
+                unix.wait_free(self._paths.keyd_socket)
             if not select.select([process], [], [], END_TIMEOUT_S)[0]:
                 raise PeerError("keyd no longer listens, but its process does not end")
