@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Final
 
 from ioflt.access.operations import OPERATIONS, Need, Operation
+from ioflt.access.privileges import Privilege
 from ioflt.access.roles import BUILT_IN, Role
 
 #: The lines of a document between which the table stands.
@@ -19,7 +20,7 @@ def matrix() -> str:
     """
     rows: dict[tuple[tuple[Need, ...], bool, bool], list[Operation]] = {}
     for operation in OPERATIONS.values():
-        asked = (operation.needs, operation.hands_out, operation.takes_files)
+        asked = (operation.needs, operation.hands_out, operation.by_root)
         rows.setdefault(asked, []).append(operation)
     head = ("operation", "asks for", "data keys", *(role.shown for role in BUILT_IN))
     lines = [head, ("---",) * len(head), *(_row(*each) for each in rows.items())]
@@ -36,25 +37,27 @@ def placed(document: str) -> str:
 
 
 def _row(asked: tuple[tuple[Need, ...], bool, bool], operations: list[Operation]) -> tuple[str, ...]:
-    needs, hands_out, takes_files = asked
+    needs, hands_out, by_root = asked
     names = "<br>".join(operation.name for operation in operations)
     return (
         names,
         _told(needs) if needs else "nothing",
         "yes" if hands_out else "",
-        *(_holds(role, needs, takes_files) for role in BUILT_IN),
+        *(_holds(role, needs, by_root) for role in BUILT_IN),
     )
 
 
 def _told(needs: tuple[Need, ...]) -> str:
+    if {need.privilege for need in needs} == set(Privilege):
+        return f"every privilege<br>on {needs[0].on.value}"
     places = dict.fromkeys(need.on for need in needs)
     parts = ((*(f"`{need.privilege}`" for need in needs if need.on is on), f"on {on.value}") for on in places)
     return "<br>".join(chain.from_iterable(parts))
 
 
-def _holds(role: Role, needs: tuple[Need, ...], takes_files: bool) -> str:
-    if not needs:
+def _holds(role: Role, needs: tuple[Need, ...], by_root: bool) -> str:
+    if not needs and not by_root:
         return "·"
     if not all(need.privilege in role.privileges for need in needs):
         return "no"
-    return "root" if takes_files else "yes"
+    return "root" if by_root else "yes"

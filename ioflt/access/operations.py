@@ -34,14 +34,14 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`hands_out`: the process that asks gets data keys, and could keep them. `takes_files`: of the key
-    providers, so that only their owner does it (on a machine: root), and nobody by his role.
+    """`hands_out`: the process that asks gets data keys, and could keep them. `by_root`: whoever owns keyd
+    does it (on a machine: root), and nobody by his role.
     """
 
     name: str
     needs: tuple[Need, ...]
     hands_out: bool
-    takes_files: bool
+    by_root: bool
 
 
 def _needs(on: On, *privileges: Privilege) -> tuple[Need, ...]:
@@ -62,6 +62,8 @@ _SEES_POLICIES = _needs(On.EVERYTHING, _P.VIEW_POLICY)
 _POLICIES = _needs(On.EVERYTHING, _P.UPDATE_POLICY)
 _ENCRYPTION_POLICIES = _needs(On.EVERYTHING, _P.MANAGE_ENCRYPTION_POLICY)
 _INHERITS = _needs(On.EVERYTHING, _P.MODIFY_PERMISSIONS)
+# It takes the role administrator away, and gives its halves.
+_ADMINISTRATOR = _needs(On.EVERYTHING, *_P)
 _GRANTS = _needs(On.OBJECT, _P.MODIFY_PERMISSIONS)
 _PLAINTEXT = _needs(On.VM, _P.ACCESS)
 _NEW_FILE = _needs(On.VM, _P.ACCESS, _P.ADD_DISK, _P.ENCRYPT_NEW)
@@ -174,7 +176,7 @@ _WITHOUT_DATA_KEYS: Final = (
     ("permission grant", _GRANTS),
     ("permission revoke", _GRANTS),
     ("folder list", _FILES),
-    ("folder show", _FILES),
+    ("folder show", _needs(On.OBJECT, _P.READ)),
     ("folder create", _ROLES),
     ("folder set", _ROLES),
     ("folder delete", _ROLES + _INHERITS),
@@ -183,7 +185,7 @@ _WITHOUT_DATA_KEYS: Final = (
     ("service list", _FILES),
     ("service create", _ROLES),
     ("service remove", _ROLES),
-    ("setup", _ROLES + _INHERITS),
+    ("setup", _ADMINISTRATOR),
     ("completion", _FILES),
 )
 
@@ -216,9 +218,13 @@ _WITH_DATA_KEYS: Final = (
     ("vmx import", _PLAINTEXT),
 )
 
-#: What no request to keyd does: it is about a module or device of the host, or a key itself leaves or comes.
-_TAKES_FILES: Final = frozenset(
+#: What no request to keyd does: it makes or ends what serves others, or takes the key providers' files, as it
+#: is about a module or device of the host, or a key itself leaves or comes.
+_BY_ROOT: Final = frozenset(
     {
+        "mount",
+        "umount",
+        "keyd start",
         "provider create pkcs11",
         "provider restore",
         "provider slot add",
@@ -230,7 +236,7 @@ _TAKES_FILES: Final = frozenset(
 
 #: Every operation by its name.
 OPERATIONS: Final[Mapping[str, Operation]] = {
-    name: Operation(name, needs, hands_out, name in _TAKES_FILES)
+    name: Operation(name, needs, hands_out, name in _BY_ROOT)
     for table, hands_out in ((_WITHOUT_DATA_KEYS, False), (_WITH_DATA_KEYS, True))
     for name, needs in table
 }

@@ -80,7 +80,7 @@ ACCESS: tuple[Row, ...] = (
     (
         errors.DeniedError,
         "only root does that with the key providers",
-        lambda _: "run it as root: sudo ioflt provider …; to see them: ioflt keyd status",
+        lambda _: "run it as root: sudo ioflt …; to see them: ioflt keyd status",
     ),
     (
         errors.DeniedError,

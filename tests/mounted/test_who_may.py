@@ -1,4 +1,4 @@
-"""Who may do what with datastores and VMs, by commands and in a mount: as the table says."""
+"""Who may do what with datastores and VMs, by commands: as the table says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.machine import Machine
-from tests.mounted.who_may import Example, departures, in_mount, populated, reads
+from tests.mounted.who_may import Example, departures, populated, reads
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.interop("unshare", "setpriv", "nsenter")]
 
@@ -56,21 +56,41 @@ EXAMPLES = {
     "recovery add": Example(
         "web; echo secret > secret", "recovery add ds/web/web.vmdk --passphrase-file secret"
     ),
-    "recovery fill": Example("web", "recovery fill ds/web/web-flat.vmdk"),
+    "recovery fill": Example("thin", "recovery fill ds/web/web-flat.vmdk"),
     "recovery remove": Example("slots", "recovery remove ds/web/web-flat.vmdk --all"),
     "header backup": Example("web; rm -f out/headers", "header backup ds/web out/headers"),
     "vmx export": Example(
         "web; rm -f out/vmx; echo secret > secret", "vmx export ds/web -o out/vmx --passphrase-file secret"
     ),
-    "mount: list, stat": in_mount("web", "ls -l web"),
-    "mount: read or write": in_mount("web", "sha256sum web/web-flat.vmdk"),
-    "mount: save a VMX": in_mount("web", "echo 'numvcpus = \"2\"' >> web/web.vmx"),
-    "mount: add a file": in_mount("web", "echo 1 > web/new"),
-    "mount: make an encrypted VM": in_mount("rm -rf ds/fresh", "mkdir fresh && echo 1 > fresh/new"),
-    "mount: rename, link or remove in a VM": in_mount(
-        "web", "mv web/web.vmdk web/old.vmdk && rm web/old.vmdk"
+    "datastore recrypt: --key": Example("key_of clear > k", "datastore recrypt other --key $(cut -d: -f2 k)"),
+    "vm recrypt: --key": Example("plain; web; key_of clear > k", "vm recrypt ds/web --key $(cut -d: -f2 k)"),
+    "vm move: --key": Example(
+        "web; rm -rf other/web; key_of clear > k", "vm move ds/web other/web --key $(cut -d: -f2 k)"
     ),
-    "mount: remove a VM": in_mount("web", "rm -r web"),
+    "vm erase: --destroy-key": Example(
+        "web; rm -rf /mnt/home/*/state", "vm erase ds/web --destroy-key --yes"
+    ),
+    "check: what needs a VM's key": reads(
+        "web", "check ds/web", refused=(13, "permission denied: Cryptographer.Access on web")
+    ),
+    "policy assign: to a datastore, which encrypts then": Example(
+        "ioflt policy assign 'Datastore Default' other", "policy assign 'VM Encryption Policy' other"
+    ),
+    "policy assign: to a datastore, which is clear then": Example(
+        "ioflt policy assign 'VM Encryption Policy' other", "policy assign 'Datastore Default' other"
+    ),
+    "header restore": Example(
+        "web; rm -f out/headers; ioflt header backup ds/web out/headers", "header restore out/headers ds/web"
+    ),
+    "vmx import": Example(
+        "web; rm -f out/web.vmx; echo secret > secret;"
+        "ioflt vmx export ds/web -o out/web.vmx --passphrase-file secret",
+        "vmx import out/web.vmx ds/web --force --passphrase-file secret",
+    ),
+    "datastore register": Example(
+        "cp other/.ioflt r; ioflt datastore recrypt other; everybody vm list other; cp r other/.ioflt",
+        "datastore register other --accept-rollback",
+    ),
 }
 
 
