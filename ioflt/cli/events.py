@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ioflt.audit.chain import Head
     from ioflt.audit.event import Event
     from ioflt.audit.reader import Read
-    from ioflt.wire.keyd.messages import EventSink
+    from ioflt.wire.keyd.values import EventSink
 
 
 @click.group(invoke_without_command=True)

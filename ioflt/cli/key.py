@@ -16,7 +16,7 @@ from ioflt.errors import KeyNotUsable, UsageError
 from ioflt.types import KeyRef
 
 if TYPE_CHECKING:
-    from ioflt.wire.keyd.messages import Revocation
+    from ioflt.wire.keyd.values import Revocation
 
 _REASONS = (
     "unspecified",
@@ -54,7 +54,7 @@ def locate(
     provider: str, name: str | None, state: str | None, attributes: tuple[str, ...], as_json: bool
 ) -> None:
     """List the ids of symmetric keys that the servers of PROVIDER show us."""
-    from ioflt.wire.keyd.messages import Criterion
+    from ioflt.wire.keyd.requests import Criterion
 
     wanted = [Criterion("Name", name)] if name is not None else []
     wanted += [Criterion("State", state)] if state is not None else []

@@ -16,7 +16,7 @@ from ioflt.cli.render import emit, facts, json_option, moment, say, table, warn
 
 if TYPE_CHECKING:
     from ioflt.keys.client import KeyClient
-    from ioflt.wire.keyd.messages import CacheStatus, Status
+    from ioflt.wire.keyd.replies import CacheStatus, Status
 
 
 @click.group()
@@ -128,7 +128,7 @@ def lock(mode: str | None, as_json: bool) -> int:
     import msgspec
 
     from ioflt.keys.client import KeyClient
-    from ioflt.wire.keyd.messages import LockMode
+    from ioflt.wire.keyd.values import LockMode
 
     with KeyClient.connect() as keys:
         locked = keys.lock(msgspec.convert(mode or "refuse", LockMode))

@@ -11,9 +11,9 @@ from ioflt.cli.session import connect_keys
 from ioflt.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from ioflt.wire.keyd.messages import CacheStatus
+    from ioflt.wire.keyd.replies import CacheStatus
 
-#: As `wire.keyd.messages.MAX_CACHE_DAYS`, which is not imported to show the help.
+#: As `wire.keyd.values.MAX_CACHE_DAYS`, which is not imported to show the help.
 _MAX_DAYS = 365
 
 

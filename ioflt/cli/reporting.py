@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ioflt.datastore.check import Entry
     from ioflt.keys.client import KeyClient
     from ioflt.types import KeyRef
-    from ioflt.wire.keyd.messages import Report, ReportedThing
+    from ioflt.wire.keyd.requests import Report, ReportedThing
 
 #: It makes no sense, or not now.
 _REFUSALS: Final = (UsageError, NotFoundError, ExistsError, BusyError)
@@ -122,7 +122,7 @@ def tell_findings(keys: KeyClient, directory: str, found: Iterable[Entry]) -> No
     `_MAX_FINDINGS` together. Raises StorageError.
     """
     from ioflt.keys import reporting
-    from ioflt.wire.keyd.messages import Report
+    from ioflt.wire.keyd.requests import Report
 
     about: dict[str, About] = {}
     reports = []
@@ -192,7 +192,7 @@ class _Ports(logging.Handler):
 def _port(vmx: str, port: str, directory: Path) -> Report:
     from ioflt.cli.places import datastore_above
     from ioflt.keys import reporting
-    from ioflt.wire.keyd.messages import Report
+    from ioflt.wire.keyd.requests import Report
 
     about = datastore(directory) if datastore_above(vmx) is None else file(vmx)[0]
     told = (reporting.change("file", None, vmx),)
@@ -203,7 +203,7 @@ def _report(about: About, changes: tuple[Change, ...], part: str) -> Report:
     from ioflt.access.operations import OPERATIONS, base
     from ioflt.cli.session import operation
     from ioflt.keys import reporting
-    from ioflt.wire.keyd.messages import Report
+    from ioflt.wire.keyd.requests import Report
 
     command = operation()
     named = f"{base(command)}: {part or 'a clear VM'}"
@@ -237,7 +237,7 @@ def _client(keys: KeyClient | None) -> Iterator[KeyClient]:
 
 def _thing(kind: str, ident: str, shown: str) -> ReportedThing:
     from ioflt.keys import reporting
-    from ioflt.wire.keyd.messages import ReportedThing
+    from ioflt.wire.keyd.requests import ReportedThing
 
     return ReportedThing(kind, ident, reporting.text(shown))  # type: ignore[arg-type]
 

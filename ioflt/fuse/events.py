@@ -22,7 +22,9 @@ from ioflt.datastore.home import Home
 from ioflt.errors import BusyError, IntegrityError, IofltError, StorageError
 from ioflt.fuse.nodes import Node
 from ioflt.keys import reporting
-from ioflt.wire.keyd.messages import MAX_REPORTS, EventLogSettings, Report, ReportedThing
+from ioflt.wire.keyd.replies import EventLogSettings
+from ioflt.wire.keyd.requests import Report, ReportedThing
+from ioflt.wire.keyd.values import MAX_REPORTS
 
 #: Events that wait to be sent.
 MAX_QUEUE: Final = 4_096

@@ -25,7 +25,7 @@ from ioflt.keyd.denials import Denials
 from ioflt.keyd.recorder import Recorder, event
 from ioflt.wire import failure
 from ioflt.wire.keyd import access as wire
-from ioflt.wire.keyd import messages
+from ioflt.wire.keyd import replies, requests
 
 #: What is asked by which command, but for roles that are made.
 _COMMANDS: Final[Mapping[type, str]] = {
@@ -48,17 +48,17 @@ def answer(
     recorder: Recorder,
     denials: Denials,
     caller: Caller,
-    request: messages.AccessRequest,
-) -> messages.ReplyBody:
+    request: requests.AccessRequest,
+) -> replies.ReplyBody:
     """The reply to a request; a Failure for every error. A change is in the event log before it is made."""
     try:
         match request:
-            case messages.GetAccess():
-                return messages.Access(text.write(visible(authority.state, caller)))
-            case messages.ChangeAccess(change):
+            case requests.GetAccess():
+                return replies.Access(text.write(visible(authority.state, caller)))
+            case requests.ChangeAccess(change):
                 _change(authority, recorder, denials, caller, change)
-                return messages.Done()
-            case messages.ExplainAccess(who, privilege, on):
+                return replies.Done()
+            case requests.ExplainAccess(who, privilege, on):
                 return _explained(authority, caller, who, privilege, on)
     except IofltError as error:
         return failure.of(error)
@@ -183,7 +183,7 @@ def _revoked(state: AccessState, caller: Caller, principal: Principal, target: T
 
 def _explained(
     authority: Authority, caller: Caller, who: str, privilege: str, on: wire.Object
-) -> messages.Explained:
+) -> replies.Explained:
     """Anyone hears of himself, and of others who sees the object. Raises NotFoundError for a folder that he
     does not see.
     """
@@ -201,9 +201,9 @@ def _explained(
         told = authority.decide(asked, about, _verified(_target(on)))
         if decision.allowed and not told.allowed:
             why = f"{told.why}; where a VM lies does not count for giving permissions"
-            return messages.Explained(False, why)
+            return replies.Explained(False, why)
         decision = told
-    return messages.Explained(decision.allowed, decision.why)
+    return replies.Explained(decision.allowed, decision.why)
 
 
 def _verified(target: Target) -> Place:

@@ -38,17 +38,9 @@ from ioflt.policy.model import StoragePolicy
 from ioflt.types import KeyRef
 from ioflt.wire.frame import wipe
 from ioflt.wire.keyd import providers
-from ioflt.wire.keyd.messages import (
-    CachedKey,
-    Criterion,
-    EventLogSettings,
-    EventSink,
-    Locked,
-    LockMode,
-    Report,
-    Revocation,
-    Status,
-)
+from ioflt.wire.keyd.replies import CachedKey, EventLogSettings, Locked, Status
+from ioflt.wire.keyd.requests import Criterion, Report
+from ioflt.wire.keyd.values import EventSink, LockMode, Revocation
 
 _P = Privilege
 

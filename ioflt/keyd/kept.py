@@ -10,7 +10,7 @@ from ioflt.crypto.secret import Secret
 from ioflt.keys.cache import KeyCache
 from ioflt.keys.sealed.clock import LatestTime
 from ioflt.types import KeyRef
-from ioflt.wire.keyd.messages import Source
+from ioflt.wire.keyd.values import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from ioflt.errors import UsageError
 from ioflt.format.record.record import HomeRecord, Move, Record
 from ioflt.keys import files
-from ioflt.wire.keyd.messages import MAX_KEY_HOLDERS
+from ioflt.wire.keyd.values import MAX_KEY_HOLDERS
 
 
 class KeyHolders:

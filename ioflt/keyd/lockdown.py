@@ -10,7 +10,8 @@ from ioflt.errors import IofltError, PeerError
 from ioflt.keys.mounts import MountControl, sockets
 from ioflt.paths import Paths
 from ioflt.transport.unix import NotListening
-from ioflt.wire.keyd.messages import Locked, LockMode
+from ioflt.wire.keyd.replies import Locked
+from ioflt.wire.keyd.values import LockMode
 
 _log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from ioflt.keyd import accounts, users
 from ioflt.keys import files
 from ioflt.paths import Paths
 from ioflt.types import KeyRef
-from ioflt.wire.keyd.messages import MAX_EVENT_PAGE
+from ioflt.wire.keyd.values import MAX_EVENT_PAGE
 
 #: Seconds after which who follows the log asks again, so that nobody who is gone is waited for.
 FOLLOW_S: Final = 30.0

@@ -27,7 +27,7 @@ from ioflt.keys.pkcs11.provider import Pkcs11Provider
 from ioflt.keys.pkcs11.store import Pkcs11Store
 from ioflt.keys.transit.provider import TransitProvider
 from ioflt.keys.transit.store import TransitStore
-from ioflt.wire.keyd.messages import ProviderStatus
+from ioflt.wire.keyd.replies import ProviderStatus
 
 #: KDKs kept: one for each native provider.
 _MAX_PROVIDERS = 128

@@ -11,7 +11,7 @@ from ioflt.access.operations import OPERATIONS, base
 from ioflt.audit.event import Change, Event, Thing
 from ioflt.errors import UsageError
 from ioflt.keyd.recorder import event
-from ioflt.wire.keyd.messages import Report, ReportedThing
+from ioflt.wire.keyd.requests import Report, ReportedThing
 
 #: What a mount tells of, with the user that it did it for.
 BY_MOUNTS: Final = frozenset(

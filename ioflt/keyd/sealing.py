@@ -30,7 +30,7 @@ from ioflt.keys.sealed import seal
 from ioflt.keys.sealed.cache import SealedCache, Sealer
 from ioflt.keys.sealed.clock import LatestTime
 from ioflt.types import KeyRef
-from ioflt.wire.keyd.messages import CacheStatus
+from ioflt.wire.keyd.replies import CacheStatus
 
 #: Seconds for which sealed keys are used without asking a provider that has just not answered.
 SILENCE_S = 30.0

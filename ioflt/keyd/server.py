@@ -36,7 +36,8 @@ from ioflt.transport.unix import Peer, peer_of
 from ioflt.wire import failure
 from ioflt.wire.frame import Pause, RemoteProtocolError, wipe
 from ioflt.wire.keyd.connection import ServerConnection, welcome
-from ioflt.wire.keyd.messages import (
+from ioflt.wire.keyd.replies import ReplyBody
+from ioflt.wire.keyd.requests import (
     BackUpProvider,
     ChangeAccess,
     ChangeProvider,
@@ -52,7 +53,6 @@ from ioflt.wire.keyd.messages import (
     ProveVmx,
     ReadEvents,
     Reload,
-    ReplyBody,
     RequestBody,
     SetKeyCache,
     Stop,

@@ -20,7 +20,8 @@ from ioflt.keys.kmip.provider import KmipProvider
 from ioflt.keys.kmip.store import KmipStore
 from ioflt.keys.native.store import NativeStore
 from ioflt.types import MAX_KEY_ID, KeyRef
-from ioflt.wire.keyd.messages import Criterion, Revocation
+from ioflt.wire.keyd.requests import Criterion
+from ioflt.wire.keyd.values import Revocation
 from ioflt.wire.kmip.enumerations import RevocationReasonCode, State
 
 #: States in which servers refuse to destroy a key.

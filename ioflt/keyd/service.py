@@ -59,8 +59,9 @@ from ioflt.paths import Paths
 from ioflt.policy import text as policy_text
 from ioflt.policy.model import StoragePolicy
 from ioflt.types import KeyRef
-from ioflt.wire.keyd import messages
-from ioflt.wire.keyd.messages import CachedKey, Key, Locked, LockMode, Status
+from ioflt.wire.keyd import values
+from ioflt.wire.keyd.replies import CachedKey, Locked, Status
+from ioflt.wire.keyd.values import Key, LockMode
 
 #: Bytes of a DEK: an AES-256-XTS key pair.
 DEK_SIZE = 64
@@ -242,9 +243,9 @@ class Service:
         names = [(key.provider, key.key_id) for key, _ in known]
         begin = 0 if after is None else bisect_right(names, (after.provider, after.key_id))
         page = []
-        for key, facts in known[begin : begin + messages.MAX_PAGE]:
+        for key, facts in known[begin : begin + values.MAX_PAGE]:
             users = self.users.of(key)
-            shown = tuple(users[: messages.MAX_USERS])
+            shown = tuple(users[: values.MAX_USERS])
             others = len(users) - len(shown)
             page.append(CachedKey(Key.of(key), facts.source, facts.fetched, facts.expires, shown, others))
         return page

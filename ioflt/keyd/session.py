@@ -14,7 +14,7 @@ from ioflt.errors import IofltError
 from ioflt.keyd import accounts
 from ioflt.keyd.authority import Authority
 from ioflt.transport.unix import Peer
-from ioflt.wire.keyd.messages import Hello
+from ioflt.wire.keyd.requests import Hello
 
 
 @dataclass(slots=True)

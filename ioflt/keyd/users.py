@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from ioflt.keys.cache import CAPACITY
 from ioflt.transport.unix import Peer
 from ioflt.types import KeyRef
-from ioflt.wire.keyd.messages import User
+from ioflt.wire.keyd.replies import User
 
 
 class _Process:

@@ -20,7 +20,7 @@ from ioflt.keys.shown import ShownRecords
 from ioflt.transport.unix import NotListening
 from ioflt.wire import failure
 from ioflt.wire.failure import Failure
-from ioflt.wire.keyd import messages
+from ioflt.wire.keyd import replies, requests
 
 #: Connections kept for the next call.
 MAX_IDLE = 8
@@ -28,7 +28,7 @@ MAX_IDLE = 8
 #: How often a call is made, or a keyd started, when one keyd after the other is killed meanwhile.
 TRIES = 4
 
-Answer = TypeVar("Answer", bound=messages.ReplyBody)
+Answer = TypeVar("Answer", bound=replies.ReplyBody)
 
 #: A greeted connection to keyd; true: which is started when it is not running.
 Reach = Callable[[bool], Link]
@@ -80,7 +80,7 @@ class Asker:
     ) -> None:
         self.close()
 
-    def _ask(self, request: messages.RequestBody, kind: type[Answer]) -> Answer:
+    def _ask(self, request: requests.RequestBody, kind: type[Answer]) -> Answer:
         answer = self._call(request)
         if isinstance(answer, Failure) and self._show([answer], request):
             answer = self._call(request)
@@ -90,14 +90,14 @@ class Asker:
             raise PeerError(f"keyd answered a {type(request).__name__} with a {type(answer).__name__}")
         return answer
 
-    def _show(self, failures: Iterable[Failure], request: messages.RequestBody) -> bool:
+    def _show(self, failures: Iterable[Failure], request: requests.RequestBody) -> bool:
         """Show a keyd that started since what it has not seen; whether that may change its answer."""
         if not any(failure.error == UnshownError.__name__ for failure in failures):
             return False
         answers = [self._call(record) for record in self._shown.about(request)]
-        return any(isinstance(answer, messages.Checked) for answer in answers)
+        return any(isinstance(answer, replies.Checked) for answer in answers)
 
-    def _call(self, request: messages.RequestBody) -> messages.ReplyBody:
+    def _call(self, request: requests.RequestBody) -> replies.ReplyBody:
         for tries_left in reversed(range(TRIES)):
             link = self._take_link()
             try:

@@ -13,7 +13,7 @@ from ioflt.keys.provider_requests import ProviderRequests
 from ioflt.transport import unix
 from ioflt.wire import failure
 from ioflt.wire.failure import Failure
-from ioflt.wire.keyd import messages
+from ioflt.wire.keyd import replies, requests
 from ioflt.wire.keyd.access import Change, Object
 
 #: Seconds that a keyd may need to end once it no longer listens.
@@ -25,22 +25,22 @@ class KeyClient(KeyRequests, ProviderRequests, EventRequests):
 
     def access(self) -> AccessState:
         """What the user may see of who may do what. Raises DeniedError, CorruptDataError."""
-        return text.parse(self._ask(messages.GetAccess(), messages.Access).text)
+        return text.parse(self._ask(requests.GetAccess(), replies.Access).text)
 
     def change_access(self, change: Change) -> None:
         """Another permission, role, folder or service. Raises DeniedError, and why it makes no sense."""
-        self._ask(messages.ChangeAccess(change), messages.Done)
+        self._ask(requests.ChangeAccess(change), replies.Done)
 
-    def explain_access(self, who: str, privilege: str, on: Object) -> messages.Explained:
+    def explain_access(self, who: str, privilege: str, on: Object) -> replies.Explained:
         """Whether someone has a privilege on an object, and why. Raises DeniedError, UsageError."""
-        return self._ask(messages.ExplainAccess(who, privilege, on), messages.Explained)
+        return self._ask(requests.ExplainAccess(who, privilege, on), replies.Explained)
 
     def stop(self) -> None:
         """End keyd, and return when its process is gone. Raises NotListening when it is not running,
         DeniedError.
         """
         with self._connect(start=False) as link, link.process() as process:
-            answer = link.call(messages.Stop())
+            answer = link.call(requests.Stop())
             if isinstance(answer, Failure):
                 raise failure.rebuild(answer)
             if not self._paths.joined:  # a member waits for the process alone

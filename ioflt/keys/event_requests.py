@@ -6,25 +6,25 @@ from collections.abc import Iterator, Sequence
 
 from ioflt.audit.reader import LogFile, Page
 from ioflt.keys.asking import Asker
-from ioflt.wire.keyd import messages
+from ioflt.wire.keyd import replies, requests, values
 
 
 class EventRequests(Asker):
     """Every call may raise DeniedError, StorageError."""
 
     def set_event_log(
-        self, required: bool | None = None, sink: messages.EventSink | None = None
-    ) -> messages.EventLogSettings:
+        self, required: bool | None = None, sink: values.EventSink | None = None
+    ) -> replies.EventLogSettings:
         """Change what is not None; what the settings of the event log are then."""
-        return self._ask(messages.SetEventLog(required, sink), messages.EventLogSettings)
+        return self._ask(requests.SetEventLog(required, sink), replies.EventLogSettings)
 
-    def note_events(self, events: Sequence[messages.Report]) -> messages.EventLogSettings:
+    def note_events(self, events: Sequence[requests.Report]) -> replies.EventLogSettings:
         """Have events logged that keyd cannot see, at most `MAX_REPORTS`. Returns whether they have to be.
 
         When it fails, some may be there all the same. Raises BusyError when there were too many of late,
         StorageError when they have to be logged and cannot.
         """
-        return self._ask(messages.NoteEvents(tuple(events)), messages.EventLogSettings)
+        return self._ask(requests.NoteEvents(tuple(events)), replies.EventLogSettings)
 
     def event_files(self, folder: str | None = None) -> Iterator[LogFile]:
         """The event log, file by file, as it is when the first one is asked for; or that of a folder.
@@ -52,14 +52,14 @@ class EventRequests(Asker):
 
     def _event_page(
         self, file: int, offset: int, folder: str | None, *, wait: bool = False
-    ) -> messages.EventPage:
-        return self._ask(messages.ReadEvents(file, offset, wait, folder), messages.EventPage)
+    ) -> replies.EventPage:
+        return self._ask(requests.ReadEvents(file, offset, wait, folder), replies.EventPage)
 
     def attest(self, report: bytes) -> tuple[bytes, bytes]:
         """keyd's statement about the report of that SHA-256, and its signature. Raises DeniedError."""
-        answer = self._ask(messages.Attest(report), messages.Attested)
+        answer = self._ask(requests.Attest(report), replies.Attested)
         return answer.statement, answer.signature
 
     def attest_key(self) -> str:
         """The public key that verifies these signatures, in PEM. Raises DeniedError."""
-        return self._ask(messages.GetAttestKey(), messages.Text).value
+        return self._ask(requests.GetAttestKey(), replies.Text).value

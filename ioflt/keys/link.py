@@ -16,16 +16,9 @@ from ioflt.transport import unix
 from ioflt.wire import failure
 from ioflt.wire.failure import Failure
 from ioflt.wire.keyd.connection import ClientConnection
-from ioflt.wire.keyd.messages import (
-    VERSIONS,
-    Lock,
-    LookAtServers,
-    ReplyBody,
-    RequestBody,
-    TryProvider,
-    Unlock,
-    Welcome,
-)
+from ioflt.wire.keyd.messages import VERSIONS
+from ioflt.wire.keyd.replies import ReplyBody, Welcome
+from ioflt.wire.keyd.requests import Lock, LookAtServers, RequestBody, TryProvider, Unlock
 
 #: Seconds that keyd may take for one answer: it may itself be waiting for a key server.
 TIMEOUT = 60.0

@@ -20,7 +20,7 @@ from ioflt.wire.control.connection import replies, write
 from ioflt.wire.control.messages import LockMode
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import wipe
-from ioflt.wire.keyd.messages import Key
+from ioflt.wire.keyd.values import Key
 
 #: Seconds that a mount may take to answer; to lock and to quiesce it writes back all it has.
 TIMEOUT = 600.0

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import KeyUnavailableError
-from ioflt.wire.keyd.messages import ProviderStatus
+from ioflt.wire.keyd.replies import ProviderStatus
 
 #: Bytes of a KEK.
 KEK_SIZE = 32

@@ -16,7 +16,7 @@ from ioflt.crypto.certificates import Certificate
 from ioflt.crypto.secret import Secret
 from ioflt.errors import ProviderLocked, ProviderUnavailable, UsageError
 from ioflt.keys.provider import Generations
-from ioflt.wire.keyd.messages import ProviderStatus
+from ioflt.wire.keyd.replies import ProviderStatus
 
 #: How long before a certificate expires the user hears of it.
 WARNING: Final = timedelta(days=30)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ioflt.errors import IntegrityError
 from ioflt.wire import failure
-from ioflt.wire.keyd.messages import MAX_REPORT_TEXT, Report, ReportedChange, ReportedThing
+from ioflt.wire.keyd.requests import Report, ReportedChange, ReportedThing
+from ioflt.wire.keyd.values import MAX_REPORT_TEXT
 
 
 def text(words: str) -> str:

@@ -10,8 +10,9 @@ from ioflt.errors import IofltError
 from ioflt.format.luks2.profile import Digest
 from ioflt.keys.state import KeyState
 from ioflt.types import KeyRef
-from ioflt.wire.keyd import messages
-from ioflt.wire.keyd.messages import CachedKey, LockMode
+from ioflt.wire.keyd import replies
+from ioflt.wire.keyd.replies import CachedKey
+from ioflt.wire.keyd.values import LockMode
 
 
 class KeyService(Protocol):
@@ -166,11 +167,11 @@ class KeyService(Protocol):
         """Mark a home so, or take the mark away. Raises UsageError when too many are, StorageError."""
         ...
 
-    def status(self) -> messages.Status:
+    def status(self) -> replies.Status:
         """What keyd is, and its providers."""
         ...
 
-    def lock(self, mode: LockMode) -> messages.Locked:
+    def lock(self, mode: LockMode) -> replies.Locked:
         """Lock all mounts and forget all KEKs.
 
         With open files: "refuse" raises BusyError and changes nothing, "suspend" makes their I/O wait,

@@ -11,8 +11,8 @@ from ioflt.errors import CorruptDataError
 from ioflt.format.record import record as form
 from ioflt.format.vmx import sealed
 from ioflt.types import KeyRef
-from ioflt.wire.keyd import messages
-from ioflt.wire.keyd.messages import CheckRecord
+from ioflt.wire.keyd import requests
+from ioflt.wire.keyd.requests import CheckRecord
 
 #: Keys of which the record is kept, and the longest that is.
 MAX_KEYS: Final = 8_192
@@ -37,34 +37,34 @@ class ShownRecords:
                 if len(self._by_key) > MAX_KEYS:
                     self._by_key.popitem(last=False)
 
-    def about(self, request: messages.RequestBody) -> list[CheckRecord]:
+    def about(self, request: requests.RequestBody) -> list[CheckRecord]:
         """Those that keyd may need for that request."""
         with self._lock:
-            if isinstance(request, messages.SealRecord):  # also of its datastore, and of who has a key so far
+            if isinstance(request, requests.SealRecord):  # also of its datastore, and of who has a key so far
                 found = list(self._by_key.values())
             else:
                 found = [self._by_key[key] for key in _keys_of(request) if key in self._by_key]
         return list({id(record): record for record in found}.values())
 
 
-def _keys_of(request: messages.RequestBody) -> Iterable[KeyRef]:
+def _keys_of(request: requests.RequestBody) -> Iterable[KeyRef]:
     """The keys that are used by it."""
     match request:
-        case messages.Generate(key) | messages.SealVmx(key) | messages.UseKey(key):
+        case requests.Generate(key) | requests.SealVmx(key) | requests.UseKey(key):
             return (key.ref,)
-        case messages.Rewrap(source, key):
+        case requests.Rewrap(source, key):
             return source.key.ref, key.ref
-        case messages.Unwrap(items):
+        case requests.Unwrap(items):
             return (item.key.ref for item in items)
-        case messages.Prove(items):
+        case requests.Prove(items):
             return (item.wrapped.key.ref for item in items)
-        case messages.GetKeyStates(keys):
+        case requests.GetKeyStates(keys):
             return (key.ref for key in keys)
-        case messages.RewrapVmx(text, keys):
+        case requests.RewrapVmx(text, keys):
             return *_named(text), *(key.ref for key in keys)
-        case messages.ProveVmx(text):
+        case requests.ProveVmx(text):
             return _named(text)
-        case messages.GetConfigKey(head):
+        case requests.GetConfigKey(head):
             return _named(head)
     return ()
 

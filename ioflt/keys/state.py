@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ioflt.errors import KeyUnavailableError
-from ioflt.wire.keyd.messages import Source
+from ioflt.wire.keyd.values import Source
 
 
 @dataclass(frozen=True, slots=True)

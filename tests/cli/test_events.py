@@ -23,7 +23,7 @@ from ioflt.datastore.header import read_header
 from ioflt.format.record import record as form
 from ioflt.keys.client import KeyClient
 from ioflt.keys.native.store import NativeStore
-from ioflt.wire.keyd.messages import MAX_REPORTS
+from ioflt.wire.keyd.values import MAX_REPORTS
 from tests.cli import test_json as every
 from tests.cli.test_json import PASSPHRASE
 

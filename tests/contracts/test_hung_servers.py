@@ -25,7 +25,7 @@ from ioflt.testing.pykmip import HOST, Authority, PyKmip
 from ioflt.transport import tls
 from ioflt.wire import failure
 from ioflt.wire.frame import Pause
-from ioflt.wire.keyd import messages
+from ioflt.wire.keyd import requests, values
 from tests import kmip_peers
 
 pytestmark = pytest.mark.allow_log("key server .* of corp: no answer within")
@@ -148,7 +148,7 @@ class TestInKeyd:
             links = [Link.open(where.keyd_socket) for _ in others]
             try:
                 for link, key in zip(links, others, strict=True):
-                    send(link, messages.Generate(messages.Key.of(key), (b"a",)))
+                    send(link, requests.Generate(values.Key.of(key), (b"a",)))
                 yield keys, links, (cached, blob, b"a"), native
             finally:
                 for link in links:

@@ -20,7 +20,7 @@ from ioflt.keys.cache import KeyCache
 from ioflt.keys.directory import LOCAL
 from ioflt.keys.native import slots
 from ioflt.keys.native.file import ProviderFile, label_of
-from ioflt.wire.keyd.messages import ProviderStatus
+from ioflt.wire.keyd.replies import ProviderStatus
 
 
 class NativeProvider:

@@ -30,7 +30,7 @@ from ioflt.keys.sealed import file, seal
 from ioflt.keys.sealed.clock import LatestTime
 from ioflt.keys.sealed.file import MAX_FILE, MAX_KEYS, Content, Seal, SealedKey
 from ioflt.types import MAX_KEY_ID
-from ioflt.wire.keyd.messages import CacheStatus
+from ioflt.wire.keyd.replies import CacheStatus
 
 DAY = 86400
 

@@ -17,7 +17,7 @@ from ioflt.keys.cache import CAPACITY
 from ioflt.keys.native.file import Pcrs, Tcti, WrappedKey
 from ioflt.keys.provider_file import Meta, Uuid
 from ioflt.types import MAX_KEY_ID
-from ioflt.wire.keyd.messages import MAX_CACHE_DAYS
+from ioflt.wire.keyd.values import MAX_CACHE_DAYS
 
 MAGIC: Final = b"ioflt key cache 1\n"
 

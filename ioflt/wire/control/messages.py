@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from ioflt.wire.failure import Failure
-from ioflt.wire.keyd.messages import Key
+from ioflt.wire.keyd.values import Key
 
 #: The version of this protocol. A mount answers a Hello with another one by UnsupportedError.
 VERSION = 1

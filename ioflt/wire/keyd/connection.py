@@ -18,7 +18,9 @@ import msgspec
 from ioflt.errors import PeerError
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import LocalProtocolError, Pause, ReceiveBuffer, RemoteProtocolError, write_frame
-from ioflt.wire.keyd.messages import VERSIONS, Hello, Reply, ReplyBody, Request, RequestBody, Welcome
+from ioflt.wire.keyd.messages import VERSIONS, Reply, Request
+from ioflt.wire.keyd.replies import ReplyBody, Welcome
+from ioflt.wire.keyd.requests import Hello, RequestBody
 
 _IDS: Final = 2**32
 

@@ -10,6 +10,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from ioflt.wire.keyd.values import Struct
+
 Meta = msgspec.Meta
 
 #: Longest text in PEM, and longest secret by which a provider logs in, in bytes.
@@ -31,14 +33,7 @@ Passphrase = Annotated[bytearray, Meta(max_length=4096)]
 Fact: TypeAlias = bool | str | tuple[str, ...]
 
 
-class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Strict, and silent about its content."""
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}>"
-
-
-class About(_Struct, frozen=True):
+class About(Struct, frozen=True):
     """What may be known of a provider. `seen` is another whenever its files are: a change names it."""
 
     name: Name
@@ -47,19 +42,19 @@ class About(_Struct, frozen=True):
     facts: dict[str, Fact]
 
 
-class Server(_Struct, frozen=True):
+class Server(Struct, frozen=True):
     host: Name
     port: Annotated[int, Meta(ge=0, lt=2**32)]
 
 
-class Shown(_Struct, frozen=True):
+class Shown(Struct, frozen=True):
     """The certificate (DER) that a server shows."""
 
     server: Server
     certificate: Annotated[bytes, Meta(max_length=MAX_PEM)]
 
 
-class Step(_Struct, frozen=True):
+class Step(Struct, frozen=True):
     """Of a trial: of which server (empty: of all), what was done, how it went; `error` when it failed."""
 
     server: Text
@@ -68,7 +63,7 @@ class Step(_Struct, frozen=True):
     error: Text
 
 
-class Login(_Struct, frozen=True):
+class Login(Struct, frozen=True):
     """To a transit engine's server: a token, or a private key and certificate in PEM. keyd keeps it."""
 
     kind: Literal["token", "certificate"]
@@ -77,7 +72,7 @@ class Login(_Struct, frozen=True):
     role: Name
 
 
-class _Change(_Struct, frozen=True, tag_field="change", tag=str.lower):
+class _Change(Struct, frozen=True, tag_field="change", tag=str.lower):
     """A change of a provider, told apart by its `change`."""
 
     name: Name

@@ -8,7 +8,7 @@ from ioflt.wire.control import messages as m
 from ioflt.wire.control.connection import replies, requests, write
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import NEED_DATA, CutShort, RemoteProtocolError
-from ioflt.wire.keyd.messages import Key
+from ioflt.wire.keyd.values import Key
 
 REQUESTS = [
     m.Hello(1),

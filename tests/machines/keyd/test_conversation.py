@@ -9,14 +9,13 @@ from ioflt.errors import PeerError
 from ioflt.types import MAX_KEY_ID, KeyRef
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import CLOSED, NEED_DATA, CutShort, LocalProtocolError, RemoteProtocolError, write_frame
-from ioflt.wire.keyd import access, providers
-from ioflt.wire.keyd import messages as m
+from ioflt.wire.keyd import access, messages, providers, replies, requests, values
 from ioflt.wire.keyd.connection import ClientConnection, ServerConnection, State, welcome
 
-KEY = m.Key("local", "id-1")
+KEY = values.Key("local", "id-1")
 
-PROVIDER = m.ProviderStatus(
-    "corp", "kmip", "ready", ("client certificate",), True, cache=m.CacheStatus(30, "tpm2", 5)
+PROVIDER = replies.ProviderStatus(
+    "corp", "kmip", "ready", ("client certificate",), True, cache=replies.CacheStatus(30, "tpm2", 5)
 )
 
 EVERYTHING = access.Object("everything", "", "everything")
@@ -70,106 +69,120 @@ PROVIDER_CHANGES = [
 ]
 
 EXCHANGES = [
-    (m.DefaultProvider(), m.Text("local")),
-    (m.NewKey(), m.Made(KEY)),
-    (m.NewKey("corp"), m.Made(m.Key("corp", "ü" * MAX_KEY_ID))),
-    (m.Generate(KEY, (b"a", b"b")), m.Generated((m.GeneratedKey(bytearray(64), b"blob"),) * 2)),
+    (requests.DefaultProvider(), replies.Text("local")),
+    (requests.NewKey(), replies.Made(KEY)),
+    (requests.NewKey("corp"), replies.Made(values.Key("corp", "ü" * MAX_KEY_ID))),
     (
-        m.Unwrap((m.Wrapped(KEY, b"blob", b"aad"),) * 2),
-        m.Unwrapped((bytearray(64), bytearray()), {1: Failure("KeyNotFound", "no such key")}),
+        requests.Generate(KEY, (b"a", b"b")),
+        replies.Generated((replies.GeneratedKey(bytearray(64), b"blob"),) * 2),
     ),
-    (m.Rewrap(m.Wrapped(KEY, b"blob", b"aad"), KEY, b"other"), m.Data(b"blob")),
     (
-        m.CheckRecord(b"record", (bytes(32),) * 2, (KEY, KEY)),
-        m.Checked((True, Failure("KeyNotFound", "gone"))),
+        requests.Unwrap((values.Wrapped(KEY, b"blob", b"aad"),) * 2),
+        replies.Unwrapped((bytearray(64), bytearray()), {1: Failure("KeyNotFound", "no such key")}),
     ),
-    (m.CheckRecord(b"record", (bytes(32),), (KEY,), "web01"), m.Checked((False,))),
-    (m.SealRecord((KEY,), None, b"record", "web01"), m.Sealed((bytes(32),))),
-    (m.SealRecord((KEY, KEY), b"old", b"record"), m.Sealed((bytes(32),) * 2)),
+    (requests.Rewrap(values.Wrapped(KEY, b"blob", b"aad"), KEY, b"other"), replies.Data(b"blob")),
     (
-        m.Prove((m.Proof(m.Wrapped(KEY, b"blob", b"aad"), b"salt", 1000, bytes(32)),) * 2),
-        m.Proved({1: Failure("KeyNotFound", "no such key")}),
+        requests.CheckRecord(b"record", (bytes(32),) * 2, (KEY, KEY)),
+        replies.Checked((True, Failure("KeyNotFound", "gone"))),
     ),
-    (m.ProveVmx(b"sealed", (KEY,)), m.Done()),
-    (m.SealVmx(KEY, b"text", 2**62 + 1), m.Data(b"sealed")),
-    (m.RewrapVmx(b"sealed", (KEY, KEY)), m.Data(b"sealed")),
-    (m.GetConfigKey(b"sealed"), m.ConfigKey(bytearray(32))),
+    (requests.CheckRecord(b"record", (bytes(32),), (KEY,), "web01"), replies.Checked((False,))),
+    (requests.SealRecord((KEY,), None, b"record", "web01"), replies.Sealed((bytes(32),))),
+    (requests.SealRecord((KEY, KEY), b"old", b"record"), replies.Sealed((bytes(32),) * 2)),
     (
-        m.GetKeyStates((KEY, KEY), True),
-        m.KeyStates(
+        requests.Prove((requests.Proof(values.Wrapped(KEY, b"blob", b"aad"), b"salt", 1000, bytes(32)),) * 2),
+        replies.Proved({1: Failure("KeyNotFound", "no such key")}),
+    ),
+    (requests.ProveVmx(b"sealed", (KEY,)), replies.Done()),
+    (requests.SealVmx(KEY, b"text", 2**62 + 1), replies.Data(b"sealed")),
+    (requests.RewrapVmx(b"sealed", (KEY, KEY)), replies.Data(b"sealed")),
+    (requests.GetConfigKey(b"sealed"), replies.ConfigKey(bytearray(32))),
+    (
+        requests.GetKeyStates((KEY, KEY), True),
+        replies.KeyStates(
             (
-                m.KeyState("sealed", 1, 2, 3, None, None),
-                m.KeyState(None, None, None, None, Failure("KeyNotFound", "no such key"), 2**53 - 1),
+                replies.KeyState("sealed", 1, 2, 3, None, None),
+                replies.KeyState(None, None, None, None, Failure("KeyNotFound", "no such key"), 2**53 - 1),
             )
         ),
     ),
-    (m.UseKey(KEY), m.Done()),
-    (m.ForgetKey(KEY), m.Done()),
-    (m.RemoveKey(KEY), m.Done()),
-    (m.AddKey(KEY), m.Done()),
-    (m.LocateKeys("corp", (m.Criterion("State", "active"),)), m.Located(("1", "2"))),
-    (m.RevokeKey(KEY, "key-compromise"), m.Done()),
-    (m.DestroyKey(KEY), m.Done()),
-    (m.EraseKey(KEY, "0f0e0d0c-0b0a-4908-8706-050403020100"), m.Erased(True)),
-    (m.NoteGeneration((KEY, KEY), "0f0e0d0c-0b0a-4908-8706-050403020100", 7), m.Done()),
-    (m.SeenGeneration((KEY,), "0f0e0d0c-0b0a-4908-8706-050403020100"), m.Generation(7, True)),
-    (m.GetStatus(), m.Status(1, "0.1", "open", "memfd_secret", 0, 1, (PROVIDER,))),
-    (m.GetCachedKeys(), m.CachedKeys((m.CachedKey(KEY, "provider", 1, None, (m.User(1, 0),), 2),))),
-    (m.GetCachedKeys(KEY), m.CachedKeys(())),
-    (m.SetKeyCache("corp", 30), m.Done()),
-    (m.SetKeyCache("corp", None), m.Done()),
-    (m.GetPolicies(), m.Data(b'{"format":1,"policies":[]}\n')),
-    (m.AddPolicy(b"text"), m.Done()),
-    (m.RemovePolicy("Gold"), m.Done()),
-    (m.GetKeyHolders(), m.KeyHolders(("0f0e0d0c-0b0a-4908-8706-050403020100",))),
-    (m.MarkKeyHolder("0f0e0d0c-0b0a-4908-8706-050403020100", True), m.Done()),
-    (m.SetEventLog(), m.EventLogSettings(True, "none")),
-    (m.SetEventLog(False, "journal"), m.EventLogSettings(False, "journal")),
+    (requests.UseKey(KEY), replies.Done()),
+    (requests.ForgetKey(KEY), replies.Done()),
+    (requests.RemoveKey(KEY), replies.Done()),
+    (requests.AddKey(KEY), replies.Done()),
+    (requests.LocateKeys("corp", (requests.Criterion("State", "active"),)), replies.Located(("1", "2"))),
+    (requests.RevokeKey(KEY, "key-compromise"), replies.Done()),
+    (requests.DestroyKey(KEY), replies.Done()),
+    (requests.EraseKey(KEY, "0f0e0d0c-0b0a-4908-8706-050403020100"), replies.Erased(True)),
+    (requests.NoteGeneration((KEY, KEY), "0f0e0d0c-0b0a-4908-8706-050403020100", 7), replies.Done()),
+    (requests.SeenGeneration((KEY,), "0f0e0d0c-0b0a-4908-8706-050403020100"), replies.Generation(7, True)),
+    (requests.GetStatus(), replies.Status(1, "0.1", "open", "memfd_secret", 0, 1, (PROVIDER,))),
     (
-        m.NoteEvents(
+        requests.GetCachedKeys(),
+        replies.CachedKeys((replies.CachedKey(KEY, "provider", 1, None, (replies.User(1, 0),), 2),)),
+    ),
+    (requests.GetCachedKeys(KEY), replies.CachedKeys(())),
+    (requests.SetKeyCache("corp", 30), replies.Done()),
+    (requests.SetKeyCache("corp", None), replies.Done()),
+    (requests.GetPolicies(), replies.Data(b'{"format":1,"policies":[]}\n')),
+    (requests.AddPolicy(b"text"), replies.Done()),
+    (requests.RemovePolicy("Gold"), replies.Done()),
+    (requests.GetKeyHolders(), replies.KeyHolders(("0f0e0d0c-0b0a-4908-8706-050403020100",))),
+    (requests.MarkKeyHolder("0f0e0d0c-0b0a-4908-8706-050403020100", True), replies.Done()),
+    (requests.SetEventLog(), replies.EventLogSettings(True, "none")),
+    (requests.SetEventLog(False, "journal"), replies.EventLogSettings(False, "journal")),
+    (
+        requests.NoteEvents(
             (
-                m.Report("provider create", m.ReportedThing("provider", "corp", "corp")),
-                m.Report(
+                requests.Report("provider create", requests.ReportedThing("provider", "corp", "corp")),
+                requests.Report(
                     "file rename",
-                    m.ReportedThing("vm", "0f0e0d0c-0b0a-4908-8706-050403020100", "web"),
-                    m.ReportedThing("datastore", "0f0e0d0c-0b0a-4908-8706-050403020101", "/srv/ds"),
-                    (m.ReportedChange("file", "web/a", "web/b"), m.ReportedChange("file", None, "x")),
+                    requests.ReportedThing("vm", "0f0e0d0c-0b0a-4908-8706-050403020100", "web"),
+                    requests.ReportedThing("datastore", "0f0e0d0c-0b0a-4908-8706-050403020101", "/srv/ds"),
+                    (
+                        requests.ReportedChange("file", "web/a", "web/b"),
+                        requests.ReportedChange("file", None, "x"),
+                    ),
                     "failed",
                     "why",
                     2**32 - 1,
                 ),
             )
         ),
-        m.EventLogSettings(True, "none"),
+        replies.EventLogSettings(True, "none"),
     ),
-    (m.ReadEvents(0, 1, wait=True, folder="tenant"), m.EventPage("0001.jsonl", b"{}\n", 1)),
-    (m.ReadEvents(0, 2**63 - 1), m.EventPage("0001.jsonl", b"{}\n", 1)),
-    (m.Attest(bytes(32)), m.Attested(b"{}", bytes(64))),
-    (m.GetAttestKey(), m.Text("-----BEGIN PUBLIC KEY-----")),
-    (m.GetWarnings(), m.Warnings(("never backed up",))),
-    (m.Lock("suspend"), m.Locked(("/m/a",), ())),
-    (m.Unlock("corp", bytearray(b"passphrase")), m.Done()),
-    (m.Unlock(None, None), m.Done()),
-    (m.Reload(), m.Done()),
-    (m.Stop(), m.Done()),
-    (m.GetProvider("corp"), m.Provider(providers.About("corp", "kmip", bytes(32), FACTS))),
-    (m.GetProviderDefault(), m.ProviderDefault("corp", None)),
-    (m.GetProviderDefault(), m.ProviderDefault(Failure("UsageError", "several"), "corp")),
-    (m.GetProviderUse("corp"), m.ProviderUse(("web01",), ("/srv/ds",))),
+    (requests.ReadEvents(0, 1, wait=True, folder="tenant"), replies.EventPage("0001.jsonl", b"{}\n", 1)),
+    (requests.ReadEvents(0, 2**63 - 1), replies.EventPage("0001.jsonl", b"{}\n", 1)),
+    (requests.Attest(bytes(32)), replies.Attested(b"{}", bytes(64))),
+    (requests.GetAttestKey(), replies.Text("-----BEGIN PUBLIC KEY-----")),
+    (requests.GetWarnings(), replies.Warnings(("never backed up",))),
+    (requests.Lock("suspend"), replies.Locked(("/m/a",), ())),
+    (requests.Unlock("corp", bytearray(b"passphrase")), replies.Done()),
+    (requests.Unlock(None, None), replies.Done()),
+    (requests.Reload(), replies.Done()),
+    (requests.Stop(), replies.Done()),
+    (requests.GetProvider("corp"), replies.Provider(providers.About("corp", "kmip", bytes(32), FACTS))),
+    (requests.GetProviderDefault(), replies.ProviderDefault("corp", None)),
+    (requests.GetProviderDefault(), replies.ProviderDefault(Failure("UsageError", "several"), "corp")),
+    (requests.GetProviderUse("corp"), replies.ProviderUse(("web01",), ("/srv/ds",))),
     (
-        m.LookAtServers("corp"),
-        m.ServersShown((providers.Shown(providers.Server("kms1", 5696), b"certificate"),)),
+        requests.LookAtServers("corp"),
+        replies.ServersShown((providers.Shown(providers.Server("kms1", 5696), b"certificate"),)),
     ),
-    (m.TryProvider("corp"), m.Tried((providers.Step("kms1:5696", "connect", "failed", "why"),))),
+    (requests.TryProvider("corp"), replies.Tried((providers.Step("kms1:5696", "connect", "failed", "why"),))),
     (
-        m.BackUpProvider(providers.BackUp("own", bytes(32), bytearray(b"passphrase"), bytearray(b"own"))),
-        m.Data(b"backup"),
+        requests.BackUpProvider(
+            providers.BackUp("own", bytes(32), bytearray(b"passphrase"), bytearray(b"own"))
+        ),
+        replies.Data(b"backup"),
     ),
-    *((m.ChangeProvider(change), m.ProviderChanged("")) for change in PROVIDER_CHANGES),
-    (m.GetAccess(), m.Access(b"{}\n")),
-    *((m.ChangeAccess(change), m.Done()) for change in CHANGES),
-    (m.ExplainAccess("alice", "Cryptographer.Access", VM), m.Explained(False, "alice has no permission")),
-    (m.GetConfigKey(b"x"), Failure("MalformedError", "", reason="no key safe", file="a.vmx")),
+    *((requests.ChangeProvider(change), replies.ProviderChanged("")) for change in PROVIDER_CHANGES),
+    (requests.GetAccess(), replies.Access(b"{}\n")),
+    *((requests.ChangeAccess(change), replies.Done()) for change in CHANGES),
+    (
+        requests.ExplainAccess("alice", "Cryptographer.Access", VM),
+        replies.Explained(False, "alice has no permission"),
+    ),
+    (requests.GetConfigKey(b"x"), Failure("MalformedError", "", reason="no key safe", file="a.vmx")),
 ]
 
 
@@ -204,10 +217,10 @@ def test_a_whole_conversation(size):
 
 
 def test_every_message_is_in_the_conversation():
-    asked = {type(request) for request, _ in EXCHANGES} | {m.Hello}
-    told = {type(reply) for _, reply in EXCHANGES} | {m.Welcome}
-    assert asked == set(m.RequestBody.__args__)
-    assert told == set(m.ReplyBody.__args__)
+    asked = {type(request) for request, _ in EXCHANGES} | {requests.Hello}
+    told = {type(reply) for _, reply in EXCHANGES} | {replies.Welcome}
+    assert asked == set(requests.RequestBody.__args__)
+    assert told == set(replies.ReplyBody.__args__)
 
 
 @pytest.mark.parametrize("request_", [request for request, _ in EXCHANGES], ids=lambda r: type(r).__name__)
@@ -229,7 +242,7 @@ def test_garbage_ends_the_conversation_and_nothing_else(garbage, kind):
     client, server = greeted()
     framed = len(garbage).to_bytes(4, "little") + garbage
     side = server if kind & 1 else client
-    client.send(m.GetStatus())
+    client.send(requests.GetStatus())
     side.receive_data(framed if kind & 2 else garbage)
     side.receive_data(b"")
     try:
@@ -239,7 +252,7 @@ def test_garbage_ends_the_conversation_and_nothing_else(garbage, kind):
         with pytest.raises(RemoteProtocolError):
             side.next_event()
     else:
-        assert event is CLOSED or isinstance(event, m.RequestBody | m.ReplyBody)
+        assert event is CLOSED or isinstance(event, requests.RequestBody | replies.ReplyBody)
 
 
 @given(st.data())
@@ -253,7 +266,7 @@ def test_a_flipped_byte_gives_a_message_or_an_error(data):
         event = server.next_event()
     except RemoteProtocolError:
         return
-    assert event is NEED_DATA or isinstance(event, m.RequestBody)
+    assert event is NEED_DATA or isinstance(event, requests.RequestBody)
 
 
 def hello(**changes):
@@ -267,20 +280,20 @@ class Raw(msgspec.Struct):
 
 
 def unwrap(count):
-    return m.Unwrap((m.Wrapped(m.Key("p", "k"), b"", b""),) * count)
+    return requests.Unwrap((values.Wrapped(values.Key("p", "k"), b"", b""),) * count)
 
 
 REFUSED = {
-    "a request before hello": write_frame(m.Request(1, m.GetStatus())),
+    "a request before hello": write_frame(messages.Request(1, requests.GetStatus())),
     "another protocol": hello(protocol="ioflt-other"),
     "no version": hello(versions=()),
     "an unknown field": hello(more=1),
     "an unknown request": hello(type="shutdown"),
-    "a reply": write_frame(m.Reply(1, m.Done())),
+    "a reply": write_frame(messages.Reply(1, replies.Done())),
     "a negative id": write_frame(Raw(-1, {"type": "hello", "protocol": "ioflt-keyd", "versions": (2,)})),
-    "a name of an operation above the limit": hello(operation="o" * (m.MAX_OPERATION + 1)),
+    "a name of an operation above the limit": hello(operation="o" * (values.MAX_OPERATION + 1)),
     "no principal": hello(as_principal=""),
-    "a principal above the limit": hello(as_principal="p" * (m.MAX_PRINCIPAL + 1)),
+    "a principal above the limit": hello(as_principal="p" * (values.MAX_PRINCIPAL + 1)),
 }
 
 
@@ -293,51 +306,63 @@ def test_what_a_server_refuses_at_first(name):
 
 
 LATER = {
-    "a second hello": m.Hello("ioflt-keyd", (2,)),
-    "a batch above the limit": unwrap(m.MAX_BATCH + 1),
-    "a provider's name above the limit": m.NewKey("p" * 129),
-    "an empty provider's name": m.NewKey(""),
-    "a key id above the limit": m.Generate(m.Key("p", "k" * (MAX_KEY_ID + 1)), ()),
-    "an AAD above the limit": m.Generate(KEY, (bytes(m.MAX_AAD + 1),)),
-    "a record of no MAC": m.CheckRecord(b"", (), (KEY,)),
-    "a MAC of another size": m.CheckRecord(b"", (bytes(31),), (KEY,)),
-    "too many MACs": m.CheckRecord(b"", (bytes(32),) * (m.MAX_TAGS + 1), (KEY,)),
-    "a digest of too many rounds": m.Prove(
-        (m.Proof(m.Wrapped(KEY, b"", b""), b"s", m.MAX_ROUNDS + 1, bytes(32)),)
+    "a second hello": requests.Hello("ioflt-keyd", (2,)),
+    "a batch above the limit": unwrap(values.MAX_BATCH + 1),
+    "a provider's name above the limit": requests.NewKey("p" * 129),
+    "an empty provider's name": requests.NewKey(""),
+    "a key id above the limit": requests.Generate(values.Key("p", "k" * (MAX_KEY_ID + 1)), ()),
+    "an AAD above the limit": requests.Generate(KEY, (bytes(values.MAX_AAD + 1),)),
+    "a record of no MAC": requests.CheckRecord(b"", (), (KEY,)),
+    "a MAC of another size": requests.CheckRecord(b"", (bytes(31),), (KEY,)),
+    "too many MACs": requests.CheckRecord(b"", (bytes(32),) * (values.MAX_TAGS + 1), (KEY,)),
+    "a digest of too many rounds": requests.Prove(
+        (requests.Proof(values.Wrapped(KEY, b"", b""), b"s", values.MAX_ROUNDS + 1, bytes(32)),)
     ),
-    "a record by no key": m.SealRecord((), None, b""),
-    "a record above the limit": m.SealRecord((KEY,), None, bytes(m.MAX_RECORD + 1)),
-    "an unknown mode": m.Lock("gently"),
-    "a negative file id": m.SealVmx(KEY, b"", -1),
-    "a VMX above the limit": m.RewrapVmx(bytes(m.MAX_VMX + 1), (KEY,)),
-    "a passphrase above the limit": m.Unlock("p", bytearray(4097)),
-    "a cache for no day": m.SetKeyCache("p", 0),
-    "a cache for more than a year": m.SetKeyCache("p", 366),
-    "a mark for no home": m.MarkKeyHolder("web01", True),
-    "policies above the limit": m.AddPolicy(bytes(m.MAX_POLICIES + 1)),
-    "a policy's name above the limit": m.RemovePolicy("p" * (m.MAX_POLICY_NAME + 1)),
-    "a page after no key": m.GetCachedKeys(m.Key("p", "")),
+    "a record by no key": requests.SealRecord((), None, b""),
+    "a record above the limit": requests.SealRecord((KEY,), None, bytes(values.MAX_RECORD + 1)),
+    "an unknown mode": requests.Lock("gently"),
+    "a negative file id": requests.SealVmx(KEY, b"", -1),
+    "a VMX above the limit": requests.RewrapVmx(bytes(values.MAX_VMX + 1), (KEY,)),
+    "a passphrase above the limit": requests.Unlock("p", bytearray(4097)),
+    "a cache for no day": requests.SetKeyCache("p", 0),
+    "a cache for more than a year": requests.SetKeyCache("p", 366),
+    "a mark for no home": requests.MarkKeyHolder("web01", True),
+    "policies above the limit": requests.AddPolicy(bytes(values.MAX_POLICIES + 1)),
+    "a policy's name above the limit": requests.RemovePolicy("p" * (values.MAX_POLICY_NAME + 1)),
+    "a page after no key": requests.GetCachedKeys(values.Key("p", "")),
 }
 
 
 @pytest.mark.parametrize("name", LATER)
 def test_what_a_server_refuses_later(name):
     _, server = greeted()
-    server.receive_data(write_frame(m.Request(2, LATER[name])))
+    server.receive_data(write_frame(messages.Request(2, LATER[name])))
     with pytest.raises(RemoteProtocolError):
         server.next_event()
 
 
-USER = m.User(1, 1)
+USER = replies.User(1, 1)
 STRANGE = {
-    "a page above the limit": m.CachedKeys((m.CachedKey(KEY, "sealed", 1, 2, (), 0),) * (m.MAX_PAGE + 1)),
-    "too many users": m.CachedKeys((m.CachedKey(KEY, "sealed", 1, 2, (USER,) * (m.MAX_USERS + 1), 0),)),
-    "a key from elsewhere": m.CachedKeys((m.CachedKey(KEY, "disk", 1, 2, (), 0),)),
-    "a time before 1970": m.CachedKeys((m.CachedKey(KEY, "sealed", -1, 2, (), 0),)),
-    "a time without sense": m.KeyStates((m.KeyState("sealed", 1, 2**53, None, None, None),)),
-    "a negative pid": m.CachedKeys((m.CachedKey(KEY, "sealed", 1, 2, (m.User(-1, 0),), 0),)),
-    "a cache of fewer than no keys": m.Status(
-        1, "", "open", "", 0, 0, (m.ProviderStatus("p", "", "ready", (), True, "", m.CacheStatus(1, "", -1)),)
+    "a page above the limit": replies.CachedKeys(
+        (replies.CachedKey(KEY, "sealed", 1, 2, (), 0),) * (values.MAX_PAGE + 1)
+    ),
+    "too many users": replies.CachedKeys(
+        (replies.CachedKey(KEY, "sealed", 1, 2, (USER,) * (values.MAX_USERS + 1), 0),)
+    ),
+    "a key from elsewhere": replies.CachedKeys((replies.CachedKey(KEY, "disk", 1, 2, (), 0),)),
+    "a time before 1970": replies.CachedKeys((replies.CachedKey(KEY, "sealed", -1, 2, (), 0),)),
+    "a time without sense": replies.KeyStates((replies.KeyState("sealed", 1, 2**53, None, None, None),)),
+    "a negative pid": replies.CachedKeys(
+        (replies.CachedKey(KEY, "sealed", 1, 2, (replies.User(-1, 0),), 0),)
+    ),
+    "a cache of fewer than no keys": replies.Status(
+        1,
+        "",
+        "open",
+        "",
+        0,
+        0,
+        (replies.ProviderStatus("p", "", "ready", (), True, "", replies.CacheStatus(1, "", -1)),),
     ),
 }
 
@@ -345,20 +370,23 @@ STRANGE = {
 @pytest.mark.parametrize("name", STRANGE)
 def test_what_a_client_refuses(name):
     client, _ = greeted()
-    client.send(m.GetCachedKeys())
-    client.receive_data(write_frame(m.Reply(1, STRANGE[name])))
+    client.send(requests.GetCachedKeys())
+    client.receive_data(write_frame(messages.Reply(1, STRANGE[name])))
     with pytest.raises(RemoteProtocolError, match="not a message"):
         client.next_event()
 
 
 def test_the_largest_page_fits():
     client, server = greeted()
-    server.receive_data(client.send(m.GetCachedKeys(m.Key("\U0001f511" * 128, "\U0001f511" * MAX_KEY_ID))))
+    server.receive_data(
+        client.send(requests.GetCachedKeys(values.Key("\U0001f511" * 128, "\U0001f511" * MAX_KEY_ID)))
+    )
     server.next_event()
-    user = m.User(2**63 - 1, 2**63 - 1)
-    key = m.Key("\U0001f511" * 128, "\U0001f511" * MAX_KEY_ID)
-    page = m.CachedKeys(
-        (m.CachedKey(key, "provider", 2**53 - 1, 2**53 - 1, (user,) * m.MAX_USERS, 2**63 - 1),) * m.MAX_PAGE
+    user = replies.User(2**63 - 1, 2**63 - 1)
+    key = values.Key("\U0001f511" * 128, "\U0001f511" * MAX_KEY_ID)
+    page = replies.CachedKeys(
+        (replies.CachedKey(key, "provider", 2**53 - 1, 2**53 - 1, (user,) * values.MAX_USERS, 2**63 - 1),)
+        * values.MAX_PAGE
     )
     client.receive_data(server.send(page))
     assert client.next_event() == page
@@ -366,16 +394,20 @@ def test_the_largest_page_fits():
 
 def test_the_largest_batch_fits():
     client, server = greeted()
-    key = m.Key("p" * 128, "k" * MAX_KEY_ID)
-    batch = m.Unwrap((m.Wrapped(key, bytes(m.MAX_BLOB), bytes(m.MAX_AAD)),) * m.MAX_BATCH)
+    key = values.Key("p" * 128, "k" * MAX_KEY_ID)
+    batch = requests.Unwrap(
+        (values.Wrapped(key, bytes(values.MAX_BLOB), bytes(values.MAX_AAD)),) * values.MAX_BATCH
+    )
     server.receive_data(client.send(batch))
     assert server.next_event() == batch
 
 
 def test_the_largest_record_takes_the_place_of_another():
     client, server = greeted()
-    key = m.Key("p" * 128, "k" * MAX_KEY_ID)
-    asked = m.SealRecord((key,) * m.MAX_TAGS, bytes(m.MAX_RECORD), bytes(m.MAX_RECORD), "s" * m.MAX_SHOWN)
+    key = values.Key("p" * 128, "k" * MAX_KEY_ID)
+    asked = requests.SealRecord(
+        (key,) * values.MAX_TAGS, bytes(values.MAX_RECORD), bytes(values.MAX_RECORD), "s" * values.MAX_SHOWN
+    )
     server.receive_data(client.send(asked))
     assert server.next_event() == asked
 
@@ -401,28 +433,28 @@ def test_the_greeting_of_version_1_is_read_by_its_keyd():
     )
 
 
-@pytest.mark.parametrize("body", [m.Done(), m.Welcome(1)])
+@pytest.mark.parametrize("body", [replies.Done(), replies.Welcome(1)])
 def test_a_client_refuses_what_it_did_not_ask_for(body):
     client, _ = greeted()
-    client.receive_data(write_frame(m.Reply(1, body)))
+    client.receive_data(write_frame(messages.Reply(1, body)))
     with pytest.raises(RemoteProtocolError, match="not asked for"):
         client.next_event()
 
 
 def test_a_client_refuses_another_ones_answer():
     client, _ = greeted()
-    client.send(m.GetStatus())
-    client.receive_data(write_frame(m.Reply(99, m.Done())))
+    client.send(requests.GetStatus())
+    client.receive_data(write_frame(messages.Reply(99, replies.Done())))
     with pytest.raises(RemoteProtocolError):
         client.next_event()
     assert client.state is State.ERROR
 
 
-@pytest.mark.parametrize("body", [m.Done(), m.Welcome(1), m.Text("x")])
+@pytest.mark.parametrize("body", [replies.Done(), replies.Welcome(1), replies.Text("x")])
 def test_a_client_refuses_a_wrong_welcome(body):
     client = ClientConnection()
     client.hello()
-    client.receive_data(write_frame(m.Reply(1, body)))
+    client.receive_data(write_frame(messages.Reply(1, body)))
     with pytest.raises(RemoteProtocolError):
         client.next_event()
 
@@ -430,7 +462,7 @@ def test_a_client_refuses_a_wrong_welcome(body):
 def test_a_server_may_refuse_a_client():
     client = ClientConnection()
     client.hello()
-    client.receive_data(write_frame(m.Reply(1, Failure("DeniedError", "not you"))))
+    client.receive_data(write_frame(messages.Reply(1, Failure("DeniedError", "not you"))))
     assert client.next_event() == Failure("DeniedError", "not you")
 
 
@@ -439,10 +471,10 @@ def test_each_side_keeps_to_its_turn():
     with pytest.raises(LocalProtocolError):
         client.hello()
     with pytest.raises(LocalProtocolError):
-        server.send(m.Done())
-    server.receive_data(client.send(m.GetStatus()))
+        server.send(replies.Done())
+    server.receive_data(client.send(requests.GetStatus()))
     with pytest.raises(LocalProtocolError):
-        client.send(m.GetStatus())
+        client.send(requests.GetStatus())
     server.next_event()
     with pytest.raises(LocalProtocolError):
         server.next_event()
@@ -454,8 +486,8 @@ def test_no_message_shows_its_content():
         assert repr(request) == f"<{type(request).__name__}>"
         if not isinstance(reply, Failure):
             assert repr(reply) == f"<{type(reply).__name__}>"
-    assert repr(m.Request(1, EXCHANGES[12][0])) == "<Request>"
+    assert repr(messages.Request(1, EXCHANGES[12][0])) == "<Request>"
 
 
 def test_a_key_reference_travels():
-    assert m.Key.of(KeyRef("a", "b")).ref == KeyRef("a", "b")
+    assert values.Key.of(KeyRef("a", "b")).ref == KeyRef("a", "b")

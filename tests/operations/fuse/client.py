@@ -16,7 +16,8 @@ import pytest
 from ioflt.datastore.volume import Volume
 from ioflt.fuse.events import Events
 from ioflt.fuse.operations import Operations
-from ioflt.wire.keyd.messages import EventLogSettings, Report
+from ioflt.wire.keyd.replies import EventLogSettings
+from ioflt.wire.keyd.requests import Report
 
 ROOT = pyfuse3.ROOT_INODE
 

@@ -12,7 +12,8 @@ import trio.testing
 from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, IntegrityError, IofltError, StorageError
 from ioflt.fuse.events import MAX_QUEUE
-from ioflt.wire.keyd.messages import EventLogSettings, Report
+from ioflt.wire.keyd.replies import EventLogSettings
+from ioflt.wire.keyd.requests import Report
 from tests.operations.fuse.client import ROOT, Client, fails, operations_of
 
 

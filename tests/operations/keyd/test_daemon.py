@@ -41,7 +41,7 @@ from ioflt.transport import unix
 from ioflt.transport.unix import NotListening
 from ioflt.types import HomeState, KeyRef
 from ioflt.wire.frame import write_frame
-from ioflt.wire.keyd import messages as m
+from ioflt.wire.keyd import messages, replies, requests, values
 from ioflt.wire.keyd.connection import ClientConnection
 from tests.waiting import PATIENCE_S, eventually
 
@@ -116,7 +116,7 @@ class TestRequests:
 
     def test_more_than_one_batch(self, service):
         key = service.new_key()
-        made = service.generate(key, [b"%d" % number for number in range(m.MAX_BATCH + 1)])
+        made = service.generate(key, [b"%d" % number for number in range(values.MAX_BATCH + 1)])
         found = service.unwrap([(key, blob, b"%d" % number) for number, (_, blob) in enumerate(made)])
         assert found == [dek for dek, _ in made]
         assert service.generate(key, []) == service.unwrap([]) == []
@@ -412,7 +412,7 @@ class TestStrangers:
                 links.append(Link.open(where.keyd_socket))  # noqa: PERF401
             assert keys.status().connections == 1001
             for link in links:
-                assert isinstance(link.call(m.GetWarnings()), m.Warnings)
+                assert isinstance(link.call(requests.GetWarnings()), replies.Warnings)
         finally:
             for link in links:
                 link.close()
@@ -426,7 +426,7 @@ class TestStrangers:
             bytes(1000),
             b"\xff" * 1000,
             b"\x01\x00\x00\x00\xc1",
-            bytes(write_frame(m.Request(1, m.GetStatus()))),
+            bytes(write_frame(messages.Request(1, requests.GetStatus()))),
             bytes(ClientConnection().hello()) * 2,
         ],
     )
@@ -448,13 +448,13 @@ class TestStrangers:
         sock.sendall(connection.hello())
         connection.receive_data(sock.recv(4096))
         connection.next_event()
-        request = connection.send(m.Generate(m.Key.of(key), (b"",) * m.MAX_BATCH))
+        request = connection.send(requests.Generate(values.Key.of(key), (b"",) * values.MAX_BATCH))
         sock.sendall(request[: len(request) // 2] if then == "half" else request)
         if then == "reset":
             sock.shutdown(socket.SHUT_RD)
         sock.close()
         eventually(lambda: keys.status().connections == 1)
-        assert len(keys.generate(key, [b""] * m.MAX_BATCH)) == m.MAX_BATCH
+        assert len(keys.generate(key, [b""] * values.MAX_BATCH)) == values.MAX_BATCH
         assert "a bug" not in log(where)
 
     def test_a_client_that_is_killed(self, keys, where):
@@ -553,7 +553,7 @@ class TestSecrecy:
         keys.unlock("corp", Secret(b"correct horse"))
         key = keys.new_key("corp")
         with pytest.raises(PeerError):
-            keys._call(m.GetConfigKey(bytes(m.MAX_VMX_HEAD + 1)))
+            keys._call(requests.GetConfigKey(bytes(values.MAX_VMX_HEAD + 1)))
         assert "correct horse" not in log(where)
         assert key.key_id not in log(where)
 

@@ -27,7 +27,7 @@ from ioflt.keys.client import KeyClient
 from ioflt.policy import text
 from ioflt.policy.model import StoragePolicy
 from ioflt.transport import unix
-from ioflt.wire.keyd import messages as m
+from ioflt.wire.keyd import replies, requests
 from tests.daemons import end_keyd
 
 
@@ -90,8 +90,8 @@ def test_a_process_that_comes_again_is_named_again(where):
     made = None
     for _ in range(2):
         with starter.greet(where, start=True) as link:
-            made = made or link.call(m.NewKey())
-            assert isinstance(link.call(m.Generate(made.key, (b"aad",))), m.Generated)
+            made = made or link.call(requests.NewKey())
+            assert isinstance(link.call(requests.Generate(made.key, (b"aad",))), replies.Generated)
             with socket.socket(fileno=os.dup(link.fileno())) as sock:
                 sock.settimeout(10)
                 sock.shutdown(socket.SHUT_WR)

@@ -19,7 +19,7 @@ from ioflt.datastore import recrypt
 from ioflt.errors import DeniedError, NotFoundError, StorageError, UsageError
 from ioflt.keyd.recorder import Recorder, event
 from ioflt.wire.keyd import access as wire
-from ioflt.wire.keyd.messages import Report, ReportedChange, ReportedThing
+from ioflt.wire.keyd.requests import Report, ReportedChange, ReportedThing
 from tests.daemons import end_keyd
 from tests.machine import Machine, User
 from tests.operations.keyd.test_enforcement import Site, read, record_of, target

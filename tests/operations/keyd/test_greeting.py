@@ -15,7 +15,7 @@ from ioflt.errors import PeerError, UsageError
 from ioflt.keys import starter
 from ioflt.keys.client import KeyClient
 from ioflt.wire.frame import write_frame
-from ioflt.wire.keyd import messages as m
+from ioflt.wire.keyd import replies, requests
 
 
 class Raw(msgspec.Struct):
@@ -79,6 +79,6 @@ def test_a_client_of_an_earlier_version_is_told_why(keys, where):
 
 def test_who_keyd_belongs_to_may_act_for_others(keys, where):
     with closing(starter.greet(where, start=False, operation="mount", as_principal="user:alice")) as link:
-        assert isinstance(link.call(m.GetStatus()), m.Status)
+        assert isinstance(link.call(requests.GetStatus()), replies.Status)
     with pytest.raises(UsageError, match="not a name of a user"):
         starter.greet(where, start=False, as_principal="user:a/b")

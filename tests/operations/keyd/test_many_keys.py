@@ -8,7 +8,7 @@ import pytest
 from ioflt.crypto.secret import Secret
 from ioflt.keys.client import KeyClient
 from ioflt.testing.local_keys import LocalKeys
-from ioflt.wire.keyd.messages import MAX_PAGE
+from ioflt.wire.keyd.values import MAX_PAGE
 
 COUNT = 10_000
 

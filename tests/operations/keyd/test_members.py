@@ -10,7 +10,7 @@ import pytest
 from ioflt.keyd.denials import BURST
 from ioflt.keyd.guests import MAX_EACH
 from ioflt.keyd.reports import COMMANDS_BURST
-from ioflt.wire.keyd.messages import MAX_REPORTS
+from ioflt.wire.keyd.values import MAX_REPORTS
 from tests.machine import ROOT, Machine, User
 
 pytestmark = [pytest.mark.root, pytest.mark.interop("unshare", "setpriv", "nsenter")]
@@ -65,7 +65,8 @@ def test_who_has_no_account_is_not_let_in(machine: Machine) -> None:
 REPORTS = """
 from ioflt.errors import BusyError
 from ioflt.keys.client import KeyClient
-from ioflt.wire.keyd.messages import MAX_REPORTS, Report
+from ioflt.wire.keyd.requests import Report
+from ioflt.wire.keyd.values import MAX_REPORTS
 taken = 0
 with KeyClient(start=False, operation="vm export") as keys:
     try:

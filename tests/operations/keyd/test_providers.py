@@ -43,8 +43,8 @@ from ioflt.testing.pykmip import HOST, Authority
 from ioflt.transport.tls import fingerprint
 from ioflt.types import HomeState
 from ioflt.wire.keyd import access as wire
-from ioflt.wire.keyd import messages
 from ioflt.wire.keyd import providers as change
+from ioflt.wire.keyd import replies
 from tests.authority import authority as authority
 from tests.authority import certificate as certificate
 from tests.operations.keyd.test_events import events
@@ -486,5 +486,5 @@ def test_one_whose_keys_are_in_use_stays(
         providers.remove(providers.about("local"), force=False)
     assert "local.json" in files(where)
     providers.remove(providers.about("local"), force=True)
-    assert isinstance(kim.status(), messages.Status)
+    assert isinstance(kim.status(), replies.Status)
     assert files(where) == {}

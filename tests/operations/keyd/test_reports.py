@@ -13,7 +13,8 @@ from ioflt.keyd.allowance import Allowance
 from ioflt.keyd.reports import BURST, RATE
 from ioflt.keys import starter
 from ioflt.keys.client import KeyClient
-from ioflt.wire.keyd.messages import MAX_REPORTS, Report, ReportedChange, ReportedThing
+from ioflt.wire.keyd.requests import Report, ReportedChange, ReportedThing
+from ioflt.wire.keyd.values import MAX_REPORTS
 from tests.operations.keyd.test_events import events
 
 WEB = ReportedThing("vm", "0f0e0d0c-0b0a-4908-8706-050403020100", "web")

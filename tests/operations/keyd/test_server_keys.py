@@ -27,7 +27,8 @@ from ioflt.keys.kmip.file import KmipServer
 from ioflt.testing.kmip_server import KmipServer as Server
 from ioflt.testing.pykmip import HOST, Authority
 from ioflt.types import HomeState, KeyRef
-from ioflt.wire.keyd.messages import MAX_CRITERIA, Criterion
+from ioflt.wire.keyd.requests import Criterion
+from ioflt.wire.keyd.values import MAX_CRITERIA
 from ioflt.wire.kmip.enumerations import State
 from tests.authority import authority as authority
 from tests.authority import certificate as certificate

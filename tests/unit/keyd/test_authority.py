@@ -23,7 +23,7 @@ from ioflt.paths import Paths
 from ioflt.transport.unix import Peer
 from ioflt.wire import failure
 from ioflt.wire.keyd import access as wire
-from ioflt.wire.keyd import messages as m
+from ioflt.wire.keyd import replies, requests
 
 OWNER, ALICE, BOB = (
     Caller(principals.user("owner")),
@@ -73,7 +73,7 @@ def ask(authority, caller, request):
 
 def change(authority, caller, *wanted):
     for each in wanted:
-        assert ask(authority, caller, m.ChangeAccess(each)) == m.Done()
+        assert ask(authority, caller, requests.ChangeAccess(each)) == replies.Done()
 
 
 def test_the_first_start_makes_the_owner_administrator(authority, tmp_path):
@@ -171,13 +171,13 @@ def test_nobody_is_believed_where_a_vm_lies(authority):
     )
     with pytest.raises(DeniedError, match=r"ModifyPermissions on web01"):
         change(authority, ALICE, wire.Grant("alice", "delegate", WEB))
-    told = ask(authority, ALICE, m.ExplainAccess("alice", "Authorization.ModifyPermissions", WEB))
+    told = ask(authority, ALICE, requests.ExplainAccess("alice", "Authorization.ModifyPermissions", WEB))
     assert (told.allowed, told.why) == (
         False,
         "user:alice has no permission on web01 or on what it is in; where a VM lies does not count for giving"
         " permissions",
     )
-    assert ask(authority, ALICE, m.ExplainAccess("alice", "System.Read", WEB)).allowed
+    assert ask(authority, ALICE, requests.ExplainAccess("alice", "System.Read", WEB)).allowed
 
 
 def test_one_sees_what_one_may_read(authority):
@@ -191,24 +191,24 @@ def test_one_sees_what_one_may_read(authority):
         wire.Grant("bob", "read-only", WEB),
         wire.Grant("bob", "read-only", DS),
     )
-    seen = text.parse(ask(authority, ALICE, m.GetAccess()).text)
+    seen = text.parse(ask(authority, ALICE, requests.GetAccess()).text)
     assert [folder.name for folder in seen.folders] == ["tenant"]
     assert {(each.principal.name, each.target.shown) for each in seen.permissions} == {
         ("alice", "folder:tenant"),
         ("bob", "web01"),
     }
-    assert text.parse(ask(authority, OWNER, m.GetAccess()).text) == authority.state
+    assert text.parse(ask(authority, OWNER, requests.GetAccess()).text) == authority.state
 
 
 def test_explained(authority):
     change(authority, OWNER, wire.Grant("bob", "read-only", DS))
-    asked = m.ExplainAccess("bob", "Cryptographer.DirectAccess", WEB)
-    told = m.Explained(False, "user:bob has read-only on /srv/ds, without Cryptographer.Access")
+    asked = requests.ExplainAccess("bob", "Cryptographer.DirectAccess", WEB)
+    told = replies.Explained(False, "user:bob has read-only on /srv/ds, without Cryptographer.Access")
     assert ask(authority, BOB, asked) == ask(authority, OWNER, asked) == told
     with pytest.raises(DeniedError, match=r"System\.Read on web01"):
         ask(authority, ALICE, asked)
     root = accounts.user(0).name
-    assert ask(authority, OWNER, m.ExplainAccess(root, "System.Read", DS)).why == (
+    assert ask(authority, OWNER, requests.ExplainAccess(root, "System.Read", DS)).why == (
         "root of this machine may do everything"
     )
 

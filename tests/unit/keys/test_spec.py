@@ -11,7 +11,7 @@ from ioflt.keys.native.file import SLOT_KINDS
 from ioflt.keys.sealed import file as cache_file
 from ioflt.wire.control import messages as control
 from ioflt.wire.frame import write_frame
-from ioflt.wire.keyd import messages as m
+from ioflt.wire.keyd import messages, replies, requests, values
 from ioflt.wire.keyd.connection import ClientConnection
 
 ROOT = Path(ioflt.__file__).parent
@@ -51,16 +51,18 @@ def test_the_conversation():
     client = ClientConnection()
     frames = [
         client.hello(),
-        write_frame(m.Request(2, m.NewKey())),
-        write_frame(m.Reply(2, m.Made(m.Key("local", "a.b")))),
+        write_frame(messages.Request(2, requests.NewKey())),
+        write_frame(messages.Reply(2, replies.Made(values.Key("local", "a.b")))),
     ]
     lines = [line for line in KEYD.splitlines() if re.fullmatch(r"[0-9a-f]{8} [0-9a-f ]+", line)]
     assert [bytes.fromhex(line) for line in lines] == frames
 
 
 def test_every_message_and_kind_is_named():
-    for spec, module in ((KEYD, m), (CONTROL, control)):
-        for kind in (*module.RequestBody.__args__, *module.ReplyBody.__args__):
+    asked, answered = requests.RequestBody.__args__, replies.ReplyBody.__args__
+    controls = (*control.RequestBody.__args__, *control.ReplyBody.__args__)
+    for spec, kinds in ((KEYD, (*asked, *answered)), (CONTROL, controls)):
+        for kind in kinds:
             assert f"`{kind.__struct_config__.tag}`" in spec
     for kind in SLOT_KINDS:
         assert f"| `{kind}` |" in KEYS
