@@ -22,7 +22,7 @@ from ioflt.access.objects import Place
 from ioflt.access.principals import Principal
 from ioflt.access.transitions import keys_of
 from ioflt.errors import UsageError
-from ioflt.format.record.record import DatastoreRecord, Record
+from ioflt.format.record.record import DatastoreRecord, HomeRecord, Record
 from ioflt.keyd.shared_keys import MAX_OWNERS, Owner, Owners, SharedKeys
 from ioflt.types import HomeState, KeyRef
 
@@ -46,6 +46,23 @@ class _Datastore:
     generation: int
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """By the record of it that is believed: the keys that MAC that (none: its datastore's), all it names,
+    where the home is, and how far it came.
+    """
+
+    keys: frozenset[KeyRef]
+    named: frozenset[KeyRef]
+    datastore: str
+    generation: int
+
+    @classmethod
+    def of(cls, record: HomeRecord) -> Home:
+        """What that record says."""
+        return cls(frozenset(record.keys), keys_of(record), record.datastore_id, record.generation)
+
+
 @dataclass(slots=True)
 class _Made:
     """By one principal: keys, digests of wrapped data keys, and ids of homes; True: by a first record."""
@@ -63,18 +80,25 @@ class Holdings:
         self._held: OrderedDict[KeyRef, Owners] = OrderedDict()
         self._datastores: OrderedDict[str, _Datastore] = OrderedDict()
         self._shown: OrderedDict[str, str] = OrderedDict()
-        #: By the id of a home: the keys that its record names, and its datastore.
-        self._homes: OrderedDict[str, tuple[frozenset[KeyRef], str]] = OrderedDict()
+        self._homes: OrderedDict[str, Home] = OrderedDict()
         self._made: OrderedDict[Principal, _Made] = OrderedDict()
 
     # Records
 
     def learn(
-        self, record: Record, by: Collection[KeyRef], shown: str, *, vouched: bool, registers: bool = False
+        self,
+        record: Record,
+        by: Collection[KeyRef],
+        shown: str,
+        *,
+        vouched: bool,
+        registers: bool = False,
+        after: Collection[KeyRef] = (),
     ) -> None:
-        """From a valid record, which has the MACs of those of its keys. `vouched`: by who may do all anyway.
+        """From a valid record, which has the MACs of those keys. `vouched`: by who may do all anyway.
 
-        `registers`: by who says that a datastore has other keys than those that are known.
+        `registers`: by who says that a datastore or a home has other keys than those that are known. `after`:
+        keyd seals it in the place of one that has the MACs of these.
 
         Raises StorageError, and UsageError for one more owner than can be kept: the keyd that starts next
         would not know whose the keys are.
@@ -87,7 +111,7 @@ class Holdings:
             if isinstance(record, DatastoreRecord):
                 self._learn_datastore(record, keys, registers=vouched or registers)
             else:
-                _keep(self._homes, owner.ident, (keys_of(record), record.datastore_id), MAX_KNOWN)
+                self._learn_home(record, by, registers=registers, after=after)
             try:
                 for key in keys:
                     self._learn_owner(key, record.generation, owner)
@@ -104,6 +128,23 @@ class Holdings:
         if len(held) > 1 or key in self._shared or (known is not None and known[1] != held[owner.ident][1]):
             self._shared.note(key, held)
         _keep(self._held, key, held, MAX_KNOWN)
+
+    def _learn_home(
+        self, record: HomeRecord, by: Collection[KeyRef], *, registers: bool, after: Collection[KeyRef]
+    ) -> None:
+        if self._keys_of(Home.of(record)).isdisjoint(by):
+            return  # a clear one, and its datastore has other keys, or was not shown
+        known = self._homes.get(record.home_id)
+        if known is not None and not registers:
+            if self._keys_of(known).isdisjoint(after or by):
+                return  # its keys change by a record in the place of one that has the MACs of those before
+            if not after and record.generation < known.generation:
+                return  # of before they changed
+        _keep(self._homes, record.home_id, Home.of(record), MAX_KNOWN)
+
+    def _keys_of(self, home: Home) -> frozenset[KeyRef]:
+        """Those that MAC its record: of a clear one its datastore's."""
+        return home.keys or self.datastore(home.datastore)[0]
 
     def _learn_datastore(self, record: DatastoreRecord, by: tuple[KeyRef, ...], *, registers: bool) -> None:
         before = self._datastores.get(record.datastore_id)
@@ -153,7 +194,7 @@ class Holdings:
         """
         with self._lock:
             homes = list(self._homes.items())
-        return {ident: self._shown.get(ident, ident) for ident, (keys, _) in homes if any(map(chosen, keys))}
+        return {ident: self._shown.get(ident, ident) for ident, home in homes if any(map(chosen, home.named))}
 
     def _all(self) -> tuple[list[tuple[KeyRef, Owners]], dict[str, int]]:
         """The owners of each key, and of each owner the newest generation of a record."""
@@ -165,9 +206,16 @@ class Holdings:
                 newest[ident] = max(generation, newest.get(ident, 0))
         return held, newest
 
-    def home(self, ident: str) -> tuple[frozenset[KeyRef], str] | None:
-        """The keys and the datastore of the home of that id, by the record that was shown last."""
+    def home(self, ident: str) -> Home | None:
+        """The home of that id, by the newest record under the keys that it had when it was shown first, or
+        that it has since by a change that keyd sealed, or as who may register it says.
+        """
         return self._homes.get(ident)
+
+    def contests(self, record: HomeRecord, by: Collection[KeyRef]) -> Home | None:
+        """The home of that id, when it has none of these keys that have MACed the record."""
+        known = self._homes.get(record.home_id)
+        return known if known is not None and self._keys_of(known).isdisjoint(by) else None
 
     def generation(self, record: Record) -> int:
         """The highest of a record of the same home or datastore under one of its keys; 0: none was."""

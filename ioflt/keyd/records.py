@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ioflt.access import changes, objects, transitions
 from ioflt.access.differences import differences
+from ioflt.access.objects import Place
 from ioflt.access.privileges import Privilege
 from ioflt.access.state import AccessState
 from ioflt.access.transitions import Transition
 from ioflt.audit.event import Event, modified
 from ioflt.errors import CorruptDataError, IofltError, UnshownError, UsageError
 from ioflt.format.record import record as form
-from ioflt.format.record.record import DatastoreRecord, Deep, HomeRecord, Move, Record
+from ioflt.format.record.record import Deep, HomeRecord, Move, Record
+from ioflt.keyd.holdings import Home
 from ioflt.keyd.permits import Permits, Rules
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
@@ -51,7 +53,7 @@ class Records:
         results = self._service.check_record(payload, tags, by)
         if True in results and False not in results:
             record = form.parse_payload(payload)
-            self._learn(record, _maced(record, by, results), shown)
+            self._learn(record, _good(by, results), shown)
             self._session.about = transitions.place_of(record, shown)
         return results
 
@@ -61,9 +63,10 @@ class Records:
         shown = shown or Owner.of(record).ident
         if not record.keys:
             self._check_datastore(by, record.datastore_id)
-        before, maced = self._valid(old)
+        before, good = self._valid(old)
         change = self._transition(before, record, shown)
         named = frozenset() if before is None else transitions.keys_of(before)
+        maced = frozenset() if before is None else good.intersection(before.keys)
         # What the old one only named it may go on to name, but not to be MACed by.
         introduced = transitions.keys_of(record) - maced - (named - set(record.keys))
         # Here a provider may be waited for, and all of this is begun again: nothing was changed before.
@@ -78,7 +81,14 @@ class Records:
                 )
             # What is known was named before: by him, who asks again, or in a record that anybody showed.
             names = isinstance(record, HomeRecord) and self._holdings.home(record.home_id) is None
-            self._holdings.learn(record, by, shown, vouched=self._session.caller.trusted)
+            self._holdings.learn(
+                record,
+                by,
+                shown,
+                vouched=self._session.caller.trusted,
+                registers=isinstance(record, HomeRecord) and self._registers(record, by),
+                after=good,
+            )
             if names and not _is_of_same(before, record):
                 self._holdings.named_home(self._who, Owner.of(record).ident, first=before is None)
         self._inherit(before, record)
@@ -88,14 +98,28 @@ class Records:
 
     def _learn(self, record: Record, by: frozenset[KeyRef], shown: str) -> None:
         """Raises StorageError; UsageError for what keyd cannot keep, but to root, who gives it other keys."""
-        place = transitions.place_of(record, shown or Owner.of(record).ident)
-        registers = isinstance(record, DatastoreRecord) and self._permits.has(Privilege.REGISTER_HOST, place)
+        if isinstance(record, HomeRecord):
+            registers = self._registers(record, by)
+        else:
+            place = transitions.place_of(record, shown or record.datastore_id)
+            registers = self._permits.has(Privilege.REGISTER_HOST, place)
         try:
             self._holdings.learn(record, by, shown, vouched=self._session.caller.trusted, registers=registers)
         except UsageError as error:
             if not self._session.caller.trusted:
                 raise
             _log.warning("whose the keys of %s are is not kept: %s", shown, error)
+
+    def _registers(self, record: HomeRecord, by: Collection[KeyRef]) -> bool:
+        """Whether he is about to say that the VM of that id has other keys than those that are known: he may
+        where it is known to be, not where the record says. Root, too: also root only looks at what is there.
+        """
+        known = self._holdings.contests(record, by)
+        if known is None or self._session.operation not in _REGISTERING:
+            return False
+        place = Place(record.home_id, known.datastore, record.home_id)
+        asks = (Privilege.REGISTER_INVENTORY, Privilege.REGISTER_VM)
+        return all(self._permits.has(each, place) for each in asks)
 
     def _check_id(self, before: Record | None, record: Record) -> None:
         """Permissions are given on ids: no VM and no datastore takes that of another. Raises UsageError."""
@@ -106,7 +130,7 @@ class Records:
             return
         if isinstance(record, HomeRecord):
             what, target, home = "VM", objects.vm(ident, ident), self._holdings.home(ident)
-            known, same = home is not None, home == (transitions.keys_of(record), record.datastore_id)
+            known, same = home is not None, _is_home(home, record)
             # Who gives a VM another id has permissions pass to that: not by what he says it is already.
             same = same and (before is None or self._holdings.has_named_home(self._who, ident))
         else:
@@ -168,9 +192,7 @@ class Records:
         return keys
 
     def _valid(self, old: bytes | None) -> tuple[Record | None, frozenset[KeyRef]]:
-        """The record that is replaced, and those of its keys that have MACed it; one that is not valid counts
-        as none.
-        """
+        """The record that is replaced, and the keys that have MACed it; none: it is not valid."""
         if old is None:
             return None, frozenset()
         try:
@@ -182,7 +204,7 @@ class Records:
         results = self._service.check_record(found.payload, found.tags, by)
         if True not in results or (record.keys and False in results):
             return None, frozenset()
-        return record, _maced(record, by, results)
+        return record, _good(by, results)
 
     def _transition(self, before: Record | None, record: Record, shown: str) -> Transition:
         ident = Owner.of(before or record).ident
@@ -197,10 +219,15 @@ class Records:
         return transitions.between(before, record, shown, rolled_back=before.generation < newest)
 
 
-def _maced(record: Record, by: Sequence[KeyRef], results: Sequence[bool | IofltError]) -> frozenset[KeyRef]:
-    """The record's own keys that have MACed it: others may be out of reach, or were not asked for."""
-    good = {key for key, result in zip(by, results, strict=True) if result is True}
-    return frozenset(good.intersection(record.keys))
+def _good(by: Sequence[KeyRef], results: Sequence[bool | IofltError]) -> frozenset[KeyRef]:
+    """The keys that have MACed it: others may be out of reach, or were not asked for."""
+    return frozenset(key for key, result in zip(by, results, strict=True) if result is True)
+
+
+def _is_home(known: Home | None, record: HomeRecord) -> bool:
+    """Whether it is known with those keys, there."""
+    made = Home.of(record)
+    return known is not None and (known.named, known.datastore) == (made.named, made.datastore)
 
 
 def _is_of_same(before: Record | None, record: Record) -> bool:

@@ -64,10 +64,10 @@ class Tenants:
                 yield _of_vm(state, owner.vm, owner.datastore)
 
     def _datastore_of(self, vm: str, said: Thing | None) -> str:
-        """By the VM's record, before what the event says."""
+        """By the VM's record that is believed, before what the event says."""
         known = self._holdings.home(vm)
         if known is not None:
-            return known[1]
+            return known.datastore
         return "" if said is None else said.id
 
 

@@ -5,13 +5,17 @@ mallory reads `db`, of which he has the key, and nothing else.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
+from ioflt import paths
+from ioflt.audit import reader
 from ioflt.crypto.kdf import hkdf
 from ioflt.crypto.mac import tag
 from ioflt.crypto.rng import new_uuid
+from ioflt.datastore import move, recrypt
 from ioflt.errors import DeniedError, UsageError
 from ioflt.format.record import record as form
 from ioflt.format.record.record import DatastoreRecord, HomeRecord, Move, Record, Recrypt
@@ -23,20 +27,30 @@ from ioflt.paths import Paths
 from ioflt.types import HomeState, KeyRef
 from ioflt.wire.keyd import access as wire
 from tests.daemons import end_keyd
-from tests.operations.keyd.test_enforcement import DISK, INVENTORY, Site, read, record_of, show, site, wrapped
+from tests.operations.keyd.test_enforcement import (
+    DISK,
+    INVENTORY,
+    Site,
+    read,
+    record_of,
+    show,
+    site,
+    target,
+    wrapped,
+)
 
 __all__ = ["site"]
 
 
 def forged(where: Paths, record: Record, own: KeyRef) -> tuple[bytes, list[bytes]]:
-    """Payload and MACs: right ones by his own key, others for its other keys."""
+    """Payload and MACs: right ones by his own key, others for its other keys; of a clear one, his."""
     store = NativeStore(where.providers)
     provider = NativeProvider(store.load(own.provider), store.path(own.provider), KeyCache(1))
     (kek,) = provider.get([own.key_id])
     payload = form.encode(record)
     with kek, hkdf(kek, f"mac/{form.label(record)}") as key:
         good = tag(key, payload)
-    return payload, [good if key == own else bytes(32) for key in record.keys]
+    return payload, [good if key == own else bytes(32) for key in record.keys or (own,)]
 
 
 def his(site: Site, *stolen: KeyRef) -> list[HomeRecord]:
@@ -141,6 +155,80 @@ def test_a_vm_is_not_made_by_a_record_that_says_that_it_is_there(site: Site, whe
         mallory.seal_record([own], old, form.encode(replace(as_web, generation=later)))
     on = wire.Object("vm", web.home_id, "web", web.datastore_id)
     assert not site.root.explain_access("mallory", "Cryptographer.Access", on).allowed
+
+
+def heard(name: str) -> list[str]:
+    """The operations that the log of that folder tells of."""
+    told = reader.read(list(reader.on_disk(paths.find().folder_events(name))))
+    return [each.event.operation for each in told]
+
+
+def of_web_elsewhere(site: Site, state: HomeState) -> HomeRecord:
+    """mallory's record of `web`, in a datastore of a folder of his."""
+    for name, member in (("victim", site.ds), ("his", site.clear)):
+        site.root.change_access(wire.CreateFolder(name, None, events=True))
+        site.root.change_access(wire.AddMember(name, target(member)))
+    web, db = record_of(site.ds, "web"), record_of(site.ds, "db")
+    made = replace(
+        web, datastore_id=site.clear.record.datastore_id, keys=db.keys, generation=web.generation + 7
+    )
+    return made if state is HomeState.ENCRYPTED else replace(made, state=state, keys=(), names=("web",))
+
+
+@pytest.mark.parametrize("shows", ["mallory", None])
+@pytest.mark.parametrize("state", HomeState)
+def test_the_events_of_a_vm_go_where_its_own_keys_say(
+    site: Site, where: Paths, state: HomeState, shows: str | None
+) -> None:
+    """Also when root looks at what mallory put into a datastore."""
+    record = of_web_elsewhere(site, state)
+    (own,) = record_of(site.ds, "db").keys
+    forger = site.client("vm list", shows)
+    assert forger.check_record(*forged(where, record, own), [own]) == [True]
+    before = [heard(name) for name in ("victim", "his")]
+    site.root.change_access(wire.Grant("alice", "read-only", target(site.ds.home("web"))))
+    after = [heard(name) for name in ("victim", "his")]
+    assert after == [[*before[0], "permission grant"], before[1]]
+
+
+def test_a_record_sealed_after_a_forged_one_does_not_say_where_a_vm_is(site: Site, where: Paths) -> None:
+    record = of_web_elsewhere(site, HomeState.ENCRYPTED)
+    (own,) = record.keys
+    site.grant("mallory", site.clear, "Access", "Recrypt", f"{INVENTORY}.Register", "RegisterVM")
+    site.grant("mallory", site.ds.home("db"), "Access")
+    mallory = site.client("vm register", "mallory")
+    show(mallory, site, "ds/db")
+    payload, tags = forged(where, record, own)
+    assert mallory.check_record(payload, tags, [own]) == [True]
+    next_ = replace(record, policy="another", generation=record.generation + 1)
+    with suppress(DeniedError):
+        mallory.seal_record([own], form.seal(payload, tags), form.encode(next_))
+    before = heard("his")
+    site.root.change_access(wire.Grant("alice", "read-only", target(site.ds.home("web"))))
+    assert heard("his") == before
+
+
+def test_the_events_of_a_vm_follow_it_to_other_keys_and_datastores(site: Site) -> None:
+    of_web_elsewhere(site, HomeState.ENCRYPTED)
+    recrypt.recrypt(site.ds, "web")
+    move.move(site.ds, "web", site.clear, "web")
+    before = heard("victim")
+    site.root.change_access(wire.Grant("alice", "read-only", target(site.clear.home("web"))))
+    assert heard("victim") == before
+    assert heard("his")[-1] == "permission grant"
+
+
+def test_who_may_register_a_vm_says_what_its_keys_are(site: Site, where: Paths) -> None:
+    """It was recrypted and moved on another host."""
+    record = of_web_elsewhere(site, HomeState.ENCRYPTED)
+    (own,) = record.keys
+    site.grant("mallory", site.clear, "Access", "RegisterVM", f"{INVENTORY}.Register")
+    site.grant("alice", site.ds, "RegisterVM", f"{INVENTORY}.Register")
+    grants = [wire.Grant(who, "read-only", target(site.ds.home("web"))) for who in ("kim", "bob")]
+    for who, change, there in (("mallory", grants[0], "victim"), ("alice", grants[1], "his")):
+        site.client("vm register", who).check_record(*forged(where, record, own), [own])
+        site.root.change_access(change)
+        assert heard(there)[-1] == "permission grant"
 
 
 def test_a_datastore_is_not_what_a_record_under_other_keys_says(

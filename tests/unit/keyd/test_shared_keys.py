@@ -148,7 +148,7 @@ def test_a_provider_is_used_by_whose_newest_record_names_a_key_of_it(path: Path)
     assert found.users(KEY.provider) == ["web"]
     assert found.users("another") == []
     moved = replace(HOME, generation=HOME.generation + 1, keys=(KeyRef("another", "key"),))
-    found.learn(moved, moved.keys, "web", vouched=True)
+    found.learn(moved, moved.keys, "web", vouched=True, after=HOME.keys)
     assert (found.users(KEY.provider), found.users("another")) == ([], ["web"])
 
 
