@@ -37,6 +37,10 @@ LEVELS = ("unit", "machines", "vectors", "contracts", "operations", "cli", "gold
 LONGEST = (
     "mounted/test_who_may.py",
     "interop/test_killed.py",
+    "mounted/test_who_keeps_keys.py",
+    "mounted/test_who_administers.py",
+    "mounted/test_who_mounts.py",
+    "mounted/test_no_cryptography.py",
     "mounted/test_clear_disks.py",
     "mounted/test_kill.py",
     "mounted/test_lock.py",
