@@ -45,9 +45,13 @@ class Authority:
             raise self._state
         return self._state
 
+    def owns(self, caller: Caller) -> bool:
+        """Whether it is root of the host, or whose keyd this is."""
+        return caller.trusted or caller.principal == self._owner
+
     def decide(self, caller: Caller, privilege: Privilege, place: Place) -> Decision:
         """Raises what `state` does."""
-        if isinstance(self._state, IofltError) and (caller.trusted or caller.principal == self._owner):
+        if isinstance(self._state, IofltError) and self.owns(caller):
             return Decision(True, f"{self._path} cannot be read, and is {self._owner}'s to mend")
         return decide.decide(self.state, caller, privilege, place)
 

@@ -94,11 +94,13 @@ class Holdings:
         vouched: bool,
         registers: bool = False,
         after: Collection[KeyRef] = (),
+        who: Principal | None = None,
     ) -> None:
         """From a valid record, which has the MACs of those keys. `vouched`: by who may do all anyway.
 
         `registers`: by who says that a datastore or a home has other keys than those that are known. `after`:
-        keyd seals it in the place of one that has the MACs of these.
+        keyd seals it in the place of one that has the MACs of these. `who`: of whom owners of shared keys are
+        counted, None: of nobody.
 
         Raises StorageError, and UsageError for one more owner than can be kept: the keyd that starts next
         would not know whose the keys are.
@@ -114,11 +116,11 @@ class Holdings:
                 self._learn_home(record, by, registers=registers, after=after)
             try:
                 for key in keys:
-                    self._learn_owner(key, record.generation, owner)
+                    self._learn_owner(key, record.generation, owner, who)
             finally:
                 self._shared.save()
 
-    def _learn_owner(self, key: KeyRef, generation: int, owner: Owner) -> None:
+    def _learn_owner(self, key: KeyRef, generation: int, owner: Owner, who: Principal | None) -> None:
         held = self._held.get(key) or self._shared.of(key)
         known = held.get(owner.ident)
         if known is None and len(held) >= MAX_OWNERS:
@@ -126,7 +128,7 @@ class Holdings:
         if known is None or generation >= known[0]:
             held = {**held, owner.ident: (generation, owner)}
         if len(held) > 1 or key in self._shared or (known is not None and known[1] != held[owner.ident][1]):
-            self._shared.note(key, held)
+            self._shared.note(key, held, who)
         _keep(self._held, key, held, MAX_KNOWN)
 
     def _learn_home(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from ioflt.access import changes, objects, transitions
 from ioflt.access.differences import differences
 from ioflt.access.objects import Place
+from ioflt.access.principals import Principal
 from ioflt.access.privileges import Privilege
 from ioflt.access.state import AccessState
 from ioflt.access.transitions import Transition
@@ -88,6 +89,7 @@ class Records:
                 vouched=self._session.caller.trusted,
                 registers=isinstance(record, HomeRecord) and self._registers(record, by),
                 after=good,
+                who=self._counted(),
             )
             if names and not _is_of_same(before, record):
                 self._holdings.named_home(self._who, Owner.of(record).ident, first=before is None)
@@ -104,11 +106,22 @@ class Records:
             place = transitions.place_of(record, shown or record.datastore_id)
             registers = self._permits.has(Privilege.REGISTER_HOST, place)
         try:
-            self._holdings.learn(record, by, shown, vouched=self._session.caller.trusted, registers=registers)
+            self._holdings.learn(
+                record,
+                by,
+                shown,
+                vouched=self._session.caller.trusted,
+                registers=registers,
+                who=self._counted(),
+            )
         except UsageError as error:
             if not self._session.caller.trusted:
                 raise
             _log.warning("whose the keys of %s are is not kept: %s", shown, error)
+
+    def _counted(self) -> Principal | None:
+        """Who makes only so many VMs known that share keys: not root, nor whose keyd it is."""
+        return None if self._rules.authority.owns(self._session.caller) else self._who
 
     def _registers(self, record: HomeRecord, by: Collection[KeyRef]) -> bool:
         """Whether he is about to say that the VM of that id has other keys than those that are known: he may

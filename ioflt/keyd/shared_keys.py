@@ -7,6 +7,7 @@ keys. Of all other keys the record that names them tells, and is shown again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from ioflt.access import principals
+from ioflt.access.principals import Principal
 from ioflt.errors import MalformedError, NotFoundError, UsageError
 from ioflt.format.record.record import HomeRecord, Record
 from ioflt.keys import files
@@ -24,6 +27,8 @@ from ioflt.types import KeyRef
 MAX_SIZE: Final = 4_000_000
 #: Homes and datastores of one key.
 MAX_OWNERS: Final = 256
+#: Owners of all keys that one principal made known: whoever has a key makes records of any ids.
+MAX_EACH: Final = 2_048
 
 _Id: TypeAlias = Annotated[
     str, Meta(pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
@@ -48,14 +53,18 @@ class Owner:
         return self.vm or self.datastore
 
 
+#: By key and id of the owner: the principal who made it known, if these are counted of him.
+_By: TypeAlias = Mapping[tuple[KeyRef, str], str]
+
 #: By the id of each: the generation of the record that said so, and where it is.
 Owners: TypeAlias = Mapping[str, tuple[int, Owner]]
 
 
-class _Owner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Owner(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     vm: _Id | None
     datastore: _Id
     generation: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]  # 0: of a record of format 1
+    by: Annotated[str, Meta(min_length=1, max_length=9 + principals.MAX_NAME)] | None = None
 
 
 class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,7 +84,7 @@ class SharedKeys:
     def __init__(self, path: Path) -> None:
         """Raises MalformedError, StorageError: then nobody knows whose keys are."""
         self._path = path
-        self._keys = _read(path)
+        self._keys, self._by = _read(path)
         self._saved = True
 
     def __contains__(self, key: KeyRef) -> bool:
@@ -85,22 +94,31 @@ class SharedKeys:
         """Its owners; none: it is not kept here."""
         return self._keys.get(key, {})
 
-    def note(self, key: KeyRef, owners: Owners) -> None:
-        """Of these owners, for `save`. Raises UsageError, and notes nothing, when that is too much.
+    def note(self, key: KeyRef, owners: Owners, who: Principal | None) -> None:
+        """Of these owners, for `save`: new ones by `who`, None: by who may make any number known. Raises
+        UsageError, and notes nothing, when that is too much.
 
         That a record of the same owner became newer is nothing to write for.
         """
         if _places(self.of(key)) == _places(owners):
             return
+        by = self._by
+        if who is not None:
+            new = {(key, ident): str(who) for ident in owners if ident not in self.of(key)}
+            if len(new) + Counter(by.values())[str(who)] > MAX_EACH:
+                raise UsageError(
+                    f"{who} has told of too many VMs that share keys: give VMs keys of their own"
+                )
+            by = {**by, **new}
         kept = {**self._keys, key: owners}
-        if len(_encoded(kept)) > MAX_SIZE:
+        if len(_encoded(kept, by)) > MAX_SIZE:
             raise UsageError("no more VMs can share keys on this host: give VMs keys of their own")
-        self._keys, self._saved = kept, False
+        self._keys, self._by, self._saved = kept, by, False
 
     def save(self) -> None:
         """Durably, what was noted. Raises StorageError, and so does each call until it can be written."""
         if not self._saved:
-            files.replace(self._path, _encoded(self._keys))
+            files.replace(self._path, _encoded(self._keys, self._by))
             self._saved = True
 
 
@@ -108,19 +126,22 @@ def _places(owners: Owners) -> frozenset[Owner]:
     return frozenset(owner for _, owner in owners.values())
 
 
-def _encoded(keys: Mapping[KeyRef, Owners]) -> bytes:
+def _encoded(keys: Mapping[KeyRef, Owners], by: _By) -> bytes:
     told = tuple(
         _Key(
             key.provider,
             key.key_id,
-            tuple(_Owner(owner.vm, owner.datastore, generation) for generation, owner in owners.values()),
+            tuple(
+                _Owner(owner.vm, owner.datastore, generation, by.get((key, ident)))
+                for ident, (generation, owner) in owners.items()
+            ),
         )
         for key, owners in keys.items()
     )
     return msgspec.json.encode(_File(1, told))
 
 
-def _read(path: Path) -> dict[KeyRef, Owners]:
+def _read(path: Path) -> tuple[dict[KeyRef, Owners], _By]:
     try:
         data = files.read(path, MAX_SIZE)
         if len(data) > MAX_SIZE:
@@ -130,10 +151,16 @@ def _read(path: Path) -> dict[KeyRef, Owners]:
         if len(keys) != len(found.keys):
             raise MalformedError("twice", "a key")
     except NotFoundError:
-        return {}
+        return {}, {}
     except (msgspec.MsgspecError, ValueError, MalformedError) as error:
         raise MalformedError("does not say which VMs share a key", str(error), file=path) from error
-    return keys
+    by = {
+        (KeyRef(one.provider, one.key_id), owner.vm or owner.datastore): owner.by
+        for one in found.keys
+        for owner in one.owners
+        if owner.by is not None
+    }
+    return keys, by
 
 
 def _owners(key: _Key) -> Owners:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ioflt.access.principals import Principal, user
 from ioflt.crypto.rng import new_uuid
 from ioflt.errors import MalformedError, StorageError, UsageError
 from ioflt.format.record.record import HomeRecord
@@ -42,7 +44,7 @@ def kept(path: Path) -> frozenset[Owner]:
 def test_it_is_read_as_it_was_written(path: Path) -> None:
     shared = SharedKeys(path)
     owners = {WEB.ident: (7, WEB), DATA.ident: (1, DATA)}
-    shared.note(KEY, owners)
+    shared.note(KEY, owners, None)
     shared.save()
     assert SharedKeys(path).of(KEY) == owners
     assert path.stat().st_mode & 0o777 == 0o600
@@ -55,6 +57,7 @@ def test_it_is_read_as_it_was_written(path: Path) -> None:
         (b'"generation":7', b'"generation":-1'),
         (b'"generation":7', b'"generation":9223372036854775808'),
         (b'"generation":7', b'"generation":7,"more":1'),
+        (b'"generation":7', b'"generation":7,"by":""'),
         (b'"key_id":"a.b"', b'"key_id":""'),
         (b'"vm":"', b'"vm":"x'),
         (f'"vm":"{HOME.home_id}"'.encode(), b'"vm":null'),  # then one of its owners is there twice
@@ -63,7 +66,7 @@ def test_it_is_read_as_it_was_written(path: Path) -> None:
 )
 def test_what_is_not_as_it_is_written_is_not_read(path: Path, old: bytes, new: bytes) -> None:
     shared = SharedKeys(path)
-    shared.note(KEY, {WEB.ident: (7, WEB), DATA.ident: (1, DATA)})
+    shared.note(KEY, {WEB.ident: (7, WEB), DATA.ident: (1, DATA)}, None)
     shared.save()
     data = path.read_bytes()
     assert old in data
@@ -140,6 +143,33 @@ def test_one_owner_too_many_is_refused(path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UsageError, match="no more VMs can share keys"):
         there.learn(replace(HOME, home_id=new_uuid(), keys=(other,)), (other,), "", vouched=False)
     assert len(there.owners(other)) == 1
+
+
+def test_nobody_takes_the_room_that_others_need(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not after a restart; what is known may change."""
+    monkeypatch.setattr(shared_keys, "MAX_EACH", 4)
+    mallory, alice = user("mallory"), user("alice")
+
+    def tell(there: Holdings, who: Principal | None, home_id: str, key: str, generation: int = 1) -> None:
+        keys = (KeyRef("local", key),)
+        told = replace(HOME, home_id=home_id, keys=keys, generation=generation)
+        there.learn(told, keys, "", vouched=False, who=who)
+
+    first, there = new_uuid(), holdings(path)
+    for key in ("one", "two"):
+        for home in (first, new_uuid()):
+            tell(there, mallory, home, key)
+    tell(there, mallory, first, "three")
+    there = holdings(path)
+    tell(there, mallory, first, "one", generation=2)
+    for ident in (first, new_uuid()):
+        with suppress(UsageError):
+            tell(there, mallory, ident, "three")
+    with pytest.raises(UsageError, match="user:mallory has told of too many VMs"):
+        tell(there, mallory, new_uuid(), "one")
+    for who in (alice, None):
+        tell(there, who, new_uuid(), "one")
+    assert [len(holdings(path).owners(KeyRef("local", key))) for key in ("one", "two", "three")] == [4, 2, 0]
 
 
 def test_a_provider_is_used_by_whose_newest_record_names_a_key_of_it(path: Path) -> None:
