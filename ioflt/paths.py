@@ -62,6 +62,11 @@ class Paths:
         return self.state / "shared-keys.json"
 
     @property
+    def home_ids(self) -> Path:
+        """The ids of homes of which keyd sealed a record."""
+        return self.state / "home-ids"
+
+    @property
     def logs(self) -> Path:
         """keyd.log and mount.log, apart from everything that a mount must not touch."""
         return self.state / "logs"

@@ -21,6 +21,7 @@ from ioflt.keyd.access import Access
 from ioflt.keyd.authority import Authority
 from ioflt.keyd.denials import Denials
 from ioflt.keyd.holdings import Holdings
+from ioflt.keyd.home_ids import HomeIds
 from ioflt.keyd.permits import Rules
 from ioflt.keyd.recorder import event
 from ioflt.keyd.server import Server
@@ -71,7 +72,8 @@ def _serve(where: paths.Paths, access: Access, listener: Listener, ready_fd: int
     service = Service(where)
     authority = Authority(where.access, accounts.user(os.geteuid()))
     denials = Denials(service.recorder)
-    rules = Rules(authority, Holdings(SharedKeys(where.shared_keys)), Memory(where.homes), denials)
+    holdings, home_ids = Holdings(SharedKeys(where.shared_keys)), HomeIds(where.home_ids)
+    rules = Rules(authority, holdings, home_ids, Memory(where.homes), denials)
     service.recorder.tell_folders(Tenants(authority, rules.holdings).hear)
 
     service.recorder.record_if_possible(event("keyd start", changes=[added("keyd.version", __version__)]))

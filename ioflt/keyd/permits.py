@@ -23,6 +23,7 @@ from ioflt.keyd.allowance import Allowance
 from ioflt.keyd.authority import Authority
 from ioflt.keyd.denials import Denials
 from ioflt.keyd.holdings import Holdings
+from ioflt.keyd.home_ids import HomeIds
 from ioflt.keyd.recorder import used
 from ioflt.keyd.session import Session
 from ioflt.keyd.shared_keys import Owner
@@ -49,6 +50,7 @@ class Rules:
 
     authority: Authority
     holdings: Holdings
+    home_ids: HomeIds
     memory: Memory
     denials: Denials
     binding: threading.Lock = field(default_factory=threading.Lock)

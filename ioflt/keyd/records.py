@@ -81,7 +81,7 @@ class Records:
                     key, transitions.place_of(record, shown), again=_is_of_same(before, record)
                 )
             # What is known was named before: by him, who asks again, or in a record that anybody showed.
-            names = isinstance(record, HomeRecord) and self._holdings.home(record.home_id) is None
+            names = isinstance(record, HomeRecord) and not self._is_known(record.home_id)
             self._holdings.learn(
                 record,
                 by,
@@ -93,6 +93,8 @@ class Records:
             )
             if names and not _is_of_same(before, record):
                 self._holdings.named_home(self._who, Owner.of(record).ident, first=before is None)
+            if isinstance(record, HomeRecord):
+                self._rules.home_ids.add(record.home_id)
         self._inherit(before, record)
         with self._telling.changing(change, record, shown):
             self._service.sealed(before, record)
@@ -146,6 +148,8 @@ class Records:
             known, same = home is not None, _is_home(home, record)
             # Who gives a VM another id has permissions pass to that: not by what he says it is already.
             same = same and (before is None or self._holdings.has_named_home(self._who, ident))
+            # A first record may be asked for again, of the next keyd, too: no permission passes by it.
+            known = known or (before is not None and ident in self._rules.home_ids)
         else:
             what, target, (keys, _) = (
                 "datastore",
@@ -157,6 +161,10 @@ class Records:
             return  # the answer was lost, and it is asked again
         if known or self._rules.authority.state.names(target) or self._rules.memory.look(ident).generation:
             raise UsageError(f"the id {ident} is another {what}'s")
+
+    def _is_known(self, home_id: str) -> bool:
+        """Whether a record of that id was shown or sealed, also by the keyd before."""
+        return self._holdings.home(home_id) is not None or home_id in self._rules.home_ids
 
     def _inherit(self, before: Record | None, record: Record) -> None:
         """A VM that gets another id keeps its permissions; so does the old id, which a copy may have."""

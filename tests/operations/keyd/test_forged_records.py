@@ -231,6 +231,40 @@ def test_who_may_register_a_vm_says_what_its_keys_are(site: Site, where: Paths) 
         assert heard(there)[-1] == "permission grant"
 
 
+@pytest.fixture
+def forgotten(site: Site, where: Paths) -> HomeRecord:
+    """That of `web`: no command of root saw it, no permission names it, and keyd was not shown it."""
+    web = record_of(site.ds, "web")
+    (where.homes / web.home_id).unlink(missing_ok=True)
+    site.grant("mallory", site.ds, f"{INVENTORY}.Create", "EncryptNew")
+    site.grant(
+        "mallory", site.ds.home("db"), "Access", "Migrate", f"{INVENTORY}.Move", "RegisterVM",
+        f"{INVENTORY}.Register", "Recrypt",
+    )  # fmt: skip
+    end_keyd()
+    return web
+
+
+def test_no_vm_takes_an_id_that_the_keyd_before_knew(site: Site, forgotten: HomeRecord) -> None:
+    mallory = site.client("vm register", "mallory")
+    db = show(mallory, site, "ds/db")
+    next_ = form.encode(replace(db, home_id=forgotten.home_id, generation=db.generation + 1))
+    with pytest.raises(UsageError, match="is another VM's"):
+        mallory.seal_record(db.keys, (site.top / "ds/db/.ioflt").read_bytes(), next_)
+
+
+def test_no_vm_is_made_that_the_keyd_before_knew(site: Site, forgotten: HomeRecord) -> None:
+    """What was not answered may be asked again, but no permission passes to it."""
+    mallory = site.client("vm import", "mallory")
+    db = show(mallory, site, "ds/db")
+    mallory.seal_record(db.keys, None, form.encode(replace(db, home_id=forgotten.home_id)))
+    moves = Move(new_uuid(), forgotten.home_id, forgotten.datastore_id)
+    next_ = form.encode(replace(db, operation=moves, generation=db.generation + 1))
+    mallory.seal_record(db.keys, (site.top / "ds/db/.ioflt").read_bytes(), next_)
+    on = wire.Object("vm", forgotten.home_id, "web", forgotten.datastore_id)
+    assert not site.root.explain_access("mallory", "Cryptographer.Access", on).allowed
+
+
 def test_a_datastore_is_not_what_a_record_under_other_keys_says(
     site: Site, where: Paths, stolen: KeyRef
 ) -> None:

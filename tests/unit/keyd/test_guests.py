@@ -16,6 +16,7 @@ from ioflt.keyd.authority import Authority
 from ioflt.keyd.denials import Denials
 from ioflt.keyd.guests import MAX_EACH, Guests, Room
 from ioflt.keyd.holdings import Holdings
+from ioflt.keyd.home_ids import HomeIds
 from ioflt.keyd.permits import Rules
 from ioflt.keyd.server import HELLO_S, Server
 from ioflt.keyd.service import Service
@@ -55,6 +56,7 @@ def test_who_does_not_say_who_he_is_is_cut_off(ioflt_home) -> None:
     rules = Rules(
         Authority(where.access, accounts.user(os.geteuid())),
         Holdings(SharedKeys(where.shared_keys)),
+        HomeIds(where.home_ids),
         Memory(where.homes),
         Denials(service.recorder),
     )
