@@ -121,7 +121,7 @@ class Tagged(Filter):
             bad = self._differing(_whole(data), offset // SECTOR_SIZE, begun.tags(), nowait=True)
         if bad and nowait:
             raise BlockingIOError(errno.EAGAIN, "looked at again, by who may wait")
-        if bad and not self._writing:
+        if bad:
             data, bad = self._again(offset, length)
         if bad:
             self._refuse(bad)
@@ -148,7 +148,7 @@ class Tagged(Filter):
         """The runs of sectors in a range that do not verify; what the body lacks counts as zeros."""
         data = self.below.read(offset, length)
         bad = self._bad(data, offset // SECTOR_SIZE)
-        if bad and not self._writing:
+        if bad:
             data, bad = self._again(offset, length)
         have = round_down(len(data))
         if have < length:
@@ -293,7 +293,13 @@ class Tagged(Filter):
         ]
 
     def _again(self, offset: int, length: int) -> tuple[bytearray | memoryview, list[int]]:
-        """Another process may have been writing when that was read, or may have been interrupted."""
+        """Another process may have been writing when that was read, or may have been interrupted; of this one
+        another thread, to other sectors of an area that had no tags yet.
+        """
+        if self._writing:
+            with self._journal_lock:  # who gives an area tags has it until its mark says so, too
+                data = self.below.read(offset, length)
+                return data, self._bad(data, offset // SECTOR_SIZE)
         tries = 0
         while True:
             lives = self._is_written()

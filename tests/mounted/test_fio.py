@@ -80,5 +80,5 @@ def test_eight_processes(homes: Place, home: str, disks: int) -> None:
     ]  # fmt: skip
     for process in running:
         output, _ = process.communicate(timeout=100)
-        assert process.returncode == 0, output
+        assert process.returncode == 0, (output, homes.complaints())
     assert homes.complaints() == []

@@ -193,6 +193,28 @@ def test_read_ahead(volume, vm, directory):
     file.close()
 
 
+def test_a_read_while_its_area_gets_its_first_tags(volume, vm, monkeypatch):
+    """Between its look at the tags and the one at the mark another thread writes to the area's other sector."""
+    home = volume.home("web")
+    fd = os.open(vm / "disk-flat.vmdk", os.O_RDWR)
+    file = files.open_file(home, fd, Treatment.CONTAINER, writable=True, place=lambda: None)
+    file.write(0, PLAIN[:PAGE])
+    stored = file._tagged._file
+    read_tags = stored.read_tags
+
+    def late(first: int, count: int, *, nowait: bool = False) -> bytes:
+        before = read_tags(first, count, nowait=nowait)
+        patch.setattr(stored, "read_tags", read_tags)
+        file.write(31 * PAGE, b"x")
+        return before
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "read_tags", late)
+        assert bytes(file.read(30 * PAGE, PAGE)) == bytes(PAGE)
+    assert bytes(file.read(31 * PAGE, 2)) == b"x\0"
+    file.close()
+
+
 def test_the_log_of_findings_has_an_end(volume, vm, caplog):
     for sector in range(20):
         flip(vm / "disk-flat.vmdk", sector)
