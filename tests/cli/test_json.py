@@ -82,7 +82,7 @@ vmx export ds/web --passphrase-file pass --output web.vmx
 vmx import web.vmx ds/web --passphrase-file pass --force
 disk extend ds/web/web.vmdk 2M
 keyd status
-attest ds --out ../report
+attest ds --out report
 events set --sink none
 events verify
 keyd lock
