@@ -194,7 +194,7 @@ def test_read_ahead(volume, vm, directory):
 
 
 def test_a_read_while_its_area_gets_its_first_tags(volume, vm, monkeypatch):
-    """Between its look at the tags and the one at the mark another thread writes to the area's other sector."""
+    """Between its looks at the tags and at the mark another thread writes to the area's other sector."""
     home = volume.home("web")
     fd = os.open(vm / "disk-flat.vmdk", os.O_RDWR)
     file = files.open_file(home, fd, Treatment.CONTAINER, writable=True, place=lambda: None)
