@@ -239,7 +239,7 @@ def _thing(kind: str, ident: str, shown: str) -> ReportedThing:
     from ioflt.keys import reporting
     from ioflt.wire.keyd.requests import ReportedThing
 
-    return ReportedThing(kind, ident, reporting.text(shown))  # type: ignore[arg-type]
+    return ReportedThing(kind, ident, reporting.text(shown))  # type: ignore[arg-type]  # kinds are given here
 
 
 def _record(directory: str | os.PathLike[str]) -> object:

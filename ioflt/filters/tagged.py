@@ -9,7 +9,8 @@ it since the one before. Nothing else is ever healed.
 A sector that was never written is a hole: zeros, and the tag of a hole at its place. Of an area without any
 other there are no tags, only a mark.
 
-Tasks and locks: reads may run beside everything; whoever reads here what another process writes tries again.
+Tasks and locks: reads may run beside everything; whoever reads here what another process writes tries again,
+and so does, under `_journal_lock`, who reads of an area to which this process gives its first tags.
 `_lock` keeps a write (data, then tags) together, `_journal_lock` one change of the journal; who has both took
 `_journal_lock` first. Nobody waits for the medium under `_lock`.
 """

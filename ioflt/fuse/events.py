@@ -64,12 +64,13 @@ class Events:
         self._opened = OrderedDict[tuple[int, int], None]()
         self._damaged = OrderedDict[str, float]()
 
-    def mounted(self, mountpoint: str) -> None:
-        """The mount begins."""
+    def mounted(self, mountpoint: str, *, allow_other: bool) -> None:
+        """The mount begins; `allow_other`: whoever the modes of files admit may enter."""
         self._mountpoint = mountpoint
-        self._put(
-            Report("mount", self._datastore, changes=(reporting.change("mountpoint", None, mountpoint),))
-        )
+        changes = [reporting.change("mountpoint", None, mountpoint)]
+        if allow_other:
+            changes.append(reporting.change("allow_other", None, "true"))
+        self._put(Report("mount", self._datastore, changes=tuple(changes)))
 
     def unmounted(self) -> None:
         """It ends, and reports nothing more."""

@@ -80,7 +80,7 @@ def run(options: Options, keys: KeyClient, broker: Broker, ready: Callable[[Serv
         if not options.read_only:
             _clean_up(volume)
         events = Events(volume.claimed.datastore_id, volume.path, keys.note_events)
-        events.mounted(options.mountpoint)
+        events.mounted(options.mountpoint, allow_other=options.allow_other)
         operations = Operations(volume, events)
         number = _mount(operations, options)
         if not hook.active():

@@ -51,7 +51,7 @@ def test_who_opened_what_by_uid(place: Place) -> None:
     place.umount()
     began, *told, ended = (event for event in events() if event.reported)
     root = os.geteuid()
-    assert shown(began) == ("mount", None, [str(mountpoint)])
+    assert shown(began) == ("mount", None, [str(mountpoint), "true"])
     assert shown(ended) == ("umount", None, [str(mountpoint)])
     assert began.object is not None
     assert began.object.kind == "datastore"
