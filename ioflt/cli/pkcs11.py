@@ -82,11 +82,9 @@ def pkcs11(
     With --pin-file it opens by itself; F stays where it is, with mode 0600, and holds the user's PIN in a
     line. Without, it opens by `ioflt keyd unlock NAME` only. Then try it: `ioflt provider test NAME`.
     """
-    from ioflt import hygiene
     from ioflt.keys.pkcs11.provider import pin_in
     from ioflt.keys.pkcs11.store import Pkcs11Store
 
-    hygiene.forbid_dumps()  # the PIN comes into this process
     if pin_file is not None and passphrase_file is not None:
         raise UsageError("--pin-file and --passphrase-file: the PIN is either in a file that stays, or given")
     store = Pkcs11Store(open_store().directory)

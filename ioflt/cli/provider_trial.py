@@ -25,8 +25,6 @@ def test(name: str, as_json: bool) -> None:
     With a token (an HSM) each step on the way to its key is shown. The exit code is 4 when a step failed. A
     key on key servers is destroyed again.
     """
-    from ioflt import hygiene
-
     steps: list[Step] = []
 
     def tell(step: Step) -> None:
@@ -35,7 +33,6 @@ def test(name: str, as_json: bool) -> None:
             where = f"{step.server}  " if step.server else ""
             print(printable(f"{where}{step.step}: {step.error or step.result}"), flush=True)
 
-    hygiene.forbid_dumps()  # a key or a PIN may come into this process, though a key that nothing will use
     with open_providers() as providers, reporting.by_files(name):
         kind = providers.about(name).kind
         well = providers.try_out(name, tell)

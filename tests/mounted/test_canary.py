@@ -107,7 +107,7 @@ def test_encrypted_in_place(place, tmp_path, thick):
 
 @pytest.fixture
 def cores_allowed():
-    """This process and those it starts may dump core, where the machine lets any process."""
+    """This process and those it starts may dump core."""
     before = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
     yield
@@ -127,9 +127,7 @@ def core_limit(pid: int) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV])
 def test_no_core_is_dumped(place, tmp_path, cores_allowed, number):
-    allowed = resource.getrlimit(resource.RLIMIT_CORE)[1] != 0  # root of a container may not raise it
-    pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
-    if allowed and pattern and not pattern.startswith(("|", "/")):
+    if not Path("/proc/sys/kernel/core_pattern").read_text().startswith(("|", "/")):
         with subprocess.Popen(["sleep", "60"], cwd=tmp_path) as other:
             other.send_signal(number)
         assert cores(tmp_path)  # what is looked for can be found
