@@ -26,6 +26,18 @@ class KeyRef:
         return f"{self.provider}:{self.key_id}"
 
 
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Bytes of a virtual disk."""
+
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
 class HomeState(Enum):
     """What a home's record (or the datastore's, for files at its root) says of its files."""
 
