@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Protocol
 
 from ioflt.types import Area
 
-__all__ = ["Area", "VirtualDisk"]
+__all__ = ["Area", "VirtualDisk", "aligned"]
 
 
 class VirtualDisk(Protocol):
@@ -42,3 +42,17 @@ class VirtualDisk(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+
+def aligned(areas: Iterable[Area], unit: int, capacity: int) -> Iterator[Area]:
+    """The same areas, which come in order, widened to whole units of the disk (or to its end), and merged."""
+    start = end = 0  # of the area in hand
+    for area in areas:
+        first = area.start // unit * unit
+        if first > end:
+            if end > start:
+                yield Area(start, end - start)
+            start = first
+        end = max(end, min(capacity, -(-area.end // unit) * unit))
+    if end > start:
+        yield Area(start, end - start)
