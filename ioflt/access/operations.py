@@ -216,6 +216,7 @@ _WITH_DATA_KEYS: Final = (
     ("header restore", _PLAINTEXT),
     ("vmx export", _PLAINTEXT),
     ("vmx import", _PLAINTEXT),
+    ("backup list", _PLAINTEXT),
 )
 
 #: What no request to keyd does: it makes or ends what serves others, or takes the key providers' files, as it

@@ -59,6 +59,7 @@ _USES: Final[Mapping[str, Uses]] = {
     "header restore": _PLAINTEXT,
     "vmx export": _PLAINTEXT,
     "vmx import": _PLAINTEXT,
+    "backup list": _PLAINTEXT,
 }
 
 _NONE: Final = Uses()

@@ -75,6 +75,10 @@ _SECTIONS = (
         ),
     ),
     Section(
+        "Backup",
+        (Entry("backup", "ioflt.cli.backup", "backup", "Back VMs up, look at backups, restore them."),),
+    ),
+    Section(
         "Recovery and exchange",
         (
             Entry("recovery", "ioflt.cli.recovery", "recovery", "Passphrases that stock cryptsetup opens."),

@@ -57,6 +57,10 @@ vm clone ds/web ds/copy
 vm move ds/copy ds/other
 vm export ds/web out
 vm import out ds
+! mkdir -p kept/20261127T061200Z
+datastore init dest
+vm import kept dest
+backup list dest
 vm decrypt ds/out
 ! rm ds/raw/.ioflt
 vm register ds/raw --clear

@@ -35,6 +35,11 @@ EXAMPLES = {
     "vm clone: a clear VM": Example("plain; rm -rf clear/copy", "vm clone ds/plain clear/copy"),
     "vm move": Example("web; rm -rf other/web", "vm move ds/web other/web"),
     "vm move: rename": Example("web; rm -rf ds/new", "vm move ds/web ds/new"),
+    "backup list": reads(
+        "rm -rf dest kept; mkdir -p kept/20261127T061200Z; echo no > kept/20261127T061200Z/manifest.json;"
+        " ioflt datastore init dest; ioflt vm import kept dest --as web",
+        "backup list dest",
+    ),
     "vm import": Example("rm -rf ds/new", "vm import source ds --as new"),
     "vm export": Example("web; rm -rf out/web", "vm export ds/web out/web"),
     "vm export: a clear VM": Example("plain; rm -rf out/plain", "vm export ds/plain out/plain"),

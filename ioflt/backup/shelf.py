@@ -1,0 +1,226 @@
+"""Where the backups of one VM stand in a destination: its points, each a directory with a manifest.
+
+A point appears whole. While it is made its directory is called `.part-…`; while another version takes its
+place, the old one is called `.old-…`. What a crash leaves of both the next command that writes here clears.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from ioflt import syscalls
+from ioflt.datastore import atomic, namespace, tree
+from ioflt.datastore.home import Home
+from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.tree import HomeSide, HostSide, Side
+from ioflt.errors import BusyError, IofltError, MalformedError, StorageError
+from ioflt.format.manifest import text
+from ioflt.format.manifest.model import Document
+
+_POINT: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII)
+_PART: Final = ".part-"
+_OLD: Final = ".old-"
+
+
+class Shelf:
+    """The points of the VM `name`, in the directory `fd`, which is `path`; in a datastore it is `home`'s."""
+
+    def __init__(self, name: str, path: str, fd: int, home: Home | None) -> None:
+        self.name = name
+        self.path = path
+        self.fd = fd
+        self.home = home
+        self._side: Side = HostSide() if home is None else HomeSide(home)
+
+    # Reading
+
+    def points(self) -> list[str]:
+        """The names of its points, the oldest first. Raises StorageError."""
+        with self.naming(""):
+            return sorted(entry for entry in os.listdir(self.fd) if _POINT.fullmatch(entry))
+
+    def document(self, point: str) -> Document:
+        """The manifest of a point, which belongs there; its signature is not looked at.
+
+        Raises CorruptDataError, also where it is missing; KeyUnavailableError, DeniedError, StorageError.
+        """
+        with self.opened(f"{point}/{text.NAME}") as file, self.naming(f"{point}/{text.NAME}"):
+            if file.length > text.MAX_SIZE:
+                raise MalformedError("too large", f"{file.length} bytes")
+            found = text.parse(bytes(file.read(0, text.MAX_SIZE + 1)))
+            if (found.manifest.vm, found.manifest.point) != (self.name, point):
+                raise MalformedError(
+                    "manifest of another point", f"{found.manifest.vm}/{found.manifest.point}"
+                )
+            return found
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[OpenFile]:
+        """A stored file, open for reading. Raises MalformedError "file missing", and as `document`."""
+        with self.naming(path), self._directory(os.path.dirname(path)) as fd:
+            file = self._side.open(fd, path)
+        try:
+            yield file
+        finally:
+            file.close()
+
+    def names(self, path: str) -> list[str]:
+        """What a directory has. Raises MalformedError, StorageError."""
+        with self.naming(path), self._directory(path) as fd:
+            return sorted(os.listdir(fd))
+
+    # Writing
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """The one command that makes or removes points; what others left is cleared. Raises BusyError."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(self.home.recrypting() if self.home is not None else self._flock())
+            except BusyError as error:
+                told = "another backup command works on it, or one that changes its keys"
+                raise BusyError(told, file=self.path) from error
+            self._clear_leftovers()
+            yield
+
+    @contextmanager
+    def making(self, point: str) -> Iterator[str]:
+        """The path of a directory to fill, which becomes the point when the block ends well."""
+        draft = f"{_PART}{point}"
+        with self.naming(""):
+            os.mkdir(draft, 0o700, dir_fd=self.fd)
+        try:
+            yield draft
+            with self.naming(draft):
+                self._sync(draft)
+                self._take_place(draft, point)
+        except BaseException:  # also after Ctrl-C: nothing half made stays
+            self.remove(draft)
+            raise
+
+    @contextmanager
+    def created(self, path: str, mode: int = 0o600) -> Iterator[OpenFile]:
+        """A new file, durable when the block ends well; its directories are made."""
+        directory = os.path.dirname(path)
+        with self.naming(path):
+            self.make_directory(directory)
+            with self._directory(directory) as fd, tree.created(self._side, fd, path, mode) as file:
+                yield file
+
+    def make_directory(self, path: str) -> None:
+        """With those above it."""
+        for end in [index for index, character in enumerate(f"{path}/") if character == "/"]:
+            with self._directory(os.path.dirname(path[:end])) as fd:
+                try:
+                    os.mkdir(os.path.basename(path[:end]), 0o700, dir_fd=fd)
+                except FileExistsError:
+                    continue
+
+    def link(self, path: str, new: str) -> None:
+        """One more name of a stored file."""
+        with self.naming(new):
+            self.make_directory(os.path.dirname(new))
+            with self._directory(os.path.dirname(path)) as fd, self._directory(os.path.dirname(new)) as to:
+                names = os.path.basename(path), os.path.basename(new)
+                os.link(*names, src_dir_fd=fd, dst_dir_fd=to, follow_symlinks=False)
+
+    def remove(self, path: str) -> None:
+        """A directory with all that is in it, if it is there. Raises StorageError, ReadOnlyError."""
+        with self.naming(path):
+            try:
+                if self.home is None:
+                    shutil.rmtree(path, dir_fd=self.fd)
+                else:
+                    self._remove_of(self.home, self.fd, path)
+            except FileNotFoundError:
+                return
+            atomic.sync_directory(self.fd)
+
+    def _remove_of(self, home: Home, parent_fd: int, name: str) -> None:
+        """By the home's own rules: tags of what is removed go along."""
+        with tree.directory(parent_fd, os.path.basename(name)) as fd:
+            for entry in os.listdir(fd):
+                if stat.S_ISDIR(os.stat(entry, dir_fd=fd, follow_symlinks=False).st_mode):
+                    self._remove_of(home, fd, entry)
+                else:
+                    namespace.remove(home, fd, entry, os.unlink)
+        os.rmdir(os.path.basename(name), dir_fd=parent_fd)
+
+    def remove_point(self, point: str) -> None:
+        """It is gone at once, and what it took soon."""
+        draft = f"{_PART}{point}"
+        with self.naming(point):
+            os.rename(point, draft, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            atomic.sync_directory(self.fd)
+        self.remove(draft)
+
+    def _take_place(self, draft: str, point: str) -> None:
+        old = f"{_OLD}{point}"
+        try:
+            os.rename(point, old, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except FileNotFoundError:
+            old = ""
+        os.rename(draft, point, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        atomic.sync_directory(self.fd)
+        if old:
+            self.remove(old)
+
+    def _clear_leftovers(self) -> None:
+        with self.naming(""):
+            names = os.listdir(self.fd)
+        for name in names:
+            point = name.removeprefix(_OLD)
+            if name.startswith(_OLD) and point not in names:  # it has to come back
+                with self.naming(name):
+                    os.rename(name, point, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+                    atomic.sync_directory(self.fd)
+            elif name.startswith((_OLD, _PART)):
+                self.remove(name)
+
+    def _sync(self, path: str) -> None:
+        """All directories at and below the path."""
+        with self._directory(path) as top:
+            for _, _, _, fd in os.fwalk(".", dir_fd=top):
+                os.fsync(fd)
+
+    @contextmanager
+    def _flock(self) -> Iterator[None]:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            if not syscalls.try_flock(fd, fcntl.LOCK_EX):
+                raise BusyError("locked", file=self.path)
+            yield
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _directory(self, path: str) -> Iterator[int]:
+        """A directory at or below the top, through no symlink."""
+        fd = syscalls.open_beneath(self.fd, path or ".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def naming(self, path: str) -> Iterator[None]:
+        """Errors that leave the block name the file; none is an OSError any more."""
+        where = os.path.join(self.path, path) if path else self.path
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise MalformedError("file missing", os.strerror(error.errno), file=where) from error
+            raise StorageError("the destination failed", error.errno or 0, file=where) from error
+        except IofltError as error:
+            if error.file is None or not os.path.isabs(error.file):
+                error.file = where
+            raise
