@@ -2,26 +2,20 @@
 # images/recipes/guest.sh DIR: makes DIR/guest/vmlinuz and DIR/guest/initrd.gz, a Linux that boots under TCG in
 # seconds and works on its disk until it is told to stop. What is there already is kept.
 #
-# Kernel: Debian's cloud kernel, fetched and unpacked, not installed. Userland: a static busybox.
+# Kernel: kernel.sh's. Userland: a static busybox.
 # The guest mounts /dev/vda (ext4) and then, for ever: writes 256 KiB under a new name (the last 16 stay), syncs
 # it, compares it with what it wrote, and prints "beat N" to the serial line. The word "stop" on the serial line
 # ends it: all files are compared again after the page cache was dropped, the disk is unmounted, "guest: ok" or
 # "guest: bad ..." is printed, and the machine powers off.
 set -euo pipefail
+recipes=$(realpath "$(dirname "$0")")
 mkdir -p "$1"
 cd "$1"
 [[ -e guest/initrd.gz ]] && exit
 PATH=$PATH:/usr/sbin:/sbin
 work=$(mktemp -d ./guest.XXXXXX)
 trap 'rm -rf "$work"' EXIT
-chmod 755 "$work"
-package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends:/ { print $2; exit }')
-if [[ -z $package ]] || ! (cd "$work" && apt-get -qq download "$package" 2>apt.log); then
-    cat "$work/apt.log" >&2 || true
-    echo "guest.sh: cannot download the Debian package linux-image-cloud-amd64; run: sudo apt-get update" >&2
-    exit 1
-fi
-dpkg-deb -x "$work"/linux-image-*.deb "$work/kernel"
+"$recipes/kernel.sh" .
 
 root=$work/root
 mkdir -p "$root"/{bin,dev,proc,sys,disk,tmp,modules}
@@ -29,7 +23,7 @@ cp "$(command -v busybox)" "$root/bin/busybox"
 # In the order in which they are loaded.
 number=0
 for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk; do
-    found=$(find "$work/kernel/lib/modules" -name "$module.ko*" -print -quit)
+    found=$(find kernel/lib/modules -name "$module.ko*" -print -quit)
     [[ -n $found ]] || continue # built in
     cp "$found" "$root/modules/$number-${found##*/}"
     number=$((number + 1))
@@ -73,5 +67,5 @@ INIT
 chmod 755 "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd.gz"
 mkdir -p guest
-mv "$work"/kernel/boot/vmlinuz-* guest/vmlinuz
+cp kernel/vmlinuz guest/vmlinuz
 mv "$work/initrd.gz" guest/initrd.gz
