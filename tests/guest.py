@@ -24,6 +24,14 @@ def images() -> Path:
     return cache / "guest"
 
 
+def kernel() -> tuple[Path, Path]:
+    """Debian's kernel for clouds, and the directory of its modules; fetched at first use."""
+    cache = ROOT / ".cache" / "images"
+    subprocess.run([ROOT / "images" / "recipes" / "kernel.sh", cache], check=True)
+    (modules,) = (cache / "kernel" / "lib" / "modules").iterdir()
+    return cache / "kernel" / "vmlinuz", modules
+
+
 class Guest:
     """One qemu process. Context manager; leaves no process behind."""
 
