@@ -1,4 +1,4 @@
-"""A small Linux guest under TCG that writes to its disk all the time; see images/recipes/guest.sh."""
+"""A small Linux guest under TCG, in one of its modes; see images/recipes/guest.sh."""
 
 from __future__ import annotations
 
@@ -33,26 +33,40 @@ def kernel() -> tuple[Path, Path]:
 
 
 class Guest:
-    """One qemu process. Context manager; leaves no process behind."""
+    """One qemu process. Context manager; leaves no process behind.
 
-    def __init__(self, directory: Path, name: str, disk: Path, *, incoming: str | None = None) -> None:
+    `qmp` is a monitor that nobody uses.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        disk: Path,
+        *arguments: object,
+        mode: str = "writer",
+        incoming: str | None = None,
+    ) -> None:
         self._name = name
+        self.qmp = directory / f"{name}.free-qmp"
         self._qmp_path = directory / f"{name}.qmp"
         self._serial_path = directory / f"{name}.serial"
         where = images()
-        arguments = [
+        command = [
             *("qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "256", "-smp", "1"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-kernel", where / "vmlinuz", "-initrd", where / "initrd.gz"),
-            *("-append", "console=ttyS0 quiet panic=-1"),
+            *("-append", f"console=ttyS0 quiet panic=-1 guest.mode={mode}"),
             *("-drive", f"file={disk},format=raw,if=virtio,cache=none"),
             *("-qmp", f"unix:{self._qmp_path},server=on,wait=off"),
+            *("-qmp", f"unix:{self.qmp},server=on,wait=off"),
             *("-serial", f"unix:{self._serial_path},server=on,wait=off"),
+            *arguments,
         ]
         if incoming is not None:
-            arguments += ["-incoming", incoming]
+            command += ["-incoming", incoming]
         self._log = (directory / f"{name}.log").open("wb+")
-        self.process = subprocess.Popen(list(map(str, arguments)), stdout=self._log, stderr=self._log)
+        self.process = subprocess.Popen(list(map(str, command)), stdout=self._log, stderr=self._log)
         self._heard = ""
         self._qmp_buffer = b""
         try:

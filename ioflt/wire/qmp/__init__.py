@@ -1,0 +1,1 @@
+"""QEMU's monitor protocol, as bytes and messages. See SPEC.md."""
