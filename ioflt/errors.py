@@ -34,7 +34,10 @@ class IofltError(Exception):
     """A failure that the user is told of in one line.
 
     `message` states what happened; `file` names the file, home or peer it happened to, if there is one.
+    `vddk`: the name that VMware's VDDK has for it, where that does not follow from the type (`backup.vddk`).
     """
+
+    vddk: str | None = None
 
     def __init__(self, message: str, *, file: str | os.PathLike[str] | None = None) -> None:
         super().__init__(message)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from ioflt.backup import direct
 from ioflt.backup.disk import VirtualDisk
 from ioflt.datastore.volume import Volume
 from ioflt.errors import UsageError
@@ -20,7 +21,7 @@ from ioflt.errors import UsageError
 Opener = Callable[[Volume, str, str], VirtualDisk]
 
 #: By transport mode. A mode that has a server or a proxy VM of its own is opened with more than this.
-OPENERS: Final[Mapping[str, Opener]] = {}
+OPENERS: Final[Mapping[str, Opener]] = {"file": direct.open_file, "san": direct.open_san}
 
 
 def open_disk(volume: Volume, vm: str, disk: str, mode: str = "file") -> VirtualDisk:

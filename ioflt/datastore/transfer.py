@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
@@ -231,10 +231,18 @@ def export_ova(
     lies in the datastore, BusyError, NotFoundError; UnsupportedError "has a parent" for a VM with snapshots,
     "unknown disk format"; StorageError.
     """
-    with _storage(out), _powered_off(volume, name) as home, _new_place(volume, out) as place:
+    with (
+        _storage(out),
+        _powered_off(volume, name) as home,
+        _new_place(volume, out) as place,
+        ExitStack() as opened,
+    ):
         side = HomeSide(home)
         config = _config(side, home)
-        disks = {attached: Disk(side, home.fd, attached) for attached in _attached(config)}
+        disks = {
+            attached: opened.enter_context(Disk(side, home.fd, attached, alone=True))
+            for attached in _attached(config)
+        }
         stem = name if len(os.fsencode(name)) <= _MAX_STEM and name.isprintable() else "vm"
         hrefs = {attached: f"{stem}-disk{number}.vmdk" for number, attached in enumerate(disks, 1)}
         envelope = _envelope_maker(config, name, disks, hrefs)
@@ -312,7 +320,7 @@ def _envelope_maker(
 def _stream(side: HomeSide, home: Home, disk: Disk, href: str, progress: Progress | None) -> Iterator[bytes]:
     """The disk as a streamOptimized file; one that is such a file already, as it is."""
     if disk.streamed:
-        with tree.opened(side, home.fd, disk.name) as file:
+        with tree.opened(side, home.fd, disk.path) as file:
             for offset in range(0, file.length, COPY_CHUNK):
                 block = bytes(file.read(offset, COPY_CHUNK))
                 yield block

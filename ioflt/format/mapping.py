@@ -16,8 +16,8 @@ from ioflt.errors import MalformedError
 #: `read(offset, length)` gives bytes of the image, fewer only at its end.
 Read: TypeAlias = Callable[[int, int], "bytes | bytearray | memoryview"]
 
-#: Bytes of tables kept for one image: 64 GiB of a disk with qcow2's usual clusters, 64 GiB with VMDK's.
-_KEPT: Final = 8 << 20
+#: Bytes of tables kept for one image: those of 16 GiB of a disk with qcow2's usual clusters, 32 with VMDK's.
+_KEPT: Final = 2 << 20
 
 
 class Kind(Enum):
@@ -48,8 +48,12 @@ class Image(Protocol):
     def runs(self, offset: int, length: int) -> Iterator[Run]:
         """What covers these bytes of the disk, which has them: in order, without gaps."""
 
+
+class Packed(Image, Protocol):
+    """One that may have PACKED units."""
+
     def unpack(self, offset: int) -> tuple[int, bytes]:
-        """The PACKED unit that has byte `offset` of the disk: where it starts, and its bytes."""
+        """The unit that has byte `offset` of the disk: where it starts, and its bytes."""
 
 
 def exactly(read: Read, offset: int, length: int) -> bytes:

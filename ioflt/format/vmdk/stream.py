@@ -31,7 +31,8 @@ MAX_CAPACITY: Final = 64 << 40
 
 _SECTOR: Final = 512
 _ZEROS: Final = bytes(GRAIN)
-_MARKER: Final = struct.Struct("<QI")  # sector or count, size of the compressed grain
+#: Of a grain: its sector on the disk, bytes compressed.
+MARKER: Final = struct.Struct("<QI")
 _KIND: Final = struct.Struct("<QII")  # the same with size 0, and the kind of metadata
 _EOS, _TABLE, _DIRECTORY, _FOOTER = range(4)
 _OVERHEAD: Final = 128  # sectors before the first grain
@@ -134,7 +135,7 @@ class StreamReader:
         while True:
             sector = self._position // _SECTOR
             marker = yield from self._take(_SECTOR, "marker")
-            value, size = _MARKER.unpack_from(marker)
+            value, size = MARKER.unpack_from(marker)
             if size:
                 last, piece = yield from self._grain(header, marker, last)
                 if directory:
@@ -149,7 +150,9 @@ class StreamReader:
                 tables.check((yield from self._take(value * _SECTOR, "grain directory")), sector + 1)
                 directory = sector + 1
             elif kind == _FOOTER and directory and value == 1:
-                _check_footer((yield from self._take(HEADER_SIZE, "footer")), header, directory)
+                footer = yield from self._take(HEADER_SIZE, "footer")
+                if check_footer(footer, header) != directory:
+                    raise MalformedError("footer wrong", "does not agree with the grain directory")
                 if (yield from self._take(_SECTOR, "end of stream")) != bytes(_SECTOR):
                     raise MalformedError("bad marker", "no end of stream after the footer")
                 return
@@ -160,7 +163,7 @@ class StreamReader:
         self, header: SparseHeader, marker: bytes, last: int
     ) -> Generator[None, None, tuple[int, Piece]]:
         """The grain whose first sector of the file is `marker`: its number, offset and bytes."""
-        sector, size = _MARKER.unpack_from(marker)
+        sector, size = MARKER.unpack_from(marker)
         grain_bytes = header.grain_size * _SECTOR
         number, odd = divmod(sector, header.grain_size)
         if odd or sector >= header.capacity:
@@ -169,23 +172,25 @@ class StreamReader:
             raise MalformedError("grain out of order", f"sector {sector}")
         if size > grain_bytes + grain_bytes // 8 + 64:
             raise MalformedError("grain too large", f"{size} bytes compressed")
-        more = -(-(_MARKER.size + size) // _SECTOR) * _SECTOR - _SECTOR
+        more = -(-(MARKER.size + size) // _SECTOR) * _SECTOR - _SECTOR
         rest = yield from self._take(more, "grain")
-        data = _inflate((marker + rest)[_MARKER.size : _MARKER.size + size], grain_bytes)
+        data = inflate((marker + rest)[MARKER.size : MARKER.size + size], grain_bytes)
         left = (header.capacity - sector) * _SECTOR
         if len(data) != grain_bytes and len(data) != min(left, grain_bytes):
             raise MalformedError("bad grain size", f"{len(data)} bytes at sector {sector}")
         return number, (sector * _SECTOR, data[:left])
 
 
-def _check_footer(data: bytes, header: SparseHeader, directory: int) -> None:
+def check_footer(data: bytes, header: SparseHeader) -> int:
+    """The sector of the grain directory that a footer tells. Raises MalformedError "footer wrong"."""
     try:
         footer = sparse.parse(data)
     except (MalformedError, UnsupportedError) as error:
         raise MalformedError("footer wrong", str(error)) from None
-    shape = (header.capacity, header.grain_size, header.entries_per_table, directory)
-    if (footer.capacity, footer.grain_size, footer.entries_per_table, footer.gd_offset) != shape:
-        raise MalformedError("footer wrong", "does not agree with the header or the grain directory")
+    shape = (header.capacity, header.grain_size, header.entries_per_table)
+    if (footer.capacity, footer.grain_size, footer.entries_per_table) != shape:
+        raise MalformedError("footer wrong", "does not agree with the header")
+    return footer.gd_offset
 
 
 def _checked(header: SparseHeader) -> SparseHeader:
@@ -204,7 +209,8 @@ def _checked(header: SparseHeader) -> SparseHeader:
     return header
 
 
-def _inflate(data: bytes, limit: int) -> bytes:
+def inflate(data: bytes, limit: int) -> bytes:
+    """A grain. Raises MalformedError "bad grain data", "bad grain size" for more than `limit` bytes."""
     inflater = zlib.decompressobj()
     try:
         inflated = inflater.decompress(data, limit + 1)
@@ -379,7 +385,7 @@ class StreamWriter:
         self._entries[entry] = self._position
         packed = zlib.compress(self._grain)
         self._grain = bytearray(GRAIN)
-        grain = _MARKER.pack(self._number * (GRAIN // _SECTOR), len(packed)) + packed
+        grain = MARKER.pack(self._number * (GRAIN // _SECTOR), len(packed)) + packed
         return made + self._count(grain.ljust(_sector_count(len(grain)) * _SECTOR, b"\0"))
 
     def _flush_table(self) -> bytes:

@@ -59,11 +59,11 @@ def grow(stored: Stored, size: int, *, by: bool = False) -> int:
 
 def disk(stored: Stored) -> tuple[int, bytes]:
     """Its capacity and content, as an export sees it."""
-    found = Disk(HomeSide(stored.home), stored.home.fd, "disk.vmdk")
-    content = bytearray(found.capacity)
-    for offset, data in found.pieces():
-        content[offset : offset + len(data)] = data
-    return found.capacity, bytes(content)
+    with Disk(HomeSide(stored.home), stored.home.fd, "disk.vmdk") as found:
+        content = bytearray(found.capacity)
+        for offset, data in found.pieces():
+            content[offset : offset + len(data)] = data
+        return found.capacity, bytes(content)
 
 
 def text(stored: Stored) -> bytes:
