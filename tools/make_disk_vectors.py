@@ -1,4 +1,4 @@
-"""Writes tests/vectors/qcow2 with `struct` and `zlib` alone: no code of `ioflt.format` is used.
+"""Writes tests/vectors/qcow2, cowd and sesparse with `struct` and `zlib`: no code of `ioflt.format` is used.
 
 tools/make_disk_vectors.py [DIRECTORY]
 """
@@ -9,6 +9,7 @@ import hashlib
 import struct
 import sys
 import zlib
+from functools import partial
 from pathlib import Path
 
 from ioflt.testing.vectors import Vector, to_bytes
@@ -26,6 +27,11 @@ L1_AT, L2_AT, DATA_AT = 1 * CLUSTER, 2 * CLUSTER, 4 * CLUSTER
 def body(number: int, length: int = CLUSTER) -> bytes:
     """No two clusters alike."""
     return b"".join(hashlib.sha256(bytes((number, i))).digest() for i in range(length // 32))
+
+
+def long(number: int) -> bytes:
+    """A grain of 4 KiB that compresses well."""
+    return body(number, 32) * 128
 
 
 def qcow2(
@@ -75,11 +81,11 @@ def extension(kind: int, data: bytes, length: int | None = None) -> bytes:
     return struct.pack(">II", kind, size) + data.ljust(-(-len(data) // 8) * 8, b"\0")
 
 
-def disk(**pieces: bytes) -> str:
+def disk(size: int = SIZE, unit: int = CLUSTER, **pieces: bytes) -> str:
     """SHA-256 of the disk that has these clusters (`c5=…`) and zeros else."""
-    found = bytearray(SIZE)
+    found = bytearray(size)
     for name, data in pieces.items():
-        start = int(name[1:]) * CLUSTER
+        start = int(name[1:]) * unit
         found[start : start + len(data)] = data
     return hashlib.sha256(found).hexdigest()
 
@@ -89,9 +95,9 @@ def deflate(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
-def write_qcow2(name: str, expect: str, comment: str, image: bytes, **headers: str) -> None:
+def write(kind: str, name: str, expect: str, comment: str, image: bytes, **headers: str) -> None:
     made = {"expect": expect, "comment": comment, "body": "zlib base64", **headers}
-    folder = TARGET / "qcow2"
+    folder = TARGET / kind
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(to_bytes(Vector(name, made, image)))
 
@@ -109,9 +115,9 @@ DATA = body(1)
 TWO = body(1) + body(2)
 
 
-def write_all() -> None:
+def write_qcow2() -> None:
     ok = "ok"
-    case = write_qcow2
+    case = partial(write, "qcow2")
     case("one", ok, "one cluster", qcow2(ONE, DATA), sha256=disk(c3=DATA))
     case("version-2", ok, "version 2", qcow2(ONE, DATA, version=2), sha256=disk(c3=DATA))
     swapped = qcow2({3: at(1), 4: at(0), 95: at(1)}, TWO)
@@ -200,4 +206,130 @@ def write_all() -> None:
     case("inflate-short", "bad compressed cluster", "511 bytes in it", qcow2({7: entry}, data))
 
 
-write_all()
+# COWD: grains of one sector, the directory at 4, its only table at 5 to 36, grains from 37 on.
+COWD_SECTORS = 100
+COWD_GRAINS = 37
+
+
+def cowd(
+    table: dict[int, int],
+    data: bytes,
+    *,
+    magic: bytes = b"COWD",
+    version: int = 1,
+    sectors: int = COWD_SECTORS,
+    grain: int = 1,
+    place: int = 4,
+    entries: int = 1,
+    directory: int = 5,
+) -> bytes:
+    head = struct.pack("<4s6I", magic, version, 3, sectors, grain, place, entries)
+    numbers = [table.get(number, 0) for number in range(4096)]
+    front = head.ljust(4 * 512, b"\0") + struct.pack("<I", directory).ljust(512, b"\0")
+    return front + struct.pack("<4096I", *numbers) + data
+
+
+def write_cowd() -> None:
+    case = partial(write, "cowd")
+    size = COWD_SECTORS * 512
+    two = {3: COWD_GRAINS + 1, 4: COWD_GRAINS, 99: COWD_GRAINS + 1}
+    case("places", "ok", "grains in another order, one used twice", cowd(two, TWO),
+         sha256=disk(size, c3=body(2), c4=body(1), c99=body(2)))  # fmt: skip
+    case("grain-8", "ok", "grains of 4 KiB, the last one cut", cowd({12: COWD_GRAINS}, long(3), grain=8),
+         sha256=disk(size, 4096, c12=long(3)[:2048]))  # fmt: skip
+    case("empty", "ok", "no table", cowd({}, b"", directory=0), sha256=disk(size))
+    case("entries", "ok", "a longer directory", cowd(two, TWO, entries=100),
+         sha256=disk(size, c3=body(2), c4=body(1), c99=body(2)))  # fmt: skip
+    case("none", "ok", "no capacity", cowd({}, b"", sectors=0, entries=0), sha256=disk(0))
+    case("magic", "bad magic", "of another format", cowd(two, TWO, magic=b"DWOC"))
+    case("cut-header", "truncated", "27 bytes", cowd(two, TWO)[:27])
+    case("cut-directory", "truncated", "no directory", cowd(two, TWO)[:2048])
+    case("cut-table", "truncated", "half a table", cowd(two, TWO)[: 5 * 512 + 8192])
+    case("cut-grain", "truncated", "half a grain", cowd(two, TWO)[:-256])
+    case("far", "truncated", "a grain behind the end", cowd({1: 0xFFFFFFFF}, TWO))
+    case("version", "unknown version", "version 2", cowd(two, TWO, version=2))
+    case("grain-0", "bad grain size", "none", cowd(two, TWO, grain=0))
+    case("grain-3", "bad grain size", "no power of two", cowd(two, TWO, grain=3))
+    case("grain-4096", "bad grain size", "2 MiB", cowd(two, TWO, grain=4096))
+    case("short", "bad grain directory", "one entry for two tables", cowd(two, TWO, sectors=4097))
+    case("long", "bad grain directory", "2^32 - 1 entries", cowd(two, TWO, entries=(1 << 32) - 1))
+    case("inside", "bad grain directory", "in the header", cowd(two, TWO, place=3))
+    case("grain-in-header", "bad grain table entry", "sector 3", cowd({1: 3}, TWO))
+
+
+# seSparse: volatile header at 1, directory at 2, two tables from 3 on, then grains of 4 KiB.
+SE_SECTORS = 4096 * 8 + 24  # three grains of the second table
+SE_GRAINS = 3 + 2 * 64
+TABLE = 1 << 60
+
+
+def grain(number: int) -> int:
+    return 3 << 60 | (number & 0xFFF) << 48 | number >> 12
+
+
+def sesparse(
+    table: dict[int, int],
+    data: bytes,
+    *,
+    magic: int = 0xCAFEBABE,
+    version: int = 0x0000000200000001,
+    sectors: int = SE_SECTORS,
+    grain_size: int = 8,
+    table_size: int = 64,
+    flags: int = 0,
+    reserved: int = 0,
+    directory: tuple[int, int] = (TABLE, TABLE | 1),
+    directory_size: int = 1,
+    volatile: int = 0xCAFECAFE,
+    journal: int = 0,
+    tables: int = 3,
+) -> bytes:
+    places = (1, 1, 0, 0, 0, 0, 2, directory_size, tables, 128, 0, 0, 0, 0, SE_GRAINS, len(data) // 512)
+    sizes = (magic, version, sectors, grain_size, table_size, flags, reserved, 0, 0, 0)
+    head = struct.pack("<26Q", *sizes, *places).ljust(512, b"\0")
+    state = struct.pack("<4Q", volatile, 0, 0, journal).ljust(512, b"\0")
+    entries = [table.get(number, 0) for number in range(2 * 4096)]
+    names = struct.pack("<2Q", *directory).ljust(512, b"\0")
+    return head + state + names + struct.pack("<8192Q", *entries) + data
+
+
+def write_sesparse() -> None:
+    case = partial(write, "sesparse")
+    size, unit = SE_SECTORS * 512, 4096
+    first, second = long(1), long(2)
+    both = first + second
+    two = {3: grain(1), 5: grain(0), 4098: grain(1)}
+    sum_of_two = disk(size, unit, c3=second, c5=first, c4098=second)
+    case("places", "ok", "grains in another order, one used twice", sesparse(two, both), sha256=sum_of_two)
+    swapped = sesparse({4096 + 3: grain(0), 1: grain(1)}, both, directory=(TABLE | 1, TABLE))
+    case("tables", "ok", "tables in another order", swapped, sha256=disk(size, unit, c3=first, c4097=second))
+    case("zeros", "ok", "unmapped, zeros, a grain", sesparse({0: 1 << 60 | 5, 1: 2 << 60, 2: grain(0)}, both),
+         sha256=disk(size, unit, c2=first))  # fmt: skip
+    case("empty", "ok", "no tables", sesparse({}, b"", directory=(0, 0)), sha256=disk(size))
+    high = sesparse({0: grain(4096 + 1)}, bytes(4097 * 4096) + first)
+    case("far", "ok", "the grain 4097, whose number is split", high, sha256=disk(size, unit, c0=first))
+    case("magic", "bad magic", "of another format", sesparse(two, both, magic=0xCAFECAFE))
+    case("cut-header", "truncated", "511 bytes", sesparse(two, both)[:511])
+    case("cut-volatile", "truncated", "no volatile header", sesparse(two, both)[:512])
+    case("cut-directory", "truncated", "no directory", sesparse(two, both)[:1024])
+    case("cut-table", "truncated", "half a table", sesparse(two, both)[: 3 * 512 + 16384])
+    case("cut-grain", "truncated", "half a grain", sesparse(two, both)[:-2048])
+    case("behind", "truncated", "a grain behind the end", sesparse({0: grain(1 << 40)}, both))
+    case("version", "unknown version", "2.2", sesparse(two, both, version=0x0000000200000002))
+    case("grain", "bad grain size", "8 KiB", sesparse(two, both, grain_size=16))
+    case("table", "bad grain size", "tables of 2048", sesparse(two, both, table_size=32))
+    case("flags", "unknown flags", "one", sesparse(two, both, flags=1))
+    case("reserved", "unknown flags", "in a reserved field", sesparse(two, both, reserved=1))
+    case("large", "too large", "more than 64 TiB", sesparse(two, both, sectors=(64 << 40) // 512 + 1))
+    case("short", "bad grain directory", "no sector", sesparse(two, both, directory_size=0))
+    case("entry", "bad grain directory", "of another kind", sesparse(two, both, directory=(2 << 60, 0)))
+    case("entry-low", "bad grain directory", "a number alone", sesparse(two, both, directory=(1, 0)))
+    case("volatile", "bad volatile header", "another magic", sesparse(two, both, volatile=0xCAFEBABE))
+    case("dirty", "marked dirty", "a journal to replay", sesparse(two, both, journal=1))
+    case("kind", "bad grain table entry", "kind 4", sesparse({0: 4 << 60}, both))
+    case("kind-0", "bad grain table entry", "a number of no kind", sesparse({0: 5}, both))
+
+
+write_qcow2()
+write_cowd()
+write_sesparse()
