@@ -17,8 +17,11 @@ from ioflt.errors import DeniedError, IofltError
 _DENIAL = "permission denied: "
 
 
-def report(error: BaseException, *, as_json: bool) -> int:
-    """Tell the user of `error` on standard error. Returns the exit code."""
+def report(error: BaseException, *, as_json: bool, numbered: bool = False) -> int:
+    """Tell the user of `error` on standard error, `numbered` with VDDK's name and number for it.
+
+    Returns the exit code.
+    """
     code = exit_code(error)
     if isinstance(error, BrokenPipeError):
         _forget_stdout()
@@ -27,6 +30,7 @@ def report(error: BaseException, *, as_json: bool) -> int:
         error.show()
         return code
     message, hint = _message(error), hint_for(error)
+    vddk = _number(error) if numbered else None
     if as_json:
         failure = {
             "error": type(error).__name__,
@@ -35,14 +39,23 @@ def report(error: BaseException, *, as_json: bool) -> int:
             "hint": hint,
             "exit_code": code,
         }
+        if numbered:
+            failure["vddk"] = None if vddk is None else {"name": vddk[0], "number": vddk[1]}
         print(json.dumps(failure), file=sys.stderr)
         return code
     if code == Exit.BUG:
         traceback.print_exception(error)
-    print(f"ioflt: {printable(message)}", file=sys.stderr)
+    told = "" if vddk is None else f" ({vddk[0]} {vddk[1]})"
+    print(f"ioflt: {printable(message)}{told}", file=sys.stderr)
     if hint:
         print(f"hint: {printable(hint)}", file=sys.stderr)
     return code
+
+
+def _number(error: BaseException) -> tuple[str, int] | None:
+    from ioflt.backup.vddk import number_of
+
+    return number_of(error)
 
 
 def _message(error: BaseException) -> str:

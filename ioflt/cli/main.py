@@ -215,5 +215,5 @@ def main() -> int:
     except BaseException as error:
         from ioflt.cli.failures import report
 
-        return report(error, as_json="--json" in sys.argv)
+        return report(error, as_json="--json" in sys.argv, numbered=sys.argv[1:2] == ["backup"])
     return result if isinstance(result, int) else 0

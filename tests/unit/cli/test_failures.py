@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import click
 import pytest
 
 from ioflt import errors
@@ -31,6 +32,18 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         "hint": "nothing was changed; a header backup may help: ioflt header restore BACKUP DIR/VM",
         "exit_code": 5,
     }
+
+
+def test_backup_commands_tell_the_numbers_of_vddk(capsys: pytest.CaptureFixture[str]) -> None:
+    error = errors.MalformedError("CID mismatch", "a.vmdk has 1", file="b.vmdk")
+    assert report(error, as_json=False, numbered=True) == 5
+    assert told(capsys).startswith(
+        "ioflt: b.vmdk: CID mismatch (a.vmdk has 1) (VIX_E_DISK_CID_MISMATCH 16008)\nhint: "
+    )
+    report(error, as_json=True, numbered=True)
+    assert json.loads(told(capsys))["vddk"] == {"name": "VIX_E_DISK_CID_MISMATCH", "number": 16008}
+    report(click.UsageError("no such command"), as_json=True, numbered=True)
+    assert json.loads(told(capsys))["vddk"] is None
 
 
 def test_a_denial_names_privilege_and_object_alone(capsys: pytest.CaptureFixture[str]) -> None:

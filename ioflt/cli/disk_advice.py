@@ -1,0 +1,44 @@
+"""Advice for virtual disks that cannot be read: their chains, and how they are reached. See `advice`."""
+
+from __future__ import annotations
+
+from ioflt import errors
+from ioflt.cli.key_advice import Row
+
+DISKS: tuple[Row, ...] = (
+    (
+        errors.DeniedError,
+        "^san transport",
+        lambda _: "read it with the VM's keys, on this machine: --transport file",
+    ),
+    (
+        errors.MalformedError,
+        "^CID mismatch",
+        lambda _: "nothing was changed; what lies below was written to since: put the file of then back",
+    ),
+    (
+        errors.MalformedError,
+        "^missing parent",
+        lambda _: "nothing was changed; put the file back where the disk names it",
+    ),
+    (
+        errors.MalformedError,
+        "^parents form a ring",
+        lambda _: "nothing was changed; put the files back as they were: each names the other as its parent",
+    ),
+    (
+        errors.MalformedError,
+        "^marked (dirty|corrupt)",
+        lambda _: "nothing was changed; repair it through a mount, with the program that writes it",
+    ),
+    (
+        errors.UnsupportedError,
+        "^backing format missing",
+        lambda _: "say it, through a mount: qemu-img rebase -u -b BACKING -F FORMAT DISK",
+    ),
+    (
+        errors.UnsupportedError,
+        "^no disk of its own",
+        lambda _: "name the disk's descriptor, the small file beside it",
+    ),
+)
