@@ -8,13 +8,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from ioflt.backup import direct
 from ioflt.backup.disk import VirtualDisk
 from ioflt.datastore.volume import Volume
 from ioflt.errors import UsageError
+from ioflt.keys.client import KeyClient
 
 #: What opens a disk: an open datastore, the VM's name, the disk's file as a path in its home. The disk does
 #: not own the datastore.
@@ -22,6 +25,17 @@ Opener = Callable[[Volume, str, str], VirtualDisk]
 
 #: By transport mode. A mode that has a server or a proxy VM of its own is opened with more than this.
 OPENERS: Final[Mapping[str, Opener]] = {"file": direct.open_file, "san": direct.open_san}
+
+
+@contextmanager
+def open_datastore(path: str | os.PathLike[str], operation: str = "backup run") -> Iterator[Volume]:
+    """The datastore at `path`, for reading, with keys of keyd: it decides what they are given out for.
+
+    `operation`: what they are asked for, by its name in the table of operations. Raises NotFoundError,
+    CorruptDataError, KeyUnavailableError, DeniedError, PeerError, StorageError.
+    """
+    with KeyClient.connect(operation=operation) as keys, Volume.open(path, keys, read_only=True) as volume:
+        yield volume
 
 
 def open_disk(volume: Volume, vm: str, disk: str, mode: str = "file") -> VirtualDisk:

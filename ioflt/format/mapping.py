@@ -19,6 +19,10 @@ Read: TypeAlias = Callable[[int, int], "bytes | bytearray | memoryview"]
 #: Bytes of tables kept for one image: those of 16 GiB of a disk with qcow2's usual clusters, 32 with VMDK's.
 _KEPT: Final = 2 << 20
 
+#: Entries of a page of a directory, and how many pages of one are kept: 256 KiB, whatever an image claims.
+_PAGE: Final = 4096
+_PAGES: Final = 8
+
 
 class Kind(Enum):
     """What the image has for a part of the disk."""
@@ -64,6 +68,31 @@ def exactly(read: Read, offset: int, length: int) -> bytes:
     return bytes(data)
 
 
+class Pages:
+    """A long table of which a part is in memory: entries by their number.
+
+    `load(first, count)` gives some of them.
+    """
+
+    def __init__(self, load: Callable[[int, int], Sequence[int]], count: int) -> None:
+        self._load = load
+        self._count = count
+        self._pages: OrderedDict[int, Sequence[int]] = OrderedDict()
+        self._last: tuple[int, Sequence[int]] = (-1, ())
+
+    def __getitem__(self, number: int) -> int:
+        which, index = divmod(number, _PAGE)
+        if self._last[0] != which:
+            page = self._pages.get(which)
+            if page is None:
+                first = which * _PAGE
+                page = self._pages[which] = self._load(first, min(_PAGE, self._count - first))
+                if len(self._pages) > _PAGES:
+                    self._pages.popitem(last=False)
+            self._last = (which, page)
+        return self._last[1][index]
+
+
 class Directory:
     """Tables of entries, each for one unit of the disk.
 
@@ -73,7 +102,7 @@ class Directory:
 
     def __init__(
         self,
-        entries: Sequence[int],
+        entries: Pages,
         load: Callable[[int], Sequence[int]],
         decode: Callable[[int], tuple[Kind, int]],
         *,

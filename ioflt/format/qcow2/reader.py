@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 from ioflt.errors import MalformedError
-from ioflt.format.mapping import Directory, Kind, Read, Run, exactly
+from ioflt.format.mapping import Directory, Kind, Pages, Read, Run, exactly
 from ioflt.format.qcow2 import header as head
 from ioflt.format.qcow2.header import COPIED, OFFSET_MASK, Header
 
@@ -20,20 +20,15 @@ class Reader:
     """An `Image` over the bytes that `read` gives. Internal snapshots are passed over."""
 
     def __init__(self, read: Read, header: Header | None = None) -> None:
-        """Raises those of `header.parse`, MalformedError "truncated", "bad L1 entry"."""
+        """Raises those of `header.parse`."""
         self._read = read
         self.header = header = header or head.parse(bytes(read(0, head.MAX_SIZE)))
         self.capacity = header.size
         self._cluster = header.cluster
         self._bits = header.cluster_bits
         self._reserved = (0x1FE if header.version > 2 else 0x1FF) | 0x3F << 56
-        count = head.l1_entries(header.size, header.cluster_bits)
-        l1 = _numbers(exactly(read, header.l1_offset, count * 8))
-        for entry in l1:
-            if entry & ~(OFFSET_MASK | COPIED) or entry & OFFSET_MASK & (self._cluster - 1):
-                raise MalformedError("bad L1 entry", f"{entry:#x}")
         self._tables = Directory(
-            l1,
+            Pages(self._load_l1, head.l1_entries(header.size, header.cluster_bits)),
             self._load,
             self._decode,
             unit=self._cluster,
@@ -43,7 +38,7 @@ class Reader:
         )
 
     def runs(self, offset: int, length: int) -> Iterator[Run]:
-        """Raises MalformedError "truncated", "bad L2 entry" for tables that are met on the way."""
+        """Raises MalformedError "truncated", "bad L1 entry", "bad L2 entry" for what is met on the way."""
         return self._tables.runs(offset, length)
 
     def unpack(self, offset: int) -> tuple[int, bytes]:
@@ -62,6 +57,13 @@ class Reader:
         if len(data) != self._cluster:
             raise MalformedError("bad compressed cluster", f"at {place}: {len(data)} bytes")
         return number * self._cluster, data
+
+    def _load_l1(self, first: int, count: int) -> Sequence[int]:
+        l1 = _numbers(exactly(self._read, self.header.l1_offset + first * 8, count * 8))
+        for entry in l1:
+            if entry & ~(OFFSET_MASK | COPIED) or entry & OFFSET_MASK & (self._cluster - 1):
+                raise MalformedError("bad L1 entry", f"{entry:#x}")
+        return l1
 
     def _load(self, entry: int) -> Sequence[int]:
         return _numbers(exactly(self._read, entry & OFFSET_MASK, self._cluster))

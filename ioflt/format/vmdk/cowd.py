@@ -6,11 +6,11 @@ Source: libyal/libvmdk's format description. Layout: SPEC.md.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from ioflt.errors import MalformedError, UnsupportedError
-from ioflt.format.mapping import Directory, Kind, Read, Run, exactly
+from ioflt.format.mapping import Directory, Kind, Pages, Read, Run, exactly
 from ioflt.format.vmdk.stream import MAX_GRAIN
 
 MAGIC: Final = b"COWD"
@@ -44,8 +44,8 @@ class Cowd:
             raise MalformedError("bad grain directory", f"{entries} entries at {place}, {tables} needed")
         self.capacity = capacity * _SECTOR
         self._tables = Directory(
-            struct.unpack(f"<{tables}I", exactly(read, place * _SECTOR, tables * 4)),
-            lambda table: struct.unpack(f"<{_ENTRIES}I", exactly(read, table * _SECTOR, _ENTRIES * 4)),
+            Pages(lambda first, count: _numbers(read, place * _SECTOR + first * 4, count), tables),
+            lambda table: _numbers(read, table * _SECTOR, _ENTRIES),
             _decode,
             unit=grain * _SECTOR,
             per_table=_ENTRIES,
@@ -56,6 +56,10 @@ class Cowd:
     def runs(self, offset: int, length: int) -> Iterator[Run]:
         """Raises MalformedError "truncated", "bad grain table entry" for tables that are met on the way."""
         return self._tables.runs(offset, length)
+
+
+def _numbers(read: Read, offset: int, count: int) -> Sequence[int]:
+    return struct.unpack(f"<{count}I", exactly(read, offset, count * 4))
 
 
 def _decode(entry: int) -> tuple[Kind, int]:

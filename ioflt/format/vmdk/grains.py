@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from ioflt.errors import MalformedError, UnsupportedError
-from ioflt.format.mapping import Directory, Kind, Read, Run, exactly
+from ioflt.format.mapping import Directory, Kind, Pages, Read, Run, exactly
 from ioflt.format.vmdk import sparse
 from ioflt.format.vmdk.sparse import GD_AT_END, HEADER_SIZE, SparseHeader
 from ioflt.format.vmdk.stream import MARKER, MAX_CAPACITY, MAX_GRAIN, check_footer, inflate
@@ -44,8 +44,8 @@ class Grains:
             footer = exactly(read, max(0, size - _FOOTER), HEADER_SIZE)
             place = check_footer(footer, header)
         self._tables = Directory(
-            _numbers(read, place, tables),
-            lambda table: _numbers(read, table, header.entries_per_table),
+            Pages(lambda first, count: _numbers(read, place * _SECTOR + first * 4, count), tables),
+            lambda table: _numbers(read, table * _SECTOR, header.entries_per_table),
             self._decode,
             unit=self._grain,
             per_table=header.entries_per_table,
@@ -93,5 +93,5 @@ def _check(header: SparseHeader) -> None:
         raise UnsupportedError("too large", f"a disk of {header.capacity} sectors")
 
 
-def _numbers(read: Read, sector: int, count: int) -> Sequence[int]:
-    return struct.unpack(f"<{count}I", exactly(read, sector * _SECTOR, count * 4))
+def _numbers(read: Read, offset: int, count: int) -> Sequence[int]:
+    return struct.unpack(f"<{count}I", exactly(read, offset, count * 4))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from ioflt.errors import MalformedError, UnsupportedError
-from ioflt.format.mapping import Directory, Kind, Read, Run, exactly
+from ioflt.format.mapping import Directory, Kind, Pages, Read, Run, exactly
 from ioflt.format.vmdk.stream import MAX_CAPACITY
 
 MAGIC: Final = (0xCAFEBABE).to_bytes(8, "little")
@@ -60,12 +60,8 @@ class SeSparse:
         self._first_table = tables
         self._first_grain = grains
         self.capacity = capacity * _SECTOR
-        entries = struct.unpack(f"<{needed}Q", exactly(read, directory * _SECTOR, needed * 8))
-        for entry in entries:
-            if entry and entry >> 32 != 1 << 28:
-                raise MalformedError("bad grain directory", f"entry {entry:#x}")
         self._tables = Directory(
-            entries,
+            Pages(lambda first, count: _directory(read, directory * _SECTOR + first * 8, count), needed),
             self._load,
             self._decode,
             unit=_GRAIN * _SECTOR,
@@ -75,7 +71,9 @@ class SeSparse:
         )
 
     def runs(self, offset: int, length: int) -> Iterator[Run]:
-        """Raises MalformedError "truncated", "bad grain table entry" for tables that are met on the way."""
+        """Raises MalformedError "truncated", "bad grain directory", "bad grain table entry" for what is met
+        on the way.
+        """
         return self._tables.runs(offset, length)
 
     def _load(self, entry: int) -> Sequence[int]:
@@ -92,6 +90,14 @@ class SeSparse:
         if entry:
             raise MalformedError("bad grain table entry", f"{entry:#x}")
         return Kind.ABSENT, 0
+
+
+def _directory(read: Read, offset: int, count: int) -> Sequence[int]:
+    entries = struct.unpack(f"<{count}Q", exactly(read, offset, count * 8))
+    for entry in entries:
+        if entry and entry >> 32 != 1 << 28:
+            raise MalformedError("bad grain directory", f"entry {entry:#x}")
+    return entries
 
 
 def _check_state(read: Read, sector: int) -> None:
