@@ -70,6 +70,7 @@ _NEW_FILE = _needs(On.VM, _P.ACCESS, _P.ADD_DISK, _P.ENCRYPT_NEW)
 _CREATES = _needs(On.DATASTORE, _P.CREATE_VM)
 _CREATES_THERE = _needs(On.TARGET, _P.CREATE_VM)
 _ENCRYPTED_THERE = _needs(On.TARGET, _P.CREATE_VM, _P.ENCRYPT_NEW)
+_BACKS_UP = _PLAINTEXT + _needs(On.TARGET, _P.CREATE_VM, _P.ENCRYPT_NEW, _P.ACCESS)
 _CLONES = _needs(On.VM, _P.CLONE) + _ENCRYPTED_THERE
 _MOVES = _needs(On.VM, _P.MOVE_VM, _P.MIGRATE) + _ENCRYPTED_THERE
 
@@ -186,6 +187,7 @@ _WITHOUT_DATA_KEYS: Final = (
     ("service create", _ROLES),
     ("service remove", _ROLES),
     ("setup", _ADMINISTRATOR),
+    ("backup run: --ciphertext", _FILES),
     ("completion", _FILES),
 )
 
@@ -216,7 +218,13 @@ _WITH_DATA_KEYS: Final = (
     ("header restore", _PLAINTEXT),
     ("vmx export", _PLAINTEXT),
     ("vmx import", _PLAINTEXT),
+    ("backup run", _BACKS_UP),
+    ("backup run: --clear", _PLAINTEXT + _CREATES_THERE),
     ("backup list", _PLAINTEXT),
+    ("backup show", _PLAINTEXT),
+    ("backup verify", _PLAINTEXT),
+    ("backup restore", _PLAINTEXT + _ENCRYPTED_THERE),
+    ("backup restore: a clear VM", _PLAINTEXT + _CREATES_THERE),
 )
 
 #: What no request to keyd does: it makes or ends what serves others, or takes the key providers' files, as it

@@ -59,7 +59,12 @@ _USES: Final[Mapping[str, Uses]] = {
     "header restore": _PLAINTEXT,
     "vmx export": _PLAINTEXT,
     "vmx import": _PLAINTEXT,
-    "backup list": _PLAINTEXT,
+    "backup run": Uses(opens=(_P.ACCESS,), makes=(_P.ENCRYPT_NEW,)),
+    "backup run: --clear": Uses(opens=(_P.ACCESS,)),
+    "backup list": Uses(opens=(_P.ACCESS,)),
+    "backup show": Uses(opens=(_P.ACCESS,)),
+    "backup verify": Uses(opens=(_P.ACCESS,)),
+    "backup restore": Uses(opens=(_P.ACCESS,), makes=(_P.ENCRYPT_NEW,)),
 }
 
 _NONE: Final = Uses()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from ioflt.audit.event import Actor
+from ioflt.errors import MalformedError
 
 #: What every signed text begins with: the key signs nothing else.
 PREFIX: Final = b"ioflt attest v1\n"
+BACKUP_PREFIX: Final = b"ioflt backup v1\n"
 
 
 class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,8 +26,20 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time: datetime
     head: str
 
+    prefix: ClassVar[bytes] = PREFIX
 
-def statement(made: Statement) -> bytes:
+
+class ManifestStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What keyd vouches for of a backup: `by` brought the manifest of that SHA-256, at that time."""
+
+    manifest: str
+    by: Actor
+    time: datetime
+
+    prefix: ClassVar[bytes] = BACKUP_PREFIX
+
+
+def statement(made: Statement | ManifestStatement) -> bytes:
     """Its JSON on one line, without the line's end."""
     return msgspec.json.encode(made)
 
@@ -35,9 +49,17 @@ def head_of(stated: bytes) -> str:
     return msgspec.json.decode(stated, type=Statement).head
 
 
-def signed(stated: bytes) -> bytes:
+def manifest_statement(stated: bytes) -> ManifestStatement:
+    """What the JSON of a statement about a manifest says. Raises MalformedError "bad statement"."""
+    try:
+        return msgspec.json.decode(stated, type=ManifestStatement)
+    except msgspec.DecodeError as error:
+        raise MalformedError("bad statement", str(error)[:200]) from None
+
+
+def signed(stated: bytes, prefix: bytes = PREFIX) -> bytes:
     """The text that is signed, for the JSON of a statement."""
-    return PREFIX + stated + b"\n"
+    return prefix + stated + b"\n"
 
 
 def report(content: dict[str, Any]) -> bytes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from ioflt.backup.repository import Repository
-from ioflt.errors import CorruptDataError, IofltError, KeyUnavailableError
+from ioflt.backup.shelf import TIME, Shelf
+from ioflt.errors import CorruptDataError, IofltError, KeyUnavailableError, NotFoundError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,46 @@ def points(repository: Repository, vm: str | None = None) -> list[Listed]:
                     )
                 )
     return found
+
+
+def named(shelf: Shelf, point: str | None) -> str:
+    """That point, or the newest one. Raises NotFoundError."""
+    there = shelf.points()
+    if not there:
+        raise NotFoundError("no backups of it", file=shelf.path)
+    if point is not None and point not in there:
+        raise NotFoundError(f"no backup {point}", file=shelf.path)
+    return there[-1] if point is None else point
+
+
+def at(shelf: Shelf, moment: str | None) -> str:
+    """The newest point, or the newest that is not newer than that moment: a point's name, or a date, or a
+    time in UTC in ISO 8601. Raises NotFoundError, UsageError.
+    """
+    there = shelf.points()
+    if moment is None or moment in there:
+        return named(shelf, moment)
+    try:
+        parsed = datetime.fromisoformat(moment)
+    except ValueError:
+        raise UsageError(f"neither a point nor a time: {moment[:40]!r}") from None
+    if len(moment) == len("2026-01-01"):  # all of that day
+        parsed += timedelta(days=1, seconds=-1)
+    limit = parsed.replace(tzinfo=parsed.tzinfo or UTC).astimezone(UTC).strftime(TIME)
+    found = [point for point in there if point <= limit]
+    if not found:
+        raise NotFoundError(f"no backup as old as {moment}", file=shelf.path)
+    return found[-1]
+
+
+def sole(repository: Repository) -> str:
+    """The VM, where there is one. Raises NotFoundError, UsageError."""
+    vms = repository.vms()
+    if not vms:
+        raise NotFoundError("no backups here", file=repository.path)
+    if len(vms) > 1:
+        raise UsageError(f"has backups of {len(vms)} VMs: say which", file=repository.path)
+    return vms[0]
 
 
 def _why(error: IofltError) -> str:

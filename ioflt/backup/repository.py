@@ -100,6 +100,14 @@ class Repository:
             with new_home(self.volume, vm):
                 return True
 
+    def remove_shelf(self, vm: str) -> None:
+        """One without points, if nothing else is in it. Raises StorageError."""
+        with _storage(self._place(vm)):
+            if self.volume is None:
+                os.rmdir(vm, dir_fd=self._fd)
+            else:
+                self.volume.remove_home(vm)
+
     def _place(self, vm: str) -> str:
         place = os.path.join(self.path, vm)
         try:

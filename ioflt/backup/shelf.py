@@ -25,6 +25,9 @@ from ioflt.errors import BusyError, IofltError, MalformedError, StorageError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import Document
 
+#: The name of a point, of its time in UTC.
+TIME: Final = "%Y%m%dT%H%M%SZ"
+
 _POINT: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII)
 _PART: Final = ".part-"
 _OLD: Final = ".old-"
@@ -111,23 +114,14 @@ class Shelf:
         """A new file, durable when the block ends well; its directories are made."""
         directory = os.path.dirname(path)
         with self.naming(path):
-            self.make_directory(directory)
+            tree.make_directories(self.fd, directory)
             with self._directory(directory) as fd, tree.created(self._side, fd, path, mode) as file:
                 yield file
-
-    def make_directory(self, path: str) -> None:
-        """With those above it."""
-        for end in [index for index, character in enumerate(f"{path}/") if character == "/"]:
-            with self._directory(os.path.dirname(path[:end])) as fd:
-                try:
-                    os.mkdir(os.path.basename(path[:end]), 0o700, dir_fd=fd)
-                except FileExistsError:
-                    continue
 
     def link(self, path: str, new: str) -> None:
         """One more name of a stored file."""
         with self.naming(new):
-            self.make_directory(os.path.dirname(new))
+            tree.make_directories(self.fd, os.path.dirname(new))
             with self._directory(os.path.dirname(path)) as fd, self._directory(os.path.dirname(new)) as to:
                 names = os.path.basename(path), os.path.basename(new)
                 os.link(*names, src_dir_fd=fd, dst_dir_fd=to, follow_symlinks=False)

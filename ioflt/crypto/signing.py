@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from ioflt.crypto.secret import Secret
+from ioflt.errors import MalformedError
 
 #: Bytes of a private key (the seed of RFC 8032) and of a signature.
 KEY_SIZE: Final = 32
@@ -22,6 +24,21 @@ def new_key() -> Secret:
 def sign(key: Secret, message: bytes) -> bytes:
     """The signature of the message, SIGNATURE_SIZE bytes."""
     return _private(key).sign(message)
+
+
+def verify(pem: str, signature: bytes, message: bytes) -> bool:
+    """Whether that public key's owner signed the message. Raises MalformedError "no public key"."""
+    try:
+        public = serialization.load_pem_public_key(pem.encode("ascii"))
+    except (ValueError, UnsupportedAlgorithm):
+        raise MalformedError("no public key") from None
+    if not isinstance(public, Ed25519PublicKey):
+        raise MalformedError("no public key", "not one of Ed25519")
+    try:
+        public.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def public_pem(key: Secret) -> str:

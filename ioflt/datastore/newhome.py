@@ -13,16 +13,26 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from ioflt import syscalls
+from ioflt.crypto.mac import sha256
 from ioflt.crypto.rng import random_bytes
+from ioflt.datastore import records
 from ioflt.datastore.atomic import PRIVATE_DIR, make_private_dir
 from ioflt.datastore.home import Home
 from ioflt.datastore.standing import is_private
 from ioflt.datastore.volume import Volume
-from ioflt.errors import ExistsError, IofltError, MalformedError, ReadOnlyError, UsageError
+from ioflt.errors import (
+    CorruptDataError,
+    DeniedError,
+    ExistsError,
+    IofltError,
+    MalformedError,
+    ReadOnlyError,
+    UsageError,
+)
 from ioflt.format.record.record import HomeRecord
 from ioflt.format.vmdk.descriptor import confine
 from ioflt.policy.model import StoragePolicy
@@ -31,6 +41,9 @@ from ioflt.policy.model import StoragePolicy
 MAX_NAME: Final = 200
 
 _DRAFT: Final = "home-"
+
+#: What the name of a hidden home begins with that is restored.
+_RESUMED: Final = "restore-"
 
 #: What the name of a hidden home begins with that is being erased.
 ERASED: Final = "erase-"
@@ -71,6 +84,46 @@ def new_home(
     except BaseException:  # also after Ctrl-C: nothing half made stays
         volume.forget(home)
         shutil.rmtree(draft, dir_fd=volume.fd)
+        raise
+    os.fsync(volume.fd)
+
+
+@contextmanager
+def resumed_home(volume: Volume, name: str, token: str, first: Callable[[], HomeRecord]) -> Iterator[Home]:
+    """As `new_home`, but what interrupts it leaves what is complete: the next one of that name and `token`
+    (of hex digits) goes on with it. One of another token takes its place, and starts anew.
+
+    `first`: the first record. Data that is not as it must be, what makes no sense, or may not be done leaves
+    nothing; nor does what ends before there is a record.
+    """
+    place = check_name(volume, name)
+    volume.root.check_writable()
+    make_private_dir(volume.fd)
+    kind = f"{_RESUMED}{sha256(os.fsencode(name)).hex()[:16]}-"
+    draft = f"{PRIVATE_DIR}/{kind}{token}"
+
+    def remove(path: str, _fd: int) -> None:
+        if path != draft:
+            shutil.rmtree(path, dir_fd=volume.fd)
+
+    finish(volume.fd, kind, remove)
+    with suppress(FileExistsError):
+        os.mkdir(draft, 0o755, dir_fd=volume.fd)
+    home = volume.adopt(name, _open_directory(volume.fd, draft))
+    try:
+        with home.exclusive():
+            record = home.standing().record if records.stamp(home.fd) is not None else None
+            if record is None:
+                record = home.store(first(), new=True)
+            yield home
+            with home.appearing(record):
+                os.fsync(home.fd)
+                _publish(volume.fd, draft, name, place)
+    except BaseException as error:
+        final = isinstance(error, CorruptDataError | UsageError | DeniedError)
+        if final or records.stamp(home.fd) is None:
+            volume.forget(home)
+            shutil.rmtree(draft, dir_fd=volume.fd)
         raise
     os.fsync(volume.fd)
 

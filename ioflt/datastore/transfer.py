@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -44,8 +43,9 @@ from ioflt.format.ovf import model, vmx, writer
 from ioflt.format.ovf.model import File
 from ioflt.format.vmdk import descriptor, sparse
 from ioflt.format.vmdk.compose import compose
-from ioflt.format.vmdk.descriptor import NO_PARENT, confine
+from ioflt.format.vmdk.descriptor import NO_PARENT
 from ioflt.format.vmdk.stream import MAX_GRAIN, StreamReader, StreamWriter
+from ioflt.format.vmx import attached as attachments
 from ioflt.policy.model import StoragePolicy
 
 #: Longest name in an export, bytes: that of a member must fit into a tar header.
@@ -55,7 +55,6 @@ _ZEROS: Final = bytes(MAX_GRAIN)
 _ADAPTERS: Final = frozenset({"ide", "lsilogic", "buslogic", "legacyESX", "pvscsi"})
 _COPIED: Final = frozenset({".vmdk", ".vhd", ".vhdx", ".vdi", ".qcow2", ".raw", ".img"})
 _DRAFT: Final = ".part"
-_DRIVE: Final = re.compile(r"(ide|scsi|sata|nvme)[0-9]{1,2}:[0-9]{1,2}\.filename", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +240,7 @@ def export_ova(
         config = _config(side, home)
         disks = {
             attached: opened.enter_context(Disk(side, home.fd, attached, alone=True))
-            for attached in _attached(config)
+            for attached in attachments.attached(config)
         }
         stem = name if len(os.fsencode(name)) <= _MAX_STEM and name.isprintable() else "vm"
         hrefs = {attached: f"{stem}-disk{number}.vmdk" for number, attached in enumerate(disks, 1)}
@@ -286,21 +285,6 @@ def _config(side: HomeSide, home: Home) -> Dictionary:
         raise NotFoundError("more than one .vmx" if names else "no .vmx in it", file=home.name)
     with tree.opened(side, home.fd, names[0]) as file, naming(names[0]):
         return dictionary.parse(bytes(file.read(0, dictionary.MAX_SIZE + 1)))
-
-
-def _attached(config: Dictionary) -> list[str]:
-    """Names of the disks that the VMX attaches."""
-    names: list[str] = []
-    for key, value in config.items():
-        device = key.rpartition(".")[0]
-        present = config.get(f"{device}.present", "TRUE").upper() == "TRUE"
-        if present and _DRIVE.fullmatch(key.lower()):
-            kind = config.get(f"{device}.deviceType", "disk").lower()
-            if "disk" in kind and not value.lower().endswith(".iso"):
-                names.append(confine(value, "disk"))
-    if len(set(names)) != len(names):
-        raise UnsupportedError("one disk attached twice")
-    return names
 
 
 def _envelope_maker(

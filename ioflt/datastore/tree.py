@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
+from ioflt import syscalls
 from ioflt.datastore import files, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
@@ -122,7 +123,7 @@ def copy(
                 copied += copy(source, below, target, made, progress, child)
                 dress_directory(below, made)
         elif stat.S_ISLNK(info.st_mode):
-            os.symlink(_inner_link(source_fd, child), name, dir_fd=target_fd)
+            os.symlink(inner_link(source_fd, child), name, dir_fd=target_fd)
         else:
             raise UnsupportedError("not a regular file", file=child)
     return copied
@@ -134,6 +135,18 @@ def dress_directory(source_fd: int, target_fd: int) -> None:
     os.fchmod(target_fd, info.st_mode & 0o777)
     os.utime(target_fd, ns=(info.st_atime_ns, info.st_mtime_ns))
     os.fsync(target_fd)
+
+
+def make_directories(top_fd: int, path: str) -> None:
+    """The directory at that path and those above it, through no symlink; those that are there stay."""
+    for end in [index for index, character in enumerate(f"{path}/") if character == "/" and index]:
+        above, name = os.path.split(path[:end])
+        fd = syscalls.open_beneath(top_fd, above or ".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=fd)
+        finally:
+            os.close(fd)
 
 
 @contextmanager
@@ -159,9 +172,13 @@ def _copy_file(
             os.utime(new.fd, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
-def _inner_link(parent_fd: int, path: str) -> str:
+def inner_link(parent_fd: int, path: str) -> str:
     """Where the symlink leads, if that is inside: `..` only at its beginning, and not too many."""
-    target = os.readlink(os.path.basename(path), dir_fd=parent_fd)
+    return check_inner(os.readlink(os.path.basename(path), dir_fd=parent_fd), path)
+
+
+def check_inner(target: str, path: str) -> str:
+    """`target`, if a symlink at that path which leads there stays inside."""
     parts = [part for part in target.split("/") if part not in ("", ".")]
     climbs = 0
     while climbs < len(parts) and parts[climbs] == "..":

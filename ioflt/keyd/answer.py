@@ -140,6 +140,10 @@ def _answer(service: Guarded, request: requests.KeyRequest) -> replies.ReplyBody
             return replies.EventPage(page.name, page.data, page.files)
         case requests.Attest(report):
             return replies.Attested(*service.attest(report))
+        case requests.SignManifest(manifest):
+            return replies.ManifestSigned(*service.sign_manifest(manifest))
+        case requests.GetManifestKey():
+            return replies.Text(service.manifest_key())
         case requests.GetAttestKey():
             return replies.Text(service.attest_key())
         case requests.GetWarnings():

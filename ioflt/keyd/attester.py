@@ -1,4 +1,4 @@
-"""The key by which this keyd signs reports for auditors: an Ed25519 key of its own, made at first use."""
+"""The key by which this keyd signs reports and backups: an Ed25519 key of its own, made at first use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from ioflt.audit import attestation
-from ioflt.audit.attestation import Statement
+from ioflt.audit.attestation import ManifestStatement, Statement
 from ioflt.crypto import signing
 from ioflt.crypto.secret import Secret
 from ioflt.errors import MalformedError, NotFoundError
@@ -28,11 +28,11 @@ class Attester:
         with self._key() as key:
             return signing.public_pem(key)
 
-    def sign(self, made: Statement) -> tuple[bytes, bytes]:
-        """The JSON of a statement about a report, and its signature. Nothing else is ever signed."""
+    def sign(self, made: Statement | ManifestStatement) -> tuple[bytes, bytes]:
+        """The JSON of a statement about a report or a backup, and its signature; nothing else is signed."""
         stated = attestation.statement(made)
         with self._key() as key:
-            return stated, signing.sign(key, attestation.signed(stated))
+            return stated, signing.sign(key, attestation.signed(stated, made.prefix))
 
     def _key(self) -> Secret:
         with self._lock:

@@ -33,6 +33,8 @@ BY_MOUNTS: Final = frozenset(
 BY_COMMANDS: Final = frozenset(
     (
         "check",
+        "backup restore",
+        "backup run",
         "datastore register",
         "vm clone",
         "vm erase",

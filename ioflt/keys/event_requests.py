@@ -60,6 +60,15 @@ class EventRequests(Asker):
         answer = self._ask(requests.Attest(report), replies.Attested)
         return answer.statement, answer.signature
 
+    def sign_manifest(self, manifest: bytes) -> tuple[bytes, bytes, str]:
+        """keyd's statement about the backup's manifest of that SHA-256, its signature, the public key."""
+        answer = self._ask(requests.SignManifest(manifest), replies.ManifestSigned)
+        return answer.statement, answer.signature, answer.key
+
+    def manifest_key(self) -> str:
+        """The public key that verifies these signatures, in PEM."""
+        return self._ask(requests.GetManifestKey(), replies.Text).value
+
     def attest_key(self) -> str:
         """The public key that verifies these signatures, in PEM. Raises DeniedError."""
         return self._ask(requests.GetAttestKey(), replies.Text).value

@@ -57,10 +57,11 @@ vm clone ds/web ds/copy
 vm move ds/copy ds/other
 vm export ds/web out
 vm import out ds
-! mkdir -p kept/20261127T061200Z
-datastore init dest
-vm import kept dest
+backup run ds/web dest
 backup list dest
+backup show dest web
+backup verify dest
+backup restore dest ds --as back
 vm decrypt ds/out
 ! rm ds/raw/.ioflt
 vm register ds/raw --clear

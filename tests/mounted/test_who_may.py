@@ -11,6 +11,8 @@ from tests.mounted.who_may import Example, departures, populated, reads
 
 pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.interop("unshare", "setpriv", "nsenter")]
 
+BACKED_UP = "web; rm -rf other/*; ioflt backup run ds/web other"
+
 EXAMPLES = {
     "datastore init": Example("rm -rf new; mkdir new", "datastore init new"),
     "datastore recrypt": Example("", "datastore recrypt other"),
@@ -35,10 +37,16 @@ EXAMPLES = {
     "vm clone: a clear VM": Example("plain; rm -rf clear/copy", "vm clone ds/plain clear/copy"),
     "vm move": Example("web; rm -rf other/web", "vm move ds/web other/web"),
     "vm move: rename": Example("web; rm -rf ds/new", "vm move ds/web ds/new"),
-    "backup list": reads(
-        "rm -rf dest kept; mkdir -p kept/20261127T061200Z; echo no > kept/20261127T061200Z/manifest.json;"
-        " ioflt datastore init dest; ioflt vm import kept dest --as web",
-        "backup list dest",
+    "backup run": Example("web; rm -rf other/web", "backup run ds/web other"),
+    "backup run: --clear": Example("web; rm -rf clear/web", "backup run ds/web clear --clear"),
+    "backup run: --ciphertext": Example("web; rm -rf kept", "backup run ds/web kept --ciphertext"),
+    "backup list": reads(BACKED_UP, "backup list other"),
+    "backup show": reads(BACKED_UP, "backup show other web"),
+    "backup verify": reads(BACKED_UP, "backup verify other"),
+    "backup restore": Example(f"{BACKED_UP}; rm -rf ds/copy", "backup restore other ds --as copy"),
+    "backup restore: a clear VM": Example(
+        "plain; rm -rf other/* clear/copy; ioflt backup run ds/plain other",
+        "backup restore other clear --as copy",
     ),
     "vm import": Example("rm -rf ds/new", "vm import source ds --as new"),
     "vm export": Example("web; rm -rf out/web", "vm export ds/web out/web"),

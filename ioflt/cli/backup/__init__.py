@@ -7,7 +7,13 @@ from ioflt.cli.lazy import Entry, LazyGroup, Section
 _SECTIONS = (
     Section(
         "Backups",
-        (Entry("list", "ioflt.cli.backup.list", "list_", "The points in time that a destination has."),),
+        (
+            Entry("run", "ioflt.cli.backup.run", "run", "Back a VM up."),
+            Entry("restore", "ioflt.cli.backup.restore", "restore", "Make a VM anew from a backup."),
+            Entry("list", "ioflt.cli.backup.list", "list_", "The points in time that a destination has."),
+            Entry("show", "ioflt.cli.backup.show", "show", "What a backup holds."),
+            Entry("verify", "ioflt.cli.backup.verify", "verify", "Look whether backups are whole."),
+        ),
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,8 @@ VERSION: Final = 1
 FILES: Final = "files"
 IMAGE: Final = ".qcow2"
 NAME: Final = "manifest.json"
+
+_ODD: Final = re.compile(r"[%/:\x00-\x1f\x7f]")
 
 
 def content(manifest: Manifest) -> bytes:
@@ -61,11 +64,12 @@ def parse(data: bytes) -> Document:
 
 
 def image_of(path: str) -> str:
-    """The name of the image of the disk at that path: one name, whatever directory the disk is in.
+    """The name of the image of the disk at that path: one name, whatever directory the disk is in, and
+    nothing else to QEMU.
 
     Raises MalformedError "bad name" when that is too long for a file.
     """
-    return check_name(path.replace("%", "%25").replace("/", "%2F") + IMAGE)
+    return check_name(_ODD.sub(lambda found: f"%{ord(found[0]):02X}", path) + IMAGE)
 
 
 def _check(manifest: Manifest) -> None:

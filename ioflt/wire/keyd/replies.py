@@ -228,6 +228,14 @@ class Attested(Message, frozen=True):
     signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
+class ManifestSigned(Message, frozen=True):
+    """The statement, its signature, and the key that verifies it (`format/manifest/SPEC.md`)."""
+
+    statement: Annotated[bytes, Meta(max_length=MAX_STATEMENT)]
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+    key: Annotated[str, Meta(max_length=1024)]
+
+
 class Warnings(Message, frozen=True):
     lines: tuple[str, ...]
 
@@ -307,6 +315,7 @@ ReplyBody = (
     | EventLogSettings
     | EventPage
     | Attested
+    | ManifestSigned
     | Warnings
     | Locked
     | Access

@@ -347,6 +347,16 @@ class Attest(Message, frozen=True):
     report: Tag
 
 
+class SignManifest(Message, frozen=True):
+    """→ ManifestSigned: a statement about the backup's manifest of that SHA-256."""
+
+    manifest: Tag
+
+
+class GetManifestKey(Message, frozen=True):
+    """→ Text: the public key by which statements about manifests are verified, in PEM."""
+
+
 class GetAttestKey(Message, frozen=True):
     """→ Text: the public key by which attestations are verified, in PEM."""
 
@@ -486,6 +496,8 @@ KeyRequest = (
     | ReadEvents
     | Attest
     | GetAttestKey
+    | SignManifest
+    | GetManifestKey
     | GetWarnings
     | Lock
     | Unlock

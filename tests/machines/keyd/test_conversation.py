@@ -154,6 +154,11 @@ EXCHANGES = [
     (requests.ReadEvents(0, 2**63 - 1), replies.EventPage("0001.jsonl", b"{}\n", 1)),
     (requests.Attest(bytes(32)), replies.Attested(b"{}", bytes(64))),
     (requests.GetAttestKey(), replies.Text("-----BEGIN PUBLIC KEY-----")),
+    (
+        requests.SignManifest(bytes(32)),
+        replies.ManifestSigned(b"{}", bytes(64), "-----BEGIN PUBLIC KEY-----"),
+    ),
+    (requests.GetManifestKey(), replies.Text("-----BEGIN PUBLIC KEY-----")),
     (requests.GetWarnings(), replies.Warnings(("never backed up",))),
     (requests.Lock("suspend"), replies.Locked(("/m/a",), ())),
     (requests.Unlock("corp", bytearray(b"passphrase")), replies.Done()),

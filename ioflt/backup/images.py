@@ -1,0 +1,287 @@
+"""qcow2 images of a shelf: written in one pass, read back, and read as a disk through what they build on.
+
+What an image holds is compared with what was read from the disk, over what the medium gives: its pages are
+dropped from the cache before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from ioflt.backup.disk import Area, VirtualDisk
+from ioflt.backup.shelf import Shelf
+from ioflt.datastore.container import Progress
+from ioflt.datastore.openfile import OpenFile
+from ioflt.errors import MalformedError
+from ioflt.format.manifest.model import Manifest
+from ioflt.format.mapping import Kind
+from ioflt.format.qcow2.reader import Reader
+from ioflt.format.qcow2.writer import CLUSTER, Writer
+
+#: Bytes read from a disk at once.
+STEP: Final = 1 << 20
+
+_ZEROS: Final = bytes(CLUSTER)
+
+#: Bytes of a disk of which it is looked at once what images have.
+_LOOK: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An image: bytes of its file, its digest, and that of what it holds."""
+
+    size: int
+    sha256: str
+    content: str
+
+
+class Content:
+    """The digest of what an image holds: of each of its clusters the offset, and the bytes."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Whole clusters from `offset` on; the last one of a disk may be shorter."""
+        view = memoryview(data)
+        for start in range(0, len(view), CLUSTER):
+            self._hash.update((offset + start).to_bytes(8, "little"))
+            self._hash.update(view[start : start + CLUSTER])
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def clusters(areas: Iterable[Area], capacity: int) -> Iterator[Area]:
+    """The areas, widened to whole clusters, those that then touch as one; none is longer than `STEP`."""
+    start = end = 0
+    for area in areas:
+        begin = area.start // CLUSTER * CLUSTER
+        stop = min(-(-area.end // CLUSTER) * CLUSTER, capacity)
+        if begin > end:
+            yield from _steps(start, end)
+            start = begin
+        end = max(end, stop)
+    yield from _steps(start, end)
+
+
+def write(
+    shelf: Shelf,
+    path: str,
+    disk: VirtualDisk,
+    areas: Iterable[Area],
+    backing: str | None = None,
+    progress: Progress | None = None,
+) -> Stored:
+    """Make the image at that path of what the disk has in the areas; without `backing` all else is zeros.
+
+    Raises what reading the disk raises; StorageError; MalformedError "read back otherwise".
+    """
+    held = Content()
+    with shelf.created(path) as file:
+
+        def put(position: int, data: bytes | bytearray | memoryview) -> None:
+            with shelf.naming(path):
+                file.write(position, data)
+
+        writer = Writer(put, disk.capacity, backing=backing)
+        for area in clusters(areas, disk.capacity):
+            data = disk.read(area.start, area.length)
+            for start, piece in [(area.start, data)] if backing else pieces(area.start, data):
+                writer.write(start, piece)
+                held.add(start, piece)
+            if progress is not None:
+                progress(area.length)
+        writer.finish()
+        _drop_cache(file)
+    return read_back(shelf, path, held.hexdigest(), progress)
+
+
+def read_back(shelf: Shelf, path: str, content: str, progress: Progress | None = None) -> Stored:
+    """What an image is, as the medium has it. Raises MalformedError "read back otherwise" for other content
+    than that.
+    """
+    found = digest(shelf, path, progress)
+    with shelf.opened(path) as file, shelf.naming(path):
+        if content_of(file) != content:
+            raise MalformedError("read back otherwise", "what is stored is not what was written")
+        return Stored(file.length, found, content)
+
+
+def digest(shelf: Shelf, path: str, progress: Progress | None = None) -> str:
+    """The SHA-256 of a stored file, as the medium has it."""
+    whole = hashlib.sha256()
+    with shelf.opened(path) as file, shelf.naming(path):
+        _drop_cache(file)
+        for offset in range(0, file.length, STEP):
+            data = file.read(offset, STEP)
+            whole.update(data)
+            if progress is not None:
+                progress(len(data))
+    return whole.hexdigest()
+
+
+def content_of(file: OpenFile) -> str:
+    """The digest of what an image holds. Raises CorruptDataError for what is no image of ours."""
+    reader = Reader(lambda offset, length: file.read(offset, length))
+    found = Content()
+    for run in reader.runs(0, reader.capacity):
+        for offset in range(run.start, run.start + run.length, STEP):
+            length = min(STEP, run.start + run.length - offset)
+            if run.kind is Kind.DATA:
+                found.add(offset, _exactly(file, run.place + offset - run.start, length))
+            elif run.kind is Kind.ZEROS:
+                found.add(offset, bytes(length))
+            elif run.kind is Kind.PACKED:
+                raise MalformedError("compressed cluster", "no image of a backup has any")
+    return found.hexdigest()
+
+
+class Layers:
+    """A `VirtualDisk` in images, the first of which counts most: what it has not is the next one's."""
+
+    def __init__(self, layers: list[tuple[OpenFile, Reader]]) -> None:
+        self._layers = layers
+
+    @property
+    def capacity(self) -> int:
+        return self._layers[0][1].capacity
+
+    def read(self, offset: int, length: int) -> bytes:
+        return b"".join(self._read(0, offset, length))
+
+    def areas(self, offset: int = 0, length: int | None = None) -> Iterator[Area]:
+        """As `VirtualDisk.areas`: what any of the images has."""
+        end = self.capacity if length is None else offset + length
+        start = stop = offset
+        for begin in range(offset, end, _LOOK):
+            for part in self._areas(0, begin, min(_LOOK, end - begin)):
+                if part.start > stop:
+                    if stop > start:
+                        yield Area(start, stop - start)
+                    start = part.start
+                stop = part.end
+        if stop > start:
+            yield Area(start, stop - start)
+
+    def close(self) -> None:
+        """The files are somebody else's."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, level: int, offset: int, length: int) -> Iterator[bytes]:
+        if level == len(self._layers):
+            yield bytes(length)
+            return
+        file, reader = self._layers[level]
+        inside = max(0, min(length, reader.capacity - offset))
+        for run in reader.runs(offset, inside) if inside else ():
+            if run.kind is Kind.DATA:
+                yield _exactly(file, run.place, run.length)
+            elif run.kind is Kind.ABSENT:
+                yield from self._read(level + 1, run.start, run.length)
+            elif run.kind is Kind.ZEROS:
+                yield bytes(run.length)
+            else:
+                raise MalformedError("compressed cluster", "no image of a backup has any")
+        if inside < length:
+            yield bytes(length - inside)
+
+    def _areas(self, level: int, offset: int, length: int) -> Iterator[Area]:
+        if level == len(self._layers):
+            return
+        _, reader = self._layers[level]
+        inside = max(0, min(length, reader.capacity - offset))
+        for run in reader.runs(offset, inside) if inside else ():
+            if run.kind is Kind.ABSENT:
+                yield from self._areas(level + 1, run.start, run.length)
+            elif run.kind is not Kind.ZEROS:
+                yield Area(run.start, run.length)
+
+
+class Chain(Layers):
+    """A disk as of a point: its image, and those it builds on."""
+
+    def __init__(self, shelf: Shelf, manifests: list[Manifest], path: str) -> None:
+        """`manifests`: of the point and of those that the disk builds on, in order.
+
+        Raises MalformedError "file missing", those of qcow2; what opening files raises.
+        """
+        self._opened = ExitStack()
+        layers: list[tuple[OpenFile, Reader]] = []
+        try:
+            for manifest in manifests:
+                disk = next(each for each in manifest.disks if each.path == path)
+                where = f"{manifest.point}/{disk.image}"
+                file = self._opened.enter_context(shelf.opened(where))
+                with shelf.naming(where):
+                    layers.append((file, Reader(file.read)))
+        except BaseException:  # nobody else closes them
+            self._opened.close()
+            raise
+        super().__init__(layers)
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+def chain_of(shelf: Shelf, manifest: Manifest, path: str, known: dict[str, Manifest]) -> list[Manifest]:
+    """The manifests that a disk of the point builds on, itself first; `known` is added to.
+
+    Raises MalformedError "link missing", and as `Shelf.document`.
+    """
+    found = [manifest]
+    while True:
+        disk = next((each for each in found[-1].disks if each.path == path), None)
+        if disk is None:
+            raise MalformedError("link missing", f"{found[-1].point} has no disk {path}", file=shelf.path)
+        if disk.parent is None:
+            return found
+        if disk.parent not in known:
+            if disk.parent not in shelf.points():
+                told = f"the point {disk.parent}, on which {found[-1].point} builds"
+                raise MalformedError("link missing", told, file=shelf.path)
+            known[disk.parent] = shelf.document(disk.parent).manifest
+        found.append(known[disk.parent])
+
+
+def _steps(start: int, end: int) -> Iterator[Area]:
+    for offset in range(start, end, STEP):
+        yield Area(offset, min(STEP, end - offset))
+
+
+def pieces(start: int, data: bytes | bytearray | memoryview) -> Iterator[tuple[int, memoryview]]:
+    """What of these clusters is not zeros, where it begins."""
+    view = memoryview(data)
+    begin = 0
+    for offset in range(0, len(view), CLUSTER):
+        if view[offset : offset + CLUSTER] == _ZEROS[: len(view) - offset]:
+            if offset > begin:
+                yield start + begin, view[begin:offset]
+            begin = offset + CLUSTER
+    if begin < len(view):
+        yield start + begin, view[begin:]
+
+
+def _exactly(file: OpenFile, offset: int, length: int) -> bytes:
+    data = file.read(offset, length)
+    if len(data) != length:
+        raise MalformedError("truncated", f"{length} bytes at {offset}")
+    return bytes(data)
+
+
+def _drop_cache(file: OpenFile) -> None:
+    os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)

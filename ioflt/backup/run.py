@@ -1,0 +1,231 @@
+"""One point in time of a VM, put into a destination. What goes wrong on the way leaves no point."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+from ioflt.backup import copying, images, increments, sealing
+from ioflt.backup.disk import Area
+from ioflt.backup.homefiles import FoundDisk
+from ioflt.backup.images import Chain
+from ioflt.backup.quiet import quiet
+from ioflt.backup.repository import Repository
+from ioflt.backup.sealing import Sign
+from ioflt.backup.shelf import TIME, Shelf
+from ioflt.backup.sources import Plain, Source, Stored
+from ioflt.datastore import clone, regular
+from ioflt.datastore.container import Progress
+from ioflt.datastore.home import Home
+from ioflt.datastore.volume import Volume
+from ioflt.errors import CorruptDataError, IofltError, UsageError
+from ioflt.format.manifest import text
+from ioflt.format.manifest.model import Consistency, Disk, Key, Kind, Link, Manifest
+from ioflt.format.record.record import HomeRecord
+from ioflt.types import HomeState, KeyRef
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a backup is to be made."""
+
+    incremental: bool = False
+    transport: str = "file"
+
+
+#: Told of a point, and of the keys of its VM, before it is made.
+Told: TypeAlias = Callable[[str, tuple[KeyRef, ...]], AbstractContextManager[None]]
+
+
+def _untold(_point: str, _keys: tuple[KeyRef, ...]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def run(
+    volume: Volume,
+    vm: str,
+    repository: Repository,
+    wanted: Wanted,
+    sign: Sign,
+    told: Told = _untold,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Back up a VM; the manifest of the new point. Its name and the VM's keys are `told` before it is made.
+
+    Raises BusyError, ReadOnlyError for a VM whose record is not valid, UsageError, KeyUnavailableError,
+    DeniedError, CorruptDataError, StorageError; then there is no new point.
+    """
+    home = volume.home(vm)
+    with regular.named(home), quiet(home) as consistency:
+        source: Source
+        if repository.kind == "ciphertext":
+            record = _claimed(home)
+            source = Stored(home)
+        else:
+            record = clone.sound(home)
+            source = Plain(volume, home, wanted.transport)
+        made = repository.make_shelf(vm)
+        try:
+            with repository.shelf(vm) as shelf, shelf.alone():
+                job = _Job(home, record, source, shelf, consistency, repository.kind, progress)
+                return job.run(incremental=wanted.incremental, sign=sign, told=told)
+        except BaseException:
+            if made:
+                with suppress(IofltError, OSError):  # what went wrong is said in any case
+                    repository.remove_shelf(vm)
+            raise
+
+
+def _claimed(home: Home) -> HomeRecord:
+    """The record of an encrypted home; its key is not needed. Raises UsageError."""
+    record = home.unverified().record
+    if record is None:
+        raise UsageError("has no record by which it could be restored")
+    if record.state is HomeState.CLEAR:
+        raise UsageError("is clear: there is no ciphertext of it")
+    if record.operation is not None:
+        raise UsageError("something that was begun on it was interrupted, and comes first")
+    return record
+
+
+class _Job:
+    """One point in the making."""
+
+    def __init__(
+        self,
+        home: Home,
+        record: HomeRecord,
+        source: Source,
+        shelf: Shelf,
+        consistency: Consistency,
+        kind: Kind,
+        progress: Progress | None,
+    ) -> None:
+        self._home = home
+        self._record = record
+        self._source = source
+        self._shelf = shelf
+        self._consistency: Consistency = consistency
+        self._kind: Kind = kind
+        self._progress = progress
+        self._notes: list[str] = []
+        self._known: dict[str, Manifest] = {}
+
+    def run(self, *, incremental: bool, sign: Sign, told: Told) -> Manifest:
+        points = self._shelf.points()
+        parent = self._parent(points) if incremental else None
+        point = _now(points)
+        with told(point, self._record.keys), self._shelf.making(point) as draft:
+            disks = tuple(self._disk(disk, draft, parent) for disk in self._source.disks)
+            files = tuple(
+                copying.copy(self._home, self._source.side, path, self._shelf, draft, self._progress)
+                for path in self._source.files
+            )
+            record = self._record
+            manifest = Manifest(
+                vm=self._home.name,
+                point=point,
+                kind=self._kind,
+                home_id=record.home_id,
+                state=record.state.value,
+                policy=record.policy,
+                keys=tuple(Key(key.provider, key.key_id) for key in record.keys),
+                host=socket.gethostname()[:1024],
+                by=_who(),
+                transport=self._source.transport,
+                consistency=self._consistency,
+                notes=tuple(self._notes),
+                disks=disks,
+                files=files,
+                directories=copying.directories(self._home, self._source.directories),
+                links=tuple(Link(path, target) for path, target in self._source.links.items()),
+            )
+            written = sealing.signed(manifest, sign)
+            text.parse(written)  # what cannot be read again is no backup
+            with self._shelf.created(f"{draft}/{text.NAME}") as file:
+                file.write(0, written)
+        return manifest
+
+    def _parent(self, points: list[str]) -> Manifest | None:
+        """The newest point, if an increment can build on it."""
+        if not points:
+            self._notes.append("full: it is the first backup of this VM here")
+            return None
+        try:
+            found = self._shelf.document(points[-1]).manifest
+        except CorruptDataError as error:
+            self._notes.append(f"full: the newest backup cannot be read: {error.message}"[:1024])
+            return None
+        if found.home_id != self._record.home_id:
+            self._notes.append("full: the newest backup here is of another VM that had this name")
+            return None
+        return found
+
+    def _disk(self, disk: FoundDisk, draft: str, parent: Manifest | None) -> Disk:
+        image = text.image_of(disk.path)
+        where = f"{draft}/{image}"
+        with self._source.open(disk) as source:
+            chain = self._chain(disk, parent)
+            with regular.named(self._home, disk.path):
+                info = os.stat(disk.path, dir_fd=self._home.fd, follow_symlinks=False)
+            if chain is None or parent is None:
+                stored = images.write(self._shelf, where, source, source.areas(), progress=self._progress)
+            else:
+                with chain:
+                    areas: list[Area] = list(increments.changed(source, chain, self._source.always))
+                told = "no change tracking was asked: found by comparing with the backup before"
+                if told not in self._notes:
+                    self._notes.append(told)
+                backing = f"../{parent.point}/{image}"
+                stored = images.write(self._shelf, where, source, areas, backing, self._progress)
+            capacity = info.st_size if disk.form == "container" else source.capacity
+        return Disk(
+            path=disk.path,
+            form=disk.form,
+            capacity=capacity,
+            image=image,
+            parent=None if chain is None or parent is None else parent.point,
+            stored=stored.size,
+            sha256=stored.sha256,
+            content=stored.content,
+            change_id=None,
+            mode=info.st_mode & 0o777,
+            mtime=info.st_mtime_ns,
+            ddb=disk.ddb,
+        )
+
+    def _chain(self, disk: FoundDisk, parent: Manifest | None) -> Chain | None:
+        """The disk as of the point that an increment builds on."""
+        if parent is None:
+            return None
+        if all(each.path != disk.path for each in parent.disks):
+            self._notes.append(f"{disk.path}: full, the backup before does not have it"[:1024])
+            return None
+        try:
+            found = images.chain_of(self._shelf, parent, disk.path, self._known)
+            return Chain(self._shelf, found, disk.path)
+        except CorruptDataError as error:
+            self._notes.append(f"{disk.path}: full, as what is before it is not whole: {error}"[:1024])
+            return None
+
+
+def _now(points: list[str]) -> str:
+    """The name of a new point: this second, or the next one after the newest."""
+    now = datetime.now(UTC)
+    if points:
+        newest = datetime.strptime(points[-1], TIME).replace(tzinfo=UTC)
+        now = max(now, newest + timedelta(seconds=1))
+    return now.strftime(TIME)
+
+
+def _who() -> str:
+    try:
+        return f"user:{pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError:
+        return f"user:{os.geteuid()}"

@@ -1,0 +1,120 @@
+"""What a backup reads of a VM: disks as the guest sees them, or stored files as they are."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Final, Protocol
+
+from ioflt.backup import homefiles, transports
+from ioflt.backup.disk import Area, VirtualDisk
+from ioflt.backup.flat import FlatDisk
+from ioflt.backup.homefiles import FoundDisk
+from ioflt.datastore import atomic, regular, tree
+from ioflt.datastore.home import Home
+from ioflt.datastore.plain import PlainFile
+from ioflt.datastore.standing import Treatment, is_private, stored_as
+from ioflt.datastore.tree import HomeSide, HostSide, Side
+from ioflt.datastore.volume import Volume
+from ioflt.errors import UnsupportedError
+from ioflt.filters.backing import Backing
+from ioflt.format.luks2.layout import DATA_OFFSET
+from ioflt.format.luks2.tags import SUFFIX
+
+#: What a manifest calls the reading of stored files as they are.
+CIPHERTEXT: Final = "ciphertext"
+
+#: Stored files from this size on have images, of which increments are made; smaller ones that are no
+#: containers (a sealed VMX, a small clear file) are kept whole.
+_LARGE: Final = 1 << 20
+
+
+class Source(Protocol):
+    """`always`: what an increment holds in any case. `side` opens `files`."""
+
+    disks: list[FoundDisk]
+    files: list[str]
+    directories: list[str]
+    links: dict[str, str]
+    side: Side
+    transport: str
+    always: tuple[Area, ...]
+
+    def open(self, disk: FoundDisk) -> VirtualDisk:
+        """The disk, for reading."""
+
+
+class Plain:
+    """The VM as its guest sees it, by a transport mode. Raises as `homefiles.look`."""
+
+    always: tuple[Area, ...] = ()
+
+    def __init__(self, volume: Volume, home: Home, transport: str) -> None:
+        self._volume = volume
+        self._name = home.name
+        found = homefiles.look(home)
+        self.disks, self.files = found.disks, found.files
+        self.directories, self.links = found.directories, found.links
+        self.side: Side = HomeSide(home)
+        self.transport = transport
+
+    def open(self, disk: FoundDisk) -> VirtualDisk:
+        return transports.open_disk(self._volume, self._name, disk.path, self.transport)
+
+
+class Stored:
+    """The VM as it is stored: containers, sealed VMX, record, tags. No key is needed.
+
+    Raises UnsupportedError "not a regular file", "symlink leads out"; StorageError.
+    """
+
+    transport = CIPHERTEXT
+    always: tuple[Area, ...] = (Area(0, DATA_OFFSET),)
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.side: Side = HostSide()
+        self.disks: list[FoundDisk] = []
+        self.files: list[str] = []
+        self.directories: list[str] = []
+        self.links: dict[str, str] = {}
+        with regular.named(home):
+            for root, below, names, fd in os.fwalk(".", dir_fd=home.fd):
+                for name in (*below, *names):
+                    self._sort(fd, os.path.normpath(os.path.join(root, name)))
+        self.disks.sort(key=lambda disk: disk.path)
+        for paths in (self.files, self.directories):
+            paths.sort()
+        self.links = dict(sorted(self.links.items()))
+
+    def _sort(self, parent_fd: int, path: str) -> None:
+        name = os.path.basename(path)
+        info = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        if is_private(path.partition("/")[0]):
+            if path == atomic.RECORD or name.endswith(SUFFIX):
+                self.files.append(path)  # else it is a draft of somebody's
+        elif stat.S_ISDIR(info.st_mode):
+            self.directories.append(path)
+        elif stat.S_ISLNK(info.st_mode):
+            self.links[path] = tree.inner_link(parent_fd, path)
+        elif not stat.S_ISREG(info.st_mode):
+            raise UnsupportedError("not a regular file", file=path)
+        elif info.st_size >= _LARGE and stored_as(path) is not Treatment.VMX:
+            self.disks.append(FoundDisk(path, "container"))
+        else:
+            self.files.append(path)
+
+    def open(self, disk: FoundDisk) -> VirtualDisk:
+        with regular.named(self._home, disk.path):
+            return StoredFile(regular.open_file(self._home, disk.path))
+
+
+class StoredFile(FlatDisk):
+    """A stored file as a disk. Owns `fd`."""
+
+    def __init__(self, fd: int) -> None:
+        self._plain = PlainFile(fd, Backing(fd, 0))
+        super().__init__(self._plain)
+
+    def close(self) -> None:
+        self._plain.close()

@@ -1,0 +1,147 @@
+"""Whether backups are whole: signatures, digests of every file, what images hold, and the links of chains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ioflt.backup import copying, images, sealing
+from ioflt.backup.repository import Repository
+from ioflt.backup.shelf import Shelf
+from ioflt.datastore.container import Progress
+from ioflt.errors import CorruptDataError, IofltError, KeyUnavailableError, MalformedError
+from ioflt.format.manifest import text
+from ioflt.format.manifest.model import Disk, File, Manifest
+from ioflt.format.qcow2 import header as qcow2
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is not as it was stored; `file` is a path in the point, or empty."""
+
+    vm: str
+    point: str
+    file: str
+    finding: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How many points and files were looked at, and what was found."""
+
+    points: int
+    files: int
+    findings: list[Finding]
+
+
+def verify(
+    repository: Repository,
+    vm: str | None = None,
+    point: str | None = None,
+    *,
+    key: str | None,
+    progress: Progress | None = None,
+) -> Verified:
+    """Look at all points, those of one VM, or one. `key`: whose signatures have to be there, in PEM.
+
+    Raises NotFoundError, DeniedError, StorageError.
+    """
+    findings: list[Finding] = []
+    points = looked = 0
+    for name in repository.vms() if vm is None else [vm]:
+        with repository.shelf(name) as shelf:
+            there = shelf.points()
+            if point is not None and point not in there:
+                findings.append(Finding(name, point, "", "missing"))
+            for each in [one for one in there if point in (None, one)]:
+                points += 1
+                check = _Check(shelf, each, there, key, progress)
+                looked += check.run()
+                findings += check.findings
+    return Verified(points, looked, findings)
+
+
+class _Check:
+    """One point."""
+
+    def __init__(
+        self, shelf: Shelf, point: str, there: list[str], key: str | None, progress: Progress | None
+    ) -> None:
+        self._shelf = shelf
+        self._point = point
+        self._there = there
+        self._key = key
+        self._progress = progress
+        self.findings: list[Finding] = []
+
+    def run(self) -> int:
+        """How many files it has."""
+        manifest = None
+        with self._noting(text.NAME):
+            document = self._shelf.document(self._point)
+            sealing.check(document, self._key)
+            manifest = document.manifest
+        if manifest is None:
+            return 1
+        for disk in manifest.disks:
+            with self._noting(disk.image):
+                self._disk(disk)
+        for file in manifest.files:
+            with self._noting(f"{text.FILES}/{file.path}"):
+                self._file(file)
+        with self._noting(""):
+            self._strangers(manifest)
+        return 1 + len(manifest.disks) + len(manifest.files)
+
+    @contextmanager
+    def _noting(self, file: str) -> Iterator[None]:
+        """What the block raises about the data is a finding."""
+        try:
+            yield
+        except (CorruptDataError, KeyUnavailableError) as error:
+            self._note(file, error)
+
+    def _disk(self, disk: Disk) -> None:
+        where = f"{self._point}/{disk.image}"
+        if disk.parent is not None and disk.parent not in self._there:
+            self._note(disk.image, f"its link is missing: the point {disk.parent}, on which it builds")
+        with self._shelf.opened(where) as file:
+            size = file.length
+            start = bytes(file.read(0, qcow2.MAX_SIZE))
+        found = images.digest(self._shelf, where, self._progress)
+        if (size, found) != (disk.stored, disk.sha256):
+            raise MalformedError("changed", _sizes(size, disk.stored))
+        image = qcow2.parse(start)
+        backing = None if disk.parent is None else f"../{disk.parent}/{disk.image}"
+        if image.backing != backing:
+            raise MalformedError("builds on another image", repr(image.backing)[:80])
+        with self._shelf.opened(where) as file:
+            if images.content_of(file) != disk.content:
+                raise MalformedError("holds something else than was read from the disk")
+
+    def _file(self, kept: File) -> None:
+        with self._shelf.opened(f"{self._point}/{text.FILES}/{kept.path}") as file:
+            size = file.length
+            if (size, copying.digest(file)) != (kept.size, kept.sha256):
+                raise MalformedError("changed", _sizes(size, kept.size))
+        if self._progress is not None:
+            self._progress(size)
+
+    def _strangers(self, manifest: Manifest) -> None:
+        known = {text.NAME, *(disk.image for disk in manifest.disks)}
+        if manifest.files:
+            known.add(text.FILES)
+        for name in self._shelf.names(self._point):
+            if name not in known:
+                self._note(name, "not in the manifest")
+
+    def _note(self, file: str, what: IofltError | str) -> None:
+        told = what if isinstance(what, str) else what.message
+        self.findings.append(Finding(self._shelf.name, self._point, file, told))
+
+
+def _sizes(found: int, wanted: int) -> str:
+    return (
+        f"{found} bytes, the manifest says {wanted}" if found != wanted else "other bytes of the same length"
+    )

@@ -1,0 +1,158 @@
+"""`ioflt backup run`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ioflt.cli import reporting
+from ioflt.cli.backup.destination import destination_argument
+from ioflt.cli.backup.watching import progress_option, watched
+from ioflt.cli.render import emit, json_option, say, size, warn
+from ioflt.cli.session import connect_keys, home_argument, open_volume
+from ioflt.errors import UsageError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from ioflt.backup.repository import Repository
+    from ioflt.datastore.volume import Volume
+    from ioflt.format.manifest.model import Manifest
+    from ioflt.types import KeyRef
+
+
+@click.command()
+@home_argument
+@destination_argument
+@click.option("--incremental", is_flag=True, help="Only what changed since the newest backup of it in DEST.")
+@click.option("--transport", default="file", metavar="MODE", help="How disks are read; else file.")
+@click.option("--ciphertext", is_flag=True, help="The stored files as they are. Needs no key.")
+@click.option("--clear", is_flag=True, help="DEST is not encrypted: everybody who has it reads the VM.")
+@progress_option
+@json_option
+def run(
+    home: tuple[Path, str],
+    destination: Path,
+    incremental: bool,
+    transport: str,
+    ciphertext: bool,
+    clear: bool,
+    lines: bool,
+    as_json: bool,
+) -> None:
+    """Back up the VM to DEST: a new point in time, with its disks, all other files, and a signed manifest.
+
+    DEST is a datastore of its own, and is made if it is not there; what is in it is encrypted by its own
+    keys, each VM's by another. Disks are qcow2 images; an increment builds on the point before, as QEMU's
+    images do: look at them by `ioflt backup mount`.
+
+    With --ciphertext DEST holds containers as they are stored: who makes, verifies, copies or removes such
+    backups needs no privilege for keys, and cannot read them.
+
+    What is written is read back. If anything goes wrong, there is no new point.
+    """
+    from ioflt.backup import run as running
+
+    if ciphertext and (clear or transport != "file"):
+        raise click.UsageError("--ciphertext goes with neither --clear nor --transport")
+    if clear:
+        warn(f"{destination}: not encrypted; everybody who has it reads what it holds")
+    directory, name = home
+    with (
+        connect_keys() as keys,
+        open_volume(directory, read_only=True, keyless=ciphertext) as volume,
+        _destination(destination, ciphertext=ciphertext, clear=clear) as repository,
+        watched(f"backing up {name}", _amount(volume, name, incremental=incremental), lines) as bar,
+    ):
+
+        def told(point: str, keys: tuple[KeyRef, ...]) -> AbstractContextManager[None]:
+            changes = [("backup", None, os.path.join(os.path.abspath(destination), name, point))]
+            if keys:
+                changes.append(("backup.keyId", None, ", ".join(map(str, keys))))
+            return reporting.told(reporting.vm(directory, name), *changes, part="--clear" if clear else "")
+
+        wanted = running.Wanted(incremental, transport)
+        made = running.run(volume, name, repository, wanted, keys.sign_manifest, told, bar.advance)
+    shown = summary(made)
+
+    def text() -> None:
+        kind = "full" if made.full else "an increment"
+        say(f"{destination / name}: {made.point}, {kind}, {size(made.stored)}, {made.consistency}")
+        for note in made.notes:
+            say(note)
+
+    emit(shown, text, as_json)
+
+
+def summary(made: Manifest) -> dict[str, object]:
+    """What `--json` prints of a point."""
+    return {
+        "vm": made.vm,
+        "point": made.point,
+        "kind": made.kind,
+        "full": made.full,
+        "depends": sorted(made.parents),
+        "size": made.stored,
+        "consistency": made.consistency,
+        "transport": made.transport,
+        "notes": list(made.notes),
+    }
+
+
+@contextmanager
+def _destination(path: Path, *, ciphertext: bool, clear: bool) -> Iterator[Repository]:
+    """The destination, made if it is not there, and of the kind that was asked for."""
+    from ioflt.backup import repository
+
+    kind = repository.kind_of(path)
+    if ciphertext:
+        if kind == "datastore":
+            raise UsageError("is a datastore, and takes no ciphertext backups: another DEST", file=path)
+        if kind is None:
+            repository.make_ciphertext(path)
+        with repository.open_ciphertext(path) as found:
+            yield found
+        return
+    if kind == "ciphertext":
+        raise UsageError("holds ciphertext backups: --ciphertext, or another DEST", file=path)
+    if kind is None:
+        _make(path, clear=clear)
+    with open_volume(path) as volume, repository.of_volume(volume) as found:
+        if clear != (found.kind == "clear"):
+            told = "is encrypted: without --clear" if clear else "is not encrypted: --clear, or another DEST"
+            raise UsageError(told, file=path)
+        yield found
+
+
+def _make(path: Path, *, clear: bool) -> None:
+    from ioflt.cli import places
+    from ioflt.datastore.volume import Volume
+    from ioflt.types import HomeState
+
+    for found, what in (
+        (places.home_behind_mount(path), "a mount"),
+        (places.datastore_above(path), "a datastore"),
+    ):
+        if found is not None:
+            raise UsageError(f"no destination is made inside {what}, here {found}", file=path)
+    with connect_keys() as keys:
+        Volume.init(path, HomeState.CLEAR if clear else HomeState.ENCRYPTED, keys)
+    say(f"{path}: a datastore now, for backups")
+
+
+def _amount(volume: Volume, name: str, *, incremental: bool) -> int | None:
+    """Bytes that are read and read back; None where it is not known before."""
+    from ioflt.datastore import regular
+
+    if incremental:
+        return None
+    home = volume.home(name)
+    with regular.named(home):
+        return (
+            sum(min(each.info.st_blocks * 512, each.info.st_size) for each in regular.regular_files(home)) * 2
+        )

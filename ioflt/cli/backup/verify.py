@@ -1,0 +1,74 @@
+"""`ioflt backup verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ioflt.cli.backup.destination import destination_argument, open_destination
+from ioflt.cli.backup.watching import progress_option, watched
+from ioflt.cli.exits import Exit
+from ioflt.cli.render import emit, json_option, say, table
+from ioflt.cli.session import connect_keys
+
+#: Longest file of a public key read.
+_MAX_KEY = 4096
+
+
+@click.command()
+@destination_argument
+@click.option("--vm", metavar="NAME", help="Only backups of this VM.")
+@click.option("--point", metavar="POINT", help="Only this point; with --vm.")
+@click.option(
+    "--public-key",
+    "key_file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="They are signed by the machine with this key, in PEM; else by this machine.",
+)
+@progress_option
+@json_option
+def verify(
+    destination: Path, vm: str | None, point: str | None, key_file: Path | None, lines: bool, as_json: bool
+) -> None:
+    """Look whether the backups in DEST are whole: signatures, digests of all files, what images hold, and
+    that nothing is missing on which an increment builds.
+
+    Exits with 13 where something is not as it was stored, and says what. No key is needed for backups made
+    with --ciphertext. `ioflt backup verify --public-key` takes what `ioflt attest --public-key` printed on
+    the machine that made them.
+    """
+    from ioflt.backup import verify as verifying
+
+    if point is not None and vm is None:
+        raise click.UsageError("--point goes with --vm")
+    key = _key() if key_file is None else _read(key_file)
+    with (
+        open_destination(destination) as found,
+        watched(f"verifying {destination}", None, lines) as bar,
+    ):
+        done = verifying.verify(found, vm, point, key=key, progress=bar.advance)
+
+    def text() -> None:
+        if done.findings:
+            table(
+                ["VM", "POINT", "FILE", "FINDING"],
+                [[each.vm, each.point, each.file, each.finding] for each in done.findings],
+            )
+        else:
+            say(f"{destination}: {done.points} points, {done.files} files, all as they were stored")
+
+    emit(done, text, as_json)
+    if done.findings:
+        raise click.exceptions.Exit(Exit.FOUND)
+
+
+def _key() -> str:
+    with connect_keys() as keys:
+        return keys.manifest_key()
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(_MAX_KEY).decode("ascii", "replace")
