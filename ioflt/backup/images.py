@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
+from ioflt.backup import sealing
 from ioflt.backup.disk import Area, VirtualDisk
 from ioflt.backup.shelf import Shelf
 from ioflt.datastore.container import Progress
@@ -238,6 +239,16 @@ class Chain(Layers):
         self._opened.close()
 
 
+def check(shelf: Shelf, manifest: Manifest, path: str, progress: Progress | None = None) -> None:
+    """The image of that disk is the one of which the manifest tells. Raises MalformedError "changed"."""
+    disk = next(each for each in manifest.disks if each.path == path)
+    where = f"{manifest.point}/{disk.image}"
+    if digest(shelf, where, progress) != disk.sha256:
+        raise MalformedError(
+            "changed", "its digest is not that of the manifest", file=f"{shelf.path}/{where}"
+        )
+
+
 def chain_of(shelf: Shelf, manifest: Manifest, path: str, known: dict[str, Manifest]) -> list[Manifest]:
     """The manifests that a disk of the point builds on, itself first; `known` is added to.
 
@@ -254,7 +265,9 @@ def chain_of(shelf: Shelf, manifest: Manifest, path: str, known: dict[str, Manif
             if disk.parent not in shelf.points():
                 told = f"the point {disk.parent}, on which {found[-1].point} builds"
                 raise MalformedError("link missing", told, file=shelf.path)
-            known[disk.parent] = shelf.document(disk.parent).manifest
+            document = shelf.document(disk.parent)
+            sealing.check(document, None)
+            known[disk.parent] = document.manifest
         found.append(known[disk.parent])
 
 

@@ -159,6 +159,8 @@ class _Job:
 
     def _disk(self, disk: Disk) -> None:
         chain = images.chain_of(self._shelf, self._manifest, disk.path, self._known)
+        for manifest in chain:
+            images.check(self._shelf, manifest, disk.path, self._progress)
         with Chain(self._shelf, chain, disk.path) as source:
             if source.capacity != disk.capacity:
                 raise MalformedError("capacity differs", f"{source.capacity} bytes", file=disk.path)

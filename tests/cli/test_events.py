@@ -29,8 +29,8 @@ from tests.cli.test_json import PASSPHRASE
 
 #: Commands after which everything is as it was.
 LOOKS = {
-    "backup list", "backup show", "backup verify", "completion", "datastore show", "events", "events verify", "folder list", "folder show", "health",
-    "inspect", "key drill", "key list", "key locate", "key status", "keyd status", "permission explain",
+    "backup list", "backup show", "backup verify", "completion", "datastore show", "events", "events verify",
+    "folder list", "folder show", "health", "inspect", "key drill", "key list", "key locate", "key status", "keyd status", "permission explain",
     "permission list", "policy check", "policy list", "policy show", "provider list",
     "provider slot list", "role list", "role show", "service list", "vm list", "vm show",
 }  # fmt: skip
@@ -96,7 +96,7 @@ SAYS = {
     "service create": ("service create", "service", "backup", 'access.service("backup")'),
     "service remove": ("service remove", "service", "backup", 'access.service("backup")'),
     "setup": ("setup", None, None, "access.separateDuties"),
-    "backup restore": ("backup restore", "datastore", "ds", "restore"),
+    "backup restore": ("backup restore", "datastore", "DS", "restore"),
     "backup run": ("backup run", "vm", "web", "backup"),
     "vm clone": ("vm clone", "vm", "web", "clone"),
     "vm decrypt": ("vm decrypt", "vm", "out", "config.cryptoState"),
