@@ -29,10 +29,11 @@ from tests.cli.test_json import PASSPHRASE
 
 #: Commands after which everything is as it was.
 LOOKS = {
-    "backup list", "backup show", "backup verify", "completion", "datastore show", "events", "events verify",
-    "folder list", "folder show", "health", "inspect", "key drill", "key list", "key locate", "key status", "keyd status", "permission explain",
-    "permission list", "policy check", "policy list", "policy show", "provider list",
-    "provider slot list", "role list", "role show", "service list", "vm list", "vm show",
+    "backup list", "backup show", "backup verify", "completion", "datastore show", "events",
+    "events verify", "folder list", "folder show", "health", "inspect", "key drill", "key list",
+    "key locate", "key status", "keyd status", "permission explain", "permission list", "policy check",
+    "policy list", "policy show", "provider list", "provider slot list", "role list", "role show",
+    "service list", "vm list", "vm show",
 }  # fmt: skip
 
 #: Those that need a mount, a key server or a token, or change nothing in the script: tests/mounted,
