@@ -45,12 +45,12 @@ def forbid_dumps() -> None:
         _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
 
 
-def end_with_parent() -> None:
-    """Be killed when the thread that started this process ends, and so when its process does.
+def end_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
+    """Get that signal when the thread that started this process ends, and so when its process does.
 
     Raises PeerError when the kernel refuses.
     """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def raise_descriptor_limit() -> None:
