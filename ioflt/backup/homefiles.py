@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ioflt import syscalls
-from ioflt.datastore import regular, tree
+from ioflt.datastore import layers, regular, tree
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.standing import is_private
@@ -120,9 +120,11 @@ def _disk(home: Home, side: Side, path: str, attachments: set[str]) -> FoundDisk
     for file in _opened(home, side, path):
         start = bytes(file.read(0, sparse.PROBE_SIZE))
         if lower.endswith(".vmdk"):
+            if layers.is_raw(path) or (descriptor.is_descriptor(start) and file.length > descriptor.MAX_SIZE):
+                return None  # an extent, whatever a guest wrote to its start
             text = bytes(file.read(0, descriptor.MAX_SIZE)) if descriptor.is_descriptor(start) else start
             return _vmdk(path, text)
-        if start.startswith(_QCOW2) and not lower.endswith(_RAW):
+        if start.startswith(_QCOW2) and not layers.is_raw(path):
             backing = qcow2.parse(bytes(file.read(0, qcow2.MAX_SIZE))).backing
             names = {os.path.join(os.path.dirname(path), backing)} if backing else set()
             return FoundDisk(path, "qcow2", frozenset(names))

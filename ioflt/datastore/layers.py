@@ -36,7 +36,9 @@ MAX_CHAIN: Final = 256
 _MAX_OPEN: Final = 64
 
 _SECTOR: Final = 512
-_RAW: Final = re.compile(r".*(\.raw|-flat\.vmdk|-f[0-9]{3,}\.vmdk)", re.ASCII | re.IGNORECASE | re.DOTALL)
+_RAW: Final = re.compile(
+    r".*(\.raw|\.img|-flat\.vmdk|-f[0-9]{3,}\.vmdk)", re.ASCII | re.IGNORECASE | re.DOTALL
+)
 _GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV)  # ELOOP: a symlink
 
 
@@ -218,7 +220,7 @@ def chain(files: Files, path: str, *, alone: bool = False) -> list[Layer]:
 def _layer(files: Files, path: str, expected: str | None, *, alone: bool = False) -> Layer:
     try:
         first = bytes(files.read(path, 0, sparse.PROBE_SIZE))
-        kind = expected or _kind(path, first)
+        kind = expected or _kind(path, first, files.file(path).length)
         if alone and kind != "vmdk":
             raise UnsupportedError(
                 "unknown disk format", "no VMDK; qemu-img convert through a mount makes one of it"
@@ -234,9 +236,14 @@ def _layer(files: Files, path: str, expected: str | None, *, alone: bool = False
         raise
 
 
-def _kind(path: str, first: bytes) -> str:
-    """What a file is that somebody named."""
-    if _RAW.fullmatch(path):
+def is_raw(path: str) -> bool:
+    """Whether a file is raw by its name: what is in it a guest wrote, or may have."""
+    return _RAW.fullmatch(path) is not None
+
+
+def _kind(path: str, first: bytes, length: int) -> str:
+    """What a file of that length is that somebody named."""
+    if is_raw(path) or (descriptor.is_descriptor(first) and length > descriptor.MAX_SIZE):
         return "raw"
     if qcow2.is_qcow2(first):
         return "qcow2"

@@ -162,8 +162,9 @@ def test_a_raw_backing_file_is_raw_whatever_is_in_it(stored: Stored) -> None:
     assert content(stored, "b.qcow2") == content(stored, "a.raw") == forged
     stored.put("disk.vmdk", text(f'RW {len(forged) // 512} VMFS "a.raw"'))
     assert content(stored, "disk.vmdk") == forged
-    stored.put("c-flat.vmdk", text('RW 1 VMFS "secret"'))
-    assert b"secret" in content(stored, "c-flat.vmdk")
+    for name, size in (("c-flat.vmdk", 512), ("c.img", 512), ("c.vmdk", (1 << 20) + 512)):
+        stored.put(name, text('RW 1 VMFS "secret"').ljust(size, b"\0"))
+        assert b'"secret"' in content(stored, name)
 
 
 def test_snapshots_of_vmware(stored: Stored) -> None:
