@@ -5,6 +5,7 @@ IofltError
 ├── DeniedError              the caller may not
 │   └── UnshownError         keyd does not know whose the key is, and so not whether he may
 ├── NotFoundError            no such home, file, provider, mount
+├── ChangesUnknownError      what changed since then was not tracked: a full backup is due
 ├── ExistsError              it is there already, and is not overwritten
 ├── BusyError                in use; try again later
 ├── ReadOnlyError            the home, mount or datastore takes no writes
@@ -62,6 +63,10 @@ class UnshownError(DeniedError):
 
 class NotFoundError(IofltError):
     """The named thing does not exist."""
+
+
+class ChangesUnknownError(IofltError):
+    """What changed since the point that is asked about is not known, so that a full backup is due."""
 
 
 class ExistsError(IofltError):

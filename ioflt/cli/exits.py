@@ -28,6 +28,7 @@ class Exit(IntEnum):
     EXISTS = 11
     CROSS_HOME = 12
     FOUND = 13  # `check` ran, and found something that is not sound
+    CHANGES_UNKNOWN = 14  # a full backup is due
     BUG = 70
 
 
@@ -36,6 +37,7 @@ _BY_ERROR: dict[type[BaseException], int] = {
     errors.UsageError: Exit.USAGE,
     errors.DeniedError: Exit.DENIED,
     errors.NotFoundError: Exit.NOT_FOUND,
+    errors.ChangesUnknownError: Exit.CHANGES_UNKNOWN,
     errors.ExistsError: Exit.EXISTS,
     errors.BusyError: Exit.BUSY,
     errors.ReadOnlyError: Exit.READ_ONLY,

@@ -28,11 +28,12 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 
 from ioflt import syscalls
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.xts import SectorCipher
-from ioflt.datastore import openfile, tagfiles
+from ioflt.datastore import cbtfiles, openfile, tagfiles
 from ioflt.datastore.datakeys import unwrap
 from ioflt.datastore.header import read_header, read_state_slots
 from ioflt.errors import (
@@ -44,10 +45,13 @@ from ioflt.errors import (
 )
 from ioflt.filters.backing import Backing
 from ioflt.filters.base import Link
+from ioflt.filters.cbt import Cbt
+from ioflt.filters.changemap import ChangeMap, stamp_of
 from ioflt.filters.tagfile import TagFile
 from ioflt.filters.tagged import Tagged, named
 from ioflt.filters.trace import Counters, Trace
 from ioflt.filters.vmcrypt import VmCrypt
+from ioflt.format.cbt import sidecar
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import state, tags
 from ioflt.format.luks2.layout import DATA_OFFSET, STATE_SLOT_OFFSETS, STATE_SLOT_SIZE
@@ -101,6 +105,7 @@ class Container:
         self._lock = threading.Lock()  # state block and length against a sync in another thread
         self._counters = counters
         self._logged = 0
+        self._cbt: Cbt | None = None
         self._tagged: Tagged | None = None
         self._tags_fd: int | None = None
         try:
@@ -118,6 +123,7 @@ class Container:
     def _install(self, dek: Secret) -> None:
         """Build the chain for this DEK and read the state block."""
         self._mac_key = state.mac_key(dek, self.uuid)
+        self._changes_key = sidecar.mac_key(dek, self.uuid)
         try:
             self._cipher = SectorCipher(dek)
             below: Link = Backing(self._fd, DATA_OFFSET)
@@ -126,7 +132,11 @@ class Container:
         finally:
             dek.wipe()
         self._crypt = VmCrypt(below, self._cipher, thin=self.thin, initialised=None)
-        self._chain: Link = self._crypt if self._counters is None else Trace(self._crypt, self._counters)
+        self._untracked: Link = self._crypt if self._counters is None else Trace(self._crypt, self._counters)
+        self._chain: Link = self._untracked
+        if self._cbt is not None:  # after a lock, at rest
+            self._cbt.below, self._cbt.changes.key = self._untracked, self._changes_key
+            self._chain = self._cbt
         try:
             self.refresh()
         except BaseException:  # no key stays of what did not open
@@ -207,7 +217,8 @@ class Container:
 
     @property
     def closable(self) -> bool:
-        return self.settled and (self._tagged is None or self._tagged.at_rest)
+        at_rest = self._cbt is None or self._cbt.at_rest
+        return self.settled and at_rest and (self._tagged is None or self._tagged.at_rest)
 
     def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
         self._check_failed()
@@ -241,6 +252,8 @@ class Container:
     def write_waits(self, offset: int, end: int) -> bool:
         if self._short or self._crypt.initialised is not None:
             return True
+        if self._cbt is not None and self._cbt.at_rest:
+            return True
         if self._tagged is not None and self._tagged.waits(offset, end - offset):
             return True
         commits = not self.thin or (self._state.length is None and end % SECTOR_SIZE != 0)
@@ -259,7 +272,7 @@ class Container:
                     self._chain.write(offset, data)
                 except OSError:  # half written, for lack of space: what came is not part of the file
                     with suppress(OSError):
-                        self._crypt.resize(round_up(self._length))
+                        self._chain.resize(round_up(self._length))
                     raise
                 self._length = max(end, self._length)
         elif self._crypt.initialised is None:
@@ -271,6 +284,8 @@ class Container:
     def truncate(self, length: int) -> None:
         self._check_failed()
         openfile.check_range(length, 0)
+        if self._cbt is not None:
+            self._cbt.begin()
         with self._lock:
             if length > self._length:
                 self._extend(length)
@@ -280,20 +295,22 @@ class Container:
                 self._commit(length, self._crypt.initialised)
                 self._length = length
                 if self._crypt.size() > whole:
-                    self._crypt.resize(whole)
+                    self._chain.resize(whole)
             syscalls.touch(self._fd)
 
     def allocate(self, mode: int, offset: int, length: int) -> None:
         self._check_failed()
         self._check_writable()
         openfile.check_range(offset, length)
+        if self._cbt is not None:
+            self._cbt.begin()
         end = offset + length
         if mode in (openfile.ALLOCATE, openfile.ALLOCATE_KEEP_SIZE):
-            self._crypt.allocate(offset, round_up(end) - offset, keep_size=True)
+            self._chain.allocate(offset, round_up(end) - offset, keep_size=True)
         elif mode in (openfile.ZERO_RANGE, openfile.ZERO_RANGE_KEEP_SIZE):
-            self._empty(offset, end, self._crypt.zero)
+            self._empty(offset, end, self._chain.zero)
         elif mode == openfile.PUNCH_HOLE:
-            self._empty(offset, end, self._crypt.punch)
+            self._empty(offset, end, self._chain.punch)
         else:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         if mode in (openfile.ALLOCATE, openfile.ZERO_RANGE):
@@ -323,6 +340,8 @@ class Container:
                 self._tagged.settle()
             except OSError as error:
                 self._fail(error)
+        if self._cbt is not None:  # last: it notes the times of the file
+            self._cbt.settle()
 
     def leave(self) -> None:
         """Somebody else may write from now on."""
@@ -341,9 +360,32 @@ class Container:
     def close(self) -> None:
         """Wipe keys, close the descriptors."""
         self.wipe()
+        if self._cbt is not None:
+            self._cbt.changes.close()
         if self._tags_fd is not None:
             os.close(self._tags_fd)
         os.close(self._fd)
+
+    # Changed blocks
+
+    @property
+    def sidecar_name(self) -> str:
+        return cbtfiles.of_container(self.uuid)
+
+    @property
+    def changes(self) -> ChangeMap | None:
+        """What is tracked of it."""
+        return None if self._cbt is None else self._cbt.changes
+
+    def track(self, fd: int | None) -> None:
+        if self._cbt is not None:
+            self._cbt.settle()
+            self._cbt.changes.close()
+            self._cbt, self._chain = None, self._untracked
+        if fd is not None:
+            stamp = partial(stamp_of, self._fd, with_ctime=False)  # which changes with the header, too
+            changes = ChangeMap(fd, self._changes_key, stamp, name=self._name)
+            self._cbt = self._chain = Cbt(self._untracked, changes, self._name)
 
     # Keys
 
@@ -351,6 +393,7 @@ class Container:
         """Forget the DEK; I/O is impossible until `rekey`."""
         self._cipher.wipe()
         self._mac_key.wipe()
+        self._changes_key.wipe()
         if self._tagged is not None:
             self._tagged.wipe()
 
@@ -485,7 +528,7 @@ class Container:
     def _extend(self, length: int) -> None:
         """Extend with zeros: holes if thin; if thick, space is reserved and the filler follows."""
         self._prepare_extension(length, length)
-        self._crypt.resize(round_up(length))
+        self._chain.resize(round_up(length))
         self._length = length
 
     def _reserve(self, start: int, end: int) -> None:
@@ -501,7 +544,7 @@ class Container:
         """Zero what lies behind the length in its last sector: a cut may have left old bytes there."""
         tail = -self._length % SECTOR_SIZE
         if tail:
-            self._crypt.zero(self._length, tail)
+            self._chain.zero(self._length, tail)
 
     def _to_store(self) -> int | None:
         """What the state block says of the length, once the data is synced."""

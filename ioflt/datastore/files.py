@@ -109,7 +109,7 @@ def open_file(
         error.file = error.file or name
         raise
     backing: Link = Backing(fd, 0)
-    return PlainFile(fd, backing if counters is None else Trace(backing, counters))
+    return PlainFile(fd, backing if counters is None else Trace(backing, counters), name=name)
 
 
 def look(fd: int, treatment: Treatment) -> Face:

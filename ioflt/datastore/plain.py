@@ -5,17 +5,23 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from functools import partial
 
-from ioflt.datastore import openfile
+from ioflt.datastore import cbtfiles, openfile
 from ioflt.filters.base import Link
+from ioflt.filters.cbt import Cbt
+from ioflt.filters.changemap import ChangeMap, stamp_of
+from ioflt.format.cbt import sidecar
 
 
 class PlainFile:
     """`chain` begins at byte 0 of the backing file `fd`, which it owns."""
 
-    def __init__(self, fd: int, chain: Link) -> None:
+    def __init__(self, fd: int, chain: Link, *, name: str = "") -> None:
         self._fd = fd
-        self._chain = chain
+        self._name = name
+        self._untracked = self._chain = chain
+        self._cbt: Cbt | None = None
 
     @property
     def fd(self) -> int:
@@ -31,13 +37,13 @@ class PlainFile:
 
     @property
     def closable(self) -> bool:
-        return self.settled
+        return self._cbt is None or self._cbt.at_rest
 
     def read(self, offset: int, length: int, *, nowait: bool = False) -> bytes | bytearray | memoryview:
         return self._chain.read(offset, length, nowait=nowait)
 
     def write_waits(self, offset: int, end: int) -> bool:
-        return False
+        return self._cbt is not None and self._cbt.at_rest
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         length = self._chain.size()
@@ -68,7 +74,9 @@ class PlainFile:
         return self._chain.seek_data(offset) if whence == os.SEEK_DATA else self._chain.seek_hole(offset)
 
     def flush(self) -> None:
-        """Nothing: written bytes are with the kernel already."""
+        """Written bytes are with the kernel already."""
+        if self._cbt is not None:
+            self._cbt.settle()
 
     def sync(self, *, data_only: bool) -> None:
         self._chain.sync(data_only=data_only)
@@ -76,3 +84,24 @@ class PlainFile:
     def close(self) -> None:
         self._chain.close()
         os.close(self._fd)
+
+    # Changed blocks
+
+    @property
+    def sidecar_name(self) -> str:
+        return cbtfiles.of_clear(self._fd)
+
+    @property
+    def changes(self) -> ChangeMap | None:
+        """What is tracked of it."""
+        return None if self._cbt is None else self._cbt.changes
+
+    def track(self, fd: int | None) -> None:
+        if self._cbt is not None:
+            self._cbt.settle()
+            self._cbt.changes.close()
+            self._cbt, self._chain = None, self._untracked
+        if fd is not None:
+            stamp = partial(stamp_of, self._fd, with_ctime=True)
+            changes = ChangeMap(fd, sidecar.clear_key(), stamp, name=self._name)
+            self._cbt = self._chain = Cbt(self._untracked, changes, self._name)

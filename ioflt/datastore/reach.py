@@ -80,7 +80,7 @@ def change(
         raise
     finally:
         os.close(fd)
-    return _ask(path, by_mount)
+    return ask(path, by_mount)
 
 
 @contextmanager
@@ -191,7 +191,11 @@ def _open(path: str) -> int:
         raise
 
 
-def _ask(path: str, by_mount: Callable[[MountControl, str], _Result]) -> _Result:
+def ask(path: str, by_mount: Callable[[MountControl, str], _Result]) -> _Result:
+    """`by_mount` of the mount of this host that has the file at an absolute backing path open for writing.
+
+    Raises BusyError when none has.
+    """
     for mount in _mounts():
         below = _relative(path, mount.status.datastore)
         if below is None or mount.status.read_only:

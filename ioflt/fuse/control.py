@@ -28,6 +28,7 @@ from ioflt.errors import (
     PeerError,
     UnsupportedError,
 )
+from ioflt.fuse import tracking
 from ioflt.fuse.nodes import Node
 from ioflt.fuse.operations import Operations
 from ioflt.fuse.ranges import END
@@ -124,6 +125,13 @@ class Control:
             await self._operations.sync_all()
         elif isinstance(request, messages.Resume):
             client.end()
+        elif isinstance(request, messages.TrackChanges):
+            return messages.Tracked(await tracking.switch(self._written(request.path), on=request.on))
+        elif isinstance(request, messages.TakeChangeId):
+            taken = await tracking.take(self._written(request.path), request.at_least)
+            return messages.ChangeIdTaken(taken.uuid, taken.sequence)
+        elif isinstance(request, messages.ChangedAreas):
+            return await tracking.areas(self._written(request.path), request.since, request.start)
         else:
             await self._invalidate(request.path)
         return messages.Done()
@@ -246,6 +254,15 @@ class Control:
         else:
             await self._on_container(path, lambda fd: change_container(fd, keys, change))
         _log.info("%s: opens by %s now", path, ", ".join(map(str, change.ensure)))
+
+    def _written(self, path: str) -> Node:
+        """The node of a file that is open for writing in this mount. Raises BusyError."""
+        if self._operations.gate.locked:
+            raise BusyError("the mount is locked", file=path)
+        node = self._find(path)
+        if node is None or node.writers == 0:
+            raise BusyError("open for writing in another mount", file=path)
+        return node
 
     def _find(self, path: str) -> Node | None:
         try:

@@ -20,11 +20,12 @@ from ioflt import syscalls
 from ioflt.datastore import files
 from ioflt.datastore.container import Container
 from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.standing import Standing, Treatment
 from ioflt.datastore.vmx import VmxFile
 from ioflt.errors import BusyError, IntegrityError, ReadOnlyError
 from ioflt.filters.trace import Counters
-from ioflt.fuse import kernel
+from ioflt.fuse import kernel, tracking
 from ioflt.fuse.gate import Gate
 from ioflt.fuse.nodes import Node, Nodes
 from ioflt.fuse.ranges import END
@@ -99,6 +100,8 @@ class Opener:
                 return
             async with node.ranges.hold(0, END, exclusive=True):  # the filler or a sync may be at work
                 if write and node.file is not None:
+                    if isinstance(node.file, (Container, PlainFile)) and node.file.changes is not None:
+                        await self._in_thread(node.file.track, None)
                     if isinstance(node.file, Container):
                         node.file.leave()
                     syscalls.unlock(node.file.fd)
@@ -123,6 +126,7 @@ class Opener:
             await self._lock(node, file)
             try:
                 await self._refresh(node, file)
+                await self._in_thread(tracking.begin, node, file)
             except BaseException:  # cancelled, too: the lock goes with the try
                 syscalls.unlock(file.fd)
                 raise

@@ -32,7 +32,10 @@ class Operations(Names, Files):
                 async with self._steady(node), node.ranges.hold(0, END, exclusive=True):
                     if node.file is not file:  # closed meanwhile
                         continue
-                    await self.opener.thread_for(file)(lambda file=file: file.sync(data_only=False))
+                    thread = self.opener.thread_for(file)
+                    await thread(lambda file=file: file.sync(data_only=False))
+                    if not file.closable:
+                        await thread(file.flush)
                     self._rebind(node)
             except Exception as error:
                 _log.error("%s could not be written back: %s", node.shown, error)

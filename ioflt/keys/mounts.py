@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from ioflt.crypto.secret import Secret
 from ioflt.errors import BusyError, DeniedError, PeerError
+from ioflt.format.cbt.changeid import ChangeId
 from ioflt.keys.channel import Channel, Receiver
 from ioflt.paths import Paths
 from ioflt.transport import unix
@@ -94,6 +95,29 @@ class MountControl:
     def invalidate(self, path: str) -> None:
         """Tell the mount that a file was changed under it."""
         self._ask(messages.Invalidate(path), messages.Done)
+
+    def track_changes(self, path: str, *, on: bool) -> bool:
+        """Track changed blocks of a file, or no more; False when it was so already."""
+        return self._ask(messages.TrackChanges(path, on), messages.Tracked).changed
+
+    def take_change_id(self, path: str, at_least: int) -> ChangeId:
+        """The change id of this moment, of a sequence no lower than that."""
+        taken = self._ask(messages.TakeChangeId(path, at_least), messages.ChangeIdTaken)
+        return ChangeId(taken.uuid, taken.sequence)
+
+    def changes(self, path: str, since: int | None) -> tuple[bytes, int, list[tuple[int, int]]]:
+        """UUID and length of a file, and its areas (offset, length) that changed after that sequence; None:
+        that are allocated."""
+        found: list[tuple[int, int]] = []
+        start = 0
+        while True:
+            answer = self._ask(messages.ChangedAreas(path, since, start), messages.Areas)
+            found += answer.areas
+            if answer.end >= answer.length:
+                return answer.uuid, answer.length, found
+            if answer.end <= start:
+                raise PeerError("the mount does not come to an end of a file's areas", file=path)
+            start = answer.end
 
     def close(self) -> None:
         """Close the connection. May be called again."""

@@ -26,6 +26,7 @@ _PLAIN: dict[str, type[IofltError]] = {
         errors.DeniedError,
         errors.UnshownError,
         errors.NotFoundError,
+        errors.ChangesUnknownError,
         errors.ExistsError,
         errors.BusyError,
         errors.ReadOnlyError,

@@ -25,12 +25,18 @@ MAX_KEYS = 16
 #: Most paths of one list; longer lists are cut.
 MAX_PATHS = 1024
 
+#: Most areas of one reply.
+MAX_AREAS = 1 << 16
+
 Meta = msgspec.Meta
 
 Path = Annotated[str, Meta(max_length=MAX_PATH)]
 Paths = Annotated[tuple[Path, ...], Meta(max_length=MAX_PATHS)]
 Passphrase = Annotated[bytearray, Meta(min_length=1, max_length=4096)]
 KeyslotNumber = Annotated[int, Meta(ge=0, le=31)]
+Sequence = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Uuid = Annotated[bytes, Meta(min_length=16, max_length=16)]
 LockMode = Literal["refuse", "suspend", "force"]
 
 
@@ -103,6 +109,28 @@ class Invalidate(_Message, frozen=True):
     path: Path
 
 
+class TrackChanges(_Message, frozen=True):
+    """→ Tracked. From now on, or no more, of a file that is open for writing."""
+
+    path: Path
+    on: bool
+
+
+class TakeChangeId(_Message, frozen=True):
+    """→ ChangeIdTaken, of a sequence no lower than that."""
+
+    path: Path
+    at_least: Sequence
+
+
+class ChangedAreas(_Message, frozen=True):
+    """→ Areas, those that changed after the id of sequence `since`; None: those that are allocated."""
+
+    path: Path
+    since: Sequence | None
+    start: Offset
+
+
 RequestBody = (
     Hello
     | Lock
@@ -114,6 +142,9 @@ RequestBody = (
     | Quiesce
     | Resume
     | Invalidate
+    | TrackChanges
+    | TakeChangeId
+    | ChangedAreas
 )
 
 
@@ -153,4 +184,25 @@ class Done(_Message, frozen=True):
     """It was done, and there is nothing to say about it."""
 
 
-ReplyBody = Status | Locked | Busy | Keyslot | Done | Failure
+class Tracked(_Message, frozen=True):
+    """`changed`: it was not so already."""
+
+    changed: bool
+
+
+class ChangeIdTaken(_Message, frozen=True):
+    uuid: Uuid
+    sequence: Sequence
+
+
+class Areas(_Message, frozen=True):
+    """Pairs (offset, length) of bytes, rising and apart: all that there is from `start` to `end`; behind that
+    come others, unless it is `length`, the file's."""
+
+    uuid: Uuid
+    length: Offset
+    areas: Annotated[tuple[tuple[Offset, Offset], ...], Meta(max_length=MAX_AREAS)]
+    end: Offset
+
+
+ReplyBody = Status | Locked | Busy | Keyslot | Tracked | ChangeIdTaken | Areas | Done | Failure

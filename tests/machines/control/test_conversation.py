@@ -21,12 +21,18 @@ REQUESTS = [
     m.Quiesce(),
     m.Resume(),
     m.Invalidate("web/web.vmdk"),
+    m.TrackChanges("web/web.vmdk", True),
+    m.TakeChangeId("web/web.vmdk", 2**32 - 1),
+    m.ChangedAreas("web/web.vmdk", None, 2**63 - 1),
 ]
 REPLIES = [
     m.Status("/ds", "/mnt", 17, False, False, 3, {"reads": 5}),
     m.Locked(("a",), ("b",)),
     m.Busy(("a",)),
     m.Keyslot(1),
+    m.Tracked(True),
+    m.ChangeIdTaken(bytes(16), 78),
+    m.Areas(bytes(16), 1 << 20, ((0, 65536), (131072, 4096)), 1 << 20),
     m.Done(),
     Failure("BusyError", "in use"),
 ]
@@ -37,6 +43,8 @@ WRONG = {
     "a path above the limit": m.Invalidate("a" * (m.MAX_PATH + 1)),
     "a backup above the limit": m.RestoreHeader("a", bytes(m.MAX_HEADER + 1)),
     "no key that opens the file": m.Rewrap("a", (), ()),
+    "a sequence out of range": m.TakeChangeId("a", 2**32),
+    "an offset out of range": m.ChangedAreas("a", 1, -1),
     "a reply": m.Done(),
 }
 

@@ -1,0 +1,70 @@
+"""Changed block tracking of files that are open for writing in this mount.
+
+Whoever asks holds the range locks of all of the file: what is being written just now is marked already, and
+would count as of before the change id that is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import TypeVar
+
+import trio
+
+from ioflt.datastore import cbt, cbtfiles
+from ioflt.datastore.container import Container
+from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.plain import PlainFile
+from ioflt.errors import BusyError, NotFoundError, UsageError
+from ioflt.format.cbt.changeid import ChangeId
+from ioflt.fuse.nodes import Node
+from ioflt.fuse.ranges import END
+from ioflt.wire.control import messages
+
+_Result = TypeVar("_Result")
+
+
+def begin(node: Node, file: OpenFile) -> None:
+    """The file has its first writer here: have it mark its changes if they are tracked. Raises OSError."""
+    if isinstance(file, (Container, PlainFile)) and not node.home.is_root:
+        cbtfiles.attach(node.home.fd, file)
+
+
+async def switch(node: Node, *, on: bool) -> bool:
+    """Begin or end it; False when it was so already."""
+    return await _on_file(node, lambda file: cbt.switch(node.home, file, on=on))
+
+
+async def take(node: Node, at_least: int) -> ChangeId:
+    """The change id of this moment, of a sequence no lower than that."""
+
+    def take(file: Container | PlainFile) -> ChangeId:
+        if file.changes is None:
+            raise NotFoundError("its changed blocks are not tracked")
+        return file.changes.take(at_least)
+
+    return await _on_file(node, take)
+
+
+async def areas(node: Node, since: int | None, start: int) -> messages.Areas:
+    """What changed after the id of that sequence, or, None, is allocated, from `start` on."""
+
+    def look(file: Container | PlainFile) -> messages.Areas:
+        if file.changes is None:
+            raise NotFoundError("its changed blocks are not tracked")
+        found = tuple(islice(cbt.areas_of(file, since, start), messages.MAX_AREAS))
+        end = sum(found[-1]) if len(found) == messages.MAX_AREAS else file.length
+        return messages.Areas(file.changes.uuid, file.length, found, end)
+
+    return await _on_file(node, look)
+
+
+async def _on_file(node: Node, call: Callable[[Container | PlainFile], _Result]) -> _Result:
+    async with node.opening, node.ranges.hold(0, END, exclusive=True):
+        file = node.file
+        if node.writers == 0:
+            raise BusyError("open for writing in another mount", file=node.shown)
+        if not isinstance(file, (Container, PlainFile)):
+            raise UsageError("a VMX is no disk", file=node.shown)
+        return await trio.to_thread.run_sync(call, file)
