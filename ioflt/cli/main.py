@@ -146,8 +146,9 @@ standard error.
  3  denied                       11  exists already
  4  key not available            12  homes of different keys
  5  corrupt data                 13  check found something
- 6  busy                         70  a bug of ioflt
- 7  read-only                 128+N  ended by signal N
+ 6  busy                         14  a full backup is due
+ 7  read-only                    70  a bug of ioflt
+                              128+N  ended by signal N
 """,
     ),
     (
