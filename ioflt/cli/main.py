@@ -92,6 +92,12 @@ _SECTIONS = (
         "Other",
         (
             Entry(
+                "testbed",
+                "ioflt.testing.testbed.commands",
+                "testbed",
+                "Test beds for programs that back up VMs.",
+            ),
+            Entry(
                 "completion", "ioflt.cli.completion", "completion", "Print the completion script of a shell."
             ),
         ),

@@ -47,9 +47,11 @@ def start(
     principal: Principal | None = None,
     foreground: bool = False,
     lacking: Lacking | None = None,
+    module: str = "ioflt.fuse",
 ) -> int:
     """Mount. Returns when it is served, or with `foreground` when it ended: then the exit code.
 
+    `module`: what is run as the mount's process, by a test bed another one.
     Raises the IofltError for which it could not be mounted.
     """
     if paths.find().joined:  # its process has the keys of all that is opened in it
@@ -76,7 +78,7 @@ def start(
     quiet = None if foreground else subprocess.DEVNULL
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ioflt.fuse", *arguments],
+            [sys.executable, "-P", "-m", module, *arguments],
             pass_fds=(told,),
             stdin=subprocess.DEVNULL,
             stdout=quiet,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -32,6 +33,23 @@ Answer = TypeVar("Answer", bound=replies.ReplyBody)
 
 #: A greeted connection to keyd; true: which is started when it is not running.
 Reach = Callable[[bool], Link]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What became of records that were shown. `helps`: keyd may answer otherwise now."""
+
+    helps: bool = False
+    #: Why it could not say of one whether it is valid: its key is out of reach.
+    unverified: Failure | None = None
+
+    def reason(self, told: Failure) -> Failure:
+        """Why a request fails. That nobody has shown a record is not why, where one could not be verified."""
+        return self.unverified if self.unverified is not None and _is_unshown(told) else told
+
+
+def _is_unshown(told: Failure) -> bool:
+    return told.error == UnshownError.__name__
 
 
 class Asker:
@@ -82,20 +100,24 @@ class Asker:
 
     def _ask(self, request: requests.RequestBody, kind: type[Answer]) -> Answer:
         answer = self._call(request)
-        if isinstance(answer, Failure) and self._show([answer], request):
-            answer = self._call(request)
         if isinstance(answer, Failure):
-            raise failure.rebuild(answer)
+            shown = self._show([answer], request)
+            if shown.helps:
+                answer = self._call(request)
+            if isinstance(answer, Failure):
+                raise failure.rebuild(shown.reason(answer))
         if not isinstance(answer, kind):
             raise PeerError(f"keyd answered a {type(request).__name__} with a {type(answer).__name__}")
         return answer
 
-    def _show(self, failures: Iterable[Failure], request: requests.RequestBody) -> bool:
-        """Show a keyd that started since what it has not seen; whether that may change its answer."""
-        if not any(failure.error == UnshownError.__name__ for failure in failures):
-            return False
+    def _show(self, failures: Iterable[Failure], request: requests.RequestBody) -> Shown:
+        """Show a keyd that started since what it has not seen."""
+        if not any(map(_is_unshown, failures)):
+            return Shown()
         answers = [self._call(record) for record in self._shown.about(request)]
-        return any(isinstance(answer, replies.Checked) for answer in answers)
+        checked = [answer for answer in answers if isinstance(answer, replies.Checked)]
+        unverified = (one for answer in checked for one in answer.results if isinstance(one, Failure))
+        return Shown(bool(checked), next(unverified, None))
 
     def _call(self, request: requests.RequestBody) -> replies.ReplyBody:
         for tries_left in reversed(range(TRIES)):

@@ -48,12 +48,13 @@ class KeyRequests(Asker):
             )
             request = requests.Unwrap(batch)
             answer = self._ask(request, replies.Unwrapped)
-            if self._show(answer.failures.values(), request):
+            shown = self._show(answer.failures.values(), request)
+            if shown.helps:
                 for spare in answer.keys:
                     wipe(spare)
                 answer = self._ask(request, replies.Unwrapped)
             _expect_length(answer.keys, batch)
-            failures = {index: failure.rebuild(told) for index, told in answer.failures.items()}
+            failures = {index: failure.rebuild(shown.reason(told)) for index, told in answer.failures.items()}
             found += [failures.get(index) or _take(key) for index, key in enumerate(answer.keys)]
         return found
 
@@ -94,9 +95,13 @@ class KeyRequests(Asker):
             )
             request = requests.Prove(batch)
             told = self._ask(request, replies.Proved).failures
-            if self._show(told.values(), request):
+            shown = self._show(told.values(), request)
+            if shown.helps:
                 told = self._ask(request, replies.Proved).failures
-            found += [failure.rebuild(told[index]) if index in told else None for index in range(len(batch))]
+            found += [
+                failure.rebuild(shown.reason(told[index])) if index in told else None
+                for index in range(len(batch))
+            ]
         return found
 
     def prove_vmx(self, text: bytes, by: Sequence[KeyRef]) -> None:

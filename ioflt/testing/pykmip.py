@@ -112,13 +112,14 @@ class PyKmip:
     def start(
         cls,
         directory: Path,
-        authority: Authority,
+        authority: Authority | Path,
         certificate: tuple[Path, Path],
         name: str = "server",
         port: int | None = None,
     ) -> PyKmip:
         """Start one and wait until it takes connections. Those with the same `directory` share their keys.
 
+        `authority`: who signs for its clients, or the file with the certificate of that.
         `port`: of one that was killed, whose place it takes; else any that is free.
         """
         port = free_port() if port is None else port
@@ -131,7 +132,7 @@ class PyKmip:
                 port=port,
                 certificate=certificate[0],
                 key=certificate[1],
-                ca=authority.path,
+                ca=authority if isinstance(authority, Path) else authority.path,
                 policy=place / "policy",
                 database=directory / "keys.db",
             )

@@ -17,8 +17,11 @@ from tests.json_spec import check, spec
 #: Commands whose outcome is their exit code, and those whose standard output is something else.
 WITHOUT = {"mount", "umount", "completion", "vmx export"}
 
-#: Those that need a key server or a token: tests/contracts holds them against the text.
-WITH_PEERS = {"key locate", "key revoke", "key destroy", "provider create pkcs11"}
+#: Those that need a key server, a token or a mount: tests/contracts and tests/interop hold them against it.
+WITH_PEERS = {
+    *("key locate", "key revoke", "key destroy", "provider create pkcs11"),
+    *("testbed up", "testbed fault", "testbed down"),
+}
 
 #: Each command, after what it needs; `!` is one for the shell. `{key}` is the key of the VM `web`.
 SCRIPT = """
@@ -122,6 +125,7 @@ datastore recrypt ds
 ! cp older ds/.ioflt
 datastore register ds --accept-rollback
 keyd stop
+testbed list
 """
 
 

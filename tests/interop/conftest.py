@@ -3,3 +3,6 @@
 from tests.mounted.conftest import homes, place
 
 __all__ = ["homes", "place"]
+
+#: Tests of a project of its own, which `test_testbed` runs.
+collect_ignore = ["example_project"]

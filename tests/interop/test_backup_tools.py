@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from ioflt.testing.testbed.guest import NAME, SIZE, checksums, make_disk, make_vm
 from tests import guest
-from tests.interop.guest_disk import CHECKSUMS, HOSTNAME, SIZE, make_disk, make_vm
 from tests.mounted.place import Place
 from tests.readme import Recipe
 from tests.waiting import await_end
@@ -98,7 +98,7 @@ def assert_restored(rig: Rig, path: Path, *, holes: bool = True) -> None:
     assert not holes or (path / "web01-flat.vmdk").stat().st_blocks * 512 < SIZE // 2
     stored = rig.other.datastore / "web01"
     assert (stored / "web01-flat.vmdk").read_bytes()[:4] == b"LUKS"
-    assert HOSTNAME.encode() not in (stored / "web01.vmdk").read_bytes()
+    assert NAME.encode() not in (stored / "web01.vmdk").read_bytes()
 
 
 @pytest.fixture
@@ -187,12 +187,12 @@ def test_nbdcopy_over_several_connections(rig: Rig, target: Path) -> None:
 def test_dissect(rig: Rig) -> None:
     title = "dissect (Python, needs no qemu and no root: pip install dissect.target dissect.extfs)"
     with rig.recipe(title) as dissect:
-        assert f" {HOSTNAME} linux Debian GNU/Linux 12" in dissect.run("target-query")
-        assert f"{HOSTNAME}\n" in dissect.run("target-fs")
+        assert f" {NAME} linux Debian GNU/Linux 12" in dissect.run("target-query")
+        assert f"{NAME}\n" in dissect.run("target-fs")
     fs = Path(sys.executable).parent / "target-fs"
     command = [fs, "-q", rig.home / "web01.vmdk", "cat", f"/{BIG}"]
     done = subprocess.run(command, check=True, capture_output=True)
-    assert hashlib.sha256(done.stdout).hexdigest() == CHECKSUMS[BIG]
+    assert hashlib.sha256(done.stdout).hexdigest() == checksums()[BIG]
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_guestfish(rig: Rig, modules: None) -> None:
         "SUPERMIN_MODULES": str(release),
     }
     with rig.recipe("guestfish", **environment) as guestfish:
-        assert guestfish.run().strip() == HOSTNAME
+        assert guestfish.run().strip() == NAME
 
 
 def test_nothing_was_wrong(rig: Rig) -> None:

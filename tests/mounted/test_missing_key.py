@@ -57,6 +57,21 @@ def test_it_is_locked_and_unlocks_by_itself(place: Place, top: Path) -> None:
     assert json.loads(place.ioflt("vm", "show", vm, "--json").stdout)["missing"] == []
 
 
+def test_a_keyd_that_started_since_tells_a_service_why(place: Place, top: Path) -> None:
+    """It has seen no record of the key, and cannot verify one: not that the service may not is why."""
+    vm = place.datastore / "web01"
+    (key,) = json.loads(place.ioflt("vm", "show", vm, "--json").stdout)["keys"]
+    place.ioflt("service", "create", "backup")
+    place.ioflt("permission", "grant", "service:backup", "backup-operator", place.datastore)
+    place.remount("--as", "service:backup")
+    assert (top / "one-flat.vmdk").read_bytes() == TEXT
+    place.ioflt("key", "remove", "--force", key)
+    place.ioflt("keyd", "stop")
+    with pytest.raises(OSError, match=os.strerror(errno.ENOKEY)):
+        (top / "two-flat.vmdk").read_bytes()
+    place.ioflt("key", "add", key)
+
+
 def test_a_mount_is_among_the_users_of_its_keys(place: Place, top: Path) -> None:
     (key,) = json.loads(place.ioflt("vm", "show", place.datastore / "web01", "--json").stdout)["keys"]
     shown = json.loads(place.ioflt("keyd", "status", "--json").stdout)

@@ -28,7 +28,8 @@ def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple
             yield " ".join(words), command
 
 
-COMMANDS = dict(commands(cli))
+#: A test bed is a machine of its own: its commands act in its $IOFLT_HOME, and on nothing of this one.
+COMMANDS = {name: command for name, command in commands(cli) if not name.startswith("testbed ")}
 
 
 def test_every_command_is_in_the_table() -> None:
