@@ -4,7 +4,7 @@
 # make demo     a real VM: imported, encrypted by keys of two KMIP servers, mounted, compared, booted; one server
 #               is killed meanwhile. make demo KMS=native: keys of this machine
 # make bench    throughput through a mount against the directory behind it; what the keys of 10,000 VMs cost;
-#               how many events a second are logged
+#               how many events a second are logged; how long backups of a thin disk take
 # make clean    remove what the other targets made, the environment included
 #
 # One level: make unit | operations | cli | golden | mounted | interop
@@ -81,6 +81,7 @@ bench:
 	$(PYTHON_BIN) tools/bench.py
 	$(PYTHON_BIN) tools/bench_keys.py
 	$(PYTHON_BIN) tools/bench_events.py
+	$(PYTHON_BIN) tools/bench_backup.py
 
 clean:
 	rm -rf .venv build .cache .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

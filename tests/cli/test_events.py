@@ -33,7 +33,7 @@ LOOKS = {
     "events verify", "folder list", "folder show", "health", "inspect", "key drill", "key list",
     "key locate", "key status", "keyd status", "permission explain", "permission list", "policy check",
     "policy list", "policy show", "provider list", "provider slot list", "role list", "role show",
-    "service list", "vm list", "vm show",
+    "service list", "testbed list", "vm list", "vm show",
 }  # fmt: skip
 
 #: Those that need a mount, a key server or a token, or change nothing in the script: tests/mounted,

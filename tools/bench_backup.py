@@ -1,0 +1,135 @@
+"""How long a backup of a thin disk takes, against `cp` of a dense file with as much data from the same mount.
+
+The disk is a flat VMDK of 16 GiB in an encrypted VM, 1 GiB of it written, a mebibyte in every sixteen. Each
+round does all rows one after the other; what counts is the median of each row's shares of its round's `cp`.
+Before each row the kernel's caches are dropped (cold), or the source was read once (warm). Every copy is
+written to the same directory, and removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import facts, places
+
+MIB = 1 << 20
+
+Command = Sequence[object]
+
+
+def make_disk(home: Path, data_mib: int) -> None:
+    """The thin disk, and the dense file with as much data."""
+    with open(home / "thin-flat.vmdk", "wb") as thin, open(home / "dense.raw", "wb") as dense:
+        thin.truncate(16 * data_mib * MIB)
+        for number in range(data_mib):
+            data = os.urandom(MIB)
+            thin.seek(16 * number * MIB)
+            thin.write(data)
+            dense.write(data)
+        os.fsync(thin.fileno())
+        os.fsync(dense.fileno())
+    (home / "thin.vmdk").write_text(
+        "# Disk DescriptorFile\nversion=1\nCID=5e0c2d01\nparentCID=ffffffff\n"
+        f'createType="vmfs"\nRW {16 * data_mib * MIB // 512} VMFS "thin-flat.vmdk"\n'
+        '#DDB\nddb.adapterType = "lsilogic"\n'
+    )
+
+
+def rows(home: Path, uri: str, target: Path) -> Mapping[str, Command]:
+    disk = home / "thin.vmdk"
+    return {
+        "cp of the dense file": ("cp", home / "dense.raw", target),
+        "mount, nbdcopy": ("nbdcopy", home / "thin-flat.vmdk", target),
+        "mount, qemu-img convert": ("qemu-img", "convert", "-f", "vmdk", "-O", "raw", disk, target),
+        "NBD, nbdcopy": ("nbdcopy", uri, target),
+        "NBD, qemu-img convert": ("qemu-img", "convert", "-f", "raw", "-O", "raw", uri, target),
+    }
+
+
+@contextmanager
+def served(disk: Path, socket: Path) -> Iterator[str]:
+    """By qemu-nbd on the mount, as README has it."""
+    how = ("--read-only", "--persistent", "--shared=4", "--format=vmdk", f"--socket={socket}")
+    server = subprocess.Popen(["qemu-nbd", *how, disk])
+    try:
+        while not socket.exists() and server.poll() is None:
+            time.sleep(0.05)  # its own start is all there is to wait for
+        yield f"nbd+unix:///?socket={socket}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def seconds(command: Command, target: Path, *, warm: bool) -> float:
+    """Of one run; the copy is removed."""
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    for _ in range(2 if warm else 1):
+        target.unlink(missing_ok=True)
+        begin = time.perf_counter()
+        subprocess.run([str(word) for word in command], check=True)
+        took = time.perf_counter() - begin
+    target.unlink()
+    return took
+
+
+def measure(
+    commands: Mapping[str, Command], target: Path, rounds: int, *, warm: bool
+) -> dict[str, list[float]]:
+    """The seconds of each row, round after round."""
+    took: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            took[name].append(seconds(command, target, warm=warm))
+    return took
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--directory", type=Path, help="where to measure (default: the temporary directory)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each row, cold and warm (default 3)")
+    parser.add_argument("--mib", type=int, default=1024, help="of data in the disk (default 1024)")
+    arguments = parser.parse_args()
+    if os.geteuid() != 0:
+        parser.error("needs root, who drops the kernel's caches")
+    with ExitStack() as cleanup:
+        base = Path(
+            cleanup.enter_context(tempfile.TemporaryDirectory(prefix="ioflt-bench-", dir=arguments.directory))
+        )
+        table = Table(title=facts(base), title_justify="left")
+        table.add_column("backup")
+        home = places(base, cleanup)["encrypted"]
+        make_disk(home, arguments.mib)
+        uri = cleanup.enter_context(served(home / "thin.vmdk", base / "nbd"))
+        target = base / "copy"
+        commands = rows(home, uri, target)
+        columns = []
+        for warm in (False, True):
+            table.add_column("warm" if warm else "cold")
+            columns.append(measure(commands, target, arguments.rounds, warm=warm))
+        for name in commands:
+            table.add_row(name, *(shown(took[name], took[next(iter(commands))]) for took in columns))
+        Console().print(table)
+    return 0
+
+
+def shown(took: Sequence[float], cp: Sequence[float]) -> str:
+    share = statistics.median(mine / its for mine, its in zip(took, cp, strict=True))
+    return f"{statistics.median(took):.2f} s  {share:.2f} × cp"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
