@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from ioflt.backup import sealing
-from ioflt.backup.disk import Area, VirtualDisk
+from ioflt.backup.disk import Area, VirtualDisk, aligned
 from ioflt.backup.shelf import Shelf
 from ioflt.datastore.container import Progress
 from ioflt.datastore.openfile import OpenFile
@@ -62,15 +62,8 @@ class Content:
 
 def clusters(areas: Iterable[Area], capacity: int) -> Iterator[Area]:
     """The areas, widened to whole clusters, those that then touch as one; none is longer than `STEP`."""
-    start = end = 0
-    for area in areas:
-        begin = area.start // CLUSTER * CLUSTER
-        stop = min(-(-area.end // CLUSTER) * CLUSTER, capacity)
-        if begin > end:
-            yield from _steps(start, end)
-            start = begin
-        end = max(end, stop)
-    yield from _steps(start, end)
+    for area in aligned(areas, CLUSTER, capacity):
+        yield from _steps(area.start, area.end)
 
 
 def write(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from ioflt import syscalls
-from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.openfile import MAX_LENGTH, OpenFile
 from ioflt.datastore.standing import is_private
 from ioflt.datastore.tree import Side
 from ioflt.errors import CorruptDataError, MalformedError, StorageError, UnsupportedError
@@ -77,8 +77,10 @@ class Files:
         return file
 
     def read(self, path: str, offset: int, length: int) -> bytes | bytearray | memoryview:
-        """Up to `length` bytes; fewer only at the end."""
+        """Up to `length` bytes; fewer only at the end. What an image says may lie beyond all files."""
         file = self.file(path)
+        if offset > MAX_LENGTH:
+            return b""
         try:
             return file.read(offset, length)
         except OSError as error:
