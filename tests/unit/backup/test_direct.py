@@ -22,7 +22,7 @@ from ioflt.errors import (
     UsageError,
 )
 from ioflt.types import Area, HomeState
-from tests.unit.backup.disks import qcow2, text
+from tests.unit.backup.disks import cowd, qcow2, text
 from tests.unit.datastore.stored import Stored
 
 K64 = 64 << 10
@@ -255,12 +255,20 @@ def test_a_backing_file_of_unknown_format(encrypted: Stored) -> None:
     assert reason(encrypted, "d.qcow2") == "backing format missing"
 
 
-def test_a_chain_that_is_too_long(encrypted: Stored) -> None:
-    for number in range(258):
-        parent = (f"{number - 1}.vmdk", number - 1) if number else None
-        encrypted.put(f"{number}.vmdk", text("RW 1 ZERO", cid=number, parent=parent))
-    assert content(encrypted, "255.vmdk") == bytes(512)
-    assert reason(encrypted, "256.vmdk") == "chain too long"
+def test_a_chain_that_is_too_long(clear: Stored) -> None:
+    clear.put("base.raw", FLAT)
+    clear.path("0.vmdk").write_bytes(text('RW 512 VMFS "base.raw"', cid=0))
+    for number in range(1, 257):
+        image = text(
+            f'RW 512 VMFSSPARSE "{number}"',
+            kind="vmfsSparse",
+            cid=number,
+            parent=(f"{number - 1}.vmdk", number - 1),
+        )
+        clear.path(f"{number}.vmdk").write_bytes(image)
+        clear.path(f"{number}").write_bytes(cowd(len(FLAT), {}))
+    assert content(clear, "255.vmdk") == FLAT
+    assert reason(clear, "256.vmdk") == "chain too long"
 
 
 def test_an_extent_that_becomes_shorter(clear: Stored) -> None:
