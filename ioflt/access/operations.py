@@ -188,6 +188,10 @@ _WITHOUT_DATA_KEYS: Final = (
     ("service remove", _ROLES),
     ("setup", _ADMINISTRATOR),
     ("backup run: --ciphertext", _FILES),
+    ("backup restore: of ciphertext", _FILES),
+    ("backup prune: of ciphertext", _FILES),
+    ("backup replicate: of ciphertext", _FILES),
+    ("backup mount", _FILES),
     ("completion", _FILES),
 )
 
@@ -223,6 +227,8 @@ _WITH_DATA_KEYS: Final = (
     ("backup list", _PLAINTEXT),
     ("backup show", _PLAINTEXT),
     ("backup verify", _PLAINTEXT),
+    ("backup prune", _needs(On.VM, _P.ACCESS, _P.ENCRYPT_NEW)),
+    ("backup replicate", _PLAINTEXT + _ENCRYPTED_THERE),
     ("backup restore", _PLAINTEXT + _ENCRYPTED_THERE),
     ("backup restore: a clear VM", _PLAINTEXT + _CREATES_THERE),
 )
@@ -233,6 +239,7 @@ _BY_ROOT: Final = frozenset(
     {
         "mount",
         "umount",
+        "backup mount",
         "keyd start",
         "provider create pkcs11",
         "provider restore",

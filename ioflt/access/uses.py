@@ -64,6 +64,8 @@ _USES: Final[Mapping[str, Uses]] = {
     "backup list": Uses(opens=(_P.ACCESS,)),
     "backup show": Uses(opens=(_P.ACCESS,)),
     "backup verify": Uses(opens=(_P.ACCESS,)),
+    "backup prune": Uses(opens=(_P.ACCESS,), makes=(_P.ENCRYPT_NEW,)),
+    "backup replicate": Uses(opens=(_P.ACCESS,), makes=(_P.ENCRYPT_NEW,)),
     "backup restore": Uses(opens=(_P.ACCESS,), makes=(_P.ENCRYPT_NEW,)),
 }
 

@@ -1,37 +1,23 @@
-"""A VM made anew from a point of a destination: each file as it was, each disk in a form that the VMX names.
-
-What is written is encrypted on the way in. An interrupted restore goes on: what is there is compared, and
-only what is not as it must be is written again.
-"""
+"""A VM made anew from a point of a destination: encrypted on the way in, by a policy."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from ioflt import syscalls
-from ioflt.backup import copying, images, increments
-from ioflt.backup.disk import VirtualDisk
-from ioflt.backup.flat import FlatDisk
-from ioflt.backup.images import Chain, Layers
+from ioflt.backup.filling import Filling
 from ioflt.backup.shelf import Shelf
 from ioflt.crypto.mac import sha256
-from ioflt.datastore import files, namespace, policies, regular, tree
+from ioflt.datastore import namespace, policies, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
 from ioflt.datastore.newhome import check_name, resumed_home
-from ioflt.datastore.openfile import OpenFile
-from ioflt.datastore.tree import HomeSide
+from ioflt.datastore.tree import HomeSide, Side
 from ioflt.datastore.volume import Volume
-from ioflt.errors import DeniedError, KeyUnavailableError, MalformedError
-from ioflt.format.manifest import text
-from ioflt.format.manifest.model import Directory, Disk, File, Link, Manifest
-from ioflt.format.qcow2.reader import Reader
-from ioflt.format.qcow2.writer import Writer
+from ioflt.errors import DeniedError, KeyUnavailableError
+from ioflt.format.manifest.model import Manifest
 from ioflt.format.record.record import HomeRecord
-from ioflt.format.vmdk.compose import compose
 from ioflt.policy.model import StoragePolicy
 from ioflt.types import HomeState, KeyRef
 
@@ -68,13 +54,12 @@ def restore(
     about = f"{manifest.vm}\0{manifest.point}\0{manifest.home_id}\0{wanted.name}"
     token = sha256(about.encode("utf-8", "surrogateescape")).hex()[:32]
     with resumed_home(volume, name, token, lambda: _first_record(volume, name, manifest, wanted)) as home:
-        job = _Job(shelf, manifest, home, progress)
-        job.run()
+        paths = Filling(shelf, manifest, _InHome(home), progress).run()
         keys = home.standing().keys if home.standing().state is HomeState.ENCRYPTED else ()
         state = home.standing().state.value
     had = {(key.provider, key.key_id) for key in manifest.keys}
     kept = any((key.provider, key.key_id) in had for key in keys)
-    return Restored(name, manifest.point, state, wanted.name, [*map(str, keys)], kept, job.paths)
+    return Restored(name, manifest.point, state, wanted.name, [*map(str, keys)], kept, paths)
 
 
 def becomes(volume: Volume, manifest: Manifest) -> StoragePolicy:
@@ -108,176 +93,16 @@ def _usable(volume: Volume, key: KeyRef) -> bool:
     return True
 
 
-class _Job:
-    """One VM in the making."""
+class _InHome:
+    """A home in the making: what is written is encrypted as it says."""
 
-    def __init__(self, shelf: Shelf, manifest: Manifest, home: Home, progress: Progress | None) -> None:
-        self._shelf = shelf
-        self._manifest = manifest
+    def __init__(self, home: Home) -> None:
         self._home = home
-        self._side = HomeSide(home)
-        self._progress = progress
-        self._known = {manifest.point: manifest}
-        self._taken = {disk.path for disk in manifest.disks} | {file.path for file in manifest.files}
-        self.paths: list[str] = []
+        self.fd = home.fd
+        self.side: Side = HomeSide(home)
 
-    def run(self) -> None:
-        for directory in self._manifest.directories:
-            with regular.named(self._home, directory.path):
-                tree.make_directories(self._home.fd, directory.path)
-        for file in self._manifest.files:
-            self._file(file)
-        for disk in self._manifest.disks:
-            self._disk(disk)
-        for link in self._manifest.links:
-            self._link(link)
-        for directory in reversed(self._manifest.directories):
-            self._dress(directory)
+    def named(self, path: str) -> AbstractContextManager[None]:
+        return regular.named(self._home, path)
 
-    def _link(self, link: Link) -> None:
-        target = tree.check_inner(link.target, link.path)
-        with (
-            regular.named(self._home, link.path),
-            self._parent(link.path) as (fd, name),
-            suppress(FileExistsError),  # of an interrupted restore
-        ):
-            os.symlink(target, name, dir_fd=fd)
-
-    def _file(self, file: File) -> None:
-        where = f"{self._manifest.point}/{text.FILES}/{file.path}"
-        with self._shelf.opened(where) as source:
-            self._copy(file, source)
-
-    def _copy(self, file: File, source: OpenFile) -> None:
-        def write(target: OpenFile) -> None:
-            files.copy_contents(source, target, self._progress)
-
-        def same(target: OpenFile) -> bool:
-            return (target.length, copying.digest(target)) == (file.size, file.sha256)
-
-        self._make(file.path, file.mode, file.mtime, write, same)
-
-    def _disk(self, disk: Disk) -> None:
-        chain = images.chain_of(self._shelf, self._manifest, disk.path, self._known)
-        for manifest in chain:
-            images.check(self._shelf, manifest, disk.path, self._progress)
-        with Chain(self._shelf, chain, disk.path) as source:
-            if source.capacity != disk.capacity:
-                raise MalformedError("capacity differs", f"{source.capacity} bytes", file=disk.path)
-            if disk.form == "qcow2":
-                self._make(
-                    disk.path,
-                    disk.mode,
-                    disk.mtime,
-                    lambda file: self._pack(source, file),
-                    lambda file: _same(Layers([(file, Reader(file.read))]), source),
-                )
-                return
-            path = disk.path
-            if disk.form == "vmdk":
-                path = self._flat_name(disk)
-                self._descriptor(disk, os.path.basename(path))
-            self._make(
-                path,
-                disk.mode,
-                disk.mtime,
-                lambda file: self._fill(source, file),
-                lambda file: _same(FlatDisk(file), source),
-            )
-
-    def _fill(self, source: Chain, target: OpenFile) -> None:
-        target.truncate(source.capacity)
-        for area in images.clusters(source.areas(), source.capacity):
-            data = memoryview(source.read(area.start, area.length))
-            for start, piece in images.pieces(area.start, data):
-                target.write(start, piece)
-            if self._progress is not None:
-                self._progress(area.length)
-
-    def _pack(self, source: Chain, target: OpenFile) -> None:
-        writer = Writer(target.write, source.capacity)
-        for area in images.clusters(source.areas(), source.capacity):
-            writer.write(area.start, source.read(area.start, area.length))
-            if self._progress is not None:
-                self._progress(area.length)
-        writer.finish()
-
-    def _descriptor(self, disk: Disk, extent: str) -> None:
-        cid = int.from_bytes(sha256(disk.content.encode())[:4]) % 0xFFFFFFFE
-        made = compose("vmfs", capacity=disk.capacity, file_name=extent, cid=cid, ddb=disk.ddb)
-        self._make(
-            disk.path,
-            disk.mode,
-            disk.mtime,
-            lambda file: file.write(0, made),
-            lambda file: bytes(file.read(0, len(made) + 1)) == made,
-        )
-
-    def _flat_name(self, disk: Disk) -> str:
-        stem = disk.path[: -len(".vmdk")] if disk.path.lower().endswith(".vmdk") else disk.path
-        names = (f"{stem}-flat{number or ''}.vmdk" for number in range(len(self._taken) + 1))
-        found = next(name for name in names if name not in self._taken)
-        self._taken.add(found)
-        return found
-
-    def _make(
-        self,
-        path: str,
-        mode: int,
-        mtime: int,
-        write: Callable[[OpenFile], None],
-        same: Callable[[OpenFile], bool],
-    ) -> None:
-        """The file, unless it is there as it must be; what was written is read back."""
-        self.paths.append(path)
-        with regular.named(self._home, path), self._parent(path) as (fd, _):
-            if self._is_there(fd, path, same):
-                return
-            with tree.created(self._side, fd, path, 0o600) as made:
-                write(made)
-                made.sync(data_only=False)
-                os.posix_fadvise(made.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.fchmod(made.fd, mode)
-            with tree.opened(self._side, fd, path) as stored:
-                if not same(stored):
-                    raise MalformedError("read back otherwise", "what is stored is not what was backed up")
-                os.utime(stored.fd, ns=(mtime, mtime))
-
-    def _is_there(self, fd: int, path: str, same: Callable[[OpenFile], bool]) -> bool:
-        """Of an interrupted restore; what is not whole goes."""
-        name = os.path.basename(path)
-        try:
-            os.stat(name, dir_fd=fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        try:
-            with tree.opened(self._side, fd, path) as file:
-                if same(file):
-                    return True
-        except MalformedError:
-            pass
-        namespace.remove(self._home, fd, name, os.unlink)
-        return False
-
-    @contextmanager
-    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
-        tree.make_directories(self._home.fd, os.path.dirname(path))
-        fd = syscalls.open_beneath(self._home.fd, os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            yield fd, os.path.basename(path)
-        finally:
-            os.close(fd)
-
-    def _dress(self, directory: Directory) -> None:
-        with regular.named(self._home, directory.path):
-            fd = syscalls.open_beneath(self._home.fd, directory.path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fchmod(fd, directory.mode)
-                os.utime(fd, ns=(directory.mtime, directory.mtime))
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-
-
-def _same(made: VirtualDisk, source: VirtualDisk) -> bool:
-    return made.capacity == source.capacity and not any(increments.changed(made, source))
+    def remove(self, parent_fd: int, name: str) -> None:
+        namespace.remove(self._home, parent_fd, name, os.unlink)

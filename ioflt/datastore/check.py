@@ -16,6 +16,7 @@ from ioflt.datastore.deep.disk import SIDECAR
 from ioflt.datastore.files import open_regular
 from ioflt.datastore.header import check_copies, read_header, read_state_slots
 from ioflt.datastore.home import Home
+from ioflt.datastore.newhome import RESUMED
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.root import Root
@@ -390,6 +391,8 @@ def _drafts(home: Home) -> Iterator[Entry]:
             elif name.endswith(tags.SUFFIX):
                 if name.removesuffix(tags.SUFFIX) not in used:
                     yield Entry(path, "tags", "of a file that is gone; a deep recrypt removes them")
+            elif name.startswith(RESUMED):
+                yield Entry(path, "draft", "a restore was interrupted; the same command goes on with it")
             else:
                 yield Entry(path, "draft", "left over by an interruption; the next mount removes it")
     finally:

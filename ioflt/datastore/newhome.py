@@ -25,6 +25,7 @@ from ioflt.datastore.home import Home
 from ioflt.datastore.standing import is_private
 from ioflt.datastore.volume import Volume
 from ioflt.errors import (
+    BusyError,
     CorruptDataError,
     DeniedError,
     ExistsError,
@@ -43,7 +44,7 @@ MAX_NAME: Final = 200
 _DRAFT: Final = "home-"
 
 #: What the name of a hidden home begins with that is restored.
-_RESUMED: Final = "restore-"
+RESUMED: Final = "restore-"
 
 #: What the name of a hidden home begins with that is being erased.
 ERASED: Final = "erase-"
@@ -98,17 +99,7 @@ def resumed_home(volume: Volume, name: str, token: str, first: Callable[[], Home
     """
     place = check_name(volume, name)
     volume.root.check_writable()
-    make_private_dir(volume.fd)
-    kind = f"{_RESUMED}{sha256(os.fsencode(name)).hex()[:16]}-"
-    draft = f"{PRIVATE_DIR}/{kind}{token}"
-
-    def remove(path: str, _fd: int) -> None:
-        if path != draft:
-            shutil.rmtree(path, dir_fd=volume.fd)
-
-    finish(volume.fd, kind, remove)
-    with suppress(FileExistsError):
-        os.mkdir(draft, 0o755, dir_fd=volume.fd)
+    draft = _resumed(volume, name, token)
     home = volume.adopt(name, _open_directory(volume.fd, draft))
     try:
         with home.exclusive():
@@ -126,6 +117,46 @@ def resumed_home(volume: Volume, name: str, token: str, first: Callable[[], Home
             shutil.rmtree(draft, dir_fd=volume.fd)
         raise
     os.fsync(volume.fd)
+
+
+@contextmanager
+def resumed_directory(volume: Volume, name: str, token: str) -> Iterator[int]:
+    """The same for a home whose files are put there as they are stored, its record included: the descriptor
+    of its directory.
+
+    Raises ReadOnlyError, UsageError for the name, ExistsError, BusyError, OSError.
+    """
+    place = check_name(volume, name)
+    draft = _resumed(volume, name, token)
+    fd = _open_directory(volume.fd, draft)
+    try:
+        if not syscalls.try_flock(fd, fcntl.LOCK_EX):
+            raise BusyError("another command restores it", file=place)
+        yield fd
+        os.fsync(fd)
+        _publish(volume.fd, draft, name, place)
+    except (CorruptDataError, UsageError, ExistsError):
+        shutil.rmtree(draft, dir_fd=volume.fd)
+        raise
+    finally:
+        os.close(fd)
+    os.fsync(volume.fd)
+
+
+def _resumed(volume: Volume, name: str, token: str) -> str:
+    """The path of the hidden directory of a home that is restored, which is there; others of that name go."""
+    make_private_dir(volume.fd)
+    kind = f"{RESUMED}{sha256(os.fsencode(name)).hex()[:16]}-"
+    draft = f"{PRIVATE_DIR}/{kind}{token}"
+
+    def remove(path: str, _fd: int) -> None:
+        if path != draft:
+            shutil.rmtree(path, dir_fd=volume.fd)
+
+    finish(volume.fd, kind, remove)
+    with suppress(FileExistsError):
+        os.mkdir(draft, 0o755, dir_fd=volume.fd)
+    return draft
 
 
 def dispose(volume: Volume, home: Home) -> None:

@@ -33,6 +33,8 @@ BY_MOUNTS: Final = frozenset(
 BY_COMMANDS: Final = frozenset(
     (
         "check",
+        "backup prune",
+        "backup replicate",
         "backup restore",
         "backup run",
         "datastore register",

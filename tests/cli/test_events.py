@@ -38,7 +38,15 @@ LOOKS = {
 
 #: Those that need a mount, a key server or a token, or change nothing in the script: tests/mounted,
 #: tests/contracts and tests/operations look for their events.
-ELSEWHERE = {"mount", "umount", "provider create pkcs11", "key revoke", "key destroy", "provider cache"}
+ELSEWHERE = {
+    "mount",
+    "umount",
+    "backup mount",
+    "provider create pkcs11",
+    "key revoke",
+    "key destroy",
+    "provider cache",
+}
 
 #: Of each other command the event: its name, what it is about (kind and name), and a value that it changes.
 SAYS = {
@@ -97,6 +105,8 @@ SAYS = {
     "service create": ("service create", "service", "backup", 'access.service("backup")'),
     "service remove": ("service remove", "service", "backup", 'access.service("backup")'),
     "setup": ("setup", None, None, "access.separateDuties"),
+    "backup prune": ("backup prune", "datastore", "*", "backup"),
+    "backup replicate": ("backup replicate", "datastore", "*", "replicate"),
     "backup restore": ("backup restore", "datastore", "DS", "restore"),
     "backup run": ("backup run", "vm", "web", "backup"),
     "vm clone": ("vm clone", "vm", "web", "clone"),

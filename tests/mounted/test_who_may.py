@@ -13,6 +13,11 @@ pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.interop("unshare",
 
 BACKED_UP = "web; rm -rf other/*; ioflt backup run ds/web other"
 
+KEPT = (
+    "web; rm -rf kept; ioflt backup run ds/web kept --ciphertext;"
+    " ioflt backup run ds/web kept --ciphertext --incremental"
+)
+
 EXAMPLES = {
     "datastore init": Example("rm -rf new; mkdir new", "datastore init new"),
     "datastore recrypt": Example("", "datastore recrypt other"),
@@ -44,6 +49,16 @@ EXAMPLES = {
     "backup show": reads(BACKED_UP, "backup show other web"),
     "backup verify": reads(BACKED_UP, "backup verify other"),
     "backup restore": Example(f"{BACKED_UP}; rm -rf ds/copy", "backup restore other ds --as copy"),
+    "backup prune": Example(
+        f"{BACKED_UP}; ioflt backup run ds/web other --incremental", "backup prune other --keep-last 1"
+    ),
+    "backup prune: of ciphertext": Example(KEPT, "backup prune kept --keep-last 1"),
+    "backup replicate": Example(f"{BACKED_UP}; rm -rf ds/web", "backup replicate other ds"),
+    "backup replicate: of ciphertext": Example(f"rm -rf new; {KEPT}", "backup replicate kept new"),
+    "backup restore: of ciphertext": Example(
+        "web; rm -rf kept ds/back; ioflt backup run ds/web kept --ciphertext; rm -rf ds/web",
+        "backup restore kept ds --as back",
+    ),
     "backup restore: a clear VM": Example(
         "plain; rm -rf other/* clear/copy; ioflt backup run ds/plain other",
         "backup restore other clear --as copy",

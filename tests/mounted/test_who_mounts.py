@@ -32,6 +32,9 @@ EXAMPLES = {
     "mount: make a clear VM": in_mount("rm -rf clear/fresh", "mkdir fresh && echo 1 > fresh/new", of="clear"),
     "mount: read or write a clear VM": in_mount("plain", "cat plain/web.vmx && echo 1 > plain/new"),
     "mount": reads("mkdir -p new", "mount ds new", refused=(3, "root makes the mounts of this machine")),
+    "backup mount": reads(
+        "mkdir -p new", "backup mount ds new", refused=(3, "root makes the mounts of this machine")
+    ),
     "umount": reads("", "umount /mnt/mounts/clear-administrator", refused=(3, "root")),
 }
 

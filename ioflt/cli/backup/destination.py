@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from ioflt.cli.session import open_volume
-from ioflt.errors import NotFoundError
+from ioflt.cli.render import say
+from ioflt.cli.session import connect_keys, open_volume
+from ioflt.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from ioflt.backup.repository import Repository
@@ -38,3 +39,44 @@ def open_destination(path: Path, *, read_only: bool = True) -> Iterator[Reposito
         return
     with open_volume(path, read_only=read_only) as volume, repository.of_volume(volume) as found:
         yield found
+
+
+@contextmanager
+def making_destination(path: Path, *, ciphertext: bool, clear: bool) -> Iterator[Repository]:
+    """The destination, made if it is not there, and of the kind that was asked for."""
+    from ioflt.backup import repository
+
+    kind = repository.kind_of(path)
+    if ciphertext:
+        if kind == "datastore":
+            raise UsageError("is a datastore, and takes no ciphertext backups: another DEST", file=path)
+        if kind is None:
+            repository.make_ciphertext(path)
+        with repository.open_ciphertext(path) as found:
+            yield found
+        return
+    if kind == "ciphertext":
+        raise UsageError("holds ciphertext backups: --ciphertext, or another DEST", file=path)
+    if kind is None:
+        _make(path, clear=clear)
+    with open_volume(path) as volume, repository.of_volume(volume) as found:
+        if clear != (found.kind == "clear"):
+            told = "is encrypted: without --clear" if clear else "is not encrypted: --clear, or another DEST"
+            raise UsageError(told, file=path)
+        yield found
+
+
+def _make(path: Path, *, clear: bool) -> None:
+    from ioflt.cli import places
+    from ioflt.datastore.volume import Volume
+    from ioflt.types import HomeState
+
+    for found, what in (
+        (places.home_behind_mount(path), "a mount"),
+        (places.datastore_above(path), "a datastore"),
+    ):
+        if found is not None:
+            raise UsageError(f"no destination is made inside {what}, here {found}", file=path)
+    with connect_keys() as keys:
+        Volume.init(path, HomeState.CLEAR if clear else HomeState.ENCRYPTED, keys)
+    say(f"{path}: a datastore now, for backups")

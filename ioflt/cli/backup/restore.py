@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,10 +15,20 @@ from ioflt.cli.backup.watching import progress_option, watched
 from ioflt.cli.hints import advising
 from ioflt.cli.render import describe, emit, json_option, say, warn
 from ioflt.cli.session import connect_keys, logged, open_volume
-from ioflt.errors import AuthenticationError, ExistsError
+from ioflt.errors import AuthenticationError, DeniedError, ExistsError, KeyUnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from ioflt.format.manifest.model import Document
+    from ioflt.backup.shelf import Shelf
+    from ioflt.datastore.volume import Volume
+    from ioflt.format.manifest.model import Document, Manifest
+
+
+#: The kind of a destination.
+CIPHERTEXT: Final = "ciphertext"
+
+_AS_IT_WAS: Final = (
+    "ciphertext is put back as it was, whatever a policy says: restore it, then ioflt policy assign"
+)
 
 
 @click.command()
@@ -47,6 +58,9 @@ def restore(
     knows it, else TARGET's. It gets the key that it had, if the provider still has it and you may use it;
     else a new one. Disks come back under their names: VMDKs as thin flat ones, qcow2 without backing files.
 
+    A backup made with --ciphertext is put back as it was stored, under its old keys, which need not be
+    there; `ioflt vm register` vouches for it, where this is to be done and you may not.
+
     No VM is overwritten. Interrupted, the same command goes on where it was.
     """
     from ioflt.backup import listing
@@ -54,15 +68,20 @@ def restore(
     from ioflt.datastore import policies
 
     with (
-        advising(ExistsError, "", "give it another name: --as NAME"),
+        advising(ExistsError, "is there already", "give it another name: --as NAME"),
         open_destination(destination) as found,
-        open_volume(target) as volume,
+        open_volume(target, keyless=found.kind == CIPHERTEXT) as volume,
         found.shelf(vm or listing.sole(found)) as shelf,
     ):
         document = shelf.document(listing.at(shelf, moment))
         _check(document, destination)
         manifest = document.manifest
         new = name or manifest.vm
+        if found.kind == CIPHERTEXT:
+            if policy is not None:
+                raise UsageError(_AS_IT_WAS, file=destination)
+            _put_back(shelf, manifest, volume, new, lines, as_json)
+            return
         given = None if policy is None else policies.to_assign(volume.keys, policy)
         encrypts = (given or restoring.becomes(volume, manifest)).encrypts
         told = reporting.told(
@@ -80,6 +99,53 @@ def restore(
         describe(made)
 
     emit(made, text, as_json)
+
+
+def _put_back(
+    shelf: Shelf, manifest: Manifest, volume: Volume, name: str, lines: bool, as_json: bool
+) -> None:
+    """From a point of ciphertext; then vouch for it, if need be and this may be done."""
+    from ioflt.backup import putback
+    from ioflt.datastore.volume import Volume
+    from ioflt.keys.client import KeyClient
+
+    place = Path(volume.path) / name
+    told = reporting.told(
+        reporting.datastore(volume.path),
+        ("restore", None, os.path.join(shelf.path, manifest.point)),
+        ("name", None, name),
+        part="of ciphertext",
+    )
+    total = 2 * sum(disk.stored for disk in manifest.disks) if manifest.full else None
+    with told, watched(f"restoring {name}", total, lines) as bar:
+        files = putback.put_back(shelf, manifest, volume, name, bar.advance)
+    try:
+        with (
+            KeyClient.connect(operation="vm register") as keys,
+            logged(),
+            Volume.open(volume.path, keys) as own,
+        ):
+            problem = putback.vouch(own, name)
+    except (DeniedError, KeyUnavailableError) as error:
+        problem = error.message
+    if problem is not None:
+        command = f"ioflt vm register {shlex.quote(str(place))} --accept-rollback"
+        warn(f"{place}: put back, but it opens for nobody yet: {problem}; once it may: {command}")
+    shown = {
+        "home": name,
+        "point": manifest.point,
+        "state": manifest.state,
+        "policy": manifest.policy,
+        "keys": [f"{key.provider}:{key.key_id}" for key in manifest.keys],
+        "kept_key": True,
+        "files": files,
+    }
+
+    def text() -> None:
+        say(f"{place}: put back as it was stored")
+        describe(shown)
+
+    emit(shown, text, as_json)
 
 
 def _check(document: Document, destination: Path) -> None:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ioflt.cli import reporting
-from ioflt.cli.backup.destination import destination_argument
+from ioflt.cli.backup.destination import destination_argument, making_destination
 from ioflt.cli.backup.watching import progress_option, watched
 from ioflt.cli.render import emit, json_option, say, size, warn
 from ioflt.cli.session import connect_keys, home_argument, open_volume
-from ioflt.errors import UsageError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from ioflt.backup.repository import Repository
     from ioflt.datastore.volume import Volume
     from ioflt.format.manifest.model import Manifest
     from ioflt.types import KeyRef
@@ -66,7 +62,7 @@ def run(
     with (
         connect_keys() as keys,
         open_volume(directory, read_only=True, keyless=ciphertext) as volume,
-        _destination(destination, ciphertext=ciphertext, clear=clear) as repository,
+        making_destination(destination, ciphertext=ciphertext, clear=clear) as repository,
         watched(f"backing up {name}", _amount(volume, name, incremental=incremental), lines) as bar,
     ):
 
@@ -102,47 +98,6 @@ def summary(made: Manifest) -> dict[str, object]:
         "transport": made.transport,
         "notes": list(made.notes),
     }
-
-
-@contextmanager
-def _destination(path: Path, *, ciphertext: bool, clear: bool) -> Iterator[Repository]:
-    """The destination, made if it is not there, and of the kind that was asked for."""
-    from ioflt.backup import repository
-
-    kind = repository.kind_of(path)
-    if ciphertext:
-        if kind == "datastore":
-            raise UsageError("is a datastore, and takes no ciphertext backups: another DEST", file=path)
-        if kind is None:
-            repository.make_ciphertext(path)
-        with repository.open_ciphertext(path) as found:
-            yield found
-        return
-    if kind == "ciphertext":
-        raise UsageError("holds ciphertext backups: --ciphertext, or another DEST", file=path)
-    if kind is None:
-        _make(path, clear=clear)
-    with open_volume(path) as volume, repository.of_volume(volume) as found:
-        if clear != (found.kind == "clear"):
-            told = "is encrypted: without --clear" if clear else "is not encrypted: --clear, or another DEST"
-            raise UsageError(told, file=path)
-        yield found
-
-
-def _make(path: Path, *, clear: bool) -> None:
-    from ioflt.cli import places
-    from ioflt.datastore.volume import Volume
-    from ioflt.types import HomeState
-
-    for found, what in (
-        (places.home_behind_mount(path), "a mount"),
-        (places.datastore_above(path), "a datastore"),
-    ):
-        if found is not None:
-            raise UsageError(f"no destination is made inside {what}, here {found}", file=path)
-    with connect_keys() as keys:
-        Volume.init(path, HomeState.CLEAR if clear else HomeState.ENCRYPTED, keys)
-    say(f"{path}: a datastore now, for backups")
 
 
 def _amount(volume: Volume, name: str, *, incremental: bool) -> int | None:

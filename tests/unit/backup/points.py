@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 from collections.abc import Iterator
@@ -64,6 +65,13 @@ class Site(Stored):
         """As keyd does."""
         made = ManifestStatement(digest.hex(), Actor("user:alice", 1000, 1), datetime(2026, 1, 1, tzinfo=UTC))
         return (*self.attester.sign(made), self.attester.public_key())
+
+    def elsewhere(self, path: Path) -> Site:
+        """The same, with destinations in another directory, which is made."""
+        path.mkdir()
+        other = copy.copy(self)
+        other.path_of_all = path
+        return other
 
     @contextmanager
     def destination(self, kind: str) -> Iterator[Repository]:

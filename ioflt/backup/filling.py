@@ -1,0 +1,218 @@
+"""The files of a point written where they come back: each as it was, each disk in a form that the VMX names.
+
+What is there already, as it must be, stays: an interrupted restore goes on so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Protocol
+
+from ioflt import syscalls
+from ioflt.backup import copying, images, increments
+from ioflt.backup.disk import VirtualDisk
+from ioflt.backup.flat import FlatDisk
+from ioflt.backup.images import Chain, Layers
+from ioflt.backup.shelf import Shelf
+from ioflt.crypto.mac import sha256
+from ioflt.datastore import files, tree
+from ioflt.datastore.container import Progress
+from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.tree import Side
+from ioflt.errors import MalformedError
+from ioflt.format.manifest import text
+from ioflt.format.manifest.model import Directory, Disk, File, Link, Manifest
+from ioflt.format.qcow2.reader import Reader
+from ioflt.format.qcow2.writer import Writer
+from ioflt.format.vmdk.compose import compose
+
+
+class Place(Protocol):
+    """Where files are made. `named`: errors of the block name the file; `remove` is of one in a directory."""
+
+    fd: int
+    side: Side
+
+    def named(self, path: str) -> AbstractContextManager[None]: ...
+
+    def remove(self, parent_fd: int, name: str) -> None: ...
+
+
+class Filling:
+    """A directory that gets what a point has. What is there as it must be stays."""
+
+    def __init__(self, shelf: Shelf, manifest: Manifest, place: Place, progress: Progress | None) -> None:
+        self._shelf = shelf
+        self._manifest = manifest
+        self._place = place
+        self._progress = progress
+        self._known = {manifest.point: manifest}
+        self._taken = {disk.path for disk in manifest.disks} | {file.path for file in manifest.files}
+        self._paths: list[str] = []
+
+    def run(self) -> list[str]:
+        """Paths of the files, in the order in which they came."""
+        for directory in self._manifest.directories:
+            with self._place.named(directory.path):
+                tree.make_directories(self._place.fd, directory.path)
+        for file in self._manifest.files:
+            self._file(file)
+        for disk in self._manifest.disks:
+            self._disk(disk)
+        for link in self._manifest.links:
+            self._link(link)
+        for directory in reversed(self._manifest.directories):
+            self._dress(directory)
+        return self._paths
+
+    def _link(self, link: Link) -> None:
+        target = tree.check_inner(link.target, link.path)
+        with (
+            self._place.named(link.path),
+            self._parent(link.path) as (fd, name),
+            suppress(FileExistsError),  # of an interrupted restore
+        ):
+            os.symlink(target, name, dir_fd=fd)
+
+    def _file(self, file: File) -> None:
+        where = f"{self._manifest.point}/{text.FILES}/{file.path}"
+        with self._shelf.opened(where) as source:
+            self._copy(file, source)
+
+    def _copy(self, file: File, source: OpenFile) -> None:
+        def write(target: OpenFile) -> None:
+            files.copy_contents(source, target, self._progress)
+
+        def same(target: OpenFile) -> bool:
+            return (target.length, copying.digest(target)) == (file.size, file.sha256)
+
+        self._make(file.path, file.mode, file.mtime, write, same)
+
+    def _disk(self, disk: Disk) -> None:
+        chain = images.chain_of(self._shelf, self._manifest, disk.path, self._known)
+        for manifest in chain:
+            images.check(self._shelf, manifest, disk.path, self._progress)
+        with Chain(self._shelf, chain, disk.path) as source:
+            if source.capacity != -(-disk.capacity // 512) * 512:
+                raise MalformedError("capacity differs", f"{source.capacity} bytes", file=disk.path)
+            if disk.form == "qcow2":
+                self._make(
+                    disk.path,
+                    disk.mode,
+                    disk.mtime,
+                    lambda file: self._pack(source, file),
+                    lambda file: _same(Layers([(file, Reader(file.read))]), source),
+                )
+                return
+            path = disk.path
+            if disk.form == "vmdk":
+                path = self._flat_name(disk)
+                self._descriptor(disk, os.path.basename(path))
+            self._make(
+                path,
+                disk.mode,
+                disk.mtime,
+                lambda file: self._fill(source, file, disk.capacity),
+                lambda file: file.length == disk.capacity and _same(FlatDisk(file), source),
+            )
+
+    def _fill(self, source: Chain, target: OpenFile, length: int) -> None:
+        target.truncate(source.capacity)
+        for area in images.clusters(source.areas(), source.capacity):
+            data = memoryview(source.read(area.start, area.length))
+            for start, piece in images.pieces(area.start, data):
+                target.write(start, piece)
+            if self._progress is not None:
+                self._progress(area.length)
+        if target.length != length:  # a stored file of which the image has whole sectors
+            target.truncate(length)
+
+    def _pack(self, source: Chain, target: OpenFile) -> None:
+        writer = Writer(target.write, source.capacity)
+        for area in images.clusters(source.areas(), source.capacity):
+            writer.write(area.start, source.read(area.start, area.length))
+            if self._progress is not None:
+                self._progress(area.length)
+        writer.finish()
+
+    def _descriptor(self, disk: Disk, extent: str) -> None:
+        cid = int.from_bytes(sha256(disk.content.encode())[:4]) % 0xFFFFFFFE
+        made = compose("vmfs", capacity=disk.capacity, file_name=extent, cid=cid, ddb=disk.ddb)
+        self._make(
+            disk.path,
+            disk.mode,
+            disk.mtime,
+            lambda file: file.write(0, made),
+            lambda file: bytes(file.read(0, len(made) + 1)) == made,
+        )
+
+    def _flat_name(self, disk: Disk) -> str:
+        stem = disk.path[: -len(".vmdk")] if disk.path.lower().endswith(".vmdk") else disk.path
+        names = (f"{stem}-flat{number or ''}.vmdk" for number in range(len(self._taken) + 1))
+        found = next(name for name in names if name not in self._taken)
+        self._taken.add(found)
+        return found
+
+    def _make(
+        self,
+        path: str,
+        mode: int,
+        mtime: int,
+        write: Callable[[OpenFile], None],
+        same: Callable[[OpenFile], bool],
+    ) -> None:
+        """The file, unless it is there as it must be; what was written is read back."""
+        self._paths.append(path)
+        with self._place.named(path), self._parent(path) as (fd, _):
+            if self._is_there(fd, path, same):
+                return
+            with tree.created(self._place.side, fd, path, 0o600) as made:
+                write(made)
+                made.sync(data_only=False)
+                os.posix_fadvise(made.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.fchmod(made.fd, mode)
+            with tree.opened(self._place.side, fd, path) as stored:
+                if not same(stored):
+                    raise MalformedError("read back otherwise", "what is stored is not what was backed up")
+                os.utime(stored.fd, ns=(mtime, mtime))
+
+    def _is_there(self, fd: int, path: str, same: Callable[[OpenFile], bool]) -> bool:
+        """Of an interrupted restore; what is not whole goes."""
+        name = os.path.basename(path)
+        try:
+            os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        try:
+            with tree.opened(self._place.side, fd, path) as file:
+                if same(file):
+                    return True
+        except MalformedError:
+            pass
+        self._place.remove(fd, name)
+        return False
+
+    @contextmanager
+    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
+        tree.make_directories(self._place.fd, os.path.dirname(path))
+        fd = syscalls.open_beneath(self._place.fd, os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield fd, os.path.basename(path)
+        finally:
+            os.close(fd)
+
+    def _dress(self, directory: Directory) -> None:
+        with self._place.named(directory.path):
+            fd = syscalls.open_beneath(self._place.fd, directory.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fchmod(fd, directory.mode)
+                os.utime(fd, ns=(directory.mtime, directory.mtime))
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def _same(made: VirtualDisk, source: VirtualDisk) -> bool:
+    return made.capacity == source.capacity and not any(increments.changed(made, source))

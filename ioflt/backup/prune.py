@@ -1,0 +1,100 @@
+"""Points removed, so that each one that stays is whole.
+
+What builds on a point that goes gets first what it needs of it: its image is made anew, of both. A point is
+replaced as a whole, its manifest signed again; only then the old ones go, the newest first. A crash leaves
+each point either as it was or as it is to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from ioflt.backup import images, sealing
+from ioflt.backup.images import Chain
+from ioflt.backup.retention import Keep, kept
+from ioflt.backup.sealing import Sign
+from ioflt.backup.shelf import Shelf
+from ioflt.datastore.container import Progress
+from ioflt.errors import UsageError
+from ioflt.format.manifest import text
+from ioflt.format.manifest.model import Disk, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Of one VM: the points that stay, those of them that are made anew, and those that go."""
+
+    vm: str
+    kept: list[str]
+    merged: list[str]
+    removed: list[str]
+
+
+def plan(shelf: Shelf, keep: Keep) -> Plan:
+    """What would be done. Raises UsageError where nothing would be kept; CorruptDataError for a manifest."""
+    points = shelf.points()
+    stay = kept(points, keep)
+    if points and not stay:
+        raise UsageError("nothing would be kept: say what, as --keep-last 1", file=shelf.path)
+    merged = [point for point in stay if _parents(shelf, point) - set(stay)]
+    return Plan(shelf.name, stay, merged, [point for point in points if point not in stay])
+
+
+def prune(shelf: Shelf, wanted: Plan, sign: Sign, progress: Progress | None = None) -> None:
+    """Do it; the caller has the shelf alone. Raises CorruptDataError where a chain is not whole: then nothing
+    that it needs has gone. StorageError, KeyUnavailableError, DeniedError.
+    """
+    for point in wanted.merged:
+        _merge(shelf, point, wanted.kept, sign, progress)
+    for point in reversed(wanted.removed):
+        shelf.remove_point(point)
+
+
+def _parents(shelf: Shelf, point: str) -> set[str]:
+    return shelf.document(point).manifest.parents
+
+
+def _merge(shelf: Shelf, point: str, stay: Sequence[str], sign: Sign, progress: Progress | None) -> None:
+    """The point made anew: each disk on the newest one that stays of those it builds on, or on none."""
+    document = shelf.document(point)
+    sealing.check(document, None)
+    manifest = document.manifest
+    known = {point: manifest}
+    with shelf.making(point) as draft:
+        disks = tuple(_disk(shelf, draft, manifest, disk, stay, known, progress) for disk in manifest.disks)
+        for file in manifest.files:
+            shelf.link(f"{point}/{text.FILES}/{file.path}", f"{draft}/{text.FILES}/{file.path}")
+        made = msgspec.structs.replace(manifest, disks=disks)
+        with shelf.created(f"{draft}/{text.NAME}") as new:
+            new.write(0, sealing.signed(made, sign))
+
+
+def _disk(
+    shelf: Shelf,
+    draft: str,
+    manifest: Manifest,
+    disk: Disk,
+    stay: Sequence[str],
+    known: dict[str, Manifest],
+    progress: Progress | None,
+) -> Disk:
+    """Raises MalformedError "link missing", "changed"."""
+    where = f"{draft}/{disk.image}"
+    if disk.parent is None or disk.parent in stay:
+        shelf.link(f"{manifest.point}/{disk.image}", where)
+        return disk
+    chain = images.chain_of(shelf, manifest, disk.path, known)
+    going = next((number for number, each in enumerate(chain) if number and each.point in stay), len(chain))
+    for each in chain[:going]:
+        images.check(shelf, each, disk.path, progress)
+    parent = chain[going].point if going < len(chain) else None
+    backing = None if parent is None else f"../{parent}/{disk.image}"
+    with Chain(shelf, chain[:going], disk.path) as source:
+        areas = source.areas() if parent is None else source.told()
+        stored = images.write(shelf, where, source, areas, backing, progress)
+    return msgspec.structs.replace(
+        disk, parent=parent, stored=stored.size, sha256=stored.sha256, content=stored.content
+    )

@@ -1,0 +1,62 @@
+"""`ioflt backup replicate`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ioflt.cli import reporting
+from ioflt.cli.backup.destination import destination_argument, making_destination, open_destination
+from ioflt.cli.backup.watching import progress_option, watched
+from ioflt.cli.render import emit, json_option, say
+
+if TYPE_CHECKING:
+    from ioflt.backup.repository import Repository
+
+
+@click.command()
+@destination_argument
+@click.argument("other", metavar="OTHER", type=click.Path(readable=False, path_type=Path))
+@click.option("--vm", metavar="NAME", help="Only backups of this VM.")
+@progress_option
+@json_option
+def replicate(destination: Path, other: Path, vm: str | None, lines: bool, as_json: bool) -> None:
+    """Copy what OTHER lacks of the points in DEST, each verified, and whole or not there.
+
+    OTHER is made if it is not there, of the same kind; a datastore has keys of its own. No key is needed for
+    backups made with --ciphertext.
+    """
+    from ioflt.backup import replicate as replicating
+
+    done = []
+    with open_destination(destination) as source, _other(other, source) as target:
+        replicating.check_kinds(source, target)
+        part = "of ciphertext" if source.kind == "ciphertext" else ""
+        for name in source.vms() if vm is None else [vm]:
+            target.make_shelf(name)
+            with source.shelf(name) as old, target.shelf(name) as new, new.alone():
+                points = replicating.missing(old, new)
+                done.append(replicating.Replicated(name, points, len(new.points())))
+                for point in points:
+                    told = reporting.told(
+                        reporting.datastore(other),
+                        ("backup", None, os.path.join(new.path, point)),
+                        ("replicate", None, os.path.join(old.path, point)),
+                        part=part,
+                    )
+                    with told, watched(f"copying {name} {point}", None, lines) as bar:
+                        replicating.replicate(old, new, point, bar.advance)
+
+    def text() -> None:
+        for each in done:
+            say(f"{other / each.vm}: {len(each.copied)} copied, {each.present} were there")
+
+    emit(done, text, as_json)
+
+
+def _other(path: Path, source: Repository) -> AbstractContextManager[Repository]:
+    return making_destination(path, ciphertext=source.kind == "ciphertext", clear=source.kind == "clear")

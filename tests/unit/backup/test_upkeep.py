@@ -1,0 +1,224 @@
+"""Points pruned, copied elsewhere, and put back as they are stored."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ioflt.backup import listing, prune, putback, replicate, restore, verify
+from ioflt.backup.retention import Keep
+from ioflt.datastore import check, recrypt
+from ioflt.errors import CorruptDataError, ExistsError, MalformedError, UsageError
+from tests.unit.backup.points import K64, Site, contents
+from tests.unit.backup.test_points import Stop, after, findings, same
+
+KINDS = ["encrypted", "clear", "ciphertext"]
+
+
+@pytest.fixture
+def site(ioflt_home: Path, tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made.close()
+
+
+def chain(site: Site, kind: str, length: int) -> list[tuple[str, dict[str, bytes]]]:
+    """A full backup and increments, with what the VM was at each."""
+    found = []
+    for number in range(length):
+        site.write("web-flat.vmdk", (5 + number) * K64 + 7, bytes([number + 1]) * 100)
+        site.write("web-flat.vmdk", 0, bytes(number) + b"x" * number)
+        if number == 2:
+            site.write("web-flat.vmdk", K64, bytes(2 * K64))
+        found.append((site.back_up(kind, incremental=number > 0).point, contents(site.home)))
+    return found
+
+
+def get_back(site: Site, kind: str, point: str, name: str) -> dict[str, bytes]:
+    """What the VM was at a point."""
+    with site.destination(kind) as found, found.shelf("web") as shelf:
+        manifest = shelf.document(listing.at(shelf, point)).manifest
+        restore.restore(shelf, manifest, site.volume, name)
+        return contents(site.volume.home(name))
+
+
+def pruned(site: Site, kind: str, keep: Keep, calls: int | None = None) -> prune.Plan:
+    with site.destination(kind) as found, found.shelf("web") as shelf, shelf.alone():
+        wanted = prune.plan(shelf, keep)
+        prune.prune(shelf, wanted, site.sign, None if calls is None else after(calls))
+        return wanted
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_what_stays_of_a_chain_is_whole(site: Site, kind: str, last: int) -> None:
+    points = chain(site, kind, 4)
+    wanted = pruned(site, kind, Keep(last=last))
+    assert wanted.kept == [point for point, _ in points[-last:]]
+    assert wanted.merged == wanted.kept[:1]
+    assert findings(site, kind) == []
+    for number, (point, before) in enumerate(points[-last:]):
+        same(before, get_back(site, kind, point, f"back{number}"))
+    later = site.back_up(kind, incremental=True)
+    assert later.parents == {points[-1][0]}
+
+
+def test_a_point_in_the_middle_goes(site: Site) -> None:
+    """What builds on it builds on the one before, and has the zeros of both."""
+    points = chain(site, "clear", 4)
+    with site.destination("clear") as found, found.shelf("web") as shelf, shelf.alone():
+        stay = [points[0][0], points[3][0]]
+        prune.prune(shelf, prune.Plan("web", stay, [stay[1]], [points[1][0], points[2][0]]), site.sign)
+        assert shelf.document(stay[1]).manifest.parents == {stay[0]}
+    assert findings(site, "clear") == []
+    for number in (0, 3):
+        same(points[number][1], get_back(site, "clear", points[number][0], f"back{number}"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_prune_leaves_each_point_whole(site: Site, kind: str) -> None:
+    points = chain(site, kind, 3)
+    for calls in range(0, 9, 2):
+        with pytest.raises(Stop):
+            pruned(site, kind, Keep(last=1), calls)
+        assert findings(site, kind) == []
+    pruned(site, kind, Keep(last=1))
+    assert findings(site, kind) == []
+    with site.destination(kind) as found, found.shelf("web") as shelf:
+        assert shelf.points() == [points[-1][0]]
+
+
+def test_nothing_is_lost_of_a_chain_that_is_not_whole(site: Site) -> None:
+    points = chain(site, "clear", 3)
+    image = site.path_of_all / "clear" / "web" / points[1][0] / "web.vmdk.qcow2"
+    data = bytearray(image.read_bytes())
+    data[-1] ^= 1
+    image.write_bytes(data)
+    with pytest.raises(CorruptDataError, match="changed"):
+        pruned(site, "clear", Keep(last=1))
+    with site.destination("clear") as found, found.shelf("web") as shelf:
+        assert shelf.points() == [point for point, _ in points]
+    with pytest.raises(UsageError, match="nothing would be kept"):
+        pruned(site, "clear", Keep())
+
+
+# Elsewhere
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_points_are_copied(site: Site, kind: str, tmp_path: Path) -> None:
+    points = [point for point, _ in chain(site, kind, 2)]
+    there = tmp_path / "second"
+    twin = site.elsewhere(there)
+    copied: list[str] = []
+    for _ in range(2):
+        with site.destination(kind) as source, twin.destination(kind) as target:
+            replicate.check_kinds(source, target)
+            target.make_shelf("web")
+            with source.shelf("web") as old, target.shelf("web") as new, new.alone():
+                for point in replicate.missing(old, new):
+                    replicate.replicate(old, new, point)
+                    copied.append(point)
+    assert copied == points
+    assert findings(twin, kind) == []
+    other = "encrypted" if kind == "clear" else "clear"
+    with (
+        site.destination(kind) as source,
+        twin.destination(other) as target,
+        pytest.raises(UsageError, match="backups, these are"),
+    ):
+        replicate.check_kinds(source, target)
+
+
+def test_what_is_not_whole_is_not_copied(site: Site, tmp_path: Path) -> None:
+    (first, _), (second, _) = chain(site, "ciphertext", 2)
+    image = tmp_path / "ciphertext" / "web" / first / "web-flat.vmdk.qcow2"
+    data = bytearray(image.read_bytes())
+    data[-1] ^= 1
+    image.write_bytes(data)
+    twin = site.elsewhere(tmp_path / "second")
+    with site.destination("ciphertext") as source, twin.destination("ciphertext") as target:
+        target.make_shelf("web")
+        with source.shelf("web") as old, target.shelf("web") as new, new.alone():
+            with pytest.raises(MalformedError, match="changed"):
+                replicate.replicate(old, new, first)
+            with pytest.raises(MalformedError, match="link missing"):
+                replicate.replicate(old, new, second)
+            assert new.points() == []
+            assert os.listdir(tmp_path / "second" / "ciphertext" / "web") == []
+
+
+# Ciphertext
+
+
+def test_ciphertext_is_put_back_where_the_vm_was(site: Site, tmp_path: Path) -> None:
+    """Of the newest record: it is the VM that it was."""
+    points = chain(site, "ciphertext", 3)
+    home_id = site.home.standing().record.home_id  # type: ignore[union-attr]
+    shutil.rmtree(site.top / "web")
+    with site.destination("ciphertext") as found, found.shelf("web") as shelf:
+        manifest = shelf.document(points[1][0]).manifest
+        putback.put_back(shelf, manifest, site.volume, "web")
+    assert putback.vouch(site.volume, "web") is None
+    home = site.volume.home("web")
+    assert home.standing().record.home_id == home_id  # type: ignore[union-attr]
+    assert contents(home) == points[1][1]
+    assert [each.finding for each in check.run(site.volume.path, site.keys).entries if each.finding] == []
+
+
+@pytest.mark.allow_log("rolled back, and accepted")
+def test_an_older_one_is_another_vm(site: Site) -> None:
+    """Its keys were changed since: whoever puts it back vouches for it, and gets a VM with another id."""
+    (point, before), *_ = chain(site, "ciphertext", 1)
+    old = site.home.standing().record
+    recrypt.recrypt(site.volume, "web")
+    shutil.rmtree(site.top / "web")
+    with site.destination("ciphertext") as found, found.shelf("web") as shelf:
+        putback.put_back(shelf, shelf.document(point).manifest, site.volume, "web")
+    home = site.volume.home("web")
+    assert "rolled back" in (home.standing().problem or "")
+    assert putback.vouch(site.volume, "web") is None
+    assert old is not None
+    assert home.standing().record.home_id != old.home_id  # type: ignore[union-attr]
+    assert contents(site.volume.home("web")) == before
+
+
+def test_it_is_not_put_beside_itself(site: Site) -> None:
+    (point, _), *_ = chain(site, "ciphertext", 1)
+    with (
+        site.destination("ciphertext") as found,
+        found.shelf("web") as shelf,
+        pytest.raises(ExistsError, match="the same VM is in"),
+    ):
+        putback.put_back(shelf, shelf.document(point).manifest, site.volume, "copy")
+    assert site.volume.homes() == ["web"]
+    assert os.listdir(site.top / ".ioflt.d") == []
+
+
+def test_what_was_interrupted_goes_on(site: Site) -> None:
+    (point, before), *_ = chain(site, "ciphertext", 1)
+    shutil.rmtree(site.top / "web")
+    with site.destination("ciphertext") as found, found.shelf("web") as shelf:
+        manifest = shelf.document(point).manifest
+        with pytest.raises(Stop):
+            putback.put_back(shelf, manifest, site.volume, "web", after(8))
+        (draft,) = (site.top / ".ioflt.d").iterdir()
+        inode = (draft / "data.raw").stat().st_ino
+        putback.put_back(shelf, manifest, site.volume, "web")
+    assert (site.top / "web" / "data.raw").stat().st_ino == inode
+    assert contents(site.volume.home("web")) == before
+
+
+def test_nobody_needs_a_key_for_ciphertext(site: Site) -> None:
+    """To list, verify, copy and prune, nor for the backup itself."""
+    chain(site, "ciphertext", 2)
+    site.keys.close()
+    with site.destination("ciphertext") as found:
+        assert len(listing.points(found)) == 2
+        assert verify.verify(found, key=site.attester.public_key()).findings == []
+    pruned(site, "ciphertext", Keep(last=1))
+    assert findings(site, "ciphertext") == []
