@@ -5,10 +5,13 @@ qemu-img cannot write COWD and seSparse; of those it judges what `tests/unit/bac
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
 import subprocess
+import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +24,9 @@ from tests.unit.datastore.stored import Stored
 
 pytestmark = pytest.mark.interop("qemu-img", "qemu-io")
 
+#: An export of vCenter 5.5.
+REAL = Path("/usr/share/gocode/src/github.com/vmware/photon-controller-go-sdk/testdata/tty_tiny.ova")
+
 MIB = 1 << 20
 CAPACITY = 70 * MIB
 #: What is in the disk: random bytes, bytes that compress, zeros that were written, the last sector.
@@ -32,7 +38,7 @@ PIECES = (
 )
 
 
-def qemu(program: str, *arguments: str | Path, cwd: Path) -> str:
+def run(program: str, *arguments: str | Path, cwd: Path) -> str:
     done = subprocess.run(
         [program, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
     )
@@ -62,7 +68,7 @@ def clear(tmp_path: Path) -> Path:
 
 def judge(stored: Stored, clear: Path, name: str) -> list[Area]:
     """Bring all files of the directory into the home; what is read there is what qemu-img reads here."""
-    qemu("qemu-img", "convert", "-O", "raw", name, "judge", cwd=clear)
+    run("qemu-img", "convert", "-O", "raw", name, "judge", cwd=clear)
     expected = (clear / "judge").read_bytes()
     for path in clear.iterdir():
         if path.name not in ("raw", "judge"):
@@ -87,7 +93,7 @@ def judge(stored: Stored, clear: Path, name: str) -> list[Area]:
 def mapped(clear: Path, name: str) -> list[Area]:
     """What qemu-img takes for data, merged."""
     merged: list[Area] = []
-    for found in json.loads(qemu("qemu-img", "map", "--output=json", name, cwd=clear)):
+    for found in json.loads(run("qemu-img", "map", "--output=json", name, cwd=clear)):
         if found["data"] and not found["zero"]:
             if merged and merged[-1].end == found["start"]:
                 merged[-1] = Area(merged[-1].start, merged[-1].length + found["length"])
@@ -102,7 +108,7 @@ def mapped(clear: Path, name: str) -> list[Area]:
 )
 def test_what_qemu_writes(stored: Stored, clear: Path, subformat: str) -> None:
     options = ("-O", "vmdk", "-o", f"subformat={subformat}")
-    qemu("qemu-img", "convert", "-f", "raw", *options, "raw", "disk.vmdk", cwd=clear)
+    run("qemu-img", "convert", "-f", "raw", *options, "raw", "disk.vmdk", cwd=clear)
     areas = judge(stored, clear, "disk.vmdk")
     if "Flat" not in subformat:  # of those the copy here has lost its holes
         assert areas == mapped(clear, "disk.vmdk")
@@ -112,29 +118,29 @@ def test_what_qemu_writes(stored: Stored, clear: Path, subformat: str) -> None:
 def test_a_disk_with_zeroed_grains(stored: Stored, clear: Path, kind: str) -> None:
     """Grains that the child has as zeros hide the parent's."""
     options = ("-f", "vmdk", "-o", f"subformat={kind},zeroed_grain=on")
-    qemu("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "raw", "base.vmdk", cwd=clear)
-    qemu("qemu-img", "create", "-q", *options, "-b", "base.vmdk", "-F", "vmdk", "child.vmdk", cwd=clear)
+    run("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "raw", "base.vmdk", cwd=clear)
+    run("qemu-img", "create", "-q", *options, "-b", "base.vmdk", "-F", "vmdk", "child.vmdk", cwd=clear)
     commands = ("write -z 64k 1M", "write -P 7 3M 4k", "write -P 8 69M 64k", "write -z 33M 512k")
     for command in commands:
-        qemu("qemu-io", "-f", "vmdk", "-c", command, "child.vmdk", cwd=clear)
+        run("qemu-io", "-f", "vmdk", "-c", command, "child.vmdk", cwd=clear)
     assert judge(stored, clear, "child.vmdk") == mapped(clear, "child.vmdk")
 
 
 def test_three_snapshots(stored: Stored, clear: Path) -> None:
-    qemu("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "raw", "s0.vmdk", cwd=clear)
+    run("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "raw", "s0.vmdk", cwd=clear)
     for number in (1, 2, 3):
         parent, child = f"s{number - 1}.vmdk", f"s{number}.vmdk"
-        qemu("qemu-img", "create", "-q", "-f", "vmdk", "-b", parent, "-F", "vmdk", child, cwd=clear)
-        qemu("qemu-io", "-f", "vmdk", "-c", f"write -P {number} {number}M 1M", child, cwd=clear)
+        run("qemu-img", "create", "-q", "-f", "vmdk", "-b", parent, "-F", "vmdk", child, cwd=clear)
+        run("qemu-io", "-f", "vmdk", "-c", f"write -P {number} {number}M 1M", child, cwd=clear)
     judge(stored, clear, "s3.vmdk")
 
 
 def test_several_extents_of_2_gib(stored: Stored, tmp_path: Path) -> None:
     """5 GiB with little in it: three extents, and data across the first two."""
     options = ("-f", "vmdk", "-o", "subformat=twoGbMaxExtentSparse")
-    qemu("qemu-img", "create", "-q", *options, "disk.vmdk", "5G", cwd=tmp_path)
+    run("qemu-img", "create", "-q", *options, "disk.vmdk", "5G", cwd=tmp_path)
     for place in ("2047M 2M", "4500M 64k"):
-        qemu("qemu-io", "-f", "vmdk", "-c", f"write -P 9 {place}", "disk.vmdk", cwd=tmp_path)
+        run("qemu-io", "-f", "vmdk", "-c", f"write -P 9 {place}", "disk.vmdk", cwd=tmp_path)
     for path in tmp_path.glob("*.vmdk"):
         stored.put(path.name, path.read_bytes())
     with open_disk(stored.volume, "web", "disk.vmdk") as disk:
@@ -180,14 +186,42 @@ def test_deltas_of_vmfs(
         assert areas == mapped(clear, "disk-1.vmdk")
 
 
+@pytest.mark.parametrize(
+    ("kind", "extent", "make"),
+    [("vmfsSparse", "VMFSSPARSE", delta_cowd), ("seSparse", "SESPARSE", delta_sesparse)],
+)
+def test_dissect_reads_the_same(
+    stored: Stored, tmp_path: Path, kind: str, extent: str, make: Callable[[int], bytes]
+) -> None:
+    """A second judge of what has no specification."""
+    (tmp_path / "x").write_bytes(make(CAPACITY))
+    (tmp_path / "d.vmdk").write_bytes(text(f'RW {CAPACITY // 512} {extent} "x"', kind=kind))
+    for name in ("x", "d.vmdk"):
+        stored.put(name, (tmp_path / name).read_bytes())
+    program = (
+        "import hashlib; from dissect.hypervisor.disk.vmdk import VMDK; from pathlib import Path;"
+        f"print(hashlib.sha256(VMDK(Path('d.vmdk')).read({CAPACITY})).hexdigest())"
+    )
+    found = run(sys.executable, "-c", program, cwd=tmp_path).strip()  # it leaves files open
+    with open_disk(stored.volume, "web", "d.vmdk") as disk:
+        assert hashlib.sha256(disk.read(0, CAPACITY)).hexdigest() == found
+
+
+def test_a_disk_that_vcenter_exported(stored: Stored, clear: Path) -> None:
+    with tarfile.open(REAL) as packed:
+        name = next(name for name in packed.getnames() if ".vmdk" in name)
+        (clear / "disk.vmdk").write_bytes(packed.extractfile(name).read())  # type: ignore[union-attr]
+    assert judge(stored, clear, "disk.vmdk") == mapped(clear, "disk.vmdk")
+
+
 def test_qcow2_over_qcow2_over_raw(stored: Stored, clear: Path) -> None:
     (clear / "raw").rename(clear / "base.raw")
     for child, parent, kind in (("one.qcow2", "base.raw", "raw"), ("two.qcow2", "one.qcow2", "qcow2")):
-        qemu("qemu-img", "create", "-q", "-f", "qcow2", "-b", parent, "-F", kind, child, cwd=clear)
-        qemu("qemu-io", "-f", "qcow2", "-c", "write -P 5 1M 100k", "-c", "write -z 2M 1M", child, cwd=clear)
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", parent, "-F", kind, child, cwd=clear)
+        run("qemu-io", "-f", "qcow2", "-c", "write -P 5 1M 100k", "-c", "write -z 2M 1M", child, cwd=clear)
     judge(stored, clear, "two.qcow2")
 
 
 def test_compressed_qcow2(stored: Stored, clear: Path) -> None:
-    qemu("qemu-img", "convert", "-f", "raw", "-c", "-O", "qcow2", "raw", "disk.qcow2", cwd=clear)
+    run("qemu-img", "convert", "-f", "raw", "-c", "-O", "qcow2", "raw", "disk.qcow2", cwd=clear)
     assert judge(stored, clear, "disk.qcow2") == mapped(clear, "disk.qcow2")
