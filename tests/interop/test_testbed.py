@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -15,12 +16,20 @@ from typing import Any
 
 import pytest
 
-from ioflt.testing.testbed import guest
+from ioflt import backup
+from ioflt.backup import hotadd
+from ioflt.backup.proxy import check_encrypted
+from ioflt.backup.qmp import Monitor
+from ioflt.errors import DeniedError
+from ioflt.keys.client import KeyClient
+from ioflt.testing.testbed import bed as testbed
+from ioflt.testing.testbed import guest, nbd
 from ioflt.testing.testbed.faults import FAULTS
 from tests.json_spec import check
 
 pytestmark = [
     pytest.mark.fuse,
+    pytest.mark.qemu,
     pytest.mark.interop("mke2fs", "qemu-img", "qemu-nbd", "nbdcopy", "restic"),
 ]
 
@@ -150,6 +159,48 @@ def test_no_room(sound: Bed) -> None:
 def test_a_slow_disk(sound: Bed) -> None:
     with sound.fault("slow-disk", 5):
         assert sound.sound
+
+
+@pytest.fixture
+def inside(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is one of the bed's."""
+    monkeypatch.setenv("IOFLT_HOME", bed.facts["home"])
+
+
+def test_san_is_refused_once_the_vm_is_encrypted(bed: Bed, inside: None) -> None:
+    def read() -> str:
+        with (
+            backup.open_datastore(bed.facts["datastore"]) as datastore,
+            backup.open_disk(datastore, bed.facts["clear_vm"], guest.DISK, "san") as disk,
+        ):
+            return hashlib.sha256(disk.read(0, disk.capacity)).hexdigest()
+
+    assert read() == bed.checksums["disks"][guest.DISK]
+    with bed.fault("san-refused"), pytest.raises(DeniedError, match="san transport") as refused:
+        read()
+    assert backup.number_of(refused.value) is not None
+    assert read() == bed.checksums["disks"][guest.DISK]
+
+
+def test_a_proxy_that_is_not_encrypted_gets_no_disk(bed: Bed, inside: None) -> None:
+    refused = ioflt("testbed", "fault", "clear-proxy", *bed.where)
+    assert (refused.returncode, "no proxy VM runs" in refused.stderr) == (2, True)
+    own = testbed.Bed(bed.base / "bed")
+    own.start_proxy()
+
+    def look() -> None:
+        with Monitor(own.monitor) as monitor, KeyClient.connect() as keys:
+            check_encrypted(monitor, keys, hotadd.PREFIX)
+
+    look()
+    with bed.fault("clear-proxy"), pytest.raises(DeniedError, match="the proxy VM must be encrypted as well"):
+        look()
+    look()
+    disk = bed.extent.with_name(guest.DISK)
+    with nbd.serve(disk, bed.base / "bed") as uri, Monitor(own.monitor) as monitor:
+        with hotadd.hot_added(monitor, hotadd.Export(Path(uri.partition("=")[2]), "")):
+            pass
+        assert hotadd.remove_leftovers(monitor) == []
 
 
 def test_what_is_no_fault_is_refused(bed: Bed) -> None:

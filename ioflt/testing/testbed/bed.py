@@ -22,9 +22,10 @@ from ioflt.access.principals import Kind, Principal
 from ioflt.errors import BusyError, ExistsError, NotFoundError, PeerError, UsageError
 from ioflt.fuse import starter
 from ioflt.keys.starter import environment
-from ioflt.testing.testbed import guest, kms
+from ioflt.testing.testbed import guest, kms, proxy
 from ioflt.testing.testbed.faulty import Switches
 from ioflt.testing.testbed.mount import VARIABLE
+from ioflt.testing.testbed.process import Process
 from ioflt.testing.testbed.scenario import SCENARIOS, Scenario
 
 #: For whom the bed's mount is: the service of a backup tool, with the role that such ones have.
@@ -36,12 +37,21 @@ _MAX_PATH: Final = 60
 
 _COMMAND_S: Final = 120.0
 
+#: The same VM, not encrypted: whoever reads the datastore itself has it.
+CLEAR: Final = "clear01"
+
+#: Of VMs that are not encrypted.
+_CLEAR_POLICY: Final = "Datastore Default"
+
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What has to be remembered. `faults`: those that are on, with their number."""
+    """What has to be remembered. `proxy`: the QEMU of the proxy VM. `faults`: those that are on, with their
+    number.
+    """
 
     scenario: str
     server: kms.Server | None = None
+    proxy: Process | None = None
     faults: dict[str, int] = {}
 
 
@@ -126,6 +136,11 @@ class Bed:
         return self.directory / "kms"
 
     @property
+    def monitor(self) -> Path:
+        """The QMP socket of the proxy VM."""
+        return self.directory / "proxy.qmp"
+
+    @property
     def environment(self) -> dict[str, str]:
         """Of programs that use the bed."""
         return os.environ | {"IOFLT_HOME": str(self.home)}
@@ -184,8 +199,35 @@ class Bed:
             finally:
                 os.close(fd)
 
+    def start_proxy(self) -> None:
+        """Start the proxy VM, which is made first; no error where it runs."""
+        if self.state.proxy is not None:
+            return
+        if not (self.datastore / proxy.NAME).exists():
+            proxy.make_vm(self._source)
+            self.ioflt("vm", "import", self._source, self.datastore, "--as", proxy.NAME)
+            shutil.rmtree(self._source)
+        running = proxy.start(self.mountpoint / proxy.NAME / proxy.DISK, self.monitor)
+        self.note(msgspec.structs.replace(self.state, proxy=running))
+
+    def convert_proxy(self, how: str) -> None:
+        """`vm encrypt` or `vm decrypt` the proxy VM, which is off meanwhile."""
+        if self.state.proxy is None:
+            raise UsageError(f"no proxy VM runs in the scenario {self.state.scenario}")
+        self._stop_proxy()
+        self.ioflt("vm", how, self.datastore / proxy.NAME)
+        self.start_proxy()
+
+    def _stop_proxy(self) -> None:
+        running = self.state.proxy
+        if running is not None:
+            running.kill()
+            self.monitor.unlink(missing_ok=True)
+            self.note(msgspec.structs.replace(self.state, proxy=None))
+
     def down(self) -> None:
         """End all that runs in it, and remove the directory."""
+        self._stop_proxy()
         with _set(IOFLT_HOME=str(self.home)):
             if starter.is_mounted(str(self.mountpoint)):
                 _unmount(self.mountpoint)
@@ -194,6 +236,11 @@ class Bed:
         if server is not None and server.process is not None:
             server.process.kill()
         shutil.rmtree(self.directory)
+
+    @property
+    def _source(self) -> Path:
+        """Where VMs are made, in clear; known contents, and removed."""
+        return self.directory / "source"
 
     @property
     def _switches(self) -> Path:
@@ -209,6 +256,8 @@ class Bed:
         self.ioflt("permission", "grant", SERVICE, ROLE, self.datastore)
         self._make_vm(scenario)
         self.mount()
+        if scenario.proxy:
+            self.start_proxy()
 
     def _make_provider(self, scenario: Scenario) -> tuple[str, ...]:
         """Options that name the provider of the datastore's keys, with which all is well."""
@@ -229,9 +278,10 @@ class Bed:
         return "--provider", name
 
     def _make_vm(self, scenario: Scenario) -> None:
-        source, disk = self.directory / "source", self.directory / "disk.raw"
+        source, disk = self._source, self.directory / "disk.raw"
         guest.make_disk(disk)
         guest.make_vm(source, disk)
+        self.ioflt("vm", "import", source, self.datastore, "--as", CLEAR, "--policy", _CLEAR_POLICY)
         for name, options in scenario.formats:
             subprocess.run(["qemu-img", "convert", "-f", "raw", *options, disk, source / name], check=True)
         digest = guest.sha256(disk)

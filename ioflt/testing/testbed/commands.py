@@ -10,7 +10,7 @@ import click
 from ioflt.cli.render import emit, facts, json_option, say, size, table
 from ioflt.errors import UsageError
 from ioflt.testing.testbed import guest
-from ioflt.testing.testbed.bed import SERVICE, Bed
+from ioflt.testing.testbed.bed import CLEAR, SERVICE, Bed
 from ioflt.testing.testbed.faults import FAULTS, switch_off, switch_on
 from ioflt.testing.testbed.scenario import SCENARIOS
 
@@ -123,5 +123,7 @@ def _description(bed: Bed) -> dict[str, object]:
         "extent": str(bed.vm / guest.EXTENT),
         "checksums": str(bed.checksums),
         "service": str(SERVICE),
+        "clear_vm": CLEAR,
+        "proxy": None if bed.state.proxy is None else str(bed.monitor),
         "kms": None if server is None else server.address,
     }

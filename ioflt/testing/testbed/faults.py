@@ -15,7 +15,7 @@ import msgspec
 
 from ioflt.errors import UsageError
 from ioflt.testing.testbed import guest
-from ioflt.testing.testbed.bed import ROLE, SERVICE, Bed
+from ioflt.testing.testbed.bed import CLEAR, ROLE, SERVICE, Bed
 from ioflt.testing.testbed.kms import Mode
 
 _LBA: Final = 512
@@ -88,6 +88,18 @@ FAULTS: Final = {
             "The datastore's file system has no room for anything written through the mount: ENOSPC.",
             on=lambda bed, _: bed.switch(full=True),
             off=lambda bed: bed.switch(full=False),
+        ),
+        Fault(
+            "san-refused",
+            f"{CLEAR} is encrypted: no more transport san, which reads the datastore itself.",
+            on=lambda bed, _: bed.ioflt("vm", "encrypt", bed.datastore / CLEAR),
+            off=lambda bed: bed.ioflt("vm", "decrypt", bed.datastore / CLEAR),
+        ),
+        Fault(
+            "clear-proxy",
+            "The proxy VM is not encrypted: no disk of an encrypted VM is plugged into it.",
+            on=lambda bed, _: bed.convert_proxy("decrypt"),
+            off=lambda bed: bed.convert_proxy("encrypt"),
         ),
     )
 }

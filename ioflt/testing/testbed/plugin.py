@@ -5,6 +5,7 @@ encrypted_vm       its VM: paths, and known checksums
 kms                the address of its key server, HOST:PORT
 datastore_mount    where its files are seen decrypted
 nbd_export         a URI of the VM's disk, served read-only to several clients at a time
+proxy_vm           the QMP socket of a running VM into which disks can be plugged
 testbed_scenario   override it (scope: session) for another scenario than kmip
 
 Tests that use a bed have its $IOFLT_HOME.
@@ -105,3 +106,10 @@ def nbd_export(encrypted_vm: EncryptedVm, testbed: Testbed) -> Iterator[str]:
 
     with nbd.serve(encrypted_vm.disk, testbed.bed.directory) as uri:
         yield uri
+
+
+@pytest.fixture
+def proxy_vm(testbed: Testbed) -> Path:
+    """The QMP socket of the proxy VM, which is itself encrypted and goes on until the bed ends."""
+    testbed.bed.start_proxy()
+    return testbed.bed.monitor
