@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from ioflt import backup
+from ioflt import backup, paths
 from ioflt.datastore import tree
 from ioflt.datastore.volume import Volume
-from ioflt.errors import ProviderLocked
+from ioflt.errors import DeniedError, ProviderLocked
+from ioflt.keys import starter
 from ioflt.keys.client import KeyClient
 from ioflt.types import HomeState
+from ioflt.wire.keyd import access as wire
 from tests.unit.backup.disks import text
 
 README = Path(__file__).parents[3] / "README.md"
@@ -59,6 +62,33 @@ def test_who_has_no_key(datastore: Path) -> None:
         with pytest.raises(ProviderLocked) as caught:
             backup.open_disk(volume, "web01", "web01.vmdk")
     assert backup.number_of(caught.value) == ("VIX_E_CRYPTO_LOCKED", 17010)
+
+
+def test_only_who_has_access_reads(datastore: Path) -> None:
+    """What keyd decides for a service, when root asks for it."""
+
+    def asking(operation: str, who: str | None = None) -> KeyClient:
+        reach = partial(starter.greet, paths.find(), operation=operation, as_principal=who)
+        return KeyClient.connect(lambda start: reach(start=start))
+
+    with asking("mount") as root:
+        root.change_access(wire.CreateService("tool", None))
+        with (
+            asking("backup run", "service:tool") as tool,
+            Volume.open(datastore, root) as own,
+            Volume.open(datastore, tool) as volume,
+        ):
+            with pytest.raises(DeniedError, match=r"Cryptographer\.Access on web01") as caught:
+                backup.open_disk(volume, "web01", "web01.vmdk")
+            assert backup.number_of(caught.value) == ("VIX_E_HOST_USER_PERMISSIONS", 3014)
+            record = own.home("web01").standing().record
+            assert record is not None
+            root.change_access(wire.CreateRole("reads", ("Cryptographer.Access",)))
+            root.change_access(
+                wire.Grant("service:tool", "reads", wire.Object("vm", record.home_id, "web01"))
+            )
+            with backup.open_disk(volume, "web01", "web01.vmdk") as disk:
+                assert disk.read(SIZE - len(DATA), len(DATA)) == DATA
 
 
 def test_the_public_names() -> None:
