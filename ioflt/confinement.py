@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ _RULE_PATH_BENEATH = 1
 #: nobody rename between directories. Calls to devices (15) are left alone: /dev/fuse is open already.
 _RIGHTS = {2: (1 << 14) - 1, 3: (1 << 15) - 1}
 _EXECUTE = 1
+_OF_FILES = 1 | 1 << 1 | 1 << 2 | 1 << 14  # EXECUTE, WRITE_FILE, READ_FILE, TRUNCATE
 _READ = 1 << 2 | 1 << 3  # READ_FILE, READ_DIR
 _MAKE_DEVICE = 1 << 6 | 1 << 11  # MAKE_CHAR, MAKE_BLOCK: a raw disk under a name of one's own
 #: From these versions on also: binding (1) and connecting (2) TCP ports; abstract unix sockets, and signals.
@@ -45,6 +47,9 @@ OUTWARDS = (
     *("socket", "socketpair", "bind", "connect", "execve", "execveat", "uselib"),
     *("pidfd_open", "kill", "tkill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo"),
 )
+
+#: To programs alone.
+_EXEC = ("execve", "execveat")
 
 #: Into other processes, mounts and namespaces, the kernel; to be reached from elsewhere.
 DEEPER = (
@@ -66,12 +71,17 @@ class _NotConfined(Exception):
 
 
 def confine(
-    writable: Iterable[Path | int], readable: Iterable[Path | int] | None, *, outwards: bool
+    writable: Iterable[Path | int],
+    readable: Iterable[Path | int] | None,
+    *,
+    outwards: bool,
+    programs: Sequence[Path] = (),
 ) -> list[str]:
     """From now on files are written, made and renamed only below these directories (paths or descriptors),
     and read only below them and those of `readable` (None: anywhere). Open descriptors stay good. No TCP
     port is served any more; no abstract unix socket and no process is reached but those that are started
     from here, where the kernel can tell. `outwards`: for who connects to servers; he makes no device.
+    `programs`: for who becomes another program next: what is below these may be read and run.
 
     System calls in `DEEPER` fail with EPERM; unless `outwards`, those in `OUTWARDS` too. Needs
     `no_new_privs`. Returns what of it cannot be done here, and why.
@@ -83,19 +93,24 @@ def confine(
     except OSError as error:
         lacking.append(f"no seccomp filter: {error}")
     try:
-        _restrict_files(writable, readable, outwards=outwards)
+        _restrict_files(writable, readable, programs, outwards=outwards)
     except _NotConfined as error:
         lacking.append(f"no Landlock: {error}")
     try:
         if seccomp is not None:
-            _shut_doors(seccomp, DEEPER if outwards else OUTWARDS + DEEPER)
+            doors = DEEPER if outwards else OUTWARDS + DEEPER
+            _shut_doors(seccomp, [door for door in doors if not programs or door not in _EXEC])
     except _NotConfined as error:
         lacking.append(f"no seccomp filter: {error}")
     return lacking
 
 
 def _restrict_files(
-    writable: Iterable[Path | int], readable: Iterable[Path | int] | None, *, outwards: bool
+    writable: Iterable[Path | int],
+    readable: Iterable[Path | int] | None,
+    programs: Iterable[Path],
+    *,
+    outwards: bool,
 ) -> None:
     version = int(_libc.syscall(_SYS_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION))
     if version < min(_RIGHTS):
@@ -113,6 +128,8 @@ def _restrict_files(
             _allow(ruleset, place, rights & ~_MAKE_DEVICE if outwards else rights)
         for place in readable or ():
             _allow(ruleset, place, _READ & rights)
+        for place in programs:
+            _allow(ruleset, place, (_READ | _EXECUTE) & rights)
         _landlock(_SYS_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
@@ -121,6 +138,8 @@ def _restrict_files(
 def _allow(ruleset: int, place: Path | int, rights: int) -> None:
     fd = place if isinstance(place, int) else os.open(place, os.O_PATH | os.O_CLOEXEC)
     try:
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            rights &= _OF_FILES
         _landlock(_SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", rights, fd), 0)
     finally:
         if fd is not place:

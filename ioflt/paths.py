@@ -47,6 +47,11 @@ class Paths:
         return self.mounts / f"{hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16]}.sock"
 
     @property
+    def exports(self) -> Path:
+        """A private directory for each export of a virtual disk that is under way: see `backup.place`."""
+        return self.run / "exports"
+
+    @property
     def providers(self) -> Path:
         """Key providers' files, one `<name>.json` each."""
         return self.state / "providers"

@@ -116,6 +116,7 @@ _WITHOUT_DATA_KEYS: Final = (
     ("vm import: a clear VM", _CREATES),
     ("vm clone: a clear VM", _CREATES_THERE),
     ("vm export: a clear VM", _FILES),
+    ("backup export: a clear VM", _FILES),
     ("disk extend: a clear VM", _FILES),
     ("policy assign", _needs(On.VM, _P.UPDATE_POLICY)),
     ("policy assign: to a datastore", _needs(On.DATASTORE, _P.UPDATE_POLICY)),
@@ -215,6 +216,7 @@ _WITH_DATA_KEYS: Final = (
     ("vm move: --key", _MOVES + _needs(On.VM, _P.RECRYPT) + _NAMED_KEY),
     ("vm import", _CREATES + _needs(On.DATASTORE, _P.ENCRYPT_NEW)),
     ("vm export", _PLAINTEXT),
+    ("backup export", _PLAINTEXT),
     ("disk extend", _needs(On.VM, _P.EXTEND_DISK) + _PLAINTEXT),
     ("recovery add", _PLAINTEXT),
     ("recovery fill", _PLAINTEXT),
@@ -237,6 +239,8 @@ _WITH_DATA_KEYS: Final = (
 #: is about a module or device of the host, or a key itself leaves or comes.
 _BY_ROOT: Final = frozenset(
     {
+        "backup export",
+        "backup export: a clear VM",
         "mount",
         "umount",
         "backup mount",

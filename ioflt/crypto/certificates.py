@@ -8,7 +8,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ioflt.crypto.secret import Secret
@@ -84,6 +84,26 @@ def to_pem(der: bytes) -> str:
 def without_comments(pem: str) -> str:
     """The certificates of a PEM text and nothing else."""
     return "".join(to_pem(found.der) for found in read(pem))
+
+
+def without_a_key(der: bytes) -> str:
+    """An authority's certificate with the name of the issuer of that one, in PEM. It has expired, and its key is
+    forgotten.
+    """
+    name = x509.load_der_x509_certificate(der).issuer
+    private = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - 2 * _LEEWAY)
+        .not_valid_after(now - _LEEWAY)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    )
+    return _pem(builder.sign(private, hashes.SHA256()))
 
 
 def belongs(key: Secret, pem: str) -> bool:

@@ -2,7 +2,7 @@
 
 Two processes: this one, confined, and its `broker`, which reaches keyd and unmounts.
 
-    process, starter, readiness               the process: its start, its end, and what it says of both
+    process, starter                          the process: its start, its end
     mount, mountinfo, resuming, log           from a datastore to a served mount point; what goes on beside it
     broker                                    its half that is not confined
     operations: served, names, files          requests: what all share, those for names, the hot path

@@ -28,11 +28,11 @@ from ioflt.fuse.control import Control
 from ioflt.fuse.events import Events
 from ioflt.fuse.mountinfo import mount_id
 from ioflt.fuse.operations import Operations
-from ioflt.fuse.readiness import Serves
 from ioflt.fuse.served import REQUESTS
 from ioflt.keys.client import KeyClient
 from ioflt.transport.listener import Listener
 from ioflt.wire import failure
+from ioflt.wire.readiness import Serves
 
 #: Seconds for which a mount looks for raw copies before it serves: 10,000 homes in memory take 0.6. Where it
 #: takes longer it looks on beside its requests.

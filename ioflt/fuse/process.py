@@ -10,14 +10,13 @@ from contextlib import closing
 from ioflt import paths
 from ioflt.access import principals
 from ioflt.errors import IofltError, PeerError
-from ioflt.fuse import readiness
 from ioflt.fuse.broker import Broker
 from ioflt.fuse.log import LogFile
 from ioflt.fuse.mount import Options, run
-from ioflt.fuse.readiness import Serves
 from ioflt.keys.client import KeyClient
-from ioflt.wire import failure
+from ioflt.wire import failure, readiness
 from ioflt.wire.failure import Failure
+from ioflt.wire.readiness import Serves
 
 
 def main() -> int:

@@ -17,12 +17,12 @@ import msgspec
 from ioflt import paths
 from ioflt.access.principals import Principal
 from ioflt.errors import BusyError, DeniedError, IofltError, NotFoundError, PeerError, UsageError
-from ioflt.fuse import mountinfo, readiness, visitors
+from ioflt.fuse import mountinfo, visitors
 from ioflt.fuse.mountinfo import mount_id
-from ioflt.fuse.readiness import Serves
 from ioflt.keys.mounts import MountControl
 from ioflt.keys.starter import environment
-from ioflt.wire import failure
+from ioflt.wire import failure, readiness
+from ioflt.wire.readiness import Serves
 
 #: Seconds until a mount that does not become ready is given up: a large datastore is scanned first.
 READY_TIMEOUT_S = 120.0

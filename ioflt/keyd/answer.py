@@ -146,6 +146,11 @@ def _answer(service: Guarded, request: requests.KeyRequest) -> replies.ReplyBody
             return replies.Text(service.manifest_key())
         case requests.GetAttestKey():
             return replies.Text(service.attest_key())
+        case requests.BeginExport():
+            return replies.ExportBegun(service.exporting.begin(request))
+        case requests.EndExport():
+            service.exporting.end(request)
+            return replies.Done()
         case requests.GetWarnings():
             return replies.Warnings(tuple(service.warnings()))
         case requests.Lock(mode):

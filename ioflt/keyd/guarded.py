@@ -19,10 +19,11 @@ from ioflt.audit.reader import Page
 from ioflt.crypto.mac import sha256
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import seen
-from ioflt.errors import BusyError, DeniedError, IofltError, UnshownError, UsageError
+from ioflt.errors import BusyError, DeniedError, IofltError, ProviderLocked, UnshownError, UsageError
 from ioflt.format.luks2.profile import Digest
 from ioflt.format.vmx import sealed
 from ioflt.keyd import reports
+from ioflt.keyd.exporting import Exporting
 from ioflt.keyd.permits import Permits, Rules
 from ioflt.keyd.providers import privilege as provider_privilege
 from ioflt.keyd.recorder import event
@@ -72,6 +73,7 @@ class Guarded:
         self._permits = Permits(rules, session)
         self._telling = Telling(service.recorder, rules, session)
         self._records = Records(service, rules, session, self._permits, self._telling)
+        self.exporting = Exporting(rules, service.recorder, session, self._permits, self._telling)
 
     def tell_denial(self, error: DeniedError) -> None:
         """An event of what was answered with that error."""
@@ -389,6 +391,7 @@ class Guarded:
 
     def lock(self, mode: LockMode) -> Locked:
         self._permits.require(_P.MANAGE_KEYS, ANYWHERE)
+        self._rules.exports.end_all(ProviderLocked("the key cache is locked"))  # their mounts have files open
         return self._service.lock(mode)
 
     def unlock(self, provider: str | None = None, passphrase: Secret | None = None) -> None:

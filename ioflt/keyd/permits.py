@@ -22,6 +22,7 @@ from ioflt.keyd import reports
 from ioflt.keyd.allowance import Allowance
 from ioflt.keyd.authority import Authority
 from ioflt.keyd.denials import Denials
+from ioflt.keyd.exports import Exports
 from ioflt.keyd.holdings import Holdings
 from ioflt.keyd.home_ids import HomeIds
 from ioflt.keyd.recorder import used
@@ -56,6 +57,7 @@ class Rules:
     binding: threading.Lock = field(default_factory=threading.Lock)
     reports: Allowance = field(default_factory=lambda: Allowance(reports.BURST, reports.RATE))
     told: Allowance = field(default_factory=lambda: Allowance(reports.COMMANDS_BURST, reports.COMMANDS_RATE))
+    exports: Exports = field(default_factory=Exports)
 
 
 class Permits:

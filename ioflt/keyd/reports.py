@@ -77,6 +77,7 @@ BY_KEYD: Final = frozenset(
     (
         "denials",
         "events repair",
+        "export end",
         "key new",
         "key use",
         "lock",

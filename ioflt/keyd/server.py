@@ -16,12 +16,13 @@ import logging
 import signal
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar, TypeVarTuple, Unpack
 
 import trio
 
 from ioflt.access.principals import Principal
-from ioflt.errors import BugError, BusyError, DeniedError, IofltError
+from ioflt.errors import BugError, BusyError, DeniedError, IofltError, UsageError
 from ioflt.keyd import administration, denials, outward
 from ioflt.keyd.access import Access
 from ioflt.keyd.answer import answer, wipe_keys
@@ -38,6 +39,7 @@ from ioflt.wire.frame import Pause, RemoteProtocolError, wipe
 from ioflt.wire.keyd.connection import ServerConnection, welcome
 from ioflt.wire.keyd.replies import ReplyBody
 from ioflt.wire.keyd.requests import (
+    AwaitExport,
     BackUpProvider,
     ChangeAccess,
     ChangeProvider,
@@ -169,7 +171,7 @@ class Server:
         if isinstance(request, Hello):
             raise BugError("a connection is greeted once")
         if isinstance(request, GetAccess | ChangeAccess | ExplainAccess):
-            return await self._run(
+            reply = await self._run(
                 "",
                 administration.answer,
                 self._rules.authority,
@@ -178,6 +180,11 @@ class Server:
                 session.caller,
                 request,
             )
+            if isinstance(request, ChangeAccess):
+                self._rules.exports.review()
+            return reply
+        if isinstance(request, AwaitExport):
+            raise BugError("a conversation waits for itself")
         guarded = Guarded(self._service, self._rules, session)
         if isinstance(request, _WAITING) or (isinstance(request, ReadEvents) and request.wait):
             return await self._run(type(request).__name__, answer, guarded, request)
@@ -200,6 +207,22 @@ class Server:
     async def _run(self, sort: str, call: Callable[[Unpack[_Args]], _T], *args: *_Args) -> _T:
         """In a thread of that sort."""
         return await trio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=self._threads[sort])
+
+    async def await_export(self, session: Session) -> ReplyBody:
+        """Why the session's export has to end, once it has to."""
+        export = session.export
+        if export is None:
+            return failure.of(UsageError("this connection exports nothing"))
+        ended, token = trio.Event(), trio.lowlevel.current_trio_token()
+        self._rules.exports.on_end(export, lambda: token.run_sync_soon(ended.set))
+        await ended.wait()
+        return failure.of(export.ended or BugError("an export was told to end for no reason"))
+
+    async def end_export(self, session: Session) -> None:
+        """The session's connection is gone, and so is its export, if it has one."""
+        if session.export is not None:
+            with trio.CancelScope(shield=True):
+                await self._run("", self._rules.exports.gone, session.export, self._service.recorder)
 
     def stop(self) -> None:
         """End `serve`."""
@@ -228,11 +251,36 @@ class _Conversation:
         await self._send(reply)
         if session is None:
             return
-        while (request := await self._next_request()) is not None:
-            reply = await self._server.answer(session, request)
-            await self._send(reply)
-            if isinstance(request, Stop) and not isinstance(reply, failure.Failure):
-                self._server.stop()
+        try:
+            while (request := await self._next_request()) is not None:
+                if isinstance(request, AwaitExport):
+                    if not await self._await_export(session):
+                        return
+                    continue
+                reply = await self._server.answer(session, request)
+                await self._send(reply)
+                if isinstance(request, Stop) and not isinstance(reply, failure.Failure):
+                    self._server.stop()
+        finally:
+            await self._server.end_export(session)
+
+    async def _await_export(self, session: Session) -> bool:
+        """Answer once the export has to end; False when the client is gone before, or says something."""
+        reply = None
+        async with trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._stream.receive_some(_CHUNK)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(listen)
+            reply = await self._server.await_export(session)
+            nursery.cancel_scope.cancel()
+        if reply is None:
+            return False
+        await self._send(reply)
+        return True
 
     async def _next_request(self) -> RequestBody | None:
         while True:

@@ -13,6 +13,7 @@ from ioflt.access.uses import Uses
 from ioflt.errors import IofltError
 from ioflt.keyd import accounts
 from ioflt.keyd.authority import Authority
+from ioflt.keyd.exports import Export
 from ioflt.transport.unix import Peer
 from ioflt.wire.keyd.requests import Hello
 
@@ -27,11 +28,15 @@ class Session:
 
     caller: Caller
     operation: str
+    #: Who connected.
+    peer: Peer
     #: Whether that is somebody else than who connected.
     for_other: bool = False
     uses: Uses = field(init=False)
     #: Whose record was shown last: what a request about no one's key is about.
     about: Place = field(init=False, default=ANYWHERE)
+    #: What this connection exports.
+    export: Export | None = field(init=False, default=None)
     #: What was decided by that state, so that the next request waits for nothing.
     _state: AccessState | None = field(init=False, default=None)
     _allowed: set[tuple[Privilege, str | None, str | None, str | None]] = field(
@@ -45,10 +50,9 @@ class Session:
     def of(cls, peer: Peer, hello: Hello) -> Session:
         """Asks the host for names of users and groups. Raises UsageError for what is no principal."""
         if hello.as_principal is None:
-            return cls(accounts.caller(peer), hello.operation)
-        return cls(
-            accounts.caller_named(principals.parse(hello.as_principal)), hello.operation, for_other=True
-        )
+            return cls(accounts.caller(peer), hello.operation, peer)
+        caller = accounts.caller_named(principals.parse(hello.as_principal))
+        return cls(caller, hello.operation, peer, for_other=True)
 
     def require(self, authority: Authority, privilege: Privilege, place: Place) -> None:
         """Raises DeniedError, and why nobody can say."""

@@ -110,6 +110,24 @@ class Asker:
             raise PeerError(f"keyd answered a {type(request).__name__} with a {type(answer).__name__}")
         return answer
 
+    def _ask_alone(self, request: requests.RequestBody, kind: type[Answer]) -> tuple[Link, Answer]:
+        """The same over a connection that nothing else is asked over, and the connection: its caller's."""
+        link = self._connect(start=self._start)
+        try:
+            answer = link.call(request)
+            if isinstance(answer, Failure) and _is_unshown(answer):
+                for record in self._shown.about(request):
+                    link.call(record)
+                answer = link.call(request)
+            if isinstance(answer, Failure):
+                raise failure.rebuild(answer)
+            if not isinstance(answer, kind):
+                raise PeerError(f"keyd answered a {type(request).__name__} with a {type(answer).__name__}")
+        except BaseException:  # nobody else closes it
+            link.close()
+            raise
+        return link, answer
+
     def _show(self, failures: Iterable[Failure], request: requests.RequestBody) -> Shown:
         """Show a keyd that started since what it has not seen."""
         if not any(map(_is_unshown, failures)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Iterator
 from time import monotonic
 from typing import Literal, Protocol, TypeVar
 
@@ -39,20 +40,36 @@ class Channel:
 
         Raises ConnectionLost; PeerError for no answer in time and for a broken protocol.
         """
-        self.socket.settimeout(timeout)
-        try:
-            # A peer that refuses may close before it read all: its answer is there to be read all the same.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                self.socket.sendall(frame)
+        self.post(frame, timeout)
+        return self.collect(receiver, timeout)
+
+    def post(self, frame: bytearray, timeout: float) -> None:
+        """Send a frame, which is wiped: `collect` has the answer. Raises as `exchange`."""
+        with self._named_errors():
+            try:
+                self.socket.settimeout(timeout)
+                # A peer that refuses may close before it read all: its answer is there to be read all the
+                # same.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    self.socket.sendall(frame)
+            finally:
+                wipe(frame)
+
+    def collect(self, receiver: Receiver[Event], timeout: float) -> Event:
+        """The answer to what was posted. Raises as `exchange`."""
+        with self._named_errors():
             return self._receive(receiver, monotonic() + timeout)
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
         except TimeoutError as error:
             raise PeerError(f"{self._name} does not answer") from error
         except CutShort as error:
             raise ConnectionLost(f"{self._name} ended the connection") from error
         except OSError as error:
             raise ConnectionLost(f"{self._name} ended the connection: {error.strerror}") from error
-        finally:
-            wipe(frame)
 
     def _receive(self, receiver: Receiver[Event], until: float) -> Event:
         while True:

@@ -8,6 +8,7 @@ from ioflt.access import text
 from ioflt.access.state import AccessState
 from ioflt.errors import PeerError
 from ioflt.keys.event_requests import EventRequests
+from ioflt.keys.export_requests import ExportRequests
 from ioflt.keys.key_requests import KeyRequests
 from ioflt.keys.provider_requests import ProviderRequests
 from ioflt.transport import unix
@@ -20,7 +21,7 @@ from ioflt.wire.keyd.access import Change, Object
 END_TIMEOUT_S = 10.0
 
 
-class KeyClient(KeyRequests, ProviderRequests, EventRequests):
+class KeyClient(KeyRequests, ProviderRequests, EventRequests, ExportRequests):
     """Also who may do what, and the end of keyd."""
 
     def access(self) -> AccessState:

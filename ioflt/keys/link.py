@@ -105,6 +105,14 @@ class Link:
         timeout = LOCK_TIMEOUT if isinstance(request, _LONG) else TIMEOUT
         return self._channel.exchange(self._connection.send(request), self._receiver, timeout)
 
+    def post(self, request: RequestBody) -> None:
+        """Send a request that is answered some time: its socket is readable then. Raises as `call`."""
+        self._channel.post(self._connection.send(request), TIMEOUT)
+
+    def collect(self) -> ReplyBody:
+        """The answer to what was posted. Raises as `call`."""
+        return self._channel.collect(self._receiver, TIMEOUT)
+
     def fileno(self) -> int:
         """Its socket, for who hands it to another process."""
         return self._socket.fileno()

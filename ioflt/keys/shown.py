@@ -11,7 +11,7 @@ from ioflt.errors import CorruptDataError
 from ioflt.format.record import record as form
 from ioflt.format.vmx import sealed
 from ioflt.types import KeyRef
-from ioflt.wire.keyd import requests
+from ioflt.wire.keyd import requests, values
 from ioflt.wire.keyd.requests import CheckRecord
 
 #: Keys of which the record is kept, and the longest that is.
@@ -51,6 +51,8 @@ def _keys_of(request: requests.RequestBody) -> Iterable[KeyRef]:
     """The keys that are used by it."""
     match request:
         case requests.Generate(key) | requests.SealVmx(key) | requests.UseKey(key):
+            return (key.ref,)
+        case requests.BeginExport(key=values.Key() as key):
             return (key.ref,)
         case requests.Rewrap(source, key):
             return source.key.ref, key.ref

@@ -18,6 +18,10 @@ _SECTIONS = (
             Entry("verify", "ioflt.cli.backup.verify", "verify", "Look whether backups are whole."),
         ),
     ),
+    Section(
+        "Disks",
+        (Entry("export", "ioflt.cli.backup.export", "export", "Serve a VM's disk over NBD, read-only."),),
+    ),
 )
 
 backup = LazyGroup(

@@ -24,6 +24,7 @@ from ioflt.wire.keyd.values import (
     Count,
     DataKey,
     EventSink,
+    ExportId,
     HomeId,
     Key,
     Message,
@@ -221,6 +222,10 @@ class EventPage(Message, frozen=True):
     files: Count
 
 
+class ExportBegun(Message, frozen=True):
+    id: ExportId
+
+
 class Attested(Message, frozen=True):
     """The statement and its signature (`audit/SPEC.md`)."""
 
@@ -316,6 +321,7 @@ ReplyBody = (
     | EventPage
     | Attested
     | ManifestSigned
+    | ExportBegun
     | Warnings
     | Locked
     | Access

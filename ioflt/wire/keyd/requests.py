@@ -24,6 +24,9 @@ from ioflt.wire.keyd.values import (
     Batch,
     Count,
     EventSink,
+    ExportId,
+    ExportText,
+    ExportTransport,
     HomeId,
     Key,
     LockMode,
@@ -38,6 +41,7 @@ from ioflt.wire.keyd.values import (
     Struct,
     Tag,
     Tags,
+    Time,
     Vmx,
     VmxHead,
     Wrapped,
@@ -361,6 +365,33 @@ class GetAttestKey(Message, frozen=True):
     """→ Text: the public key by which attestations are verified, in PEM."""
 
 
+class BeginExport(Message, frozen=True, omit_defaults=True):
+    """→ ExportBegun: a disk of that VM is given out by this connection's process, until that is gone.
+
+    `key`: one of the VM's, None for a clear one. `ticket`: by which its client is known, and `until` when.
+    """
+
+    home_id: HomeId
+    datastore_id: HomeId
+    shown: Shown
+    disk: ExportText
+    transport: ExportTransport
+    key: Key | None = None
+    ticket: ExportText | None = None
+    until: Time | None = None
+
+
+class AwaitExport(Message, frozen=True):
+    """→ Failure: why the export that this connection began has to end, once it has to."""
+
+
+class EndExport(Message, frozen=True):
+    """→ Done: an export of the process that asks is over, and why."""
+
+    id: ExportId
+    reason: ExportText
+
+
 class GetWarnings(Message, frozen=True):
     """→ Warnings."""
 
@@ -458,7 +489,7 @@ ProviderRequest = (
 #: About who may do what; no key is in them.
 AccessRequest = GetAccess | ChangeAccess | ExplainAccess
 
-#: All others.
+#: All others but AwaitExport.
 KeyRequest = (
     DefaultProvider
     | NewKey
@@ -498,6 +529,8 @@ KeyRequest = (
     | GetAttestKey
     | SignManifest
     | GetManifestKey
+    | BeginExport
+    | EndExport
     | GetWarnings
     | Lock
     | Unlock
@@ -506,4 +539,4 @@ KeyRequest = (
     | ProviderRequest
 )
 
-RequestBody = Hello | KeyRequest | AccessRequest
+RequestBody = Hello | KeyRequest | AccessRequest | AwaitExport

@@ -76,6 +76,9 @@ MAX_REPORTS = 100
 MAX_REPORT_TEXT = 1024
 MAX_REPORT_CHANGES = 2
 
+#: Longest export or ticket of a virtual disk, and longest reason for its end, in characters.
+MAX_EXPORT_TEXT = 1024
+
 Meta = msgspec.Meta
 
 Batch = Meta(max_length=MAX_BATCH)
@@ -94,6 +97,10 @@ LockMode = Literal["refuse", "suspend", "force"]
 #: Who is told of events besides the event log.
 EventSink = Literal["none", "journal", "syslog"]
 ReportText = Annotated[str, Meta(max_length=MAX_REPORT_TEXT)]
+ExportText = Annotated[str, Meta(max_length=MAX_EXPORT_TEXT)]
+#: How the clients of an export come to it.
+ExportTransport = Literal["nbd", "nbdssl"]
+ExportId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 HomeId = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 #: Why a key is revoked, as KMIP has it.

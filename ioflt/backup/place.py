@@ -1,0 +1,112 @@
+"""The private directory of one export, or of one reader of it, below the run directory.
+
+exports/<8 hex>/         0711: only its owner lists or changes it
+  lock                   locked as long as its process lives: who starts next removes the places of dead ones
+  mnt/                   the mount point of an export, or the reader's
+  client/                0700, of the user for whom it is: the socket, and the ticket
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from ioflt import syscalls
+from ioflt.errors import StorageError
+from ioflt.paths import Paths
+
+_LOCK = "lock"
+
+
+class Place:
+    """Ours until `close`, which removes it. A context manager."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def make(cls, where: Paths) -> Place:
+        """A new one. What processes left that were killed is removed before. Raises StorageError."""
+        top = where.exports
+        try:
+            top.mkdir(mode=0o711, exist_ok=True)
+            making = os.open(top / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(making, fcntl.LOCK_EX)
+                _remove_dead(top)
+                path = top / secrets.token_hex(4)
+                path.mkdir(mode=0o700)
+                lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            finally:
+                os.close(making)
+            for name in (path / "mnt", path / "client"):
+                name.mkdir(mode=0o700)
+            path.chmod(0o711)
+            top.chmod(0o711)
+        except OSError as error:
+            raise StorageError(
+                "cannot make a private directory", error.errno or 0, file=error.filename or top
+            ) from error
+        return cls(path, lock)
+
+    @property
+    def mountpoint(self) -> Path:
+        return self.path / "mnt"
+
+    @property
+    def client(self) -> Path:
+        """What whom it is for comes to."""
+        return self.path / "client"
+
+    def give(self, uid: int, gid: int) -> None:
+        """`client` and what is in it are that user's."""
+        for path in (*self.client.iterdir(), self.client):
+            os.chown(path, uid, gid, follow_symlinks=False)
+
+    def close(self) -> None:
+        """Remove it with all that is in it. May be called again."""
+        if self._lock >= 0:
+            _remove(self.path)
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _remove_dead(top: Path) -> None:
+    for path in top.iterdir():
+        with suppress(OSError):
+            lock = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                if syscalls.try_flock(lock, fcntl.LOCK_EX):
+                    _remove(path)
+            finally:
+                os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    """A mount that is left there is taken away first; whatever is below it is not touched."""
+    mountpoint = path / "mnt"
+    with suppress(OSError):
+        mountpoint.rmdir()  # also where it is mounted in another mount namespace
+    if os.path.lexists(mountpoint):
+        command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+        subprocess.run([*command, str(mountpoint)], capture_output=True, check=False)
+        with suppress(OSError):
+            mountpoint.rmdir()
+    if not os.path.lexists(mountpoint):
+        shutil.rmtree(path, ignore_errors=True)
