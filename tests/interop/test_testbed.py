@@ -20,7 +20,7 @@ from ioflt import backup
 from ioflt.backup import hotadd
 from ioflt.backup.proxy import check_encrypted
 from ioflt.backup.qmp import Monitor
-from ioflt.errors import DeniedError
+from ioflt.errors import DeniedError, IofltError
 from ioflt.keys.client import KeyClient
 from ioflt.testing.testbed import bed as testbed
 from ioflt.testing.testbed import guest, nbd
@@ -104,33 +104,51 @@ def sound(bed: Bed) -> Iterator[Bed]:
     assert bed.sound
 
 
+@pytest.fixture
+def inside(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is one of the bed's."""
+    monkeypatch.setenv("IOFLT_HOME", bed.facts["home"])
+
+
 def failing(number: int) -> Any:
     return pytest.raises(OSError, match=os.strerror(number))
 
 
+def number_without_mount(bed: Bed) -> int:
+    """VDDK's number for what becomes of reading the VM's disk through the library."""
+    with pytest.raises(IofltError) as failed, backup.open_datastore(bed.facts["datastore"]) as datastore:
+        backup.open_disk(datastore, guest.NAME, guest.DISK, "file")
+    told = backup.number_of(failed.value)
+    assert told is not None
+    return told[1]
+
+
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "reason", "number"),
     [
-        ("kms-down", "Connection refused"),
-        ("key-missing", "ItemNotFound"),
-        ("tls-wrong", "its certificate is refused"),
+        ("kms-down", "Connection refused", 16014),
+        ("key-missing", "ItemNotFound", 16017),
+        ("tls-wrong", "its certificate is refused", 16014),
     ],
 )
 def test_without_its_key_server_nothing_opens_and_what_is_open_goes_on(
-    sound: Bed, fault: str, reason: str
+    sound: Bed, inside: None, fault: str, reason: str, number: int
 ) -> None:
     with sound.extent.open("rb") as opened, sound.fault(fault):
         assert len(opened.read()) == guest.SIZE
         with failing(errno.ENOKEY):
             (sound.extent.parent / guest.DISK).read_bytes()
         assert reason in str(sound.show())
+        assert number_without_mount(sound) == number
 
 
-def test_locked_in_the_middle(sound: Bed) -> None:
+def test_locked_in_the_middle(sound: Bed, inside: None) -> None:
     with sound.extent.open("rb") as opened:
         opened.read(1 << 20)
-        with sound.fault("locked"), failing(errno.ENOKEY):
-            opened.read()
+        with sound.fault("locked"):
+            with failing(errno.ENOKEY):
+                opened.read()
+            assert number_without_mount(sound) == 17010
 
 
 def test_a_privilege_is_missing(sound: Bed) -> None:
@@ -161,12 +179,6 @@ def test_a_slow_disk(sound: Bed) -> None:
         assert sound.sound
 
 
-@pytest.fixture
-def inside(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is one of the bed's."""
-    monkeypatch.setenv("IOFLT_HOME", bed.facts["home"])
-
-
 def test_san_is_refused_once_the_vm_is_encrypted(bed: Bed, inside: None) -> None:
     def read() -> str:
         with (
@@ -178,7 +190,7 @@ def test_san_is_refused_once_the_vm_is_encrypted(bed: Bed, inside: None) -> None
     assert read() == bed.checksums["disks"][guest.DISK]
     with bed.fault("san-refused"), pytest.raises(DeniedError, match="san transport") as refused:
         read()
-    assert backup.number_of(refused.value) is not None
+    assert backup.number_of(refused.value) == ("VIX_E_DISK_NEEDKEY", 16014)
     assert read() == bed.checksums["disks"][guest.DISK]
 
 
