@@ -3,7 +3,7 @@
 qemu checks certificates against authorities, or names in them, and anybody whom an authority certifies can
 have a name. So GnuTLS is told that the client's certificate itself is what is trusted, beside one with the
 name of its issuer, a key that nobody has, and a time that is over. Clients choose their certificate by that
-name; GnuTLS finds an issuer that is of no use, and lets the certificate in only as one that is trusted itself.
+name; GnuTLS finds an issuer that is of no use, and lets in what is trusted itself.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ from ioflt import errors
 from ioflt.cli.key_advice import Row
 
 DISKS: tuple[Row, ...] = (
+    (errors.BusyError, "^the port is taken", lambda _: "take another one; port 0 is any that is free"),
+    (errors.NotFoundError, "^qemu-nbd is not", lambda _: "install it: apt-get install qemu-utils"),
+    (errors.PeerError, "^the mount ended", lambda _: "export again; what is wrong is in mount.log"),
     (
         errors.DeniedError,
         "^san transport",

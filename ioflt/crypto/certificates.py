@@ -87,9 +87,7 @@ def without_comments(pem: str) -> str:
 
 
 def without_a_key(der: bytes) -> str:
-    """An authority's certificate with the name of the issuer of that one, in PEM. It has expired, and its key is
-    forgotten.
-    """
+    """A certificate with the name of the issuer of that one, in PEM: expired, its key forgotten."""
     name = x509.load_der_x509_certificate(der).issuer
     private = ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)

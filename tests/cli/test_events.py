@@ -39,7 +39,7 @@ LOOKS = {
 #: Those that need a mount, a key server or a token, or change nothing in the script: tests/mounted,
 #: tests/contracts and tests/operations look for their events.
 ELSEWHERE = {
-    "mount",
+    "backup export", "mount",
     "umount",
     "backup mount",
     "provider create pkcs11",

@@ -18,6 +18,7 @@ import pytest
 from ioflt.testing.pykmip import Authority
 from tests.daemons import end_keyd
 from tests.interop.exporting import Export, gone, left, run
+from tests.json_spec import check
 from tests.mounted.place import Place
 from tests.waiting import eventually
 
@@ -134,6 +135,7 @@ def data(uri: str) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_disk_is_read_as_the_guest_sees_it(site: Site, kind: str) -> None:
     with site.export(FORMATS[kind]) as export:
+        check("backup export", export.said)
         assert export.said["format"] == kind
         assert copied(site, export.uri)
         assert set(DATA) <= set(data(export.uri)) <= {*DATA, (0, 4096)}  # qemu-img may write the first block

@@ -45,6 +45,12 @@ EXAMPLES = {
     "backup run": Example("web; rm -rf other/web", "backup run ds/web other"),
     "backup run: --clear": Example("web; rm -rf clear/web", "backup run ds/web clear --clear"),
     "backup run: --ciphertext": Example("web; rm -rf kept", "backup run ds/web kept --ciphertext"),
+    "backup export": reads(
+        "web", "backup export ds/web web.vmdk", refused=(3, "root makes the mounts of this machine")
+    ),
+    "backup export: a clear VM": reads(
+        "plain", "backup export ds/plain web.vmdk", refused=(3, "root makes the mounts of this machine")
+    ),
     "backup list": reads(BACKED_UP, "backup list other"),
     "backup show": reads(BACKED_UP, "backup show other web"),
     "backup verify": reads(BACKED_UP, "backup verify other"),
