@@ -204,8 +204,8 @@ class _Export:
             served = Served(home, home / asked.disk, self._format, asked.name, account=self._account)
             server = stack.enter_context(NbdServer(self._secured(served), listening))
             server.wait_ready(self._connect(exported))
-            self._ready(exported)
             try:
+                self._ready(exported)
                 return self._watch(mount, server, known)
             except _Told as told:
                 return f"ended by {told}"

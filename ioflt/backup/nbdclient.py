@@ -41,8 +41,7 @@ class NbdDisk:
         """Connects. Raises PeerError; NotFoundError when a program is not installed, StorageError."""
         self._uri = uri
         self._fd = -1
-        self._areas = _allocated(uri)
-        self._starts = [area.start for area in self._areas]
+        self._areas: list[Area] = []
         self._directory = Path(tempfile.mkdtemp(prefix="nbd-", dir=paths.find().ensure().run))
         self._file = self._directory / "disk"
         self._server: subprocess.Popen[bytes] | None = None
@@ -51,6 +50,8 @@ class NbdDisk:
             self._server = self._serve()
             self._fd = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
             self.capacity = os.fstat(self._fd).st_size
+            self._areas = _allocated(uri)  # while nbdfuse is connected: a ticket is good for one client
+            self._starts = [area.start for area in self._areas]
         except BaseException:  # nobody else closes it
             self.close()
             raise

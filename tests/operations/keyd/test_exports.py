@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from ioflt.audit import reader
 from ioflt.errors import BusyError, DeniedError, NotFoundError, ProviderLocked, UsageError
 from ioflt.keys.client import KeyClient
 from ioflt.keys.export_requests import BegunExport
@@ -18,6 +17,7 @@ from ioflt.wire.keyd import access as wire
 from ioflt.wire.keyd import replies, requests
 from ioflt.wire.keyd.values import Key
 from tests.operations.keyd.test_enforcement import Site, record_of, target
+from tests.operations.keyd.test_events import events
 from tests.waiting import PATIENCE_S, eventually
 
 BACKUP = "service:backup"
@@ -49,8 +49,7 @@ def ends(export: BegunExport) -> Exception:
 
 
 def told(where, operation: str) -> list:
-    found = [event for _, event in reader.events(reader.on_disk(where.events))]
-    return [event for event in found if event.operation == operation]
+    return [event for event in events(where) if event.operation == operation]
 
 
 def test_who_may_read_the_vm_exports_it(site: Site, where) -> None:
