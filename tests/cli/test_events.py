@@ -39,7 +39,8 @@ LOOKS = {
 #: Those that need a mount, a key server or a token, or change nothing in the script: tests/mounted,
 #: tests/contracts and tests/operations look for their events.
 ELSEWHERE = {
-    "backup export", "mount",
+    "backup export",
+    "mount",
     "umount",
     "backup mount",
     "provider create pkcs11",
