@@ -21,6 +21,9 @@ from ioflt.keys.starter import environment
 from ioflt.wire import failure, readiness
 from ioflt.wire.readiness import Serves
 
+#: What is run as the mount's process: by a test bed another module.
+PROGRAM = "ioflt.fuse"
+
 #: Seconds that the mount may take to write back nothing and end, before it is killed.
 _END_S = 30.0
 
@@ -56,7 +59,7 @@ class PrivateMount:
         arguments += [f"--as={principal}"] if principal is not None else []
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ioflt.fuse", *arguments],
+                [sys.executable, "-P", "-m", PROGRAM, *arguments],
                 pass_fds=(told,),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

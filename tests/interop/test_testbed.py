@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -23,7 +24,8 @@ from ioflt.backup.qmp import Monitor
 from ioflt.errors import DeniedError, IofltError
 from ioflt.keys.client import KeyClient
 from ioflt.testing.testbed import bed as testbed
-from ioflt.testing.testbed import guest, nbd
+from ioflt.testing.testbed import guest
+from ioflt.testing.testbed.export import exported
 from ioflt.testing.testbed.faults import FAULTS
 from tests.json_spec import check
 
@@ -208,9 +210,9 @@ def test_a_proxy_that_is_not_encrypted_gets_no_disk(bed: Bed, inside: None) -> N
     with bed.fault("clear-proxy"), pytest.raises(DeniedError, match="the proxy VM must be encrypted as well"):
         look()
     look()
-    disk = bed.extent.with_name(guest.DISK)
-    with nbd.serve(disk, bed.base / "bed") as uri, Monitor(own.monitor) as monitor:
-        with hotadd.hot_added(monitor, hotadd.Export(Path(uri.partition("=")[2]), "")):
+    with exported(own) as uri, Monitor(own.monitor) as monitor:
+        socket = Path(parse_qs(urlsplit(uri).query)["socket"][0])
+        with hotadd.hot_added(monitor, hotadd.Export(socket, urlsplit(uri).path.lstrip("/"))):
             pass
         assert hotadd.remove_leftovers(monitor) == []
 

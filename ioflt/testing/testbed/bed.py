@@ -141,9 +141,9 @@ class Bed:
         return self.directory / "proxy.qmp"
 
     @property
-    def environment(self) -> dict[str, str]:
-        """Of programs that use the bed."""
-        return os.environ | {"IOFLT_HOME": str(self.home)}
+    def variables(self) -> dict[str, str]:
+        """In the environment of programs that use the bed, or serve it."""
+        return {"IOFLT_HOME": str(self.home), VARIABLE: str(self._switches)}
 
     # What is done with it
 
@@ -151,7 +151,7 @@ class Bed:
         """Run that command on the bed. Raises PeerError with what it said, if it fails."""
         done = subprocess.run(
             [sys.executable, "-P", "-m", "ioflt", *map(str, arguments)],
-            env=environment() | {"IOFLT_HOME": str(self.home)},
+            env=environment() | self.variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -164,7 +164,7 @@ class Bed:
 
     def mount(self) -> None:
         """Mount it for the service, by the process that has the filter for faults."""
-        with _set(IOFLT_HOME=str(self.home), **{VARIABLE: str(self._switches)}):
+        with _set(**self.variables):
             starter.start(
                 self.datastore,
                 self.mountpoint,
@@ -228,7 +228,7 @@ class Bed:
     def down(self) -> None:
         """End all that runs in it, and remove the directory."""
         self._stop_proxy()
-        with _set(IOFLT_HOME=str(self.home)):
+        with _set(**self.variables):
             if starter.is_mounted(str(self.mountpoint)):
                 _unmount(self.mountpoint)
         self.ioflt("keyd", "stop")

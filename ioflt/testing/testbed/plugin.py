@@ -100,11 +100,11 @@ def datastore_mount(testbed: Testbed) -> Path:
 
 
 @pytest.fixture
-def nbd_export(encrypted_vm: EncryptedVm, testbed: Testbed) -> Iterator[str]:
-    """The URI of the VM's disk."""
-    from ioflt.testing.testbed import nbd
+def nbd_export(testbed: Testbed) -> Iterator[str]:
+    """The URI of the VM's disk, exported for the bed's service (`ioflt backup export`)."""
+    from ioflt.testing.testbed.export import exported
 
-    with nbd.serve(encrypted_vm.disk, testbed.bed.directory) as uri:
+    with exported(testbed.bed) as uri:
         yield uri
 
 
