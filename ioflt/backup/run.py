@@ -12,14 +12,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 from ioflt.backup import copying, images, increments, sealing
-from ioflt.backup.disk import Area
+from ioflt.backup.disk import Area, VirtualDisk
 from ioflt.backup.homefiles import FoundDisk
 from ioflt.backup.images import Chain
 from ioflt.backup.quiet import quiet
 from ioflt.backup.repository import Repository
 from ioflt.backup.sealing import Sign
 from ioflt.backup.shelf import TIME, Shelf
-from ioflt.backup.sources import Plain, Source, Stored
+from ioflt.backup.sources import Plain, Source, Stored, Tracked
 from ioflt.datastore import clone, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
@@ -155,35 +155,37 @@ class _Job:
     def _parent(self, points: list[str]) -> Manifest | None:
         """The newest point, if an increment can build on it."""
         if not points:
-            self._notes.append("full: it is the first backup of this VM here")
+            self._note("full: it is the first backup of this VM here")
             return None
         try:
             found = self._shelf.document(points[-1]).manifest
         except CorruptDataError as error:
-            self._notes.append(f"full: the newest backup cannot be read: {error.message}"[:1024])
+            self._note(f"full: the newest backup cannot be read: {error.message}")
             return None
         if found.home_id != self._record.home_id:
-            self._notes.append("full: the newest backup here is of another VM that had this name")
+            self._note("full: the newest backup here is of another VM that had this name")
             return None
         return found
 
     def _disk(self, disk: FoundDisk, draft: str, parent: Manifest | None) -> Disk:
         image = text.image_of(disk.path)
-        where = f"{draft}/{image}"
+        with regular.named(self._home, disk.path):
+            info = os.stat(disk.path, dir_fd=self._home.fd, follow_symlinks=False)
+        before = _before(disk, parent)
+        tracked = self._source.tracked(disk, None if before is None else before.change_id)
+        if tracked.lost:
+            self._note(f"{disk.path}: full, as what changed since the backup before is not known any more")
         with self._source.open(disk) as source:
-            chain = self._chain(disk, parent)
-            with regular.named(self._home, disk.path):
-                info = os.stat(disk.path, dir_fd=self._home.fd, follow_symlinks=False)
+            chain = None if tracked.lost else self._chain(disk, parent)
             if chain is None or parent is None:
-                stored = images.write(self._shelf, where, source, source.areas(), progress=self._progress)
+                stored = images.write(
+                    self._shelf, f"{draft}/{image}", source, source.areas(), progress=self._progress
+                )
             else:
                 with chain:
-                    areas: list[Area] = list(increments.changed(source, chain, self._source.always))
-                told = "no change tracking was asked: found by comparing with the backup before"
-                if told not in self._notes:
-                    self._notes.append(told)
+                    areas = self._changed(source, chain, tracked)
                 backing = f"../{parent.point}/{image}"
-                stored = images.write(self._shelf, where, source, areas, backing, self._progress)
+                stored = images.write(self._shelf, f"{draft}/{image}", source, areas, backing, self._progress)
             capacity = info.st_size if disk.form == "container" else source.capacity
         return Disk(
             path=disk.path,
@@ -194,25 +196,41 @@ class _Job:
             stored=stored.size,
             sha256=stored.sha256,
             content=stored.content,
-            change_id=None,
+            change_id=tracked.change_id,
             mode=info.st_mode & 0o777,
             mtime=info.st_mtime_ns,
             ddb=disk.ddb,
         )
+
+    def _changed(self, source: VirtualDisk, chain: Chain, tracked: Tracked) -> list[Area]:
+        """What an increment holds."""
+        if tracked.areas is not None:
+            return tracked.areas
+        self._note("changes were not tracked: found by comparing with the backup before")
+        return list(increments.changed(source, chain, self._source.always))
+
+    def _note(self, told: str) -> None:
+        if told not in self._notes:
+            self._notes.append(told[:1024])
 
     def _chain(self, disk: FoundDisk, parent: Manifest | None) -> Chain | None:
         """The disk as of the point that an increment builds on."""
         if parent is None:
             return None
         if all(each.path != disk.path for each in parent.disks):
-            self._notes.append(f"{disk.path}: full, the backup before does not have it"[:1024])
+            self._note(f"{disk.path}: full, the backup before does not have it")
             return None
         try:
             found = images.chain_of(self._shelf, parent, disk.path, self._known)
             return Chain(self._shelf, found, disk.path)
         except CorruptDataError as error:
-            self._notes.append(f"{disk.path}: full, as what is before it is not whole: {error}"[:1024])
+            self._note(f"{disk.path}: full, as what is before it is not whole: {error}")
             return None
+
+
+def _before(disk: FoundDisk, parent: Manifest | None) -> Disk | None:
+    """The same disk in the backup before."""
+    return next((each for each in parent.disks if each.path == disk.path), None) if parent else None
 
 
 def _now(points: list[str]) -> str:

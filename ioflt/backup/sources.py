@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from ioflt.backup import homefiles, transports
 from ioflt.backup.disk import Area, VirtualDisk
 from ioflt.backup.flat import FlatDisk
 from ioflt.backup.homefiles import FoundDisk
-from ioflt.datastore import atomic, regular, tree
+from ioflt.datastore import atomic, cbt, regular, tree
 from ioflt.datastore.home import Home
 from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.standing import Treatment, is_private, stored_as
 from ioflt.datastore.tree import HomeSide, HostSide, Side
 from ioflt.datastore.volume import Volume
-from ioflt.errors import UnsupportedError
+from ioflt.errors import ChangesUnknownError, NotFoundError, ReadOnlyError, UnsupportedError, UsageError
 from ioflt.filters.backing import Backing
+from ioflt.format.cbt import changeid
 from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.format.luks2.tags import SUFFIX
 
@@ -43,6 +45,20 @@ class Source(Protocol):
     def open(self, disk: FoundDisk) -> VirtualDisk:
         """The disk, for reading."""
 
+    def tracked(self, disk: FoundDisk, since: str | None) -> Tracked:
+        """What is tracked of its changes since that id, if anything is; nobody writes meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """`change_id` of now, None where nothing is tracked. `areas`: what changed since the id that was asked
+    about; None where that is not known, `lost` if it could not be known from it any more.
+    """
+
+    change_id: str | None = None
+    areas: list[Area] | None = None
+    lost: bool = False
+
 
 class Plain:
     """The VM as its guest sees it, by a transport mode. Raises as `homefiles.look`."""
@@ -51,6 +67,7 @@ class Plain:
 
     def __init__(self, volume: Volume, home: Home, transport: str) -> None:
         self._volume = volume
+        self._home = home
         self._name = home.name
         found = homefiles.look(home)
         self.disks, self.files = found.disks, found.files
@@ -60,6 +77,20 @@ class Plain:
 
     def open(self, disk: FoundDisk) -> VirtualDisk:
         return transports.open_disk(self._volume, self._name, disk.path, self.transport)
+
+    def tracked(self, disk: FoundDisk, since: str | None) -> Tracked:
+        """Raises KeyUnavailableError, DeniedError, CorruptDataError, StorageError."""
+        try:
+            now = str(cbt.take(self._home, disk.path, held=True))
+        except (NotFoundError, UnsupportedError, ReadOnlyError):
+            return Tracked()
+        if since is None:
+            return Tracked(now)
+        try:
+            found = cbt.query(self._home, disk.path, changeid.parse(since), held=True)
+        except (ChangesUnknownError, UsageError):
+            return Tracked(now, lost=True)
+        return Tracked(now, [Area(start, length) for start, length in found])
 
 
 class Stored:
@@ -103,6 +134,10 @@ class Stored:
             self.disks.append(FoundDisk(path, "container"))
         else:
             self.files.append(path)
+
+    def tracked(self, disk: FoundDisk, since: str | None) -> Tracked:
+        """That takes keys."""
+        return Tracked()
 
     def open(self, disk: FoundDisk) -> VirtualDisk:
         with regular.named(self._home, disk.path):

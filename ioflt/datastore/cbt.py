@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -87,28 +87,30 @@ def is_tracked(home: Home, path: str) -> bool:
     return True
 
 
-def take(home: Home, path: str) -> ChangeId:
+def take(home: Home, path: str, *, held: bool = False) -> ChangeId:
     """The change id of this moment: a `query` since it gives what changed from now on.
 
-    Raises NotFoundError when the disk is not tracked, and otherwise as `enable`.
+    `held`: the caller keeps others from converting the home. Raises NotFoundError when the disk is not
+    tracked, and otherwise as `enable`.
     """
-    taken = {one: _take(home, one, 0) for one in _files(parts(home, path))}
+    taken = {one: _take(home, one, 0, held=held) for one in _files(parts(home, path))}
     while True:
         sequence = max(one.sequence for one in taken.values())
         behind = [one for one, its in taken.items() if its.sequence < sequence]
         if not behind:
             return ChangeId(_uuid([one.uuid for one in taken.values()]), sequence)
-        taken.update((one, _take(home, one, sequence)) for one in behind)
+        taken.update((one, _take(home, one, sequence, held=held)) for one in behind)
 
 
-def query(home: Home, path: str, since: ChangeId | None) -> list[Area]:
+def query(home: Home, path: str, since: ChangeId | None, *, held: bool = False) -> list[Area]:
     """What of the disk changed since that id, rising and apart; None: all that is allocated.
 
+    `held` as for `take`.
     Raises ChangesUnknownError, when a full backup is due; and otherwise as `take`.
     """
     disk = parts(home, path)
     sequence = None if since is None else since.sequence
-    found = {one: _changes(home, one, sequence) for one in _files(disk)}
+    found = {one: _changes(home, one, sequence, held=held) for one in _files(disk)}
     if since is not None and since.uuid != _uuid([changes.uuid for changes in found.values()]):
         raise ChangesUnknownError(UNKNOWN, file=regular.full_path(home, path))
     areas: list[Area] = []
@@ -196,16 +198,16 @@ def refuse_format(first: bytes) -> None:
             raise UnsupportedError("its changed blocks cannot be tracked", f"it is {name}")
 
 
-def _take(home: Home, path: str, at_least: int) -> ChangeId:
+def _take(home: Home, path: str, at_least: int, *, held: bool) -> ChangeId:
     def here(file: Container | PlainFile) -> ChangeId:
         if not cbtfiles.attach(home.fd, file) or file.changes is None:
             raise _not_tracked()
         return file.changes.take(at_least)
 
-    return _on_file(home, path, here, lambda mount, below: mount.take_change_id(below, at_least))
+    return _on_file(home, path, here, lambda mount, below: mount.take_change_id(below, at_least), held=held)
 
 
-def _changes(home: Home, path: str, sequence: int | None) -> FileChanges:
+def _changes(home: Home, path: str, sequence: int | None, *, held: bool) -> FileChanges:
     def here(file: Container | PlainFile) -> FileChanges:
         if not cbtfiles.attach(home.fd, file) or file.changes is None:
             raise _not_tracked()
@@ -215,7 +217,7 @@ def _changes(home: Home, path: str, sequence: int | None) -> FileChanges:
         uuid, length, areas = mount.changes(below, sequence)
         return FileChanges(uuid, length, tuple(areas))
 
-    return _on_file(home, path, here, by_mount)
+    return _on_file(home, path, here, by_mount, held=held)
 
 
 def _on_file(
@@ -223,9 +225,11 @@ def _on_file(
     path: str,
     here: Callable[[Container | PlainFile], _Result],
     by_mount: Callable[[MountControl, str], _Result],
+    *,
+    held: bool = False,
 ) -> _Result:
     """`here` gets the file, open and with its writer's lock; `by_mount` who has that in our place."""
-    with regular.named(home, path), home.shared():
+    with regular.named(home, path), nullcontext() if held else home.shared():
         file = _disk_file(home, path)  # needs its key, whoever is asked then
         try:
             if _hold(file):

@@ -11,7 +11,7 @@ import pytest
 
 from ioflt.backup import listing, restore, sealing, verify
 from ioflt.backup.restore import Restored
-from ioflt.datastore import check
+from ioflt.datastore import cbt, check
 from ioflt.datastore.volume import Volume
 from ioflt.errors import (
     AuthenticationError,
@@ -121,6 +121,34 @@ def test_an_increment_has_what_changed(site: Site) -> None:
     sizes = {disk.path: disk.stored for disk in increment.disks}
     assert sizes["web.vmdk"] < min(7 * K64, next(d.stored for d in full.disks if d.path == "web.vmdk"))
     assert any("comparing" in note for note in increment.notes)
+
+
+@pytest.mark.allow_log("changed blocks are tracked anew")
+def test_an_increment_of_a_tracked_disk_asks_what_changed(site: Site, other: Volume) -> None:
+    """Nothing is compared then; and where that is not known any more, it is full, and says so."""
+    cbt.enable(site.home, "web.vmdk")
+    cbt.enable(site.home, "data.raw")
+    states = [(site.back_up("clear"), contents(site.home))]
+    with cbt.written(site.home, "web-flat.vmdk") as file:
+        file.write(5 * K64 + 1, b"changed")
+        file.write(0, bytes(K64))
+    states.append((site.back_up("clear", incremental=True), contents(site.home)))
+    increment = states[-1][0]
+    assert increment.notes == ()
+    web = next(disk for disk in increment.disks if disk.path == "web.vmdk")
+    assert (web.parent, web.change_id is None) == (states[0][0].point, False)
+    assert all(disk.stored < 9 * K64 for disk in increment.disks)
+    site.write("web-flat.vmdk", 7 * K64, b"by a writer who tracks nothing")
+    states.append((site.back_up("clear", incremental=True), contents(site.home)))
+    parents = {disk.path: disk.parent for disk in states[-1][0].disks}
+    assert parents == {"web.vmdk": None, "data.raw": increment.point}
+    assert states[-1][0].notes == (
+        "web.vmdk: full, as what changed since the backup before is not known any more",
+    )
+    assert findings(site, "clear") == []
+    for number, (manifest, before) in enumerate(states):
+        restored(site, "clear", other, f"back{number}", manifest.point)
+        same(before, contents(other.home(f"back{number}")))
 
 
 def test_ciphertext_holds_the_stored_files(site: Site) -> None:
