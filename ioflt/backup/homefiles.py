@@ -21,7 +21,7 @@ from ioflt.datastore.tree import HomeSide, Side
 from ioflt.errors import CorruptDataError, UnsupportedError
 from ioflt.format import dictionary
 from ioflt.format.dictionary import Dictionary
-from ioflt.format.manifest.model import Form
+from ioflt.format.manifest.model import MAX_TEXT, Form
 from ioflt.format.qcow2 import header as qcow2
 from ioflt.format.vmdk import descriptor, sparse
 from ioflt.format.vmdk.descriptor import Descriptor
@@ -140,7 +140,8 @@ def _vmdk(path: str, start: bytes) -> FoundDisk | None:
     parsed: Descriptor = descriptor.parse(text, None if embedded else os.path.basename(path))
     names = {parsed.parent_file_name_hint, parsed.change_track_path} if embedded else {*parsed.file_names}
     beside = {os.path.join(os.path.dirname(path), name) for name in names if name is not None}
-    return FoundDisk(path, "vmdk", frozenset(beside - {path}), dict(parsed.ddb))
+    ddb = {key: value for key, value in parsed.ddb.items() if max(len(key), len(value)) <= MAX_TEXT}
+    return FoundDisk(path, "vmdk", frozenset(beside - {path}), ddb)
 
 
 def _reached(found: dict[str, FoundDisk], disks: list[FoundDisk]) -> set[str]:

@@ -26,7 +26,7 @@ from ioflt.datastore.home import Home
 from ioflt.datastore.volume import Volume
 from ioflt.errors import CorruptDataError, IofltError, UsageError
 from ioflt.format.manifest import text
-from ioflt.format.manifest.model import Consistency, Disk, Key, Kind, Link, Manifest
+from ioflt.format.manifest.model import MAX_TEXT, Consistency, Disk, Key, Kind, Link, Manifest
 from ioflt.format.record.record import HomeRecord
 from ioflt.types import HomeState, KeyRef
 
@@ -61,19 +61,24 @@ def run(
     Raises BusyError, ReadOnlyError for a VM whose record is not valid, UsageError, KeyUnavailableError,
     DeniedError, CorruptDataError, StorageError; then there is no new point.
     """
+    if os.path.samefile(volume.path, repository.path):
+        raise UsageError("is the VM's own datastore", file=repository.path)
     home = volume.home(vm)
     with regular.named(home), quiet(home) as consistency:
         source: Source
+        notes: list[str] = []
         if repository.kind == "ciphertext":
             record = _claimed(home)
             source = Stored(home)
+            notes += [f"{path}: is clear in the VM, and so it is here" for path in record.clear_files]
         else:
             record = clone.sound(home)
             source = Plain(volume, home, wanted.transport)
         made = repository.make_shelf(vm)
         try:
             with repository.shelf(vm) as shelf, shelf.alone():
-                job = _Job(home, record, source, shelf, consistency, repository.kind, progress)
+                shelf.check_backups()
+                job = _Job(home, record, source, shelf, consistency, repository.kind, notes, progress)
                 return job.run(incremental=wanted.incremental, sign=sign, told=told)
         except BaseException:
             if made:
@@ -105,6 +110,7 @@ class _Job:
         shelf: Shelf,
         consistency: Consistency,
         kind: Kind,
+        notes: list[str],
         progress: Progress | None,
     ) -> None:
         self._home = home
@@ -114,7 +120,7 @@ class _Job:
         self._consistency: Consistency = consistency
         self._kind: Kind = kind
         self._progress = progress
-        self._notes: list[str] = []
+        self._notes = [note[:MAX_TEXT] for note in notes]
         self._known: dict[str, Manifest] = {}
 
     def run(self, *, incremental: bool, sign: Sign, told: Told) -> Manifest:
@@ -211,7 +217,7 @@ class _Job:
 
     def _note(self, told: str) -> None:
         if told not in self._notes:
-            self._notes.append(told[:1024])
+            self._notes.append(told[:MAX_TEXT])
 
     def _chain(self, disk: FoundDisk, parent: Manifest | None) -> Chain | None:
         """The disk as of the point that an increment builds on."""

@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 from ioflt import syscalls
@@ -21,7 +21,7 @@ from ioflt.datastore import atomic, namespace, tree
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.tree import HomeSide, HostSide, Side
-from ioflt.errors import BusyError, IofltError, MalformedError, StorageError
+from ioflt.errors import BusyError, IofltError, MalformedError, StorageError, UsageError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import Document
 
@@ -75,10 +75,20 @@ class Shelf:
         finally:
             file.close()
 
-    def names(self, path: str) -> list[str]:
-        """What a directory has. Raises MalformedError, StorageError."""
-        with self.naming(path), self._directory(path) as fd:
-            return sorted(os.listdir(fd))
+    def check_backups(self) -> None:
+        """Raises UsageError where something else than points is kept here."""
+        with self.naming(""):
+            for name in os.listdir(self.fd):
+                if not name.startswith(".") and not _POINT.fullmatch(name):
+                    raise UsageError(f"holds something else than backups: {name}", file=self.path)
+
+    def walk(self, path: str) -> list[str]:
+        """The paths of all files below a directory. Raises MalformedError, StorageError."""
+        found = []
+        with self.naming(path), self._directory(path) as top:
+            for root, _, names, _ in os.fwalk(".", dir_fd=top):
+                found += [os.path.normpath(os.path.join(root, name)) for name in names]
+        return sorted(found)
 
     # Writing
 
@@ -106,7 +116,8 @@ class Shelf:
                 self._sync(draft)
                 self._take_place(draft, point)
         except BaseException:  # also after Ctrl-C: nothing half made stays
-            self.remove(draft)
+            with suppress(IofltError):  # else the next command that writes here clears it
+                self.remove(draft)
             raise
 
     @contextmanager

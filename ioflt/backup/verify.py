@@ -130,11 +130,10 @@ class _Check:
 
     def _strangers(self, manifest: Manifest) -> None:
         known = {text.NAME, *(disk.image for disk in manifest.disks)}
-        if manifest.files:
-            known.add(text.FILES)
-        for name in self._shelf.names(self._point):
-            if name not in known:
-                self._note(name, "not in the manifest")
+        known |= {f"{text.FILES}/{file.path}" for file in manifest.files}
+        for path in self._shelf.walk(self._point):
+            if path not in known:
+                self._note(path, "not in the manifest")
 
     def _note(self, file: str, what: IofltError | str) -> None:
         told = what if isinstance(what, str) else what.message

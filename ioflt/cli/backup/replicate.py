@@ -39,6 +39,7 @@ def replicate(destination: Path, other: Path, vm: str | None, lines: bool, as_js
         for name in source.vms() if vm is None else [vm]:
             target.make_shelf(name)
             with source.shelf(name) as old, target.shelf(name) as new, new.alone():
+                new.check_backups()
                 points = replicating.missing(old, new)
                 done.append(replicating.Replicated(name, points, len(new.points())))
                 for point in points:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -11,7 +11,10 @@ Meta = msgspec.Meta
 #: A moment: the name of a point, and of its directory.
 Point = Annotated[str, Meta(pattern=r"^[0-9]{8}T[0-9]{6}Z$")]
 
-Text = Annotated[str, Meta(max_length=1024)]
+#: Longest text, in characters, where nothing else is said.
+MAX_TEXT: Final = 1024
+
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Path = Annotated[str, Meta(min_length=1, max_length=4095)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -97,7 +100,7 @@ class Manifest(_Part, frozen=True):
     transport: Annotated[str, Meta(min_length=1, max_length=16)]
     consistency: Consistency
     notes: Annotated[tuple[Text, ...], Meta(max_length=1024)]
-    disks: Annotated[tuple[Disk, ...], Meta(max_length=4096)]
+    disks: Annotated[tuple[Disk, ...], Meta(max_length=65536)]
     files: Annotated[tuple[File, ...], Meta(max_length=65536)]
     directories: Annotated[tuple[Directory, ...], Meta(max_length=65536)]
     links: Annotated[tuple[Link, ...], Meta(max_length=65536)]

@@ -58,5 +58,10 @@ def test_systemd_finds_nothing_to_say_about_the_units(tmp_path):
     verify = ["systemd-analyze", "verify", "--man=no", service]
     done = subprocess.run(verify, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+    backup = ["systemd-analyze", "verify", "--man=no", tmp_path / "ioflt-backup@web01.timer"]
+    for kind in ("service", "timer"):
+        (tmp_path / f"ioflt-backup@web01.{kind}").symlink_to(f"ioflt-backup@.{kind}")
+    done = subprocess.run(backup, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
     exposed = ["systemd-analyze", "security", "--offline=true", "--threshold=23", service]
     subprocess.run(exposed, capture_output=True, check=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ioflt.backup import listing, restore, sealing, verify
+from ioflt.backup import listing, repository, restore, run, sealing, verify
 from ioflt.backup.restore import Restored
+from ioflt.backup.run import Wanted
 from ioflt.datastore import cbt, check
 from ioflt.datastore.volume import Volume
 from ioflt.errors import (
@@ -18,6 +19,7 @@ from ioflt.errors import (
     BusyError,
     CorruptDataError,
     ExistsError,
+    KeyUnavailableError,
     MalformedError,
     NotFoundError,
     UsageError,
@@ -187,6 +189,16 @@ def test_nothing_is_overwritten(site: Site) -> None:
         restored(site, "encrypted", site.volume, "web")
 
 
+def test_points_are_kept_apart_from_vms(site: Site, tmp_path: Path) -> None:
+    with repository.of_volume(site.volume) as own, pytest.raises(UsageError, match="own datastore"):
+        run.run(site.volume, "web", own, Wanted(), site.sign)
+    with site.destination("encrypted") as found:
+        found.make_shelf("web")
+    (tmp_path / "encrypted" / "web" / "web.vmx").touch()
+    with pytest.raises(UsageError, match=r"something else than backups: web\.vmx"):
+        site.back_up("encrypted")
+
+
 def test_a_vm_in_use_is_not_backed_up(site: Site) -> None:
     site.home.enter()
     with pytest.raises(BusyError, match="in use"):
@@ -230,6 +242,22 @@ def test_what_is_interrupted_leaves_no_point(site: Site, kind: str) -> None:
     assert findings(site, kind) == []
 
 
+@pytest.mark.allow_log("lock")
+def test_keys_that_go_on_the_way_leave_no_point(site: Site) -> None:
+    first = site.back_up("encrypted")
+
+    def lock(_count: int) -> None:
+        site.keys.lock("force")
+
+    with pytest.raises(KeyUnavailableError):
+        site.back_up("encrypted", incremental=True, progress=lock)
+    site.keys.unlock()
+    second = site.back_up("encrypted", incremental=True)
+    left = sorted(name for name in os.listdir(site.path_of_all / "encrypted/web") if name[:6] != ".ioflt")
+    assert left == [first.point, second.point]
+    assert findings(site, "encrypted") == []
+
+
 def test_an_interrupted_restore_goes_on(site: Site, other: Volume, tmp_path: Path) -> None:
     site.back_up("encrypted")
     with pytest.raises(Stop):
@@ -269,11 +297,11 @@ def test_verify_says_what_is_missing_or_changed(site: Site) -> None:
     data[-1] ^= 1
     image.write_bytes(data)
     (top / increment.point / "files" / "web.vmx").unlink()
-    (top / increment.point / "stranger").touch()
+    (top / increment.point / "files" / "stranger").touch()
     assert findings(site, "ciphertext") == [
         (increment.point, "web-flat.vmdk.qcow2", "changed (other bytes of the same length)"),
         (increment.point, "files/web.vmx", "file missing (No such file or directory)"),
-        (increment.point, "stranger", "not in the manifest"),
+        (increment.point, "files/stranger", "not in the manifest"),
     ]
     shutil.rmtree(top / full.point)
     told = {(file, finding) for _, file, finding in findings(site, "ciphertext")}
