@@ -153,17 +153,17 @@ class Layers:
 
     def areas(self, offset: int = 0, length: int | None = None) -> Iterator[Area]:
         """As `VirtualDisk.areas`: what any of the images has."""
-        return self._joined(offset, length, zeros=False)
+        return self._joined(offset, length, len(self._layers), zeros=False)
 
-    def told(self) -> Iterator[Area]:
-        """The same with zeros that an image has: all that hides what is below the last one."""
-        return self._joined(0, None, zeros=True)
+    def told(self, count: int) -> Iterator[Area]:
+        """Of the first `count` images, the same with zeros that they have: all that hides what is below."""
+        return self._joined(0, None, count, zeros=True)
 
-    def _joined(self, offset: int, length: int | None, *, zeros: bool) -> Iterator[Area]:
+    def _joined(self, offset: int, length: int | None, count: int, *, zeros: bool) -> Iterator[Area]:
         end = self.capacity if length is None else offset + length
         start = stop = offset
         for begin in range(offset, end, _LOOK):
-            for part in self._areas(0, begin, min(_LOOK, end - begin), zeros=zeros):
+            for part in self._areas(0, count, begin, min(_LOOK, end - begin), zeros=zeros):
                 if part.start > stop:
                     if stop > start:
                         yield Area(start, stop - start)
@@ -201,14 +201,14 @@ class Layers:
         if inside < length:
             yield bytes(length - inside)
 
-    def _areas(self, level: int, offset: int, length: int, *, zeros: bool) -> Iterator[Area]:
-        if level == len(self._layers):
+    def _areas(self, level: int, count: int, offset: int, length: int, *, zeros: bool) -> Iterator[Area]:
+        if level == count:
             return
         _, reader = self._layers[level]
         inside = max(0, min(length, reader.capacity - offset))
         for run in reader.runs(offset, inside) if inside else ():
             if run.kind is Kind.ABSENT:
-                yield from self._areas(level + 1, run.start, run.length, zeros=zeros)
+                yield from self._areas(level + 1, count, run.start, run.length, zeros=zeros)
             elif zeros or run.kind is not Kind.ZEROS:
                 yield Area(run.start, run.length)
         if zeros and inside < length:  # the disk was shorter then

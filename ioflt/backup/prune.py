@@ -92,8 +92,8 @@ def _disk(
         images.check(shelf, each, disk.path, progress)
     parent = chain[going].point if going < len(chain) else None
     backing = None if parent is None else f"../{parent}/{disk.image}"
-    with Chain(shelf, chain[:going], disk.path) as source:
-        areas = source.areas() if parent is None else source.told()
+    with Chain(shelf, chain, disk.path) as source:  # a disk may have ended within a cluster: all of it counts
+        areas = source.areas() if parent is None else source.told(going)
         stored = images.write(shelf, where, source, areas, backing, progress)
     return msgspec.structs.replace(
         disk, parent=parent, stored=stored.size, sha256=stored.sha256, content=stored.content

@@ -24,7 +24,7 @@ from ioflt.datastore import clone, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
 from ioflt.datastore.volume import Volume
-from ioflt.errors import CorruptDataError, IofltError, UsageError
+from ioflt.errors import CorruptDataError, IofltError, MalformedError, UsageError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import MAX_TEXT, Consistency, Disk, Key, Kind, Link, Manifest
 from ioflt.format.record.record import HomeRecord
@@ -244,6 +244,8 @@ def _now(points: list[str]) -> str:
     now = datetime.now(UTC)
     if points:
         newest = datetime.strptime(points[-1], TIME).replace(tzinfo=UTC)
+        if newest.year == datetime.max.year:
+            raise MalformedError("a point that has no later one", points[-1])
         now = max(now, newest + timedelta(seconds=1))
     return now.strftime(TIME)
 

@@ -14,6 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from typing import Final
 
 from ioflt import syscalls
@@ -33,6 +34,13 @@ _PART: Final = ".part-"
 _OLD: Final = ".old-"
 
 
+def _is_point(name: str) -> bool:
+    try:
+        return _POINT.fullmatch(name) is not None and bool(datetime.strptime(name, TIME))
+    except ValueError:  # somebody else's name, which is no time
+        return False
+
+
 class Shelf:
     """The points of the VM `name`, in the directory `fd`, which is `path`; in a datastore it is `home`'s."""
 
@@ -48,7 +56,7 @@ class Shelf:
     def points(self) -> list[str]:
         """The names of its points, the oldest first. Raises StorageError."""
         with self.naming(""):
-            return sorted(entry for entry in os.listdir(self.fd) if _POINT.fullmatch(entry))
+            return sorted(entry for entry in os.listdir(self.fd) if _is_point(entry))
 
     def document(self, point: str) -> Document:
         """The manifest of a point, which belongs there; its signature is not looked at.
@@ -63,6 +71,8 @@ class Shelf:
                 raise MalformedError(
                     "manifest of another point", f"{found.manifest.vm}/{found.manifest.point}"
                 )
+            if (found.manifest.kind == "ciphertext") != (self.home is None):
+                raise MalformedError("manifest of another kind", found.manifest.kind)
             return found
 
     @contextmanager
@@ -183,7 +193,7 @@ class Shelf:
             names = os.listdir(self.fd)
         for name in names:
             point = name.removeprefix(_OLD)
-            if name.startswith(_OLD) and point not in names:  # it has to come back
+            if name.startswith(_OLD) and _is_point(point) and point not in names:  # it has to come back
                 with self.naming(name):
                     os.rename(name, point, src_dir_fd=self.fd, dst_dir_fd=self.fd)
                     atomic.sync_directory(self.fd)

@@ -10,6 +10,7 @@ import msgspec
 
 from ioflt.crypto.mac import sha256
 from ioflt.errors import MalformedError, UnsupportedError
+from ioflt.format.luks2.tags import SUFFIX
 from ioflt.format.manifest.model import Document, Manifest, Signed
 from ioflt.format.record.names import check_name, check_path
 from ioflt.format.strict_json import parse_object
@@ -23,6 +24,10 @@ VERSION: Final = 1
 FILES: Final = "files"
 IMAGE: Final = ".qcow2"
 NAME: Final = "manifest.json"
+
+#: Names at the top of a home that are ours, and what of them a ciphertext point has.
+_PRIVATE: Final = (".ioflt", ".ioflt.d")
+_STORED: Final = re.compile(rf"\.ioflt|\.ioflt\.d/[^/]+{re.escape(SUFFIX)}")
 
 _ODD: Final = re.compile(r"[%/:\x00-\x1f\x7f]")
 
@@ -82,6 +87,12 @@ def _check(manifest: Manifest) -> None:
     every = [part.path for each in parts for part in each]
     if len(every) != len(set(every)):
         raise MalformedError("duplicate path")
+    kept = {
+        file.path for file in manifest.files if manifest.kind == "ciphertext" and _STORED.fullmatch(file.path)
+    }
+    for path in every:
+        if path.partition("/")[0] in _PRIVATE and path not in kept:
+            raise MalformedError("bad path", f"ours alone: {path[:80]!r}")
     for disk in manifest.disks:
         if disk.image != image_of(disk.path):
             raise MalformedError("image not of its disk", disk.image[:80])

@@ -18,6 +18,7 @@ from ioflt.backup.run import Wanted
 from ioflt.datastore import files, tree
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
+from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.tree import HomeSide
 from ioflt.datastore.volume import Volume
 from ioflt.format.manifest.model import Manifest
@@ -94,10 +95,20 @@ class Site(Stored):
 
     def write(self, name: str, offset: int, data: bytes) -> None:
         """Into a file of the VM, as a guest does."""
+        with self._open(name) as file:
+            file.write(offset, data)
+
+    def resize(self, name: str, length: int) -> None:
+        """A file of the VM."""
+        with self._open(name) as file:
+            file.truncate(length)
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[OpenFile]:
         fd = os.open(name, os.O_RDWR, dir_fd=self.home.fd)
         treatment = self.home.treatment(name, fd)
         file = files.open_file(self.home, fd, treatment, writable=True, place=lambda: None)
-        file.write(offset, data)
+        yield file
         file.sync(data_only=False)
         file.flush()
         file.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,19 @@ def test_a_point_in_the_middle_goes(site: Site) -> None:
     assert findings(site, "clear") == []
     for number in (0, 3):
         same(points[number][1], get_back(site, "clear", points[number][0], f"back{number}"))
+
+
+def test_a_disk_that_ended_within_a_cluster_lost_none_of_it(site: Site) -> None:
+    """It has grown since, and what goes is shorter: the rest of its last cluster is of the point before."""
+    site.put("odd.raw", random.Random(3).randbytes(K64 + 512))
+    first = site.back_up("clear").point
+    site.write("odd.raw", 0, b"changed")
+    middle = site.back_up("clear", incremental=True).point
+    site.resize("odd.raw", 4 * K64)
+    last = site.back_up("clear", incremental=True).point
+    with site.destination("clear") as found, found.shelf("web") as shelf, shelf.alone():
+        prune.prune(shelf, prune.Plan("web", [first, last], [last], [middle]), site.sign)
+    assert get_back(site, "clear", last, "back")["odd.raw"] == contents(site.home)["odd.raw"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
