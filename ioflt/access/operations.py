@@ -66,6 +66,7 @@ _INHERITS = _needs(On.EVERYTHING, _P.MODIFY_PERMISSIONS)
 _ADMINISTRATOR = _needs(On.EVERYTHING, *_P)
 _GRANTS = _needs(On.OBJECT, _P.MODIFY_PERMISSIONS)
 _PLAINTEXT = _needs(On.VM, _P.ACCESS)
+_TRACKS = _needs(On.VM, _P.CHANGE_TRACKING) + _PLAINTEXT
 _NEW_FILE = _needs(On.VM, _P.ACCESS, _P.ADD_DISK, _P.ENCRYPT_NEW)
 _CREATES = _needs(On.DATASTORE, _P.CREATE_VM)
 _CREATES_THERE = _needs(On.TARGET, _P.CREATE_VM)
@@ -118,6 +119,9 @@ _WITHOUT_DATA_KEYS: Final = (
     ("vm export: a clear VM", _FILES),
     ("backup export: a clear VM", _FILES),
     ("disk extend: a clear VM", _FILES),
+    ("cbt disable: a clear VM", _FILES),
+    ("cbt enable: a clear VM", _FILES),
+    ("cbt query: a clear VM", _FILES),
     ("policy assign", _needs(On.VM, _P.UPDATE_POLICY)),
     ("policy assign: to a datastore", _needs(On.DATASTORE, _P.UPDATE_POLICY)),
     (
@@ -218,6 +222,9 @@ _WITH_DATA_KEYS: Final = (
     ("vm export", _PLAINTEXT),
     ("backup export", _PLAINTEXT),
     ("disk extend", _needs(On.VM, _P.EXTEND_DISK) + _PLAINTEXT),
+    ("cbt disable", _TRACKS),
+    ("cbt enable", _TRACKS),
+    ("cbt query", _PLAINTEXT),
     ("recovery add", _PLAINTEXT),
     ("recovery fill", _PLAINTEXT),
     ("header backup", _PLAINTEXT),

@@ -33,6 +33,7 @@ class Privilege(StrEnum):
     UPDATE_POLICY = "StorageProfile.Update"
     VIEW_POLICY = "StorageProfile.View"
     READ = "System.Read"
+    CHANGE_TRACKING = "VirtualMachine.Config.ChangeTracking"
     EXTEND_DISK = "VirtualMachine.Config.DiskExtend"
     CREATE_VM = "VirtualMachine.Inventory.Create"
     MOVE_VM = "VirtualMachine.Inventory.Move"
@@ -61,6 +62,7 @@ MEANING: Final[Mapping[Privilege, str]] = {
     Privilege.UPDATE_POLICY: "make, change and assign storage policies",
     Privilege.VIEW_POLICY: "see storage policies",
     Privilege.READ: "see the state of keys and what is given; part of every role",
+    Privilege.CHANGE_TRACKING: "track the changed blocks of a disk, or no more",
     Privilege.EXTEND_DISK: "make a disk longer",
     Privilege.CREATE_VM: "make a VM",
     Privilege.MOVE_VM: "rename a VM, and move it away",

@@ -55,7 +55,7 @@ READ_ONLY: Final = Role("read-only", "Read-only", frozenset({Privilege.READ, Pri
 BACKUP_OPERATOR: Final = Role(
     "backup-operator",
     "Backup operator",
-    frozenset({Privilege.READ, Privilege.VIEW_POLICY, Privilege.ACCESS}),
+    frozenset({Privilege.READ, Privilege.VIEW_POLICY, Privilege.ACCESS, Privilege.CHANGE_TRACKING}),
 )
 
 KEY_ADMINISTRATOR: Final = Role(

@@ -39,6 +39,7 @@ _SECTIONS = (
                 "List, encrypt, recrypt, clone, move, erase, import, export.",
             ),
             Entry("disk", "ioflt.cli.disk", "disk", "Make a disk of a VM longer."),
+            Entry("cbt", "ioflt.cli.cbt", "cbt", "Changed blocks of disks: track them, ask for them."),
             Entry(
                 "policy",
                 "ioflt.cli.policy",

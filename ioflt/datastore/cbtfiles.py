@@ -79,9 +79,9 @@ def make(top_fd: int, name: str) -> None:
     tagfiles.sync_directory(top_fd)
 
 
-def follow(top_fd: int, old: str, new: str, *, old_top_fd: int | None = None) -> None:
-    """A file is made of another one: it is tracked if that was. `old_top_fd`: the other one's home."""
-    if exists(top_fd if old_top_fd is None else old_top_fd, old):
+def follow(top_fd: int, old: str, new: str) -> None:
+    """A file is made of another one: it is tracked, from its own beginning, if that was."""
+    if exists(top_fd, old):
         make(top_fd, new)
 
 

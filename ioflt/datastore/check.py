@@ -34,6 +34,7 @@ from ioflt.errors import (
 )
 from ioflt.filters.backing import Backing
 from ioflt.filters.tagged import named
+from ioflt.format.cbt import sidecar
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import state, tags
 from ioflt.format.luks2.layout import HEADERS_SIZE
@@ -388,6 +389,8 @@ def _drafts(home: Home) -> Iterator[Entry]:
             path = _join(home, os.path.join(atomic.PRIVATE_DIR, name))
             if name.startswith(SIDECAR):
                 yield Entry(path, "sidecar", "of a deep recrypt that was interrupted")
+            elif name.endswith(sidecar.SUFFIX):
+                continue  # one of a file that is gone harms nobody
             elif name.endswith(tags.SUFFIX):
                 if name.removesuffix(tags.SUFFIX) not in used:
                     yield Entry(path, "tags", "of a file that is gone; a deep recrypt removes them")

@@ -19,6 +19,7 @@ from ioflt.datastore import (
     newcontainer,
     policies,
     regular,
+    sidecars,
     tagfiles,
     tree,
 )
@@ -103,6 +104,7 @@ def copy_files(old: Home, new: Home, progress: Progress | None, *, same_key: boo
     if same_key:
         _copy_tags(old, new, copied)
         _renumber_all(new, copied)
+    sidecars.follow_copies(old, new, copied)
     tree.dress_directory(old.fd, new.fd)
     return copied
 

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import atomic, files, newcontainer, regular, tagfiles
+from ioflt.datastore import atomic, cbtfiles, files, newcontainer, regular, sidecars, tagfiles
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container, Progress
 from ioflt.datastore.fileid import carries, file_id_of, uuid_of
@@ -52,6 +52,7 @@ class Conversion:
             path = self.operation.current.path if self.operation.current else self.operation.pending[0]
             with regular.named(self._home, path):
                 self._convert(path)
+        sidecars.remove_stray_changes(self._home)
 
     def settle(self) -> None:
         """Finish a file of which some names were replaced: then `pending` is just the unconverted files."""
@@ -165,6 +166,7 @@ class Conversion:
     def _wrap(self, source: OpenFile, draft: Draft, uuid: str) -> None:
         keys, thin = self._home.volume.keys, not self.operation.thick
         home_fd = self._home.fd
+        cbtfiles.follow(home_fd, cbtfiles.of_clear(source.fd), cbtfiles.of_container(uuid))
         tags_in = home_fd if self.record.integrity else None
         newcontainer.create(
             draft.fd, keys, self._keys, thin=thin, uuid=uuid, file_id=file_id_of(uuid), tags_in=tags_in
@@ -173,6 +175,8 @@ class Conversion:
 
     def _unwrap(self, source: OpenFile, draft: Draft) -> None:
         fd = os.dup(draft.fd)
+        if isinstance(source, Container):
+            cbtfiles.follow(self._home.fd, source.sidecar_name, cbtfiles.of_clear(fd))
         self._copy(source, PlainFile(fd, Backing(fd, 0)))
 
     def _seal(self, source: OpenFile, draft: Draft, uuid: str) -> None:

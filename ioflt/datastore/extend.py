@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from ioflt.datastore import atomic, files, regular
+from ioflt.datastore import atomic, cbtfiles, files, regular
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container, Progress
 from ioflt.datastore.home import Home
@@ -96,6 +96,8 @@ def _refuse_snapshots(home: Home, path: str) -> None:
 
 def _grow(home: Home, path: str, now: int, then: int, progress: Progress | None) -> None:
     with _opened(home, path, os.O_RDWR) as file:
+        if isinstance(file, (Container, PlainFile)):
+            cbtfiles.attach(home.fd, file)
         if file.length < now:
             raise MalformedError("extent truncated", f"{file.length} bytes, {now} needed")
         if file.length > now:  # whatever is there, the disk must have zeros

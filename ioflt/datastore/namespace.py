@@ -6,11 +6,11 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from ioflt import syscalls
-from ioflt.datastore import atomic, clearfiles, files, newcontainer, tagfiles
+from ioflt.datastore import atomic, clearfiles, files, newcontainer, sidecars
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
@@ -93,7 +93,7 @@ def remove(home: Home, parent_fd: int, name: str, how: Callable[..., None]) -> N
 
     Raises ReadOnlyError, BusyError, OSError.
     """
-    with steady(home), tagfiles.following(home, (parent_fd, name)):
+    with steady(home), sidecars.following(home, (parent_fd, name)):
         path = home.path_of(parent_fd, name) if clearfiles.has_any(home) else None
         if path is None or path not in clearfiles.paths(home):
             how(name, dir_fd=parent_fd)
@@ -114,7 +114,7 @@ def rename(move: Move, renamed_home: Home | None) -> None:
         with _acting(move):
             _check(move)
             if not move.concerns_clear_files():
-                with tagfiles.following(move.new_home, (move.new_fd, move.new)):
+                with sidecars.following(move.new_home, (move.new_fd, move.new)), _leaving(move):
                     _rename(move)
                 return
         _rename_clear(move)
@@ -158,7 +158,7 @@ def convert(move: Move, source: OpenFile, place: Place, file_id: int) -> OpenFil
         _check(move)
         if move.concerns_clear_files():  # let tools copy
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        with tagfiles.following(move.home, (move.old_fd, move.old), (move.new_fd, move.new)):
+        with sidecars.following(move.home, (move.old_fd, move.old), (move.new_fd, move.new)):
             return _convert(move, source, place, file_id)
 
 
@@ -243,6 +243,12 @@ def _check_homes(home: Home, new_home: Home) -> None:
         raise CrossHomeError("the homes have different keys or states", file=home.name)
     if ours.integrity or theirs.integrity:  # its tags would stay behind
         raise CrossHomeError("files with tags stay in their home", file=home.name)
+
+
+def _leaving(move: Move) -> AbstractContextManager[None]:
+    return (
+        nullcontext() if move.new_home is move.home else sidecars.leaving(move.home, (move.old_fd, move.old))
+    )
 
 
 def _rename(move: Move) -> None:

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from typing import Protocol
+from contextlib import suppress
 
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import atomic
 from ioflt.datastore.atomic import PRIVATE_DIR
 from ioflt.datastore.header import read_header
-from ioflt.datastore.standing import Standing
 from ioflt.errors import CorruptDataError, IntegrityError
 from ioflt.format.luks2 import tags
 from ioflt.format.luks2.tags import Journal
-
-
-class Home(Protocol):
-    """What is needed of a home: `home.Home`."""
-
-    fd: int
-
-    def standing(self) -> Standing:
-        """What its record says."""
-
 
 _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -59,27 +47,6 @@ def make(top_fd: int, uuid: str) -> int:
     atomic.make_private_dir(top_fd)
     remove(top_fd, uuid)
     return os.open(_path(uuid), os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=top_fd)
-
-
-@contextmanager
-def following(home: Home, *names: tuple[int, str]) -> Iterator[None]:
-    """The tags of containers that the block takes the last name from go, too. `names`: (directory, name)."""
-    if not home.standing().integrity:
-        yield
-        return
-    with ExitStack() as opened:
-        found = []
-        for dir_fd, name in names:
-            with suppress(OSError):
-                fd = os.open(name, os.O_RDONLY | os.O_NOCTTY | _FLAGS, dir_fd=dir_fd)
-                opened.callback(os.close, fd)
-                uuid = uuid_of(fd)
-                if uuid is not None:
-                    found.append((fd, uuid))
-        yield
-        for fd, uuid in found:
-            if os.fstat(fd).st_nlink == 0:
-                remove(home.fd, uuid)
 
 
 def remove(top_fd: int, uuid: str) -> None:

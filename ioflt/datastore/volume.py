@@ -14,7 +14,7 @@ from types import TracebackType
 
 from ioflt import paths
 from ioflt.crypto.rng import new_uuid
-from ioflt.datastore import atomic, policies, records, root, seen, tagfiles
+from ioflt.datastore import atomic, cbtfiles, policies, records, root, seen, tagfiles
 from ioflt.datastore.home import Home
 from ioflt.datastore.memory import Memory
 from ioflt.datastore.root import Root
@@ -336,6 +336,7 @@ class Volume:
             os.rmdir(name, dir_fd=self.fd)  # raises ENOTEMPTY
         for uuid in tagfiles.uuids(home.fd):  # of containers that are gone
             tagfiles.remove(home.fd, uuid)
+        cbtfiles.remove_others(home.fd, ())
         with suppress(FileNotFoundError):
             atomic.remove_drafts(home.fd)
             os.rmdir(atomic.PRIVATE_DIR, dir_fd=home.fd)

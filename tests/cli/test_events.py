@@ -52,6 +52,9 @@ ELSEWHERE = {
 #: Of each other command the event: its name, what it is about (kind and name), and a value that it changes.
 SAYS = {
     "attest": ("attest", None, None, "attest.report"),
+    "cbt disable": ("cbt disable", "vm", "web", 'config.disk("web.vmdk").changeTrackingEnabled'),
+    "cbt enable": ("cbt enable", "vm", "web", 'config.disk("web.vmdk").changeTrackingEnabled'),
+    "cbt query": ("cbt query", "vm", "web", 'changedBlocks("web.vmdk").since'),
     "check": ("check", "vm", "out", "file"),
     "datastore init": ("datastore init", "datastore", "DS", "datastore.keyId"),
     "datastore recrypt": ("datastore recrypt", "datastore", "DS", "datastore.keyId"),

@@ -91,6 +91,9 @@ header restore headers ds/web
 recovery remove ds/web/web-flat.vmdk --all
 vmx export ds/web --passphrase-file pass --output web.vmx
 vmx import web.vmx ds/web --passphrase-file pass --force
+cbt enable ds/web web.vmdk
+cbt query ds/web web.vmdk
+cbt disable ds/web web.vmdk
 disk extend ds/web/web.vmdk 2M
 keyd status
 attest ds --out report

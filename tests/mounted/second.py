@@ -14,7 +14,7 @@ from tests.mounted.place import Place
 def second_mount(place: Place, *options: str) -> Iterator[Path]:
     """Its mount point; unmounted at the end, whatever the test left open."""
     mountpoint = place.base / "mnt2"
-    mountpoint.mkdir()
+    mountpoint.mkdir(exist_ok=True)
     place.ioflt("mount", *options, place.datastore, mountpoint)
     try:
         yield mountpoint

@@ -78,6 +78,16 @@ EXAMPLES = {
         "plain; rm -rf clear/plain", "vm move ds/plain clear/plain"
     ),
     "vm erase": Example("web", "vm erase ds/web --yes"),
+    "cbt enable": Example("web", "cbt enable ds/web web.vmdk"),
+    "cbt enable: a clear VM": Example("plain", "cbt enable ds/plain web.vmdk"),
+    "cbt disable": Example("web; ioflt cbt enable ds/web web.vmdk", "cbt disable ds/web web.vmdk"),
+    "cbt disable: a clear VM": Example(
+        "plain; ioflt cbt enable ds/plain web.vmdk", "cbt disable ds/plain web.vmdk"
+    ),
+    "cbt query": Example("web; ioflt cbt enable ds/web web.vmdk", "cbt query ds/web web.vmdk"),
+    "cbt query: a clear VM": Example(
+        "plain; ioflt cbt enable ds/plain web.vmdk", "cbt query ds/plain web.vmdk"
+    ),
     "disk extend": Example("web", "disk extend ds/web/web.vmdk 2M"),
     "disk extend: a clear VM": Example("plain", "disk extend ds/plain/web.vmdk 2M"),
     "policy assign": Example("ioflt policy create mine || true; web", "policy assign mine ds/web"),

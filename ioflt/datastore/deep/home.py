@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from ioflt import syscalls
 from ioflt.crypto.rng import new_uuid
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import atomic, files, records, recovery, regular, tagfiles
+from ioflt.datastore import atomic, cbtfiles, files, records, recovery, regular, sidecars, tagfiles
 from ioflt.datastore.container import Progress
 from ioflt.datastore.deep import disk, rekey
 from ioflt.datastore.deep.disk import DiskFile, HomeStorage
@@ -240,6 +240,7 @@ def _remove_strays(home: Home) -> None:
             strays.discard(tagfiles.uuid_of(fd) or "")
     for uuid in strays:
         tagfiles.remove(home.fd, uuid)
+    sidecars.remove_stray_changes(home)
 
 
 class _Work:
@@ -296,6 +297,8 @@ class _Work:
         # the name in `current` is replaced last: until then it leads to the old file, hence to its others
         with HomeStorage(self._home, fd, names[::-1], uuid) as storage:
             header = rekey.read_header(storage.container)
+            old, new = cbtfiles.of_container(header.uuid), cbtfiles.of_container(uuid)
+            cbtfiles.follow(self._home.fd, old, new)  # all of it changes: tracked, by another UUID
             in_place = header.uuid == uuid or change.of(header) is not None
             engine = Journal if in_place or self.operation.mode == "journal" else Replacement
             engine(

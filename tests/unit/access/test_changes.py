@@ -149,7 +149,8 @@ def test_nobody_gives_more_than_he_has() -> None:
     state: AccessState = changes.create_folder(START, "tenant")
     state = changes.add_member(state, "tenant", WEB)
     manager = Privilege.MODIFY_PERMISSIONS
-    state = changes.create_role(state, "delegate", {manager, Privilege.ACCESS, Privilege.VIEW_POLICY})
+    backup = roles.BACKUP_OPERATOR.privileges
+    state = changes.create_role(state, "delegate", {manager, *backup})
     state = changes.grant(state, Permission(ALICE, "delegate", objects.folder("tenant")))
     alice, folder, vm = (
         Caller(ALICE),

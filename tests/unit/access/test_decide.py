@@ -104,7 +104,11 @@ def test_who_has_both_duties_by_his_groups_has_neither() -> None:
     state = changes.separate(first(principals.user("root")), principals.user("kim"), principals.user("vera"))
     state = given_(state, "group:ops", roles.KEY_ADMINISTRATOR, EVERYTHING)
     state = given_(state, "group:dba", roles.BACKUP_OPERATOR, LEVELS[2])
-    assert privileges(state, ALICE, PLACE) == {Privilege.READ, Privilege.VIEW_POLICY}
+    assert privileges(state, ALICE, PLACE) == {
+        Privilege.READ,
+        Privilege.VIEW_POLICY,
+        Privilege.CHANGE_TRACKING,
+    }
     assert "duties are separate" in decide(state, ALICE, Privilege.ACCESS, PLACE).why
     only_ops = Caller(ALICE.principal, frozenset({principals.group("ops")}))
     assert decide(state, only_ops, Privilege.MANAGE_KEYS, ANYWHERE).allowed
