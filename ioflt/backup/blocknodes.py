@@ -66,6 +66,30 @@ def nodes(monitor: Monitor) -> list[Node]:
     return [_node(monitor, each, directory) for each in found]
 
 
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """What a device of the guest is over: `node`, of that `driver`; `file`: as of a Node."""
+
+    node: str
+    driver: str
+    file: str
+    size: int
+
+
+def drives(monitor: Monitor) -> list[Drive]:
+    """Those that have a medium. Raises PeerError."""
+    found = monitor.ask("query-block")
+    if not isinstance(found, list) or len(found) > _MAX_NODES:
+        raise nonsense(monitor, "its drives")
+    media = [each["inserted"] for each in found if isinstance(each, dict) and "inserted" in each]
+    directory = _directory(monitor)
+    return [_drive(_node(monitor, each, directory), directory) for each in media]
+
+
+def _drive(node: Node, directory: str) -> Drive:
+    return Drive(node.name, node.driver, _path(node.file, directory), node.size)
+
+
 def nonsense(monitor: Monitor, what: str) -> PeerError:
     """The error for an answer that has not the form that QEMU gives it."""
     return PeerError(f"QEMU says of {what} what makes no sense", file=monitor.path)

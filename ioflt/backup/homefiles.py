@@ -27,6 +27,9 @@ from ioflt.format.vmdk import descriptor, sparse
 from ioflt.format.vmdk.descriptor import Descriptor
 from ioflt.format.vmx.attached import attached
 
+#: How the fleecing images are called that a backup of a running VM leaves if it is killed.
+FLEECE: Final = "ioflt-fleece-"
+
 _RAW: Final = (".raw", ".img")
 _QCOW2: Final = b"QFI\xfb"
 
@@ -77,12 +80,19 @@ def look(home: Home) -> HomeFiles:
     return HomeFiles(disks, parts - own, rest, directories, links)
 
 
+def is_fleece(path: str) -> bool:
+    """Whether a file is no part of the VM, but what a backup of it made."""
+    name = os.path.basename(path)
+    return name.startswith(FLEECE) and name.endswith(".qcow2")
+
+
 def _walk(home: Home) -> tuple[list[str], list[str], dict[str, str]]:
     files: list[str] = []
     directories: list[str] = []
     links: dict[str, str] = {}
     with regular.named(home):
         for root, below, names, fd in os.fwalk(".", dir_fd=home.fd):
+            names = [name for name in names if not is_fleece(name)]
             if root == ".":
                 below[:] = [name for name in below if not is_private(name)]
                 names = [name for name in names if not is_private(name)]

@@ -6,8 +6,6 @@ so that whoever comes next finds what a killed one left, and nothing that is in 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
 import select
 from collections.abc import Iterator
@@ -15,14 +13,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-from ioflt import paths
 from ioflt.backup import buses
 from ioflt.backup.blocknodes import nodes, nonsense
 from ioflt.backup.buses import Bus
+from ioflt.backup.held import held
 from ioflt.backup.qmp import Monitor, Refused
-from ioflt.errors import IofltError, NotFoundError, PeerError
+from ioflt.datastore.volume import Volume
+from ioflt.errors import IofltError, NotFoundError, PeerError, UsageError
 from ioflt.wire.qmp.messages import Event
 
 #: How the names of nodes and devices begin that are ours.
@@ -81,7 +80,7 @@ def hot_added(monitor: Monitor, export: Export, bus: str | None = None) -> Itera
     """
     places = buses.find(monitor, bus)
     name = PREFIX + secrets.token_hex(4)
-    with _held(name):
+    with held(name):
         try:
             yield _add(monitor, name, export, places)
         except BaseException as error:
@@ -98,10 +97,18 @@ def remove_leftovers(monitor: Monitor) -> list[str]:
     names = _devices(monitor) | {node.name for node in nodes(monitor) if node.name.startswith(PREFIX)}
     removed = []
     for name in sorted(names):
-        with suppress(BlockingIOError), _held(name):  # else its process lives
+        with suppress(BlockingIOError), held(name):  # else its process lives
             _remove(monitor, name)
             removed.append(serial_of(name))
     return removed
+
+
+def refuse(_volume: Volume, vm: str, disk: str) -> NoReturn:
+    """In place of opening a disk: raises UsageError."""
+    raise UsageError(
+        "hotadd gives the disk to a proxy VM, where a backup agent reads it; nothing of it comes back here",
+        file=f"{vm}/{disk}",
+    )
 
 
 def _add(monitor: Monitor, name: str, export: Export, places: list[Bus]) -> HotAdded:
@@ -168,18 +175,3 @@ def _is_deleted(event: Event, name: str) -> bool:
 
 def _left_behind(why: IofltError) -> str:
     return f"the disk may still be plugged in, though nothing can be read from it any more: {why}"
-
-
-@contextmanager
-def _held(name: str) -> Iterator[None]:
-    """The lock of a name. Raises BlockingIOError where another process has it."""
-    path = paths.find().ensure().run / f"{name}.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-    finally:
-        os.close(fd)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import pwd
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TypeAlias
 
-from ioflt.backup import copying, images, increments, sealing
+from ioflt.backup import copying, images, increments, running, sealing
 from ioflt.backup.disk import Area, VirtualDisk
 from ioflt.backup.homefiles import FoundDisk
 from ioflt.backup.images import Chain
+from ioflt.backup.qmp import Monitor
 from ioflt.backup.quiet import quiet
 from ioflt.backup.repository import Repository
 from ioflt.backup.sealing import Sign
 from ioflt.backup.shelf import TIME, Shelf
-from ioflt.backup.sources import Plain, Source, Stored, Tracked
+from ioflt.backup.sources import Live, Plain, Source, Stored, Tracked
 from ioflt.datastore import clone, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
@@ -33,10 +35,12 @@ from ioflt.types import HomeState, KeyRef
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How a backup is to be made."""
+    """How a backup is to be made. `qmp`: of the QEMU that runs the VM; `agent`: of the agent in the guest."""
 
     incremental: bool = False
     transport: str = "file"
+    qmp: Path | None = None
+    agent: Path | None = None
 
 
 #: Told of a point, and of the keys of its VM, before it is made.
@@ -64,16 +68,13 @@ def run(
     if os.path.samefile(volume.path, repository.path):
         raise UsageError("is the VM's own datastore", file=repository.path)
     home = volume.home(vm)
-    with regular.named(home), quiet(home) as consistency:
-        source: Source
+    with (
+        regular.named(home),
+        _sources(volume, home, repository.kind, wanted) as (record, source, consistency),
+    ):
         notes: list[str] = []
         if repository.kind == "ciphertext":
-            record = _claimed(home)
-            source = Stored(home)
             notes += [f"{path}: is clear in the VM, and so it is here" for path in record.clear_files]
-        else:
-            record = clone.sound(home)
-            source = Plain(volume, home, wanted.transport)
         made = repository.make_shelf(vm)
         try:
             with repository.shelf(vm) as shelf, shelf.alone():
@@ -85,6 +86,27 @@ def run(
                 with suppress(IofltError, OSError):  # what went wrong is said in any case
                     repository.remove_shelf(vm)
             raise
+
+
+@contextmanager
+def _sources(
+    volume: Volume, home: Home, kind: Kind, wanted: Wanted
+) -> Iterator[tuple[HomeRecord, Source, Consistency]]:
+    """What is read of the VM, which does not change while the block runs."""
+    if wanted.qmp is not None:
+        with Monitor(wanted.qmp) as monitor:
+            running.remove_leftovers(monitor, volume.path, home.name)
+            with home.shared():
+                record, found = clone.sound(home), Plain(volume, home, wanted.transport)
+                taken = {disk.path: found.take(disk) for disk in found.disks}
+                with running.taken(monitor, volume.path, home.name, found.disks, wanted.agent) as live:
+                    yield record, Live(found, taken, live), live.consistency
+        return
+    with quiet(home) as consistency:
+        if kind == "ciphertext":
+            yield _claimed(home), Stored(home), consistency
+        else:
+            yield clone.sound(home), Plain(volume, home, wanted.transport), consistency
 
 
 def _claimed(home: Home) -> HomeRecord:

@@ -11,6 +11,7 @@ from ioflt.backup import homefiles, transports
 from ioflt.backup.disk import Area, VirtualDisk
 from ioflt.backup.flat import FlatDisk
 from ioflt.backup.homefiles import FoundDisk
+from ioflt.backup.running import Running
 from ioflt.datastore import atomic, cbt, regular, tree
 from ioflt.datastore.home import Home
 from ioflt.datastore.plain import PlainFile
@@ -80,17 +81,50 @@ class Plain:
 
     def tracked(self, disk: FoundDisk, since: str | None) -> Tracked:
         """Raises KeyUnavailableError, DeniedError, CorruptDataError, StorageError."""
+        return self.changes(disk, self.take(disk), since)
+
+    def take(self, disk: FoundDisk) -> str | None:
+        """The change id of now, None where nothing is tracked. Raises as `tracked`."""
         try:
-            now = str(cbt.take(self._home, disk.path, held=True))
+            return str(cbt.take(self._home, disk.path, held=True))
         except (NotFoundError, UnsupportedError, ReadOnlyError):
-            return Tracked()
-        if since is None:
+            return None
+
+    def changes(self, disk: FoundDisk, now: str | None, since: str | None) -> Tracked:
+        """What changed since an id; `now`: what was taken. Raises as `tracked`."""
+        if now is None or since is None:
             return Tracked(now)
         try:
             found = cbt.query(self._home, disk.path, changeid.parse(since), held=True)
         except (ChangesUnknownError, UsageError):
             return Tracked(now, lost=True)
         return Tracked(now, [Area(start, length) for start, length in found])
+
+
+class Live:
+    """The VM as it was at one moment of its run; `found`: what it has beside its disks' bytes.
+
+    `taken`: change ids of before that moment, by the disks' paths. What was written in between is in the
+    backup, and in the next increment as well.
+    """
+
+    always: tuple[Area, ...] = ()
+    transport = "nbd"
+
+    def __init__(self, found: Plain, taken: dict[str, str | None], running: Running) -> None:
+        self._found = found
+        self._taken = taken
+        self._running = running
+        self.disks, self.files = found.disks, found.files
+        self.directories, self.links = found.directories, found.links
+        self.side = found.side
+
+    def open(self, disk: FoundDisk) -> VirtualDisk:
+        return self._running.open(disk.path)
+
+    def tracked(self, disk: FoundDisk, since: str | None) -> Tracked:
+        """What changed up to now, and so up to the moment. Raises as that of `Plain`."""
+        return self._found.changes(disk, self._taken[disk.path], since)
 
 
 class Stored:
@@ -128,6 +162,8 @@ class Stored:
             self.directories.append(path)
         elif stat.S_ISLNK(info.st_mode):
             self.links[path] = tree.inner_link(parent_fd, path)
+        elif homefiles.is_fleece(name):
+            return
         elif not stat.S_ISREG(info.st_mode):
             raise UnsupportedError("not a regular file", file=path)
         elif info.st_size >= _LARGE and stored_as(path) is not Treatment.VMX:

@@ -4,6 +4,7 @@
 |---|---|---|
 | `file` | through the library, no mount | Cryptographer.Access |
 | `san` | the datastore's bytes as they are | refused |
+| `hotadd` | not here: a proxy VM reads it (`hotadd`) | Access, AddDisk, and the proxy encrypted |
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from ioflt.backup import direct
+from ioflt.backup import direct, hotadd
 from ioflt.backup.disk import VirtualDisk
 from ioflt.datastore.volume import Volume
 from ioflt.errors import UsageError
@@ -24,7 +25,11 @@ from ioflt.keys.client import KeyClient
 Opener = Callable[[Volume, str, str], VirtualDisk]
 
 #: By transport mode. A mode that has a server or a proxy VM of its own is opened with more than this.
-OPENERS: Final[Mapping[str, Opener]] = {"file": direct.open_file, "san": direct.open_san}
+OPENERS: Final[Mapping[str, Opener]] = {
+    "file": direct.open_file,
+    "san": direct.open_san,
+    "hotadd": hotadd.refuse,
+}
 
 
 @contextmanager

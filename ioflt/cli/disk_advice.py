@@ -44,4 +44,34 @@ DISKS: tuple[Row, ...] = (
         "^no disk of its own",
         lambda _: "name the disk's descriptor, the small file beside it",
     ),
+    (
+        errors.UsageError,
+        "^hotadd gives the disk",
+        lambda _: "ioflt backup hotadd plugs it into a proxy VM; here the other transports do",
+    ),
+    (
+        errors.PeerError,
+        "it serves one client at a time",
+        lambda _: "give that QEMU a monitor of its own for this: -qmp unix:PATH,server=on,wait=off",
+    ),
+    (
+        errors.NotFoundError,
+        "^this QEMU has it not open",
+        lambda _: "a running VM's disks are files of a mount, named to QEMU by their paths in it",
+    ),
+    (
+        errors.BusyError,
+        "^something else exports disks",
+        lambda _: "wait for the other backup; what it left ends by nbd-server-stop in that QEMU's monitor",
+    ),
+    (
+        errors.PeerError,
+        "^the guest's file systems may still be frozen",
+        lambda _: "in the guest: fsfreeze -u MOUNTPOINT; or virsh domfsthaw",
+    ),
+    (
+        errors.BusyError,
+        "its mount holds no writes back",
+        lambda _: "a VM that runs in QEMU: --qmp SOCKET",
+    ),
 )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ioflt.format.manifest.model import Manifest
     from ioflt.types import KeyRef
 
+_SOCKET = click.Path(readable=False, path_type=Path)
+
 
 @click.command()
 @home_argument
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 @click.option("--transport", default="file", metavar="MODE", help="How disks are read; else file.")
 @click.option("--ciphertext", is_flag=True, help="The stored files as they are. Needs no key.")
 @click.option("--clear", is_flag=True, help="DEST is not encrypted: everybody who has it reads the VM.")
+@click.option("--qmp", metavar="SOCKET", type=_SOCKET, help="The VM runs: the monitor of its QEMU.")
+@click.option("--guest-agent", metavar="SOCKET", type=_SOCKET, help="And the agent in its guest.")
 @progress_option
 @json_option
 def run(
@@ -38,6 +42,8 @@ def run(
     transport: str,
     ciphertext: bool,
     clear: bool,
+    qmp: Path | None,
+    guest_agent: Path | None,
     lines: bool,
     as_json: bool,
 ) -> None:
@@ -50,12 +56,20 @@ def run(
     With --ciphertext DEST holds containers as they are stored: who makes, verifies, copies or removes such
     backups needs no privilege for keys, and cannot read them.
 
+    With --qmp the VM may run in QEMU, its disks open in a mount of DIR: they are backed up as they are at
+    one moment, and the guest goes on. With --guest-agent its file systems are frozen for that moment;
+    without, they are as after a crash.
+
     What is written is read back. If anything goes wrong, there is no new point.
     """
     from ioflt.backup import run as running
 
     if ciphertext and (clear or transport != "file"):
         raise click.UsageError("--ciphertext goes with neither --clear nor --transport")
+    if guest_agent is not None and qmp is None:
+        raise click.UsageError("--guest-agent goes with --qmp")
+    if qmp is not None and (ciphertext or transport != "file"):
+        raise click.UsageError("--qmp goes with neither --ciphertext nor --transport")
     if clear:
         warn(f"{destination}: not encrypted; everybody who has it reads what it holds")
     directory, name = home
@@ -72,7 +86,7 @@ def run(
                 changes.append(("backup.keyId", None, ", ".join(map(str, keys))))
             return reporting.told(reporting.vm(directory, name), *changes, part="--clear" if clear else "")
 
-        wanted = running.Wanted(incremental, transport)
+        wanted = running.Wanted(incremental, transport, qmp, guest_agent)
         made = running.run(volume, name, repository, wanted, keys.sign_manifest, told, bar.advance)
     shown = summary(made)
 

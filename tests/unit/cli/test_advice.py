@@ -36,6 +36,10 @@ CLASSES = {
 #: server or a program.
 COMPOSED: list[tuple[errors.IofltError, tuple[str, ...]]] = [
     (
+        errors.PeerError("does not answer by a greeting: it serves one client at a time"),
+        ("does not answer {}", "by a greeting: it serves one client at a time"),
+    ),
+    (
         errors.KeyNotUsable("the key server of corp, key ioflt: 1 error occurred: * permission denied"),
         ("the key server of {}, key {}",),
     ),
