@@ -257,7 +257,7 @@ def _kind(path: str, first: bytes, length: int) -> str:
 
 
 def _qcow2(files: Files, path: str) -> Layer:
-    header = qcow2.parse(bytes(files.read(path, 0, qcow2.MAX_SIZE)))
+    header = qcow2.load(_reading(files, path))
     parent = None
     if header.backing is not None:
         if header.backing_format is None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from ioflt.errors import MalformedError, UnsupportedError
+from ioflt.format.mapping import Read
 
 MAGIC: Final = b"QFI\xfb"
 
-#: Bytes from the start of a file that `parse` needs: the largest cluster.
+#: Bytes from the start of a file that `parse` may need: the largest cluster.
 MAX_SIZE: Final = 2 << 20
 
 #: Largest L1 table, bytes: QEMU's own limit.
@@ -28,6 +29,7 @@ COPIED: Final = 1 << 63
 #: Bytes of the header that the writer makes, without extensions: version 3's first form.
 LENGTH: Final = 104
 
+_USUAL: Final = 64 << 10  # bytes of a cluster
 _HEAD: Final = struct.Struct(">4sIQIIQIIQQIIQ")
 _MORE: Final = struct.Struct(">QQQII")
 _EXTENSION: Final = struct.Struct(">II")
@@ -60,6 +62,13 @@ class Header:
 def is_qcow2(first_bytes: bytes) -> bool:
     """Whether a file that starts so says it is a qcow2 image."""
     return first_bytes[:4] == MAGIC
+
+
+def load(read: Read) -> Header:
+    """The header of an image, of which no more is read than its first cluster. Raises as `parse`."""
+    first = bytes(read(0, _USUAL))
+    bits = int.from_bytes(first[20:24], "big")
+    return parse(first if bits <= 16 else bytes(read(0, MAX_SIZE)))
 
 
 def parse(data: bytes) -> Header:

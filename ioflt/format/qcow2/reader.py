@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from ioflt.errors import MalformedError
 from ioflt.format.mapping import Directory, Kind, Pages, Read, Run, exactly
 from ioflt.format.qcow2 import header as head
-from ioflt.format.qcow2.header import COPIED, OFFSET_MASK, Header
+from ioflt.format.qcow2.header import COPIED, OFFSET_MASK
 
 _COMPRESSED = 1 << 62
 _ZERO = 1
@@ -19,10 +19,10 @@ _ZERO = 1
 class Reader:
     """An `Image` over the bytes that `read` gives. Internal snapshots are passed over."""
 
-    def __init__(self, read: Read, header: Header | None = None) -> None:
+    def __init__(self, read: Read) -> None:
         """Raises those of `header.parse`."""
         self._read = read
-        self.header = header = header or head.parse(bytes(read(0, head.MAX_SIZE)))
+        self.header = header = head.load(read)
         self.capacity = header.size
         self._cluster = header.cluster
         self._bits = header.cluster_bits
