@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ioflt.backup.filling import Filling
 from ioflt.backup.shelf import Shelf
@@ -74,12 +74,19 @@ def becomes(volume: Volume, manifest: Manifest) -> StoragePolicy:
 
 
 def _first_record(volume: Volume, name: str, manifest: Manifest, policy: StoragePolicy) -> HomeRecord:
+    """By the policy; thick and with tags as the VM was, where that does not say."""
+    made = _fresh_record(volume, name, manifest, policy)
+    keeps_thick = policy.encrypts and policy.provisioning is None
+    return replace(made, thick=manifest.thick if keeps_thick else made.thick)
+
+
+def _fresh_record(volume: Volume, name: str, manifest: Manifest, policy: StoragePolicy) -> HomeRecord:
     for key in manifest.keys if policy.encrypts else ():
         if policy.provider in (None, key.provider) and _usable(
             volume, ref := KeyRef(key.provider, key.key_id)
         ):
-            return volume.fresh_record(name, policy, key=ref)
-    return volume.fresh_record(name, policy)
+            return volume.fresh_record(name, policy, key=ref, integrity=manifest.integrity)
+    return volume.fresh_record(name, policy, integrity=manifest.integrity and policy.encrypts)
 
 
 def _usable(volume: Volume, key: KeyRef) -> bool:

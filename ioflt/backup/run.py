@@ -163,6 +163,8 @@ class _Job:
                 home_id=record.home_id,
                 state=record.state.value,
                 policy=record.policy,
+                thick=record.thick,
+                integrity=record.integrity,
                 keys=tuple(Key(key.provider, key.key_id) for key in record.keys),
                 host=socket.gethostname()[:1024],
                 by=_who(),

@@ -94,6 +94,8 @@ class Manifest(_Part, frozen=True):
     home_id: Text
     state: Literal["encrypted", "clear"]
     policy: Text
+    thick: bool
+    integrity: bool
     keys: Annotated[tuple[Key, ...], Meta(max_length=8)]
     host: Text
     by: Text

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,8 +45,14 @@ DISK = random.Random(1).randbytes(3 * K64).ljust(40 * K64, b"\0") + random.Rando
 class Site(Stored):
     """`ds/web` with a flat disk, a raw one, an NVRAM, a log in a directory, and a symlink to it."""
 
-    def __init__(self, path: Path, default: HomeState = HomeState.ENCRYPTED) -> None:
+    def __init__(
+        self, path: Path, default: HomeState = HomeState.ENCRYPTED, *, integrity: bool = False
+    ) -> None:
         super().__init__(path, default)
+        if integrity:
+            record = self.home.standing().record
+            assert record is not None
+            self.home.store(replace(record, integrity=True, thick=True))
         self.path_of_all = path
         self.attester = Attester(path / "attest.key")
         self.put("web.vmx", VMX)

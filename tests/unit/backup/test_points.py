@@ -242,6 +242,22 @@ def test_what_is_interrupted_leaves_no_point(site: Site, kind: str) -> None:
     assert findings(site, kind) == []
 
 
+def test_tags_and_thick_files_come_back(ioflt_home: Path, tmp_path: Path) -> None:
+    site = Site(tmp_path, integrity=True)
+    try:
+        first = site.back_up("encrypted")
+        assert first.integrity
+        restored(site, "encrypted", site.volume, "back")
+        home = site.volume.home("back")
+        assert home.standing().integrity
+        same(contents(site.home), contents(home))
+        site.write("web-flat.vmdk", 5 * K64, b"more")
+        site.back_up("encrypted", incremental=True)
+        assert findings(site, "encrypted") == []
+    finally:
+        site.close()
+
+
 @pytest.mark.allow_log("lock")
 def test_keys_that_go_on_the_way_leave_no_point(site: Site) -> None:
     first = site.back_up("encrypted")
