@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from ioflt.cli.hints import advising
 from ioflt.cli.render import say
 from ioflt.cli.session import connect_keys, open_volume
-from ioflt.errors import NotFoundError, UsageError
+from ioflt.errors import CorruptDataError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from ioflt.backup.repository import Repository
@@ -33,12 +35,14 @@ def open_destination(path: Path, *, read_only: bool = True) -> Iterator[Reposito
     kind = repository.kind_of(path)
     if kind is None:
         raise NotFoundError("no backups here", file=path)
-    if kind == "ciphertext":
-        with repository.open_ciphertext(path) as found:
+    verify = f"what else is missing or changed: ioflt backup verify {shlex.quote(str(path))}"
+    with advising(CorruptDataError, r"^(changed|link missing|file missing)", verify):
+        if kind == "ciphertext":
+            with repository.open_ciphertext(path) as found:
+                yield found
+            return
+        with open_volume(path, read_only=read_only) as volume, repository.of_volume(volume) as found:
             yield found
-        return
-    with open_volume(path, read_only=read_only) as volume, repository.of_volume(volume) as found:
-        yield found
 
 
 @contextmanager
