@@ -20,6 +20,8 @@ from types import FrameType
 from typing import Final, Literal
 from urllib.parse import quote
 
+import msgspec
+
 from ioflt import paths
 from ioflt.access.principals import Kind, Principal
 from ioflt.backup import imageformat, pinned
@@ -62,8 +64,7 @@ class Asked:
         return f"{self.vm}/{self.disk}"
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
+class Exported(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="exported"):
     """What a client needs. `ticket` is its name, `psk_file` where its key is."""
 
     uri: str
@@ -81,11 +82,14 @@ class _Told(BaseException):
     """A signal came; the text is its name."""
 
 
-def run(asked: Asked, ready: Callable[[Exported], None], say: Callable[[str], None]) -> str:
+def run(
+    asked: Asked, ready: Callable[[Exported], None], say: Callable[[str], None], *, reader: int | None = None
+) -> str:
     """Export; call `ready` once clients are served, and `say` with what the server complains of.
 
-    Returns why it ended, where that is as it should be: its ticket was used, or SIGTERM or SIGINT. Raises the
-    IofltError for which it cannot be or is not any more, and KeyboardInterrupt for a signal before.
+    Returns why it ended, where that is as it should be: its ticket was used, SIGTERM or SIGINT, or the other
+    end of the pipe `reader` was closed. Raises the IofltError for which it cannot be or is not any more, and
+    KeyboardInterrupt for a signal before.
     """
     where = paths.find().ensure()
     if where.joined:  # its process has the keys
@@ -94,7 +98,7 @@ def run(asked: Asked, ready: Callable[[Exported], None], say: Callable[[str], No
     account = _account(asked.principal)
     try:
         with _signals(), Place.make(where) as place, _keys(asked) as keys:
-            return _Export(asked, place, keys, account, ready, say).run()
+            return _Export(asked, place, keys, account, ready, say, reader).run()
     except _Told as told:
         raise KeyboardInterrupt(str(told)) from None
 
@@ -167,6 +171,7 @@ class _Export:
         account: Account | None,
         ready: Callable[[Exported], None],
         say: Callable[[str], None],
+        reader: int | None,
     ) -> None:
         self._asked = asked
         self._place = place
@@ -174,6 +179,7 @@ class _Export:
         self._account = account
         self._ready = ready
         self._say = say
+        self._reader = [] if reader is None else [reader]
         self._ticket: Ticket | None = None
         self._format = ""
         self._at = asked.listen
@@ -280,11 +286,13 @@ class _Export:
             while True:
                 left = None if self._ticket is None else self._ticket.left
                 keyd, said = known.fileno(), server.fileno()
-                ready = select.select([served, said, keyd], [], [], left)[0]
+                ready = select.select([served, said, keyd, *self._reader], [], [], left)[0]
                 if keyd in ready:
                     known.hear()
                 if served in ready:
                     raise PeerError("the mount ended in the middle of the export; see mount.log")
+                if any(reader in ready for reader in self._reader):
+                    return "its reader closed it"
                 if said in ready and (reason := self._hear_server(server)) is not None:
                     return reason
                 if left == 0:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
@@ -156,19 +157,40 @@ def _allocated(uri: str) -> list[Area]:
 def _popen(
     command: list[str], descriptors: tuple[int, ...] = (), stdout: int = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            command,
-            pass_fds=descriptors,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            cwd="/",
-            preexec_fn=lambda: hygiene.end_with_parent(signal.SIGTERM),  # nbdfuse unmounts, and then ends
-        )
-    except FileNotFoundError:
-        raise NotFoundError(f"{command[0]} is not installed, or not in the PATH") from None
+    """The program, which ends with this process, whatever thread starts it."""
+    made: list[subprocess.Popen[bytes] | OSError] = []
+    known = threading.Event()
+
+    def parent() -> None:  # the kernel tells a child of the end of the thread that started it
+        try:
+            made.append(
+                subprocess.Popen(
+                    command,
+                    pass_fds=descriptors,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                    cwd="/",
+                    preexec_fn=lambda: hygiene.end_with_parent(signal.SIGTERM),  # nbdfuse unmounts, and ends
+                )
+            )
+            pidfd = os.pidfd_open(made[0].pid)  # type: ignore[union-attr]  # no error came
+        except OSError as error:
+            made.append(error)
+            return
+        finally:
+            known.set()
+        select.select([pidfd], [], [])
+        os.close(pidfd)
+
+    threading.Thread(target=parent, name=command[0], daemon=True).start()
+    known.wait()
+    if isinstance(made[-1], FileNotFoundError):
+        raise NotFoundError(f"{command[0]} is not installed, or not in the PATH")
+    if isinstance(made[-1], OSError):
+        raise PeerError(f"cannot start {command[0]}: {made[-1].strerror}")
+    return made[-1]
 
 
 def _end(server: subprocess.Popen[bytes], file: Path) -> None:

@@ -3,6 +3,8 @@
 | mode | how the disk is read | an encrypted VM needs |
 |---|---|---|
 | `file` | through the library, no mount | Cryptographer.Access |
+| `nbd` | from qemu-nbd on a private mount, by a unix socket | Cryptographer.Access |
+| `nbdssl` | the same by TLS, with a one-time ticket | Cryptographer.Access |
 | `san` | the datastore's bytes as they are | refused |
 | `hotadd` | not here: a proxy VM reads it (`hotadd`) | Access, AddDisk, and the proxy encrypted |
 """
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from ioflt.backup import direct, hotadd
+from ioflt.backup import direct, exporter, hotadd
 from ioflt.backup.disk import VirtualDisk
 from ioflt.datastore.volume import Volume
 from ioflt.errors import UsageError
@@ -27,6 +29,8 @@ Opener = Callable[[Volume, str, str], VirtualDisk]
 #: By transport mode. A mode that has a server or a proxy VM of its own is opened with more than this.
 OPENERS: Final[Mapping[str, Opener]] = {
     "file": direct.open_file,
+    "nbd": exporter.open_nbd,
+    "nbdssl": exporter.open_nbdssl,
     "san": direct.open_san,
     "hotadd": hotadd.refuse,
 }

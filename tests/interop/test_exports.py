@@ -9,13 +9,18 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ioflt.backup.transports import open_datastore, open_disk
+from ioflt.testing.check_transport import check_transport
 from ioflt.testing.pykmip import Authority
+from ioflt.types import Area
 from tests.daemons import end_keyd
 from tests.interop.exporting import Export, gone, left, run
 from tests.json_spec import check
@@ -24,7 +29,7 @@ from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.fuse,
-    pytest.mark.interop("qemu-img", "qemu-nbd", "nbdcopy", "nbdinfo"),
+    pytest.mark.interop("qemu-img", "qemu-nbd", "nbdcopy", "nbdinfo", "nbdfuse"),
 ]
 
 MIB = 1 << 20
@@ -54,9 +59,11 @@ class Site(Place):
         backing = ("-b", "base.qcow2", "-F", "qcow2")
         run("qemu-img", "create", "-q", "-f", "qcow2", *backing, home / "top.qcow2")
         run("qemu-img", "convert", "-O", "raw", self.raw, home / "disk.raw")
-        run("qemu-img", "create", "-q", "-f", "qcow2", home / "hostile.qcow2", "1M")
-        run("qemu-img", "rebase", "-u", "-b", "/etc/hostname", "-F", "raw", home / "hostile.qcow2")
-        (home / "broken.vmdk").write_bytes(bytes(4096))
+        odd = self.mountpoint / "odd"
+        odd.mkdir()
+        run("qemu-img", "create", "-q", "-f", "qcow2", odd / "hostile.qcow2", "1M")
+        run("qemu-img", "rebase", "-u", "-b", "/etc/hostname", "-F", "raw", odd / "hostile.qcow2")
+        (odd / "broken.vmdk").write_bytes(bytes(4096))
         self.umount()
         (self.datastore / "plain").mkdir()
         shutil.copy(self.raw, self.datastore / "plain" / "disk.raw")
@@ -166,6 +173,41 @@ def test_a_port_of_this_host(site: Site) -> None:
         assert export.end(signal.SIGINT)[0] == 0
     code, why = site.refused("web01.vmdk", "--listen", "0.0.0.0:0")
     assert (code, "without TLS" in why) == (2, True)
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("nbd", "qcow2"), ("nbdssl", "vmdk")])
+def test_a_transport_mode_by_the_contract(site: Site, mode: str, kind: str) -> None:
+    holes = (Area(4 * MIB, 4 * MIB), Area(11 * MIB, 5 * MIB))
+    with open_datastore(site.datastore) as volume:
+        check_transport(lambda: open_disk(volume, "web01", FORMATS[kind], mode), site.raw.read_bytes(), holes)
+    assert not left()
+    gone(site.datastore)
+
+
+def test_a_reader_that_is_killed_leaves_nothing(site: Site) -> None:
+    script = (
+        "import sys, time\n"
+        "from ioflt.backup.transports import open_datastore, open_disk\n"
+        "with open_datastore(sys.argv[1]) as volume:\n"
+        "    with open_disk(volume, 'web01', 'web01.vmdk', 'nbd') as disk:\n"
+        "        print(disk.capacity, flush=True)\n"
+        "        sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(site.datastore)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        assert int(reader.stdout.readline()) == SIZE
+        reader.kill()
+    eventually(lambda: not left())
+    gone(site.datastore)
+    eventually(lambda: "nbd-" not in Path("/proc/self/mountinfo").read_text())
+
+
+def test_a_backup_by_nbd(site: Site) -> None:
+    target = site.base / "backups"
+    made = site.ioflt("backup", "run", site.datastore / "web01", target, "--transport", "nbd", "--json")
+    assert json.loads(made.stdout)["transport"] == "nbd"
+    assert site.ioflt("backup", "verify", target, "--json").returncode == 0
 
 
 # Tickets
@@ -332,10 +374,10 @@ def test_nothing_serves_once_it_is_killed(site: Site) -> None:
 
 
 def test_what_cannot_be_exported(site: Site) -> None:
-    code, why = site.refused("hostile.qcow2")
+    code, why = site.refused("hostile.qcow2", vm="odd")
     assert (code, "hostname" in why and "Permission denied" in why) == (3, True), why
     assert site.refused("none.vmdk") == (10, f"{site.datastore}/web01/none.vmdk: no such disk")
-    assert site.refused("broken.vmdk")[0] == 5
+    assert site.refused("broken.vmdk", vm="odd")[0] == 5
     assert site.refused("../plain/disk.raw")[0] == 2
     for option in (("--ticket-time", "10m"), ("--ticket-time", "x"), ("--certificates", "here")):
         assert site.refused("web01.vmdk", *option)[0] == 2

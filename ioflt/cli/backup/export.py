@@ -106,7 +106,7 @@ def _show(done: Exported, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        print(json.dumps(msgspec.to_builtins(done)), flush=True)
+        print(json.dumps(msgspec.structs.asdict(done)), flush=True)
         return
     print(done.uri, flush=True)
     if done.psk_file is not None:
