@@ -57,6 +57,8 @@ class Asked:
     principal: Principal | None = None
     certificates: Path | None = None
     seconds: int = TICKET_S
+    #: Whoever asks keeps everybody else from the VM meanwhile.
+    held: bool = False
 
     @property
     def name(self) -> str:
@@ -202,7 +204,12 @@ class _Export:
             stack.callback(listening.close)
             leave_mounts()
             mount = stack.enter_context(
-                PrivateMount(Path(volume.path), self._place.mountpoint, asked.principal)
+                PrivateMount(
+                    Path(volume.path),
+                    self._place.mountpoint,
+                    asked.principal,
+                    asked.vm if asked.held else None,
+                )
             )
             if self._account is not None:
                 self._place.give(self._account.uid, self._account.gid)

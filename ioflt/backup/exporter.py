@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("disk")
     parser.add_argument("transport", choices=["nbd", "nbdssl"])
     parser.add_argument("--ready-fd", type=int, required=True, metavar="N")
+    parser.add_argument("--held", action="store_true")
     parser.add_argument("--reader-fd", type=int, required=True, metavar="N")
     arguments = parser.parse_args()
     hygiene.forbid_dumps()
@@ -48,7 +49,7 @@ def main() -> int:
         with suppress(BrokenPipeError):  # the reader is gone, which ends it
             os.write(arguments.ready_fd, msgspec.json.encode(what) + b"\n")
 
-    asked = Asked(arguments.datastore, arguments.vm, arguments.disk, arguments.transport)
+    asked = Asked(arguments.datastore, arguments.vm, arguments.disk, arguments.transport, held=arguments.held)
     try:
         export.run(asked, tell, lambda _: None, reader=arguments.reader_fd)
     except KeyboardInterrupt:
@@ -68,12 +69,13 @@ class ExportedDisk(NbdDisk):
     def __init__(self, volume: Volume, vm: str, disk: str, transport: Transport) -> None:
         """Raises the IofltError for which it cannot be exported, or read."""
         ready, told = os.pipe()
-        held, self._reader = os.pipe()
-        arguments = [volume.path, vm, disk, transport, f"--ready-fd={told}", f"--reader-fd={held}"]
+        reader, self._reader = os.pipe()
+        arguments = [volume.path, vm, disk, transport, f"--ready-fd={told}", f"--reader-fd={reader}"]
+        arguments += ["--held"] if volume.home(vm).held else []
         try:
             self._exporter = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ioflt.backup", *arguments],
-                pass_fds=(told, held),
+                pass_fds=(told, reader),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -87,7 +89,7 @@ class ExportedDisk(NbdDisk):
             raise
         finally:
             os.close(told)
-            os.close(held)
+            os.close(reader)
         try:
             with open(ready, "rb") as pipe:
                 answer = _understood(pipe.readline())

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from ioflt import hygiene, paths
 from ioflt.errors import NotFoundError, PeerError, StorageError, UsageError
@@ -107,7 +108,7 @@ class NbdDisk:
     def _serve(self) -> subprocess.Popen[bytes]:
         ready, told = os.pipe()
         try:
-            command = ["nbdfuse", "-r", "-P", f"/dev/fd/{told}", str(self._file), self._uri]
+            command = ["nbdfuse", "-r", "-P", f"/dev/fd/{told}", str(self._file), *_server(self._uri)]
             server = _popen(command, (told,))
             os.close(told)
             told = -1
@@ -119,6 +120,17 @@ class NbdDisk:
                 os.close(told)
         server.kill()
         raise PeerError(f"cannot connect to the exported disk: {_last_word(server)}", file=self._uri)
+
+
+def _server(uri: str) -> list[str]:
+    """What nbdfuse is told of the server: one with a ticket by nbdkit, as nbdfuse reads no key file."""
+    parts = urlsplit(uri)
+    keys = parse_qs(parts.query).get("tls-psk-file")
+    if not keys:
+        return [uri]
+    plugin = ["nbd", f"hostname={parts.hostname}", f"port={parts.port}", f"export={unquote(parts.path[1:])}"]
+    secured = ["tls=require", f"tls-username={parts.username}", f"tls-psk={keys[0]}"]
+    return ["[", "nbdkit", "--exit-with-parent", "--readonly", *plugin, *secured, "]"]
 
 
 def _allocated(uri: str) -> list[Area]:

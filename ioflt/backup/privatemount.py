@@ -51,12 +51,18 @@ def leave_mounts() -> None:
 class PrivateMount:
     """Of one datastore, for one principal, served. A context manager; `close` ends it."""
 
-    def __init__(self, datastore: Path, mountpoint: Path, principal: Principal | None) -> None:
-        """Returns when it is served. Raises the IofltError for which it cannot be."""
+    def __init__(
+        self, datastore: Path, mountpoint: Path, principal: Principal | None, held: str | None = None
+    ) -> None:
+        """Returns when it is served. Raises the IofltError for which it cannot be.
+
+        `held`: a VM that somebody keeps all others from, who wants it read here.
+        """
         ready, told = os.pipe()
         arguments = [os.path.realpath(datastore), str(mountpoint), f"--ready-fd={told}", "--read-only"]
         arguments += ["--no-exec"]
         arguments += [f"--as={principal}"] if principal is not None else []
+        arguments += [f"--held={held}"] if held is not None else []
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", PROGRAM, *arguments],

@@ -31,6 +31,10 @@ class HomeLocks:
         self.fd = fd
         self._lock_fd: int | None = None
         self._users = 0
+        #: Whether it is ours alone now.
+        self.held = False
+        #: Whether another process has it alone, and lets us in.
+        self.held_for_us = False
 
     def close(self) -> None:
         if self._lock_fd is not None:
@@ -40,7 +44,7 @@ class HomeLocks:
 
     def enter(self) -> None:
         """Count one open file. Raises BusyError while the home is being converted."""
-        if self._users == 0:
+        if self._users == 0 and not self.held_for_us:
             fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -71,8 +75,10 @@ class HomeLocks:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise BusyError("in use: a file of it is open in a mount", file=self.name) from error
+            self.held = True
             yield
         finally:
+            self.held = False
             os.close(fd)
 
     @contextmanager

@@ -55,6 +55,8 @@ class Options:
     no_exec: bool = False
     #: For whom, if not for who runs it.
     principal: Principal | None = None
+    #: A home that whoever starts the mount keeps everybody else from, for this mount.
+    held: str | None = None
 
 
 def run(options: Options, keys: KeyClient, broker: Broker, ready: Callable[[Serves], None]) -> None:
@@ -79,6 +81,8 @@ def run(options: Options, keys: KeyClient, broker: Broker, ready: Callable[[Serv
     ):
         if not options.read_only:
             _clean_up(volume)
+        if options.held is not None:
+            volume.home(options.held).held_for_us = True
         events = Events(volume.claimed.datastore_id, volume.path, keys.note_events)
         events.mounted(options.mountpoint, allow_other=options.allow_other)
         operations = Operations(volume, events)

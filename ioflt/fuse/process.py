@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--read-only", action="store_true")
     parser.add_argument("--allow-other", action="store_true")
     parser.add_argument("--no-exec", action="store_true")
+    parser.add_argument("--held", metavar="VM", help="its lock is kept by who starts this")
     parser.add_argument("--as", dest="principal", metavar="PRINCIPAL", type=principals.parse)
     parser.add_argument("--ready-fd", type=int, required=True, metavar="N")
     parser.add_argument("--log-to-stderr", action="store_true")
@@ -39,6 +40,7 @@ def main() -> int:
         arguments.allow_other,
         arguments.no_exec,
         arguments.principal,
+        arguments.held,
     )
     told = False
 
