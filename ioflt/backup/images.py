@@ -251,10 +251,13 @@ def check(shelf: Shelf, manifest: Manifest, path: str, progress: Progress | None
         )
 
 
-def chain_of(shelf: Shelf, manifest: Manifest, path: str, known: dict[str, Manifest]) -> list[Manifest]:
-    """The manifests that a disk of the point builds on, itself first; `known` is added to.
+def chain_of(
+    shelf: Shelf, manifest: Manifest, path: str, known: dict[str, Manifest], key: str | None = None
+) -> list[Manifest]:
+    """The manifests that a disk of the point builds on, itself first; `known` is added to. `key`: as
+    `sealing.check`.
 
-    Raises MalformedError "link missing", and as `Shelf.document`.
+    Raises MalformedError "link missing", "of another VM"; AuthenticationError; and as `Shelf.document`.
     """
     found = [manifest]
     while True:
@@ -268,7 +271,9 @@ def chain_of(shelf: Shelf, manifest: Manifest, path: str, known: dict[str, Manif
                 told = f"the point {disk.parent}, on which {found[-1].point} builds"
                 raise MalformedError("link missing", told, file=shelf.path)
             document = shelf.document(disk.parent)
-            sealing.check(document, None)
+            sealing.check(document, key)
+            if document.manifest.home_id != manifest.home_id:
+                raise MalformedError("of another VM", disk.parent, file=shelf.path)
             known[disk.parent] = document.manifest
         found.append(known[disk.parent])
 

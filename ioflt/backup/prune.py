@@ -20,7 +20,7 @@ from ioflt.backup.shelf import Shelf
 from ioflt.datastore.container import Progress
 from ioflt.errors import UsageError
 from ioflt.format.manifest import text
-from ioflt.format.manifest.model import Disk, Manifest
+from ioflt.format.manifest.model import Disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,15 @@ def plan(shelf: Shelf, keep: Keep) -> Plan:
     return Plan(shelf.name, stay, merged, [point for point in points if point not in stay])
 
 
-def prune(shelf: Shelf, wanted: Plan, sign: Sign, progress: Progress | None = None) -> None:
-    """Do it; the caller has the shelf alone. Raises CorruptDataError where a chain is not whole: then nothing
-    that it needs has gone. StorageError, KeyUnavailableError, DeniedError.
+def prune(shelf: Shelf, wanted: Plan, sign: Sign, key: str, progress: Progress | None = None) -> None:
+    """Do it; the caller has the shelf alone. `key`: who signed what is made anew and signed again, in PEM;
+    else a stranger's points were ours afterwards.
+
+    Raises AuthenticationError for such ones; CorruptDataError where a chain is not whole: then nothing that
+    it needs has gone. StorageError, KeyUnavailableError, DeniedError.
     """
     for point in wanted.merged:
-        _merge(shelf, point, wanted.kept, sign, progress)
+        _Merge(shelf, point, wanted.kept, key, progress).run(sign)
     for point in reversed(wanted.removed):
         shelf.remove_point(point)
 
@@ -57,44 +60,48 @@ def _parents(shelf: Shelf, point: str) -> set[str]:
     return shelf.document(point).manifest.parents
 
 
-def _merge(shelf: Shelf, point: str, stay: Sequence[str], sign: Sign, progress: Progress | None) -> None:
-    """The point made anew: each disk on the newest one that stays of those it builds on, or on none."""
-    document = shelf.document(point)
-    sealing.check(document, None)
-    manifest = document.manifest
-    known = {point: manifest}
-    with shelf.making(point) as draft:
-        disks = tuple(_disk(shelf, draft, manifest, disk, stay, known, progress) for disk in manifest.disks)
-        for file in manifest.files:
-            shelf.link(f"{point}/{text.FILES}/{file.path}", f"{draft}/{text.FILES}/{file.path}")
-        made = msgspec.structs.replace(manifest, disks=disks)
-        with shelf.created(f"{draft}/{text.NAME}") as new:
-            new.write(0, sealing.signed(made, sign))
+class _Merge:
+    """One point made anew: each disk on the newest one that stays of those it builds on, or on none."""
 
+    def __init__(
+        self, shelf: Shelf, point: str, stay: Sequence[str], key: str, progress: Progress | None
+    ) -> None:
+        document = shelf.document(point)
+        sealing.check(document, key)
+        self._shelf = shelf
+        self._manifest = document.manifest
+        self._stay = stay
+        self._key = key
+        self._progress = progress
+        self._known = {point: document.manifest}
 
-def _disk(
-    shelf: Shelf,
-    draft: str,
-    manifest: Manifest,
-    disk: Disk,
-    stay: Sequence[str],
-    known: dict[str, Manifest],
-    progress: Progress | None,
-) -> Disk:
-    """Raises MalformedError "link missing", "changed"."""
-    where = f"{draft}/{disk.image}"
-    if disk.parent is None or disk.parent in stay:
-        shelf.link(f"{manifest.point}/{disk.image}", where)
-        return disk
-    chain = images.chain_of(shelf, manifest, disk.path, known)
-    going = next((number for number, each in enumerate(chain) if number and each.point in stay), len(chain))
-    for each in chain[:going]:
-        images.check(shelf, each, disk.path, progress)
-    parent = chain[going].point if going < len(chain) else None
-    backing = None if parent is None else f"../{parent}/{disk.image}"
-    with Chain(shelf, chain, disk.path) as source:  # a disk may have ended within a cluster: all of it counts
-        areas = source.areas() if parent is None else source.told(going)
-        stored = images.write(shelf, where, source, areas, backing, progress)
-    return msgspec.structs.replace(
-        disk, parent=parent, stored=stored.size, sha256=stored.sha256, content=stored.content
-    )
+    def run(self, sign: Sign) -> None:
+        shelf, point = self._shelf, self._manifest.point
+        with shelf.making(point) as draft:
+            disks = tuple(self._disk(draft, disk) for disk in self._manifest.disks)
+            for file in self._manifest.files:
+                shelf.link(f"{point}/{text.FILES}/{file.path}", f"{draft}/{text.FILES}/{file.path}")
+            made = msgspec.structs.replace(self._manifest, disks=disks)
+            with shelf.created(f"{draft}/{text.NAME}") as new:
+                new.write(0, sealing.signed(made, sign))
+
+    def _disk(self, draft: str, disk: Disk) -> Disk:
+        """Raises MalformedError "link missing", "changed"."""
+        shelf, manifest = self._shelf, self._manifest
+        where = f"{draft}/{disk.image}"
+        if disk.parent is None or disk.parent in self._stay:
+            shelf.link(f"{manifest.point}/{disk.image}", where)
+            return disk
+        chain = images.chain_of(shelf, manifest, disk.path, self._known, self._key)
+        staying = (number for number, each in enumerate(chain) if number and each.point in self._stay)
+        going = next(staying, len(chain))
+        for each in chain[:going]:
+            images.check(shelf, each, disk.path, self._progress)
+        parent = chain[going].point if going < len(chain) else None
+        backing = None if parent is None else f"../{parent}/{disk.image}"
+        with Chain(shelf, chain, disk.path) as source:  # a disk may have ended within a cluster: all counts
+            areas = source.areas() if parent is None else source.told(going)
+            stored = images.write(shelf, where, source, areas, backing, self._progress)
+        return msgspec.structs.replace(
+            disk, parent=parent, stored=stored.size, sha256=stored.sha256, content=stored.content
+        )

@@ -59,8 +59,10 @@ def run(
     sign: Sign,
     told: Told = _untold,
     progress: Progress | None = None,
+    key: str | None = None,
 ) -> Manifest:
     """Back up a VM; the manifest of the new point. Its name and the VM's keys are `told` before it is made.
+    `key`: who signed what an increment may build on, in PEM; None: anybody.
 
     Raises BusyError, ReadOnlyError for a VM whose record is not valid, UsageError, KeyUnavailableError,
     DeniedError, CorruptDataError, StorageError; then there is no new point.
@@ -79,7 +81,7 @@ def run(
         try:
             with repository.shelf(vm) as shelf, shelf.alone():
                 shelf.check_backups()
-                job = _Job(home, record, source, shelf, consistency, repository.kind, notes, progress)
+                job = _Job(home, record, source, shelf, consistency, repository.kind, notes, progress, key)
                 return job.run(incremental=wanted.incremental, sign=sign, told=told)
         except BaseException:
             if made:
@@ -134,6 +136,7 @@ class _Job:
         kind: Kind,
         notes: list[str],
         progress: Progress | None,
+        key: str | None,
     ) -> None:
         self._home = home
         self._record = record
@@ -142,6 +145,7 @@ class _Job:
         self._consistency: Consistency = consistency
         self._kind: Kind = kind
         self._progress = progress
+        self._key = key
         self._notes = [note[:MAX_TEXT] for note in notes]
         self._known: dict[str, Manifest] = {}
 
@@ -188,10 +192,12 @@ class _Job:
             self._note("full: it is the first backup of this VM here")
             return None
         try:
-            found = self._shelf.document(points[-1]).manifest
+            document = self._shelf.document(points[-1])
+            sealing.check(document, self._key)
         except CorruptDataError as error:
-            self._note(f"full: the newest backup cannot be read: {error.message}")
+            self._note(f"full: the newest backup is not one to build on: {error.message}")
             return None
+        found = document.manifest
         if found.home_id != self._record.home_id:
             self._note("full: the newest backup here is of another VM that had this name")
             return None
@@ -251,7 +257,7 @@ class _Job:
             self._note(f"{disk.path}: full, the backup before does not have it")
             return None
         try:
-            found = images.chain_of(self._shelf, parent, disk.path, self._known)
+            found = images.chain_of(self._shelf, parent, disk.path, self._known, self._key)
             return Chain(self._shelf, found, disk.path)
         except CorruptDataError as error:
             self._note(f"{disk.path}: full, as what is before it is not whole: {error}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from ioflt.audit import attestation
+from ioflt.backup.shelf import Shelf
 from ioflt.crypto import signing
 from ioflt.errors import AuthenticationError
 from ioflt.format.manifest import text
@@ -30,6 +31,16 @@ def attested(document: Document) -> tuple[str, str]:
     """Who brought the manifest, and when, by the statement in it. Raises MalformedError."""
     stated = attestation.manifest_statement(document.signed.statement.encode("utf-8", "surrogatepass"))
     return stated.by.as_principal or stated.by.who, stated.time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def behind(shelf: Shelf, document: Document) -> Iterator[Document]:
+    """The document of a point, and of those there that it builds on. Raises as `Shelf.document`."""
+    there, waiting, seen = set(shelf.points()), [document], {document.manifest.point}
+    while waiting:
+        yield (one := waiting.pop())
+        for point in sorted(one.manifest.parents & there - seen):
+            seen.add(point)
+            waiting.append(shelf.document(point))
 
 
 def check(document: Document, key: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ioflt.backup import copying, images, sealing
@@ -43,7 +43,8 @@ def verify(
     key: str | None,
     progress: Progress | None = None,
 ) -> Verified:
-    """Look at all points, those of one VM, or one. `key`: whose signatures have to be there, in PEM.
+    """Look at all points, those of one VM, or one with all that it builds on. `key`: whose signatures have to
+    be there, in PEM.
 
     Raises NotFoundError, DeniedError, StorageError.
     """
@@ -54,12 +55,24 @@ def verify(
             there = shelf.points()
             if point is not None and point not in there:
                 findings.append(Finding(name, point, "", "missing"))
-            for each in [one for one in there if point in (None, one)]:
+            wanted = there if point is None else _needed(shelf, point)
+            for each in [one for one in there if one in wanted]:
                 points += 1
                 check = _Check(shelf, each, there, key, progress)
                 looked += check.run()
                 findings += check.findings
     return Verified(points, looked, findings)
+
+
+def _needed(shelf: Shelf, point: str) -> set[str]:
+    """The point, and those that it builds on, as far as manifests can be read."""
+    needed, waiting = set[str](), {point}
+    while waiting:
+        one = waiting.pop()
+        needed.add(one)
+        with suppress(CorruptDataError, KeyUnavailableError):
+            waiting |= shelf.document(one).manifest.parents - needed
+    return needed
 
 
 class _Check:

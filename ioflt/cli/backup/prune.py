@@ -8,6 +8,7 @@ import click
 
 from ioflt.cli import reporting
 from ioflt.cli.backup.destination import destination_argument, open_destination
+from ioflt.cli.backup.signer import public_key, public_key_option
 from ioflt.cli.backup.watching import progress_option, watched
 from ioflt.cli.render import emit, json_option, say
 from ioflt.cli.session import connect_keys
@@ -23,6 +24,7 @@ _COUNT = click.IntRange(min=0)
 @click.option("--keep-weekly", "weekly", type=_COUNT, default=0, metavar="N", help="Of N weeks.")
 @click.option("--keep-monthly", "monthly", type=_COUNT, default=0, metavar="N", help="Of N months.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@public_key_option
 @progress_option
 @json_option
 def prune(
@@ -33,6 +35,7 @@ def prune(
     weekly: int,
     monthly: int,
     dry_run: bool,
+    key_file: Path | None,
     lines: bool,
     as_json: bool,
 ) -> None:
@@ -41,6 +44,8 @@ def prune(
     Of each VM the newest N stay, and the last one of each of the N newest days, weeks and months (UTC) that
     have any. A point that builds on one that goes is made anew first, of all that it needs; killed in
     between, everything is as it was or as it is to be. No key is needed for backups made with --ciphertext.
+
+    What is made anew is signed anew, by this machine: only what it signed before, or whom --public-key names.
     """
     from ioflt.backup import prune as pruning
     from ioflt.backup.retention import Keep
@@ -68,7 +73,7 @@ def prune(
                         reporting.told(about, ("backup", gone, None), part=part),
                         watched(f"pruning {name}", None, lines) as bar,
                     ):
-                        pruning.prune(shelf, plan, keys.sign_manifest, bar.advance)
+                        pruning.prune(shelf, plan, keys.sign_manifest, public_key(key_file), bar.advance)
 
     def text() -> None:
         for plan in plans:

@@ -74,7 +74,7 @@ def restore(
         found.shelf(vm or listing.sole(found)) as shelf,
     ):
         document = shelf.document(listing.at(shelf, moment))
-        _check(document, destination)
+        _check(shelf, document, destination)
         manifest = document.manifest
         new = name or manifest.vm
         if found.kind == CIPHERTEXT:
@@ -148,19 +148,20 @@ def _put_back(
     emit(shown, text, as_json)
 
 
-def _check(document: Document, destination: Path) -> None:
-    """It is what somebody signed; a warning where that was not this machine."""
+def _check(shelf: Shelf, document: Document, destination: Path) -> None:
+    """It, and all that it builds on, is what somebody signed; a warning where that was not this machine."""
     from ioflt.backup import sealing
 
     with connect_keys() as keys:
         own = keys.manifest_key()
-    try:
-        sealing.check(document, own)
-    except AuthenticationError as error:
-        if error.reason != sealing.STRANGER:
-            raise
-        who, when = sealing.attested(document)
-        told = f"signed on another machine than this one, by its word for {who} at {when}"
-        warn(
-            f"{destination}: {told}; ioflt backup verify --public-key looks whether by the one that you know"
-        )
+    for each in sealing.behind(shelf, document):
+        try:
+            sealing.check(each, own)
+        except AuthenticationError as error:
+            if error.reason != sealing.STRANGER:
+                raise
+            who, when = sealing.attested(each)
+            point = each.manifest.point
+            told = f"{point} was signed on another machine than this one, by its word for {who} at {when}"
+            look = "ioflt backup verify --public-key looks whether by the one that you know"
+            warn(f"{destination}: {told}; {look}")

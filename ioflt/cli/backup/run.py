@@ -87,7 +87,9 @@ def run(
             return reporting.told(reporting.vm(directory, name), *changes, part="--clear" if clear else "")
 
         wanted = running.Wanted(incremental, transport, qmp, guest_agent)
-        made = running.run(volume, name, repository, wanted, keys.sign_manifest, told, bar.advance)
+        made = running.run(
+            volume, name, repository, wanted, keys.sign_manifest, told, bar.advance, keys.manifest_key()
+        )
     shown = summary(made)
 
     def text() -> None:

@@ -7,26 +7,17 @@ from pathlib import Path
 import click
 
 from ioflt.cli.backup.destination import destination_argument, open_destination
+from ioflt.cli.backup.signer import public_key, public_key_option
 from ioflt.cli.backup.watching import progress_option, watched
 from ioflt.cli.exits import Exit
 from ioflt.cli.render import emit, json_option, say, table
-from ioflt.cli.session import connect_keys
-
-#: Longest file of a public key read.
-_MAX_KEY = 4096
 
 
 @click.command()
 @destination_argument
 @click.option("--vm", metavar="NAME", help="Only backups of this VM.")
-@click.option("--point", metavar="POINT", help="Only this point; with --vm.")
-@click.option(
-    "--public-key",
-    "key_file",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="They are signed by the machine with this key, in PEM; else by this machine.",
-)
+@click.option("--point", metavar="POINT", help="Only this point, and what it builds on; with --vm.")
+@public_key_option
 @progress_option
 @json_option
 def verify(
@@ -43,7 +34,7 @@ def verify(
 
     if point is not None and vm is None:
         raise click.UsageError("--point goes with --vm")
-    key = _key() if key_file is None else _read(key_file)
+    key = public_key(key_file)
     with (
         open_destination(destination) as found,
         watched(f"verifying {destination}", None, lines) as bar,
@@ -62,13 +53,3 @@ def verify(
     emit(done, text, as_json)
     if done.findings:
         raise click.exceptions.Exit(Exit.FOUND)
-
-
-def _key() -> str:
-    with connect_keys() as keys:
-        return keys.manifest_key()
-
-
-def _read(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(_MAX_KEY).decode("ascii", "replace")

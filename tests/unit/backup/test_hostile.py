@@ -8,12 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ioflt.backup import restore, sealing
-from ioflt.errors import MalformedError
+from ioflt.backup import prune, restore, run, sealing
+from ioflt.backup.retention import Keep
+from ioflt.backup.run import Wanted
+from ioflt.errors import AuthenticationError, MalformedError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import Manifest
 from ioflt.keyd.attester import Attester
 from tests.unit.backup.points import Site
+from tests.unit.backup.test_points import findings
+from tests.unit.backup.test_upkeep import chain, pruned
 
 
 @pytest.fixture
@@ -60,3 +64,36 @@ def test_nothing_of_ours_comes_from_a_manifest(site: Site, path: str) -> None:
         ):
             restore.restore(shelf, shelf.document(made.point).manifest, site.volume, "back")
     assert site.volume.homes() == ["web"]
+
+
+def test_prune_signs_nothing_that_another_signed(site: Site) -> None:
+    """Neither what is made anew, nor what of others goes into it."""
+    points = [point for point, _ in chain(site, "clear", 3)]
+    for number in (2, 1):
+        with site.destination("clear") as found, found.shelf("web") as shelf:
+            manifest = shelf.document(points[number]).manifest
+            forge(site, msgspec.structs.replace(manifest, host="elsewhere"))
+            with pytest.raises(AuthenticationError, match="signed by another key"), shelf.alone():
+                prune.prune(shelf, prune.plan(shelf, Keep(last=1)), site.sign, site.attester.public_key())
+            assert shelf.points() == points
+            (site.path_of_all / "clear" / "web" / points[number] / text.NAME).write_bytes(
+                sealing.signed(manifest, site.sign)
+            )
+    pruned(site, "clear", Keep(last=1))
+
+
+def test_an_increment_builds_on_nothing_that_another_signed(site: Site) -> None:
+    points = [point for point, _ in chain(site, "clear", 2)]
+    with site.destination("clear") as found, found.shelf("web") as shelf:
+        forge(site, shelf.document(points[0]).manifest)
+    key = site.attester.public_key()
+    with site.destination("clear") as found:
+        made = run.run(site.volume, "web", found, Wanted(incremental=True), site.sign, key=key)
+        assert made.full
+        assert any("signed by another key" in note for note in made.notes)
+        with found.shelf("web") as shelf:
+            told = [
+                document.signed.key == key for document in sealing.behind(shelf, shelf.document(points[1]))
+            ]
+    assert told == [True, False]
+    assert {point for point, _, _ in findings(site, "clear", point=points[1])} == {points[0]}

@@ -53,9 +53,11 @@ def other(site: Site, tmp_path: Path) -> Iterator[Volume]:
         yield volume
 
 
-def findings(site: Site, kind: str, key: str | None = None) -> list[tuple[str, str, str]]:
+def findings(
+    site: Site, kind: str, key: str | None = None, point: str | None = None
+) -> list[tuple[str, str, str]]:
     with site.destination(kind) as found:
-        done = verify.verify(found, key=key or site.attester.public_key())
+        done = verify.verify(found, "web", point, key=key or site.attester.public_key())
     return [(each.point, each.file, each.finding) for each in done.findings]
 
 

@@ -50,7 +50,9 @@ def get_back(site: Site, kind: str, point: str, name: str) -> dict[str, bytes]:
 def pruned(site: Site, kind: str, keep: Keep, calls: int | None = None) -> prune.Plan:
     with site.destination(kind) as found, found.shelf("web") as shelf, shelf.alone():
         wanted = prune.plan(shelf, keep)
-        prune.prune(shelf, wanted, site.sign, None if calls is None else after(calls))
+        prune.prune(
+            shelf, wanted, site.sign, site.attester.public_key(), None if calls is None else after(calls)
+        )
         return wanted
 
 
@@ -73,7 +75,12 @@ def test_a_point_in_the_middle_goes(site: Site) -> None:
     points = chain(site, "clear", 4)
     with site.destination("clear") as found, found.shelf("web") as shelf, shelf.alone():
         stay = [points[0][0], points[3][0]]
-        prune.prune(shelf, prune.Plan("web", stay, [stay[1]], [points[1][0], points[2][0]]), site.sign)
+        prune.prune(
+            shelf,
+            prune.Plan("web", stay, [stay[1]], [points[1][0], points[2][0]]),
+            site.sign,
+            site.attester.public_key(),
+        )
         assert shelf.document(stay[1]).manifest.parents == {stay[0]}
     assert findings(site, "clear") == []
     for number in (0, 3):
@@ -89,7 +96,9 @@ def test_a_disk_that_ended_within_a_cluster_lost_none_of_it(site: Site) -> None:
     site.resize("odd.raw", 4 * K64)
     last = site.back_up("clear", incremental=True).point
     with site.destination("clear") as found, found.shelf("web") as shelf, shelf.alone():
-        prune.prune(shelf, prune.Plan("web", [first, last], [last], [middle]), site.sign)
+        prune.prune(
+            shelf, prune.Plan("web", [first, last], [last], [middle]), site.sign, site.attester.public_key()
+        )
     assert get_back(site, "clear", last, "back")["odd.raw"] == contents(site.home)["odd.raw"]
 
 
