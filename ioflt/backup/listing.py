@@ -70,7 +70,7 @@ def at(shelf: Shelf, moment: str | None) -> str:
     try:
         parsed = datetime.fromisoformat(moment)
     except ValueError:
-        raise UsageError(f"neither a point nor a time: {moment[:40]!r}") from None
+        raise UsageError(f"neither a point nor a time: {moment[:40]!r}", file=shelf.path) from None
     if len(moment) == len("2026-01-01"):  # all of that day
         parsed += timedelta(days=1, seconds=-1)
     limit = parsed.replace(tzinfo=parsed.tzinfo or UTC).astimezone(UTC).strftime(TIME)
@@ -84,7 +84,7 @@ def sole(repository: Repository) -> str:
     """The VM, where there is one. Raises NotFoundError, UsageError."""
     vms = repository.vms()
     if not vms:
-        raise NotFoundError("no backups here", file=repository.path)
+        raise NotFoundError("no backups in it", file=repository.path)
     if len(vms) > 1:
         raise UsageError(f"has backups of {len(vms)} VMs: say which", file=repository.path)
     return vms[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from ioflt.backup import images, sealing
 from ioflt.backup.repository import Repository
 from ioflt.backup.shelf import Shelf
@@ -26,15 +28,16 @@ class Replicated:
 def missing(source: Shelf, target: Shelf) -> list[str]:
     """The points to copy, the oldest first: after one that is there others may build on it.
 
-    Raises ExistsError for a point that is another one there; CorruptDataError.
+    One that was pruned in either place is the same still. Raises ExistsError for a point that is another one
+    there; CorruptDataError.
     """
     there = set(target.points())
     found = []
     for point in source.points():
         if point not in there:
             found.append(point)
-        elif source.document(point).manifest != target.document(point).manifest:
-            raise ExistsError("is another backup there, or was pruned there", file=f"{target.path}/{point}")
+        elif _bare(source.document(point).manifest) != _bare(target.document(point).manifest):
+            raise ExistsError("another backup has this name there", file=f"{target.path}/{point}")
     return found
 
 
@@ -66,6 +69,17 @@ def check_kinds(source: Repository, target: Repository) -> None:
     """Raises UsageError."""
     if source.kind != target.kind:
         raise UsageError(f"holds {target.kind} backups, these are {source.kind}", file=target.path)
+
+
+def _bare(manifest: Manifest) -> Manifest:
+    """Without what pruning changes: on which images its images build."""
+    return msgspec.structs.replace(
+        manifest,
+        disks=tuple(
+            msgspec.structs.replace(disk, parent=None, stored=0, sha256="", content="")
+            for disk in manifest.disks
+        ),
+    )
 
 
 def _digests(manifest: Manifest) -> list[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """The table of advice for errors, with a command ready to copy: which error gets which.
 
 Its rows for keys that cannot be had are in `key_advice`, those for providers in `provider_advice`, those for
-who may do what in `access_advice`, those for virtual disks in `disk_advice`.
+who may do what in `access_advice`, those for backups in `backup_advice`, those for virtual disks in
+`disk_advice`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shlex
 
 from ioflt import errors
 from ioflt.cli.access_advice import ACCESS
+from ioflt.cli.backup_advice import BACKUPS
 from ioflt.cli.disk_advice import DISKS
 from ioflt.cli.key_advice import KEYS, Row, provider_of
 from ioflt.cli.provider_advice import PROVIDERS
@@ -262,6 +264,7 @@ ADVICE: tuple[Row, ...] = (
         r"^(it exists|is there) already",
         lambda _: "nothing is overwritten; give another name",
     ),
+    *BACKUPS,
     *DISKS,
     *PROVIDERS,
     (errors.StorageError, os.strerror(errno.ENOSPC), lambda _: NO_SPACE),

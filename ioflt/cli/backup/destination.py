@@ -47,26 +47,15 @@ def open_destination(path: Path, *, read_only: bool = True) -> Iterator[Reposito
 
 @contextmanager
 def making_destination(path: Path, *, ciphertext: bool, clear: bool) -> Iterator[Repository]:
-    """The destination, made if it is not there, and of the kind that was asked for."""
+    """The destination; made, of that kind, if it is not there."""
     from ioflt.backup import repository
 
-    kind = repository.kind_of(path)
-    if ciphertext:
-        if kind == "datastore":
-            raise UsageError("is a datastore, and takes no ciphertext backups: another DEST", file=path)
-        if kind is None:
+    if repository.kind_of(path) is None:
+        if ciphertext:
             repository.make_ciphertext(path)
-        with repository.open_ciphertext(path) as found:
-            yield found
-        return
-    if kind == "ciphertext":
-        raise UsageError("holds ciphertext backups: --ciphertext, or another DEST", file=path)
-    if kind is None:
-        _make(path, clear=clear)
-    with open_volume(path) as volume, repository.of_volume(volume) as found:
-        if clear != (found.kind == "clear"):
-            told = "is encrypted: without --clear" if clear else "is not encrypted: --clear, or another DEST"
-            raise UsageError(told, file=path)
+        else:
+            _make(path, clear=clear)
+    with open_destination(path, read_only=False) as found:
         yield found
 
 

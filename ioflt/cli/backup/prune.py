@@ -79,6 +79,6 @@ def prune(
         for plan in plans:
             gone = f"{'would go' if dry_run else 'gone'}: {', '.join(plan.removed) or 'none'}"
             anew = f"; made anew: {', '.join(plan.merged)}" if plan.merged else ""
-            say(f"{destination / plan.vm}: {len(plan.kept)} stay; {gone}{anew}")
+            say(f"{destination / plan.vm}: {len(plan.kept)} kept; {gone}{anew}")
 
     emit(plans, text, as_json)

@@ -13,9 +13,11 @@ from ioflt.cli import reporting
 from ioflt.cli.backup.destination import destination_argument, making_destination, open_destination
 from ioflt.cli.backup.watching import progress_option, watched
 from ioflt.cli.render import emit, json_option, say
+from ioflt.errors import UsageError
 
 if TYPE_CHECKING:
     from ioflt.backup.repository import Repository
+    from ioflt.backup.shelf import Shelf
 
 
 @click.command()
@@ -32,13 +34,14 @@ def replicate(destination: Path, other: Path, vm: str | None, lines: bool, as_js
     """
     from ioflt.backup import replicate as replicating
 
+    if os.path.realpath(destination) == os.path.realpath(other):
+        raise UsageError("is the same destination", file=other)
     done = []
     with open_destination(destination) as source, _other(other, source) as target:
         replicating.check_kinds(source, target)
         part = "of ciphertext" if source.kind == "ciphertext" else ""
         for name in source.vms() if vm is None else [vm]:
-            target.make_shelf(name)
-            with source.shelf(name) as old, target.shelf(name) as new, new.alone():
+            with source.shelf(name) as old, _shelf(target, name) as new, new.alone():
                 new.check_backups()
                 points = replicating.missing(old, new)
                 done.append(replicating.Replicated(name, points, len(new.points())))
@@ -54,9 +57,14 @@ def replicate(destination: Path, other: Path, vm: str | None, lines: bool, as_js
 
     def text() -> None:
         for each in done:
-            say(f"{other / each.vm}: {len(each.copied)} copied, {each.present} were there")
+            say(f"{other / each.vm}: {len(each.copied)} copied, {each.present} there before")
 
     emit(done, text, as_json)
+
+
+def _shelf(target: Repository, vm: str) -> AbstractContextManager[Shelf]:
+    target.make_shelf(vm)
+    return target.shelf(vm)
 
 
 def _other(path: Path, source: Repository) -> AbstractContextManager[Repository]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +15,14 @@ from ioflt.cli.backup.destination import destination_argument, making_destinatio
 from ioflt.cli.backup.watching import progress_option, watched
 from ioflt.cli.render import emit, json_option, say, size, warn
 from ioflt.cli.session import connect_keys, home_argument, open_volume
+from ioflt.errors import UsageError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from ioflt.backup.repository import Repository
     from ioflt.datastore.volume import Volume
-    from ioflt.format.manifest.model import Manifest
+    from ioflt.format.manifest.model import Kind, Manifest
     from ioflt.types import KeyRef
 
 _SOCKET = click.Path(readable=False, path_type=Path)
@@ -70,13 +74,13 @@ def run(
         raise click.UsageError("--guest-agent goes with --qmp")
     if qmp is not None and (ciphertext or transport != "file"):
         raise click.UsageError("--qmp goes with neither --ciphertext nor --transport")
-    if clear:
-        warn(f"{destination}: not encrypted; everybody who has it reads what it holds")
     directory, name = home
     with (
         connect_keys() as keys,
         open_volume(directory, read_only=True, keyless=ciphertext) as volume,
-        making_destination(destination, ciphertext=ciphertext, clear=clear) as repository,
+        _destination(
+            destination, "ciphertext" if ciphertext else "clear" if clear else "encrypted"
+        ) as repository,
         watched(f"backing up {name}", _amount(volume, name, incremental=incremental), lines) as bar,
     ):
 
@@ -99,6 +103,18 @@ def run(
             say(note)
 
     emit(shown, text, as_json)
+
+
+@contextmanager
+def _destination(path: Path, kind: Kind) -> Iterator[Repository]:
+    """Made if it is not there. Raises UsageError for one of another kind."""
+    with making_destination(path, ciphertext=kind == "ciphertext", clear=kind == "clear") as found:
+        if found.kind != kind:
+            option = f"without --{kind}" if found.kind == "encrypted" else f"--{found.kind}"
+            raise UsageError(f"takes {found.kind} backups: {option}, or another DEST", file=path)
+        if kind == "clear":
+            warn(f"{path}: not encrypted; everybody who has it reads what it holds")
+        yield found
 
 
 def summary(made: Manifest) -> dict[str, object]:

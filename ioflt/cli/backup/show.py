@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ioflt.cli.backup.destination import destination_argument, open_destination
-from ioflt.cli.render import describe, emit, json_option
+from ioflt.cli.render import describe, emit, json_option, moment, size
+
+if TYPE_CHECKING:
+    from ioflt.format.manifest.model import Manifest
 
 
 @click.command()
@@ -29,4 +32,27 @@ def show(destination: Path, vm: str, point: str | None, as_json: bool) -> None:
     shown = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
     shown["keys"] = [f"{key.provider}:{key.key_id}" for key in document.manifest.keys]
     shown["signed_by"], shown["signed_at"] = attested(document)
-    emit(shown, lambda: describe(shown), as_json)
+    emit(shown, lambda: describe(shown | _for_people(document.manifest)), as_json)
+
+
+def _for_people(manifest: Manifest) -> dict[str, Any]:
+    """What is long in a manifest, without digests, modes and nanoseconds."""
+    return {
+        "disks": [
+            {
+                "path": disk.path,
+                "form": disk.form,
+                "capacity": size(disk.capacity),
+                "stored": size(disk.stored),
+                "builds_on": disk.parent,
+                "change_id": disk.change_id,
+            }
+            for disk in manifest.disks
+        ],
+        "files": [
+            {"path": file.path, "size": size(file.size), "modified": moment(file.mtime // 10**9)}
+            for file in manifest.files
+        ],
+        "directories": [each.path for each in manifest.directories],
+        "links": [f"{each.path} -> {each.target}" for each in manifest.links],
+    }

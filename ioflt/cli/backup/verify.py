@@ -48,7 +48,7 @@ def verify(
                 [[each.vm, each.point, each.file, each.finding] for each in done.findings],
             )
         else:
-            say(f"{destination}: {done.points} points, {done.files} files, all as they were stored")
+            say(f"{destination}: all as it was stored; points: {done.points}, files: {done.files}")
 
     emit(done, text, as_json)
     if done.findings:

@@ -157,6 +157,32 @@ def test_points_are_copied(site: Site, kind: str, tmp_path: Path) -> None:
         replicate.check_kinds(source, target)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_points_are_copied_after_a_prune(site: Site, kind: str, tmp_path: Path) -> None:
+    """What was made anew is the same backup still, and what builds on it builds on the copy."""
+    chain(site, kind, 2)
+    twin = site.elsewhere(tmp_path / "second")
+
+    def copied() -> list[str]:
+        with site.destination(kind) as source, twin.destination(kind) as target:
+            target.make_shelf("web")
+            with source.shelf("web") as old, target.shelf("web") as new, new.alone():
+                points = replicate.missing(old, new)
+                for point in points:
+                    replicate.replicate(old, new, point)
+                return points
+
+    assert len(copied()) == 2
+    pruned(site, kind, Keep(last=1))
+    assert copied() == []
+    site.write("web-flat.vmdk", 9 * K64, b"since")
+    later = site.back_up(kind, incremental=True).point
+    assert copied() == [later]
+    assert findings(twin, kind) == []
+    if kind != "ciphertext":
+        same(contents(site.home), get_back(twin, kind, later, "back"))
+
+
 def test_what_is_not_whole_is_not_copied(site: Site, tmp_path: Path) -> None:
     (first, _), (second, _) = chain(site, "ciphertext", 2)
     image = tmp_path / "ciphertext" / "web" / first / "web-flat.vmdk.qcow2"
