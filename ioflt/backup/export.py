@@ -24,15 +24,18 @@ import msgspec
 
 from ioflt import paths
 from ioflt.access.principals import Kind, Principal
-from ioflt.backup import imageformat, pinned
+from ioflt.backup import bitmap, direct, imageformat, pinned
 from ioflt.backup.known import ENDED, Known
 from ioflt.backup.listening import Address, listen_on, listen_unix
 from ioflt.backup.nbdserver import Account, NbdServer, Served
 from ioflt.backup.place import Place
 from ioflt.backup.privatemount import PrivateMount, leave_mounts
 from ioflt.backup.ticket import Ticket
+from ioflt.datastore import cbt
+from ioflt.datastore.home import Home
 from ioflt.datastore.volume import Volume
 from ioflt.errors import DeniedError, PeerError, UsageError
+from ioflt.format.cbt.changeid import ChangeId
 from ioflt.keys import starter
 from ioflt.keys.client import KeyClient
 
@@ -57,6 +60,8 @@ class Asked:
     principal: Principal | None = None
     certificates: Path | None = None
     seconds: int = TICKET_S
+    #: Clients are told what changed since.
+    since: ChangeId | None = None
     #: Whoever asks keeps everybody else from the VM meanwhile.
     held: bool = False
 
@@ -67,7 +72,9 @@ class Asked:
 
 
 class Exported(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="exported"):
-    """What a client needs. `ticket` is its name, `psk_file` where its key is."""
+    """What a client needs. `ticket` is its name, `psk_file` where its key is, `bitmap` the metadata context
+    with what changed.
+    """
 
     uri: str
     export: str
@@ -77,6 +84,7 @@ class Exported(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     ticket: str | None
     psk_file: str | None
     until: int | None
+    bitmap: str | None
     pid: int
 
 
@@ -184,6 +192,7 @@ class _Export:
         self._reader = [] if reader is None else [reader]
         self._ticket: Ticket | None = None
         self._format = ""
+        self._bitmap: Path | None = None
         self._at = asked.listen
 
     def run(self) -> str:
@@ -193,9 +202,19 @@ class _Export:
         with Volume.open(asked.datastore, self._keys, read_only=True) as volume:
             home = volume.home(asked.vm)
             self._format = imageformat.of(home, asked.disk)
+            if asked.since is not None:
+                self._mark_changes(volume, home, asked.since)
             with Known(self._keys, home, asked.disk, asked.transport, self._ticket) as known:
                 known.reason = self._serve(volume, known)
                 return known.reason
+
+    def _mark_changes(self, volume: Volume, home: Home, since: ChangeId) -> None:
+        """Raises ChangesUnknownError, NotFoundError for a disk that is not tracked."""
+        asked = self._asked
+        areas = cbt.query(home, asked.disk, since, held=asked.held)
+        with direct.open_file(volume, asked.vm, asked.disk) as disk:
+            capacity = disk.capacity
+        self._bitmap = bitmap.make(self._place.client, capacity, areas)
 
     def _serve(self, volume: Volume, known: Known) -> str:
         asked = self._asked
@@ -215,6 +234,8 @@ class _Export:
                 self._place.give(self._account.uid, self._account.gid)
             home = self._place.mountpoint / asked.vm
             served = Served(home, home / asked.disk, self._format, asked.name, account=self._account)
+            if self._bitmap is not None:
+                served = replace(served, bitmap=self._bitmap)
             server = stack.enter_context(NbdServer(self._secured(served), listening))
             server.wait_ready(self._connect(exported))
             try:
@@ -248,6 +269,7 @@ class _Export:
             ticket.name if ticket else None,
             str(ticket.file) if ticket else None,
             ticket.until if ticket else None,
+            None if asked.since is None else bitmap.CONTEXT,
             os.getpid(),
         )
 

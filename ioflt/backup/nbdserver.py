@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Final
 
 from ioflt import confinement, hygiene
+from ioflt.backup import bitmap
 from ioflt.errors import DeniedError, NotFoundError, PeerError
 
 #: Connections that are served side by side. More than one, so that clients are told of multi-conn.
@@ -63,7 +64,7 @@ class Served:
     """What is served, and how. `name` is the export's; `options` are further ones of qemu-nbd.
 
     `home`: the VM's home in the mount; `image` is in it. `once`: the end of the first client is the server's.
-    `readable`: directories with what TLS needs.
+    `bitmap`: a file of `bitmap.make`. `readable`: directories with what TLS needs.
     """
 
     home: Path
@@ -71,6 +72,7 @@ class Served:
     format: str
     name: str
     once: bool = False
+    bitmap: Path | None = None
     options: Sequence[str] = ()
     readable: Sequence[Path] = ()
     account: Account | None = None
@@ -81,9 +83,19 @@ class NbdServer:
 
     def __init__(self, served: Served, listening: socket.socket) -> None:
         """Takes the socket over. Raises NotFoundError when there is no qemu-nbd."""
-        command = ["qemu-nbd", "--read-only", f"--shared={CLIENTS}", f"--export-name={served.name}"]
-        command += [f"--format={served.format}", "--cache=none", "--aio=threads", *served.options]
-        command += [] if served.once else ["--persistent"]
+        command = [
+            "qemu-nbd",
+            *([] if served.once else ["--persistent"]),
+            "--read-only",
+            f"--shared={CLIENTS}",
+            f"--export-name={served.name}",
+        ]
+        command += ["--cache=none", "--aio=threads", *served.options]
+        if served.bitmap is None:
+            command += [f"--format={served.format}", str(served.image)]
+        else:
+            options = bitmap.image_options(served.bitmap, served.image, served.format)
+            command += [f"--bitmap={bitmap.NAME}", "--image-opts", options]
         account = served.account
         said, stderr = os.pipe()
         os.set_blocking(said, False)
@@ -97,7 +109,8 @@ class NbdServer:
             os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
             hygiene.end_with_parent(signal.SIGKILL)
             hygiene.no_new_privileges()
-            readable = [served.home, *served.readable, *filter(Path.exists, map(Path, _READABLE))]
+            readable = [served.home, *served.readable, *([served.bitmap.parent] if served.bitmap else ())]
+            readable += filter(Path.exists, map(Path, _READABLE))
             programs = [path for path in map(Path, _PROGRAMS) if path.is_dir()]
             for lack in confinement.confine((_NULL,), readable, outwards=False, programs=programs):
                 os.write(2, f"qemu-nbd is less confined than it could be: {lack}\n".encode())
@@ -105,7 +118,7 @@ class NbdServer:
         taken = fcntl.fcntl(listening, fcntl.F_DUPFD_CLOEXEC, _HANDED)  # now none of Popen's own is that
         try:
             self._process = subprocess.Popen(
-                [*command, str(served.image)],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,

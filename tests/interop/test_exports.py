@@ -29,7 +29,7 @@ from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.fuse,
-    pytest.mark.interop("qemu-img", "qemu-nbd", "nbdcopy", "nbdinfo", "nbdfuse"),
+    pytest.mark.interop("qemu-img", "qemu-io", "qemu-nbd", "nbdcopy", "nbdinfo", "nbdfuse"),
 ]
 
 MIB = 1 << 20
@@ -59,6 +59,9 @@ class Site(Place):
         backing = ("-b", "base.qcow2", "-F", "qcow2")
         run("qemu-img", "create", "-q", "-f", "qcow2", *backing, home / "top.qcow2")
         run("qemu-img", "convert", "-O", "raw", self.raw, home / "disk.raw")
+        flat = ("-O", "vmdk", "-o", "subformat=monolithicFlat")
+        for name, options in (("written.vmdk", flat), ("written.raw", ("-O", "raw"))):
+            run("qemu-img", "convert", *options, self.raw, home / name)
         odd = self.mountpoint / "odd"
         odd.mkdir()
         run("qemu-img", "create", "-q", "-f", "qcow2", odd / "hostile.qcow2", "1M")
@@ -208,6 +211,36 @@ def test_a_backup_by_nbd(site: Site) -> None:
     made = site.ioflt("backup", "run", site.datastore / "web01", target, "--transport", "nbd", "--json")
     assert json.loads(made.stdout)["transport"] == "nbd"
     assert site.ioflt("backup", "verify", target, "--json").returncode == 0
+
+
+# What changed
+
+
+@pytest.mark.parametrize("disk", ["written.vmdk", "written.raw"])
+def test_what_changed_since_is_a_dirty_bitmap(site: Site, disk: str) -> None:
+    home = site.datastore / "web01"
+    site.ioflt("cbt", "enable", home, disk)
+    before = json.loads(site.ioflt("cbt", "query", home, disk, "--json").stdout)["change_id"]
+    shown = site.mount() / "web01" / disk
+    kind = disk.rpartition(".")[2]
+    for start, length in ((3 * MIB + 5, 70_000), (0, 1), (SIZE - 512, 512)):
+        run("qemu-io", "-f", kind, "-c", f"write -q -P 7 {start} {length}", shown)
+    run("qemu-img", "convert", "-f", kind, "-O", "raw", shown, site.base / "now")
+    site.umount()
+    asked = json.loads(site.ioflt("cbt", "query", home, disk, "--since", before, "--json").stdout)
+    changed = [(area["start"], area["length"]) for area in asked["areas"]]
+    assert changed == [(0, 65536), (3 * MIB, 131072), (SIZE - 65536, 65536)]
+    with site.export(disk, "--since", before) as export:
+        context = export.said["bitmap"]
+        assert context == "qemu:dirty-bitmap:changed"
+        told = json.loads(run("nbdinfo", f"--map={context}", "--json", export.uri).stdout)
+        assert [(each["offset"], each["length"]) for each in told if each["type"]] == changed
+        assert set(DATA[1:]) <= set(data(export.uri))
+        run("nbdcopy", export.uri, site.base / "copy")
+        assert digest(site.base / "copy") == digest(site.base / "now")
+        assert export.end()[0] == 0
+    site.ioflt("cbt", "disable", home, disk)
+    assert site.refused(disk, "--since", before)[0] == 10
 
 
 # Tickets

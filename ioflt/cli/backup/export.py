@@ -60,6 +60,9 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     type=click.Path(readable=False, path_type=Path),
     help="TLS by certificates, for a service: its client-cert.pem, our server-cert.pem and server-key.pem.",
 )
+@click.option(
+    "--since", metavar="ID", help="Tell clients what changed since that change id, by a dirty bitmap."
+)
 @json_option
 def export(
     home: tuple[Path, str],
@@ -69,6 +72,7 @@ def export(
     principal: str | None,
     ticket_time: int | None,
     certificates: Path | None,
+    since: str | None,
     as_json: bool,
 ) -> None:
     """Serve DISK of a VM over NBD, read-only, as a guest sees it; in the foreground, until Ctrl-C or SIGTERM.
@@ -78,10 +82,14 @@ def export(
     opens for whom it is; with nbdssl TLS is required, by a one-time ticket, a key in a file: the export ends
     with the last connection of the first client that has it, and when its time is over. It also ends when
     whom it is for may not read the VM any more, and when keyd is locked.
+
+    With --since, NBD clients see in the metadata context qemu:dirty-bitmap:changed which blocks of 64 KiB
+    changed since the ID of `ioflt cbt query`.
     """
     from ioflt.backup import export as exports
     from ioflt.backup.listening import Address
     from ioflt.cli.mount import parse_visitor
+    from ioflt.format.cbt import changeid
 
     if ticket_time is not None and (transport != "nbdssl" or certificates is not None):
         raise UsageError("there is a ticket with the transport nbdssl, where no certificates are given")
@@ -95,6 +103,7 @@ def export(
         parse_visitor(principal),
         certificates,
         ticket_time or exports.TICKET_S,
+        None if since is None else changeid.parse(since),
     )
     if transport == "nbd" and listen is not None:
         warn("every user of this machine can read the disk on that port: use nbdssl, or a unix socket")
