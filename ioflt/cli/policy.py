@@ -282,14 +282,11 @@ def _with(policy: StoragePolicy, options: dict[str, object]) -> StoragePolicy:
 
 def _add(policy: StoragePolicy, as_json: bool) -> None:
     from ioflt.policy import changes, text
-    from ioflt.policy.compliance import lacking
 
     data = text.write(changes.add((), policy))
     with connect_keys() as keys:
         keys.add_policy(data)
         warn_unknown_provider(keys, policy.provider)
-    if (why := lacking(policy)) is not None:
-        warn(f"the policy {policy.name} cannot be assigned: {why}")
     _emit(_shown(policy), as_json)
 
 

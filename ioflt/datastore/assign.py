@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from ioflt.datastore import atomic, lifecycle, policies, regular
+from ioflt.datastore import atomic, lifecycle, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
 from ioflt.datastore.standing import is_private
@@ -32,9 +32,8 @@ def to_home(
 
     What is encrypted already keeps its keys and files; `compliance` says what the policy finds wanting then.
     An interrupted conversion is gone on with, or taken back. `force` as in `lifecycle.encrypt`. Raises
-    UsageError for a policy that this version cannot keep to, and what `encrypt` and `decrypt` there raise.
+    what `encrypt` and `decrypt` there raise.
     """
-    policies.usable(policy)
     wanted = HomeState.ENCRYPTED if policy.encrypts else HomeState.CLEAR
     record = _record(volume, name)
     if record.state is not wanted or isinstance(record.operation, Operation):
@@ -52,7 +51,6 @@ def to_datastore(volume: Volume, policy: StoragePolicy) -> None:
     while its recrypt is under way, KeyNotFound for a provider that is not here,
     and what `Root.check_writable` and `replace` raise.
     """
-    policies.usable(policy)
     root, default = volume.root, HomeState.ENCRYPTED if policy.encrypts else HomeState.CLEAR
     if policy.provider not in (None, *(provider.name for provider in volume.keys.status().providers)):
         raise KeyNotFound(f"no provider {policy.provider} is configured here")

@@ -7,6 +7,7 @@ whoever writes to the disk file next begins to track in it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Protocol
@@ -17,6 +18,9 @@ from ioflt.datastore.header import read_header
 from ioflt.datastore.standing import Treatment
 from ioflt.errors import CorruptDataError
 from ioflt.format.cbt.sidecar import SUFFIX
+
+#: What the name of a file ends with that is the content of a disk, and nothing else: extents, raw disks.
+_DISK = re.compile(r"((-flat|-f[0-9]{1,6})\.vmdk|\.(raw|img))\Z", re.IGNORECASE)
 
 _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -30,6 +34,11 @@ class Tracked(Protocol):
 
     def track(self, fd: int | None) -> None:
         """Mark changes in that file, which is taken over, from now on; None: no more."""
+
+
+def is_disk(path: str) -> bool:
+    """Whether a file of that name is the content of a disk, for policies that want those tracked."""
+    return _DISK.search(path) is not None
 
 
 def of_container(uuid: str) -> str:

@@ -6,7 +6,7 @@ import os
 import shlex
 from dataclasses import dataclass
 
-from ioflt.datastore import guards, policies, regular
+from ioflt.datastore import cbtfiles, guards, policies, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.header import read_header
 from ioflt.datastore.home import Home
@@ -17,7 +17,7 @@ from ioflt.format.record.record import HomeRecord
 from ioflt.keys.service import KeyService
 from ioflt.policy.bundled import OF_STATE
 from ioflt.policy.compliance import Departure, Facts, departures, of_top
-from ioflt.policy.model import StoragePolicy
+from ioflt.policy.model import CBT, StoragePolicy
 from ioflt.types import HomeState
 
 
@@ -121,7 +121,19 @@ def _facts(home: Home, standing: Standing, record: HomeRecord, policy: StoragePo
         record.integrity,
         clear_files=record.clear_files,
         without_slot=_without_slot(home, standing) if policy.recovery_slot else (),
+        untracked=_untracked(home, standing) if policy.has(CBT) else (),
     )
+
+
+def _untracked(home: Home, standing: Standing) -> tuple[str, ...]:
+    """The disks whose changed blocks are not tracked."""
+    tracked, found = set(cbtfiles.names(home.fd)), []
+    for entry in regular.regular_files(home):
+        if cbtfiles.is_disk(entry.path):
+            with regular.named(home, entry.path), regular.opened(home, entry.path) as fd:
+                if cbtfiles.name_of(fd, home.treatment(entry.path, fd, standing)) not in tracked:
+                    found.append(entry.path)
+    return tuple(found)
 
 
 def _without_slot(home: Home, standing: Standing) -> tuple[str, ...]:

@@ -236,7 +236,6 @@ def _own(volume: Volume, policy: StoragePolicy | None, state: HomeState) -> Stor
 def _begin_encrypt(
     home: Home, record: HomeRecord, thick: bool, integrity: bool, policy: StoragePolicy
 ) -> HomeRecord:
-    policies.usable(policy)
     entries = _check_clear(home, regular.regular_files(home))
     thick = thick or policy.provisioning == "thick"
     begun = replace(

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from ioflt.errors import UsageError
 from ioflt.format.record.record import DatastoreRecord
 from ioflt.keys.service import KeyService
 from ioflt.policy import changes, text
 from ioflt.policy.bundled import BUNDLED, OF_STATE
-from ioflt.policy.compliance import lacking
 from ioflt.policy.model import StoragePolicy
 from ioflt.types import HomeState, KeyRef
 
@@ -46,23 +44,13 @@ def named(keys: KeyService, name: str) -> StoragePolicy | None:
 
 
 def to_assign(keys: KeyService, name: str) -> StoragePolicy:
-    """A policy that something may be given here, by its name or its id.
-
-    Raises NotFoundError; UsageError when it asks for what this version does not have.
-    """
-    return usable(changes.named((), name) or find(keys, name))
+    """A policy that something is given, by its name or its id. Raises NotFoundError."""
+    return changes.named((), name) or find(keys, name)
 
 
 def find(keys: KeyService, name: str) -> StoragePolicy:
     """By its name or its id. Raises NotFoundError, which names the nearest one."""
     return changes.find(text.parse(keys.policies()), name)
-
-
-def usable(policy: StoragePolicy) -> StoragePolicy:
-    """The policy. Raises UsageError when it asks for what this version does not have."""
-    if (why := lacking(policy)) is not None:
-        raise UsageError(f"the policy {policy.name} cannot be kept to: {why}")
-    return policy
 
 
 def of_record(keys: KeyService, name: str, state: HomeState) -> StoragePolicy:

@@ -126,7 +126,7 @@ class Opener:
             await self._lock(node, file)
             try:
                 await self._refresh(node, file)
-                await self._in_thread(tracking.begin, node, file)
+                await self._ask(tracking.begin, node, file)
             except BaseException:  # cancelled, too: the lock goes with the try
                 syscalls.unlock(file.fd)
                 raise

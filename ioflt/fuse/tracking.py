@@ -6,29 +6,48 @@ would count as of before the change id that is taken.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from itertools import islice
 from typing import TypeVar
 
 import trio
 
-from ioflt.datastore import cbt, cbtfiles
+from ioflt.datastore import cbt, cbtfiles, policies
 from ioflt.datastore.container import Container
+from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
-from ioflt.errors import BusyError, NotFoundError, UsageError
+from ioflt.errors import BusyError, IofltError, NotFoundError, UsageError
 from ioflt.format.cbt.changeid import ChangeId
 from ioflt.fuse.nodes import Node
 from ioflt.fuse.ranges import END
+from ioflt.policy.model import CBT
 from ioflt.wire.control import messages
 
 _Result = TypeVar("_Result")
 
+_log = logging.getLogger("ioflt.mount")
+
 
 def begin(node: Node, file: OpenFile) -> None:
-    """The file has its first writer here: have it mark its changes if they are tracked. Raises OSError."""
-    if isinstance(file, (Container, PlainFile)) and not node.home.is_root:
-        cbtfiles.attach(node.home.fd, file)
+    """The file has its first writer here: have it mark its changes if they are tracked, or are to be because
+    it is a new disk. Raises OSError."""
+    if not isinstance(file, (Container, PlainFile)) or node.home.is_root:
+        return
+    if cbtfiles.attach(node.home.fd, file) or file.length > 0 or not cbtfiles.is_disk(node.name):
+        return
+    try:
+        if _is_wanted(node.home):
+            cbt.switch(node.home, file, on=True)
+    except IofltError as error:  # `policy check` names it, too
+        _log.warning("%s: its changed blocks are not tracked: %s", node.shown, error)
+
+
+def _is_wanted(home: Home) -> bool:
+    """Whether the VM's policy tracks changed blocks."""
+    record = home.standing().record
+    return record is not None and policies.of_record(home.volume.keys, record.policy, record.state).has(CBT)
 
 
 async def switch(node: Node, *, on: bool) -> bool:

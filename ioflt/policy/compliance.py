@@ -15,6 +15,7 @@ class Facts:
 
     `providers` of its keys, each once. `thick`: new files are. `clear_files`: paths in the VM of those that
     are kept clear although it is encrypted. `without_slot`: of those that no recovery passphrase opens.
+    `untracked`: of disks whose changed blocks are not tracked.
     """
 
     place: str
@@ -24,6 +25,7 @@ class Facts:
     integrity: bool = False
     clear_files: tuple[str, ...] = ()
     without_slot: tuple[str, ...] = ()
+    untracked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,11 @@ def departures(policy: StoragePolicy, facts: Facts) -> list[Departure]:
     assign = f"ioflt policy assign {shlex.quote(policy.name)} {place}"
     if facts.encrypted != policy.encrypts:
         return [Departure("encryption", _state(policy.encrypts), _state(facts.encrypted), assign)]
-    return list(_of_encrypted(policy, facts, place, assign)) if policy.encrypts else []
+    found = list(_of_encrypted(policy, facts, place, assign)) if policy.encrypts else []
+    for path in facts.untracked if policy.has(CBT) else ():
+        enable = f"ioflt cbt enable {place} {shlex.quote(path)}"
+        found.append(Departure(f"changed blocks of {path}", "tracked", "not tracked", enable))
+    return found
 
 
 def of_top(policy: StoragePolicy, files: list[str]) -> list[Departure]:
@@ -51,13 +57,6 @@ def of_top(policy: StoragePolicy, files: list[str]) -> list[Departure]:
         return []
     found = "none: only files of VMs have any"
     return [Departure(f"integrity of {name}", "tags", found, None) for name in files]
-
-
-def lacking(policy: StoragePolicy) -> str | None:
-    """What the policy asks for and this version does not have."""
-    if policy.has(CBT):
-        return "this version has no cbt filter"
-    return None
 
 
 def _of_encrypted(policy: StoragePolicy, facts: Facts, place: str, assign: str) -> Iterator[Departure]:
@@ -69,8 +68,6 @@ def _of_encrypted(policy: StoragePolicy, facts: Facts, place: str, assign: str) 
         yield Departure("provisioning of new files", policy.provisioning, found, assign)
     if policy.integrity and not facts.integrity:
         yield Departure("integrity", "tags", "none", f"ioflt vm recrypt {place} --deep --integrity")
-    if policy.has(CBT):
-        yield Departure("changed block tracking", CBT, "this version has no cbt filter", None)
     for path in facts.clear_files:
         mend = f"ioflt vm encrypt {place} --disk {shlex.quote(path)}"
         yield Departure(f"file {path}", "encrypted", "clear", mend)

@@ -1,5 +1,6 @@
 """Changed blocks of disks in mounts: over restarts and kills no change is missed."""
 
+import json
 import mmap
 import os
 import random
@@ -298,3 +299,19 @@ def test_homes_that_become_others(place):
     disk.path.unlink()
     disk.path.parent.rmdir()
     assert not (place.datastore / "copy").exists()
+
+
+def test_new_disks_of_a_vm_whose_policy_tracks_them(place):
+    (place.mountpoint / "policed").mkdir()
+    old = place.mountpoint / "policed" / "old.raw"
+    old.write_bytes(bytes(SIZE))
+    place.ioflt("policy", "create", "Tracked", "--cbt")
+    place.ioflt("policy", "assign", "Tracked", place.datastore / "policed")
+    for name in ("new.raw", "web-flat.vmdk", "notes.txt"):
+        old.with_name(name).write_bytes(b"x")
+    checked = place.ioflt("policy", "check", place.datastore, "--json", check=False)
+    (found,) = [one for one in json.loads(checked.stdout) if one["policy"] == "Tracked"]
+    assert found["mend"] == f"ioflt cbt enable {place.datastore}/policed old.raw"
+    assert checked.returncode == 13
+    disk = Disk(place, "policed", "new.raw")
+    assert not disk.enable()

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ioflt.datastore import assign, compliance, lifecycle, policies
+from ioflt.datastore import assign, cbt, compliance, files, lifecycle, policies
 from ioflt.datastore.deep import home as deep
 from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, KeyNotFound, NotFoundError, StorageError, UsageError
@@ -161,16 +161,21 @@ def test_files_at_the_top_are_not_made_into_something_else(volume, own, default)
     assert volume.record.policy == same.name
 
 
-def test_what_this_version_does_not_have_is_not_assigned(volume, vm, keys):
-    tracked = StoragePolicy(
-        "Tracked", "0f0e0d0c-0b0a-4908-8706-050403020103", "", (encryption(), Filter(CBT))
-    )
+def test_disks_that_are_to_be_tracked_are_found(volume, vm, keys, default):
+    filters = (encryption(), Filter(CBT)) if default is HomeState.ENCRYPTED else (Filter(CBT),)
+    tracked = StoragePolicy("Tracked", "0f0e0d0c-0b0a-4908-8706-050403020103", "", filters)
     keys.add_policy(text.write([tracked]))
-    for give in (lambda: assign.to_home(volume, vm, tracked), lambda: assign.to_datastore(volume, tracked)):
-        with pytest.raises(UsageError, match="this version has no cbt filter"):
-            give()
-    with pytest.raises(UsageError, match="no cbt filter"):
-        policies.to_assign(keys, "Tracked")
+    assign.to_home(volume, vm, tracked)
+    home = volume.home(vm)
+    for name in ("new.raw", "web-flat.vmdk", "web-f001.vmdk", "notes.raw.txt"):
+        os.close(files.create(home, home.fd, name, mode=0o644))
+    found = {one.what: one.mend for one in compliance.of_home(home)}
+    disks = ("disk.raw", "new.raw", "web-f001.vmdk", "web-flat.vmdk")
+    place = f"{volume.path}/{vm}"
+    assert found == {f"changed blocks of {name}": f"ioflt cbt enable {place} {name}" for name in disks}
+    for name in disks:
+        assert cbt.enable(home, name)
+    assert compliance.of_home(home) == []
     with pytest.raises(NotFoundError, match="no policy Bronze"):
         policies.to_assign(keys, "Bronze")
 

@@ -9,7 +9,7 @@ import pytest
 from ioflt.errors import ExistsError, NotFoundError, UsageError
 from ioflt.policy import changes, crypto
 from ioflt.policy.bundled import BUNDLED, DATASTORE_DEFAULT, OF_STATE, VM_ENCRYPTION
-from ioflt.policy.compliance import Departure, Facts, departures, lacking
+from ioflt.policy.compliance import Departure, Facts, departures
 from ioflt.policy.crypto import CryptoSpec
 from ioflt.policy.model import CBT, Filter, StoragePolicy, check, encryption
 from ioflt.types import HomeState
@@ -141,8 +141,13 @@ def test_a_vm_that_keeps_to_its_policy_has_no_departures() -> None:
         ),
         (
             dataclasses.replace(GOLD, filters=(encryption(), Filter(CBT))),
-            {},
-            Departure("changed block tracking", CBT, "this version has no cbt filter", None),
+            {"untracked": ("a b.raw",)},
+            Departure(
+                "changed blocks of a b.raw",
+                "tracked",
+                "not tracked",
+                "ioflt cbt enable '/ds/web 01' 'a b.raw'",
+            ),
         ),
         (
             GOLD,
@@ -165,11 +170,3 @@ def test_each_departure_is_named_with_what_mends_it(
     policy: StoragePolicy, fields: dict[str, object], departure: Departure
 ) -> None:
     assert departures(policy, dataclasses.replace(FOUND, **fields)) == [departure]  # type: ignore[arg-type]
-
-
-def test_what_this_version_lacks_is_told() -> None:
-    assert lacking(GOLD) is None
-    assert lacking(dataclasses.replace(GOLD, filters=(encryption(), Filter(CBT)))) == (
-        "this version has no cbt filter"
-    )
-    assert lacking(dataclasses.replace(GOLD, integrity=True)) is None
