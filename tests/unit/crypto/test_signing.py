@@ -4,6 +4,9 @@ import pytest
 
 from ioflt.crypto import signing
 from ioflt.crypto.secret import Secret
+from ioflt.errors import MalformedError
+
+BEGIN = "-----BEGIN PUBLIC KEY-----"
 
 # RFC 8032, section 7.1, tests 1 to 3
 VECTORS = [
@@ -36,3 +39,19 @@ def test_each_key_is_another():
         assert len(one) == signing.KEY_SIZE
         assert signing.public_pem(one) != signing.public_pem(other)
         assert signing.public_pem(one).startswith("-----BEGIN PUBLIC KEY-----\n")
+
+
+def test_what_was_signed_verifies_and_nothing_else() -> None:
+    with signing.new_key() as key, signing.new_key() as other:
+        pem = signing.public_pem(key)
+        signature = signing.sign(key, b"message")
+        assert signing.verify(pem, signature, b"message")
+        assert not signing.verify(pem, signature, b"another")
+        assert not signing.verify(pem, signature[:-1], b"message")
+        assert not signing.verify(signing.public_pem(other), signature, b"message")
+
+
+@pytest.mark.parametrize("pem", ["", "no key", f"{BEGIN}\n-----END PUBLIC KEY-----\n", "\udcff"])
+def test_what_is_no_public_key(pem: str) -> None:
+    with pytest.raises(MalformedError, match="no public key"):
+        signing.verify(pem, bytes(64), b"message")
