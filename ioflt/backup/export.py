@@ -24,7 +24,7 @@ import msgspec
 
 from ioflt import paths
 from ioflt.access.principals import Kind, Principal
-from ioflt.backup import bitmap, direct, imageformat, pinned
+from ioflt.backup import bitmap, direct, pinned
 from ioflt.backup.known import ENDED, Known
 from ioflt.backup.listening import Address, listen_on, listen_unix
 from ioflt.backup.nbdserver import Account, NbdServer, Served
@@ -201,7 +201,10 @@ class _Export:
             self._ticket = Ticket.write(self._place.client, asked.seconds)
         with Volume.open(asked.datastore, self._keys, read_only=True) as volume:
             home = volume.home(asked.vm)
-            self._format = imageformat.of(home, asked.disk)
+            # QEMU is told, and guesses nothing: what a guest wrote at the start of its disk makes no image of
+            # it, and a chain that the library would not read is not served.
+            with direct.open_file(volume, asked.vm, asked.disk) as disk:
+                self._format = disk.format
             if asked.since is not None:
                 self._mark_changes(volume, home, asked.since)
             with Known(self._keys, home, asked.disk, asked.transport, self._ticket) as known:

@@ -17,7 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from ioflt.backup.listening import listen_unix
+from ioflt.backup.nbdserver import NbdServer, Served
 from ioflt.backup.transports import open_datastore, open_disk
+from ioflt.errors import DeniedError
 from ioflt.testing.check_transport import check_transport
 from ioflt.testing.pykmip import Authority
 from ioflt.types import Area
@@ -66,7 +69,17 @@ class Site(Place):
         odd.mkdir()
         run("qemu-img", "create", "-q", "-f", "qcow2", odd / "hostile.qcow2", "1M")
         run("qemu-img", "rebase", "-u", "-b", "/etc/hostname", "-F", "raw", odd / "hostile.qcow2")
-        (odd / "broken.vmdk").write_bytes(bytes(4096))
+        (odd / "broken.qcow2").write_bytes(b"QFI\xfb" + bytes(4096))
+        run("qemu-img", "create", "-q", "-f", "qcow2", odd / "guessed.qcow2", "1M")
+        run("qemu-img", "rebase", "-u", "-b", "guest.raw", "-F", "raw", odd / "guessed.qcow2")
+        guessed = odd / "guessed.qcow2"  # as of before QEMU wanted to be told what the backing file is
+        guessed.write_bytes(guessed.read_bytes().replace(b"\xe2\x79\x2a\xca", b"\0\0\0\1"))
+        shutil.copy(self.raw, odd / "guest.raw")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "x", "-F", "raw", base / "fake", "1M")
+        with (odd / "guest.raw").open("r+b") as file:  # as the guest that has the disk may
+            file.write((base / "fake").read_bytes()[: MIB // 2])
+            file.seek(0)
+            self.guest = hashlib.sha256(file.read()).hexdigest()
         self.umount()
         (self.datastore / "plain").mkdir()
         shutil.copy(self.raw, self.datastore / "plain" / "disk.raw")
@@ -408,12 +421,35 @@ def test_nothing_serves_once_it_is_killed(site: Site) -> None:
 
 def test_what_cannot_be_exported(site: Site) -> None:
     code, why = site.refused("hostile.qcow2", vm="odd")
-    assert (code, "hostname" in why and "Permission denied" in why) == (3, True), why
+    assert (code, "backing name not confined" in why) == (5, True), why
+    code, why = site.refused("guessed.qcow2", vm="odd")
+    assert (code, "backing format missing" in why) == (5, True), why
     assert site.refused("none.vmdk") == (10, f"{site.datastore}/web01/none.vmdk: no such disk")
-    assert site.refused("broken.vmdk", vm="odd")[0] == 5
+    assert site.refused("broken.qcow2", vm="odd")[0] == 5
     assert site.refused("../plain/disk.raw")[0] == 2
     for option in (("--ticket-time", "10m"), ("--ticket-time", "x"), ("--certificates", "here")):
         assert site.refused("web01.vmdk", *option)[0] == 2
+
+
+def test_what_a_guest_wrote_makes_no_image_of_its_disk(site: Site) -> None:
+    with site.export("guest.raw", vm="odd") as export:
+        assert export.said["format"] == "raw"
+        run("nbdcopy", export.uri, site.base / "copy")
+        assert digest(site.base / "copy") == site.guest
+        assert export.end()[0] == 0
+
+
+def test_the_server_reads_nothing_else(site: Site) -> None:
+    """Not even what an image names that was looked through and found good, as it was then."""
+    image = site.base / "later.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", image, "1M")
+    run("qemu-img", "rebase", "-u", "-b", "/etc/hostname", "-F", "raw", image)
+    listening = listen_unix(str(site.base / "nbd"))
+    server = NbdServer(Served(site.base, image, "qcow2", "x"), listening)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
+        connected.connect(str(site.base / "nbd"))
+        with pytest.raises(DeniedError, match=r"hostname.*Permission denied"):
+            server.wait_ready(connected)
 
 
 def test_without_qemu_nbd(site: Site) -> None:
