@@ -30,6 +30,9 @@ STEP: Final = 1 << 20
 
 _ZEROS: Final = bytes(CLUSTER)
 
+#: Most images of a disk that build on each other: each is an open file, and a step down for QEMU and for us.
+MAX_CHAIN: Final = 128
+
 #: Bytes of a disk of which it is looked at once what images have.
 _LOOK: Final = 64 << 20
 
@@ -257,7 +260,8 @@ def chain_of(
     """The manifests that a disk of the point builds on, itself first; `known` is added to. `key`: as
     `sealing.check`.
 
-    Raises MalformedError "link missing", "of another VM"; AuthenticationError; and as `Shelf.document`.
+    Raises MalformedError "link missing", "chain too long", "of another VM"; AuthenticationError; and as
+    `Shelf.document`.
     """
     found = [manifest]
     while True:
@@ -266,6 +270,8 @@ def chain_of(
             raise MalformedError("link missing", f"{found[-1].point} has no disk {path}", file=shelf.path)
         if disk.parent is None:
             return found
+        if len(found) == MAX_CHAIN:
+            raise MalformedError("chain too long", f"more than {MAX_CHAIN} points", file=shelf.path)
         if disk.parent not in known:
             if disk.parent not in shelf.points():
                 told = f"the point {disk.parent}, on which {found[-1].point} builds"

@@ -258,6 +258,9 @@ class _Job:
             return None
         try:
             found = images.chain_of(self._shelf, parent, disk.path, self._known, self._key)
+            if len(found) >= images.MAX_CHAIN:
+                self._note(f"{disk.path}: full, {len(found)} points build on each other already")
+                return None
             return Chain(self._shelf, found, disk.path)
         except CorruptDataError as error:
             self._note(f"{disk.path}: full, as what is before it is not whole: {error}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ioflt.backup import listing, repository, restore, run, sealing, verify
+from ioflt.backup import images, listing, repository, restore, run, sealing, verify
 from ioflt.backup.restore import Restored
 from ioflt.backup.run import Wanted
 from ioflt.datastore import cbt, check
@@ -116,6 +116,16 @@ def test_each_point_is_restored_as_it_was(site: Site, other: Volume, kind: str) 
         assert made.kept_key
         assert made.state == "encrypted"
     assert [entry.finding for entry in check.run(other.path, site.keys).entries if entry.finding] == []
+
+
+def test_a_chain_ends(site: Site, other: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_CHAIN", 2)
+    first, second, third = (site.back_up("clear", incremental=True) for _ in range(3))
+    assert (first.full, second.full, third.full) == (True, False, True)
+    assert any("2 points build on each other" in note for note in third.notes)
+    monkeypatch.setattr(images, "MAX_CHAIN", 1)
+    with pytest.raises(MalformedError, match="chain too long"):
+        restored(site, "clear", other, "back", second.point)
 
 
 def test_an_increment_has_what_changed(site: Site) -> None:
