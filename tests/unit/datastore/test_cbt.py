@@ -5,6 +5,7 @@ import os
 import pytest
 
 from ioflt.datastore import cbt, cbtfiles
+from ioflt.datastore.deep import home as deep
 from ioflt.errors import ChangesUnknownError, NotFoundError, UnsupportedError, UsageError
 from ioflt.format.cbt.changeid import ChangeId
 from ioflt.format.cbt.sidecar import BLOCK
@@ -141,3 +142,35 @@ def test_a_write_that_nobody_tracked(stored):
     with pytest.raises(ChangesUnknownError, match="full backup"):
         cbt.query(stored.home, "disk.raw", taken)
     assert cbt.take(stored.home, "disk.raw").sequence == 1
+
+
+@pytest.mark.parametrize("mode", ["copy", "journal"])
+def test_new_data_keys_begin_anew(ioflt_home, mode):
+    stored = Stored(ioflt_home)
+    try:
+        stored.put("disk.raw", bytes(SIZE))
+        stored.put("other.raw", bytes(SIZE))
+        cbt.enable(stored.home, "disk.raw")
+        taken = cbt.take(stored.home, "disk.raw")
+        before = cbtfiles.names(stored.home.fd)
+        deep.recrypt(stored.volume, "web", mode=mode)
+        after = cbtfiles.names(stored.home.fd)
+        assert len(after) == 1
+        assert after != before
+        with pytest.raises(ChangesUnknownError):
+            cbt.query(stored.home, "disk.raw", taken)
+        again = cbt.take(stored.home, "disk.raw")
+        change(stored, "disk.raw", 2 * BLOCK)
+        assert cbt.query(stored.home, "disk.raw", again) == [(2 * BLOCK, BLOCK)]
+        assert not cbt.is_tracked(stored.home, "other.raw")
+    finally:
+        stored.close()
+
+
+def test_a_disk_that_grows(stored):
+    stored.put("disk.raw", bytes(SIZE))
+    cbt.enable(stored.home, "disk.raw")
+    taken = cbt.take(stored.home, "disk.raw")
+    with cbt.written(stored.home, "disk.raw") as file:
+        file.truncate(SIZE + BLOCK)
+    assert cbt.query(stored.home, "disk.raw", taken) == [(SIZE, BLOCK)]
