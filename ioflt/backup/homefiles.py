@@ -14,6 +14,7 @@ from typing import Final
 
 from ioflt import syscalls
 from ioflt.datastore import layers, regular, tree
+from ioflt.datastore.disks import Disk
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.standing import is_private
@@ -56,8 +57,8 @@ class HomeFiles:
 
 
 def look(home: Home) -> HomeFiles:
-    """Raises UnsupportedError "not a regular file", "symlink leads out"; KeyUnavailableError,
-    StorageError.
+    """Raises UnsupportedError "not a regular file", "symlink leads out"; KeyUnavailableError, StorageError;
+    CorruptDataError for a disk that is not whole.
     """
     side = HomeSide(home)
     files, directories, links = _walk(home)
@@ -74,7 +75,7 @@ def look(home: Home) -> HomeFiles:
         if disk.form == "qcow2":
             named |= disk.names
     disks = [disk for path, disk in sorted(found.items()) if path not in named or path in attachments]
-    parts = _reached(found, disks)
+    parts = _read_through(home, side, disks)
     own = {disk.path for disk in disks}
     rest = [path for path in files if path not in parts and path not in own]
     return HomeFiles(disks, parts - own, rest, directories, links)
@@ -154,14 +155,13 @@ def _vmdk(path: str, start: bytes) -> FoundDisk | None:
     return FoundDisk(path, "vmdk", frozenset(beside - {path}), ddb)
 
 
-def _reached(found: dict[str, FoundDisk], disks: list[FoundDisk]) -> set[str]:
-    """What the disks name, and what that names."""
-    waiting, reached = [name for disk in disks for name in disk.names], set[str]()
-    while waiting:
-        name = waiting.pop()
-        if name not in reached:
-            reached.add(name)
-            waiting += found[name].names if name in found else ()
+def _read_through(home: Home, side: Side, disks: list[FoundDisk]) -> set[str]:
+    """The files that the disks are made of, as they are read: whatever else names them, nothing is missed."""
+    where = regular.full_path(home)
+    reached = set[str]()
+    for disk in disks:
+        with regular.named(home, disk.path), Disk(side, home.fd, disk.path, where=where) as opened:
+            reached.update(opened.files)
     return reached
 
 

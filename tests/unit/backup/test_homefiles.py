@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,20 @@ def stored(ioflt_home: Path, tmp_path: Path) -> Iterator[Stored]:
 def test_a_guest_cannot_take_files_out_of_a_backup(stored: Stored, flat: str) -> None:
     """It wrote a descriptor to the start of its disk, which names files of the home as extents and parent."""
     forged = text('RW 1 FLAT "web.nvram" 0', parent=("other.vmdk", 1)).ljust((1 << 20) + 512, b"\0")
+    check_forged(stored, flat, forged)
+
+
+@pytest.mark.parametrize("flat", ["web-flat.vmdk", "large.vmdk"])
+def test_nor_by_a_sparse_disk(stored: Stored, flat: str) -> None:
+    """The same as the header of a sparse VMDK, with a descriptor in it."""
+    head = struct.pack(
+        "<4sIIQQQQIQQQB4sH", b"KDMV", 1, 3, 2048, 128, 1, 20, 512, 21, 26, 128, 0, b"\n \r\n", 0
+    )
+    named = text('RW 2048 SPARSE "x.vmdk"', parent=("web.nvram", 1))
+    check_forged(stored, flat, (head.ljust(512, b"\0") + named).ljust((1 << 20) + 512, b"\0"))
+
+
+def check_forged(stored: Stored, flat: str, forged: bytes) -> None:
     stored.put("web.vmx", VMX)
     stored.put("web.nvram", b"n" * 100)
     stored.put("web.vmdk", text(f'RW {len(forged) // 512} VMFS "{flat}"'))
