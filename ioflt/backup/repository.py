@@ -88,9 +88,15 @@ class Repository:
             os.close(fd)
 
     def make_shelf(self, vm: str) -> bool:
-        """Make that of a VM, by the destination's own policy. Whether there was none."""
+        """Make that of a VM, by the destination's own policy. Whether there was none.
+
+        Raises UsageError for one that is not as the destination is: decrypted, or encrypted, later.
+        """
         path = self._place(vm)
         if os.path.lexists(path):
+            state = self.kind if self.volume is None else self.volume.home(vm).standing().state.value
+            if state != self.kind:
+                raise UsageError(f"is {state}, in a destination that is {self.kind}", file=path)
             return False
         with _storage(path):
             if self.volume is None:

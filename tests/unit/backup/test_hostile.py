@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,7 +11,9 @@ import pytest
 from ioflt.backup import prune, restore, run, sealing
 from ioflt.backup.retention import Keep
 from ioflt.backup.run import Wanted
-from ioflt.errors import AuthenticationError, MalformedError
+from ioflt.datastore import lifecycle
+from ioflt.datastore.volume import Volume
+from ioflt.errors import AuthenticationError, MalformedError, UsageError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import Manifest
 from ioflt.keyd.attester import Attester
@@ -64,6 +66,21 @@ def test_nothing_of_ours_comes_from_a_manifest(site: Site, path: str) -> None:
         ):
             restore.restore(shelf, shelf.document(made.point).manifest, site.volume, "back")
     assert site.volume.homes() == ["web"]
+
+
+@pytest.mark.parametrize(("kind", "change"), [("encrypted", lifecycle.decrypt), ("clear", lifecycle.encrypt)])
+def test_no_point_on_a_shelf_of_another_state(
+    site: Site, kind: str, change: Callable[[Volume, str], object]
+) -> None:
+    """No plaintext comes to rest in a destination that is called encrypted."""
+    made = site.back_up(kind)
+    with site.destination(kind) as found:
+        assert found.volume is not None
+        change(found.volume, "web")
+    with pytest.raises(UsageError, match=f"in a destination that is {kind}"):
+        site.back_up(kind, incremental=True)
+    with site.destination(kind) as found, found.shelf("web") as shelf:
+        assert shelf.points() == [made.point]
 
 
 def test_prune_signs_nothing_that_another_signed(site: Site) -> None:
