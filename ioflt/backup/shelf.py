@@ -109,8 +109,9 @@ class Shelf:
             try:
                 held.enter_context(self.home.recrypting() if self.home is not None else self._flock())
             except BusyError as error:
-                told = "another backup command works on it, or one that changes its keys"
-                raise BusyError(told, file=self.path) from error
+                raise BusyError(
+                    "another backup command works on it, or one that changes its keys", file=self.path
+                ) from error
             self._clear_leftovers()
             yield
 
