@@ -39,6 +39,7 @@ _SHALLOW: Final = Uses(rewraps=(_P.RECRYPT,))
 _USES: Final[Mapping[str, Uses]] = {
     "mount": Uses((_P.ACCESS,), (_P.ACCESS, _P.ADD_DISK, _P.ENCRYPT_NEW), (_P.ACCESS,)),
     "backup export": Uses(opens=(_P.ACCESS,)),
+    "backup hotadd": Uses(opens=(_P.ACCESS, _P.ADD_DISK)),
     "check": Uses(opens=(_P.ACCESS,), rewraps=(_P.ACCESS,)),
     "datastore recrypt": _SHALLOW,
     "datastore recrypt: --key": _SHALLOW,

@@ -10,13 +10,11 @@ from __future__ import annotations
 import os
 import pwd
 import select
-import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Final, Literal
 from urllib.parse import quote
 
@@ -24,12 +22,13 @@ import msgspec
 
 from ioflt import paths
 from ioflt.access.principals import Kind, Principal
-from ioflt.backup import bitmap, direct, pinned
+from ioflt.backup import bitmap, direct, pinned, signals
 from ioflt.backup.known import ENDED, Known
 from ioflt.backup.listening import Address, listen_on, listen_unix
 from ioflt.backup.nbdserver import Account, NbdServer, Served
 from ioflt.backup.place import Place
 from ioflt.backup.privatemount import PrivateMount, leave_mounts
+from ioflt.backup.signals import Told
 from ioflt.backup.ticket import Ticket
 from ioflt.datastore import cbt
 from ioflt.datastore.home import Home
@@ -88,10 +87,6 @@ class Exported(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     pid: int
 
 
-class _Told(BaseException):
-    """A signal came; the text is its name."""
-
-
 def run(
     asked: Asked, ready: Callable[[Exported], None], say: Callable[[str], None], *, reader: int | None = None
 ) -> str:
@@ -107,9 +102,9 @@ def run(
     _check(asked)
     account = _account(asked.principal)
     try:
-        with _signals(), Place.make(where) as place, _keys(asked) as keys:
+        with signals.heard(), Place.make(where) as place, _keys(asked) as keys:
             return _Export(asked, place, keys, account, ready, say, reader).run()
-    except _Told as told:
+    except Told as told:
         raise KeyboardInterrupt(str(told)) from None
 
 
@@ -151,25 +146,6 @@ def _keys(asked: Asked) -> KeyClient:
     return KeyClient.connect(
         lambda start: starter.greet(where, start=start, operation=OPERATION, as_principal=who)
     )
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """The first SIGTERM or SIGINT raises `_Told`, further ones change nothing."""
-
-    def told(number: int, _frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise _Told(signal.Signals(number).name)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, told)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Export:
@@ -244,7 +220,7 @@ class _Export:
             try:
                 self._ready(exported)
                 return self._watch(mount, server, known)
-            except _Told as told:
+            except Told as told:
                 return f"ended by {told}"
 
     def _listen(self) -> tuple[socket.socket, Exported]:

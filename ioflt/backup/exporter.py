@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 import msgspec
@@ -63,17 +64,18 @@ def main() -> int:
     return 0
 
 
-class ExportedDisk(NbdDisk):
-    """A disk that is read over an export of its own, which ends with it."""
+class Exporter:
+    """The process of an export. A context manager; `exported` is what a client needs."""
 
-    def __init__(self, volume: Volume, vm: str, disk: str, transport: Transport) -> None:
-        """Raises the IofltError for which it cannot be exported, or read."""
+    def __init__(self, volume: Volume, vm: str, disk: str, transport: Transport = "nbd") -> None:
+        """Returns once it serves. Raises the IofltError for which it cannot."""
         ready, told = os.pipe()
         reader, self._reader = os.pipe()
+        self._said = open(ready, "rb")  # noqa: SIM115  # open as long as the process lives
         arguments = [volume.path, vm, disk, transport, f"--ready-fd={told}", f"--reader-fd={reader}"]
         arguments += ["--held"] if volume.home(vm).held else []
         try:
-            self._exporter = subprocess.Popen(
+            self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ioflt.backup", *arguments],
                 pass_fds=(told, reader),
                 stdin=subprocess.DEVNULL,
@@ -85,35 +87,66 @@ class ExportedDisk(NbdDisk):
             )
         except BaseException:  # nobody else closes them
             os.close(self._reader)
-            os.close(ready)
+            self._said.close()
             raise
         finally:
             os.close(told)
             os.close(reader)
         try:
-            with open(ready, "rb") as pipe:
-                answer = _understood(pipe.readline())
+            answer = _understood(self._said.readline())
             if isinstance(answer, IofltError):
                 raise answer
-            super().__init__(answer.uri)
+            self.exported = answer
         except BaseException:  # nobody else ends it
-            self._end()
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        """Readable when it has ended, or is about to."""
+        return self._said.fileno()
+
+    def failure(self) -> IofltError:
+        """Why it ended by itself."""
+        answer = _understood(self._said.readline())
+        return answer if isinstance(answer, IofltError) else PeerError("the export serves twice")
+
+    def close(self) -> None:
+        """End it, and return when nothing of it is left. May be called again."""
+        if self._reader >= 0:
+            os.close(self._reader)
+            self._reader = -1
+            try:
+                self._process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._said.close()
+
+    def __enter__(self) -> Exporter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ExportedDisk(NbdDisk):
+    """A disk that is read over an export of its own, which ends with it."""
+
+    def __init__(self, volume: Volume, vm: str, disk: str, transport: Transport) -> None:
+        """Raises the IofltError for which it cannot be exported, or read."""
+        self._exporter = Exporter(volume, vm, disk, transport)
+        try:
+            super().__init__(self._exporter.exported.uri)
+        except BaseException:  # nobody else ends it
+            self._exporter.close()
             raise
 
     def close(self) -> None:
         """May be called again."""
         super().close()
-        self._end()
-
-    def _end(self) -> None:
-        if self._reader >= 0:
-            os.close(self._reader)
-            self._reader = -1
-            try:
-                self._exporter.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                self._exporter.kill()
-                self._exporter.wait()
+        self._exporter.close()
 
 
 def open_nbd(volume: Volume, vm: str, disk: str) -> NbdDisk:

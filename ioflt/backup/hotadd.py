@@ -10,14 +10,13 @@ import secrets
 import select
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NoReturn
 
-from ioflt.backup import buses
+from ioflt.backup import buses, signals
 from ioflt.backup.blocknodes import nodes, nonsense
 from ioflt.backup.buses import Bus
+from ioflt.backup.export import Exported
 from ioflt.backup.held import held
 from ioflt.backup.qmp import Monitor, Refused
 from ioflt.datastore.volume import Volume
@@ -32,14 +31,6 @@ RELEASE_S: Final = 60.0
 
 #: Seconds after which it is asked again.
 _AGAIN_S: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """What QEMU connects to: an NBD server on a unix socket, and the name of its export."""
-
-    socket: Path
-    name: str
 
 
 class HotAdded:
@@ -72,11 +63,11 @@ def serial_of(name: str) -> str:
 
 
 @contextmanager
-def hot_added(monitor: Monitor, export: Export, bus: str | None = None) -> Iterator[HotAdded]:
+def hot_added(monitor: Monitor, export: Exported, bus: str | None = None) -> Iterator[HotAdded]:
     """The disk is in the VM while the block runs, and out of it afterwards, whatever happens.
 
-    `bus`: by QEMU's name, else the first that takes it. Raises NotFoundError for no such bus, Refused,
-    PeerError.
+    `export`: by a unix socket; `bus`: by QEMU's name, else the first that takes it. Raises NotFoundError for
+    no such bus, Refused, PeerError.
     """
     places = buses.find(monitor, bus)
     name = PREFIX + secrets.token_hex(4)
@@ -89,7 +80,11 @@ def hot_added(monitor: Monitor, export: Export, bus: str | None = None) -> Itera
             except IofltError as left:
                 error.add_note(_left_behind(left))
             raise
-        _remove_surely(monitor, name)
+        try:
+            _remove_surely(monitor, name)
+        except IofltError as left:
+            left.add_note(_left_behind(left))
+            raise
 
 
 def remove_leftovers(monitor: Monitor) -> list[str]:
@@ -111,9 +106,9 @@ def refuse(_volume: Volume, vm: str, disk: str) -> NoReturn:
     )
 
 
-def _add(monitor: Monitor, name: str, export: Export, places: list[Bus]) -> HotAdded:
-    server = {"type": "unix", "path": str(export.socket)}
-    node = {"driver": "nbd", "node-name": name, "read-only": True, "server": server, "export": export.name}
+def _add(monitor: Monitor, name: str, export: Exported, places: list[Bus]) -> HotAdded:
+    server = {"type": "unix", "path": export.socket}
+    node = {"driver": "nbd", "node-name": name, "read-only": True, "server": server, "export": export.export}
     monitor.ask("blockdev-add", node)
     for place in places:
         device: dict[str, Any] = {"driver": place.model, "id": name, "drive": name, "bus": place.name}
@@ -128,17 +123,16 @@ def _add(monitor: Monitor, name: str, export: Export, places: list[Bus]) -> HotA
 
 
 def _remove_surely(monitor: Monitor, name: str) -> None:
-    """The same by another connection, where this one is of no more use."""
-    if not monitor.broken:
-        try:
-            return _remove(monitor, name)
-        except Refused:
-            raise
-        except PeerError:
-            if not monitor.broken:
-                raise
-    with Monitor(monitor.path) as another:
-        return _remove(another, name)
+    """Remove it, by another connection where this one is of no more use."""
+    with signals.held_back():
+        if not monitor.broken:
+            try:
+                return _remove(monitor, name)
+            except PeerError:
+                if not monitor.broken:
+                    raise
+        with Monitor(monitor.path) as another:
+            return _remove(another, name)
 
 
 def _remove(monitor: Monitor, name: str) -> None:
@@ -174,4 +168,5 @@ def _is_deleted(event: Event, name: str) -> bool:
 
 
 def _left_behind(why: IofltError) -> str:
-    return f"the disk may still be plugged in, though nothing can be read from it any more: {why}"
+    told = "the disk may still be in the VM, though nothing can be read from it any more"
+    return f"{told}: {why.message}"

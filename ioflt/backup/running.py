@@ -22,7 +22,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from ioflt import paths
-from ioflt.backup import freeze, shown
+from ioflt.backup import freeze, shown, signals
 from ioflt.backup.blocknodes import Drive, drives, nodes, nonsense
 from ioflt.backup.held import held
 from ioflt.backup.homefiles import FLEECE, FoundDisk, is_fleece
@@ -207,14 +207,15 @@ def _make_image(fleece: _Fleece) -> None:
 def _end_surely(monitor: Monitor, name: str, fleeces: dict[str, _Fleece]) -> None:
     """End it, by another connection where this one is of no more use; the images go in any case."""
     try:
-        if not monitor.broken:
-            try:
-                return _end(monitor, name)
-            except PeerError:
-                if not monitor.broken:
-                    raise
-        with Monitor(monitor.path) as another:
-            return _end(another, name)
+        with signals.held_back():
+            if not monitor.broken:
+                try:
+                    return _end(monitor, name)
+                except PeerError:
+                    if not monitor.broken:
+                        raise
+            with Monitor(monitor.path) as another:
+                return _end(another, name)
     finally:
         for fleece in fleeces.values():
             fleece.file.unlink(missing_ok=True)

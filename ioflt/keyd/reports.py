@@ -33,6 +33,8 @@ BY_MOUNTS: Final = frozenset(
 BY_COMMANDS: Final = frozenset(
     (
         "check",
+        "backup hotadd",
+        "backup hotadd: a clear VM",
         "backup prune",
         "backup replicate",
         "backup restore",

@@ -40,6 +40,7 @@ LOOKS = {
 #: tests/contracts and tests/operations look for their events.
 ELSEWHERE = {
     "backup export",
+    "backup hotadd",
     "mount",
     "umount",
     "backup mount",

@@ -51,6 +51,16 @@ EXAMPLES = {
     "backup export: a clear VM": reads(
         "plain", "backup export ds/plain web.vmdk", refused=(3, "root makes the mounts of this machine")
     ),
+    "backup hotadd": reads(
+        "web",
+        "backup hotadd ds/web web.vmdk --qmp qmp",
+        refused=(3, "root makes the mounts of this machine"),
+    ),
+    "backup hotadd: a clear VM": reads(
+        "plain",
+        "backup hotadd ds/plain web.vmdk --qmp qmp",
+        refused=(3, "root makes the mounts of this machine"),
+    ),
     "backup list": reads(BACKED_UP, "backup list other"),
     "backup show": reads(BACKED_UP, "backup show other web"),
     "backup verify": reads(BACKED_UP, "backup verify other"),

@@ -20,7 +20,10 @@ _SECTIONS = (
     ),
     Section(
         "Disks",
-        (Entry("export", "ioflt.cli.backup.export", "export", "Serve a VM's disk over NBD, read-only."),),
+        (
+            Entry("export", "ioflt.cli.backup.export", "export", "Serve a VM's disk over NBD, read-only."),
+            Entry("hotadd", "ioflt.cli.backup.hotadd", "hotadd", "Plug a VM's disk into a proxy VM."),
+        ),
     ),
 )
 

@@ -67,6 +67,7 @@ def run(
     What is written is read back. If anything goes wrong, there is no new point.
     """
     from ioflt.backup import run as running
+    from ioflt.backup import signals
 
     if ciphertext and (clear or transport != "file"):
         raise click.UsageError("--ciphertext goes with neither --clear nor --transport")
@@ -76,6 +77,7 @@ def run(
         raise click.UsageError("--qmp goes with neither --ciphertext nor --transport")
     directory, name = home
     with (
+        signals.heard(),  # what QEMU was told is taken back first
         connect_keys() as keys,
         open_volume(directory, read_only=True, keyless=ciphertext) as volume,
         _destination(
