@@ -42,12 +42,13 @@ _SE_SPARSE: Final = bytes.fromhex("bebafeca")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`length` bytes of a disk from `start` on lie in the file at `path` from `offset` on."""
+    """What of a disk lies from `start` on: `length` bytes of the file at `path` from `offset` on; None: all,
+    however long it is by then."""
 
     path: str
     offset: int
     start: int
-    length: int
+    length: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,9 @@ def query(home: Home, path: str, since: ChangeId | None, *, held: bool = False) 
     areas: list[Area] = []
     for part in disk:
         for start, length in found[part.path].areas:
-            first, end = max(start, part.offset), min(start + length, part.offset + part.length)
+            first, end = max(start, part.offset), start + length
+            if part.length is not None:
+                end = min(end, part.offset + part.length)
             if first < end:
                 _append(areas, part.start + first - part.offset, end - first)
     return areas
@@ -146,7 +149,7 @@ def parts(home: Home, path: str) -> list[Part]:
             first = bytes(file.read(0, sparse.PROBE_SIZE))
             if descriptor.is_descriptor(first) and file.length <= descriptor.MAX_SIZE:
                 return _extents(path, bytes(file.read(0, descriptor.MAX_SIZE)))
-        return [Part(path, 0, 0, file.length)]
+    return [Part(path, 0, 0, None)]
 
 
 # One file

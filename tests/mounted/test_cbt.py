@@ -141,7 +141,9 @@ def test_while_the_disk_is_open(disk):
         third, _ = disk.ask()
         os.pwrite(fd, b"x", 5 * BLOCK)
         assert disk.ask(third)[1] == blocks(5)
-    assert disk.ask(third)[1] == blocks(5)
+        os.pwrite(fd, b"x", SIZE + BLOCK)  # of an end that nobody outside of the mount knows yet
+        assert disk.ask(third)[1] == [*blocks(5), (SIZE, BLOCK + 1)]
+    assert disk.ask(third)[1] == [*blocks(5), (SIZE, BLOCK + 1)]
 
 
 @pytest.mark.allow_log("good order")
