@@ -174,3 +174,14 @@ def test_a_disk_that_grows(stored):
     with cbt.written(stored.home, "disk.raw") as file:
         file.truncate(SIZE + BLOCK)
     assert cbt.query(stored.home, "disk.raw", taken) == [(SIZE, BLOCK)]
+
+
+def test_a_byte_cut_off_and_given_back(stored):
+    """It was not zero before; within a sector the stored file keeps its size."""
+    stored.put("disk.raw", b"\1" * SIZE)
+    cbt.enable(stored.home, "disk.raw")
+    taken = cbt.take(stored.home, "disk.raw")
+    with cbt.written(stored.home, "disk.raw") as file:
+        file.truncate(SIZE - 1)
+        file.truncate(SIZE)
+    assert cbt.query(stored.home, "disk.raw", taken) == [(SIZE - BLOCK, BLOCK)]

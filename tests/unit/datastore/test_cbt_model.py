@@ -48,6 +48,7 @@ class Model(RuleBasedStateMachine):
             newcontainer.create(fd, self.keys, [self.keys.new_key(None)], thin=kind == "thin")
         os.close(fd)
         self.open()
+        self.write(0, LIMIT)  # so that not everything comes behind an end
 
     def open(self):
         fd = os.open(self.path, os.O_RDWR)
@@ -79,6 +80,13 @@ class Model(RuleBasedStateMachine):
         self.bytes.extend(bytes(max(0, length - len(self.bytes))))
         del self.bytes[length:]
         self.changed = True
+
+    @rule()
+    def shave(self):
+        """The last byte goes, within a sector or not, and comes back as a zero."""
+        if self.bytes:
+            self.truncate(len(self.bytes) - 1)
+            self.truncate(len(self.bytes) + 1)
 
     @rule(
         mode=st.sampled_from([openfile.PUNCH_HOLE, openfile.ZERO_RANGE, openfile.ZERO_RANGE_KEEP_SIZE]),
