@@ -31,6 +31,7 @@ _ERRNOS: tuple[tuple[type[IofltError], int], ...] = (
     (errors.UsageError, errno.EINVAL),
     (errors.DeniedError, errno.EACCES),
     (errors.NotFoundError, errno.ENOENT),
+    (errors.ChangesUnknownError, errno.ESTALE),
     (errors.ExistsError, errno.EEXIST),
     (errors.BusyError, errno.EBUSY),
     (errors.ReadOnlyError, errno.EROFS),

@@ -21,6 +21,7 @@ ERRNOS: dict[type[errors.IofltError], int] = {
     errors.DeniedError: errno.EACCES,
     errors.UnshownError: errno.EACCES,
     errors.NotFoundError: errno.ENOENT,
+    errors.ChangesUnknownError: errno.ESTALE,
     errors.ExistsError: errno.EEXIST,
     errors.BusyError: errno.EBUSY,
     errors.ReadOnlyError: errno.EROFS,
