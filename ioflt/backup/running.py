@@ -10,19 +10,21 @@ written in between is in both, and nothing is missed.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 from urllib.parse import quote
 
 from ioflt import paths
-from ioflt.backup import freeze, shown, signals
+from ioflt.backup import freeze, shown, signals, spare
 from ioflt.backup.blocknodes import Drive, drives, nodes, nonsense
 from ioflt.backup.held import held
 from ioflt.backup.homefiles import FLEECE, FoundDisk, is_fleece
@@ -58,6 +60,8 @@ class Running:
         self._monitor = monitor
         self._socket = socket
         self._fleeces = fleeces
+        self._asking = threading.Lock()
+        self._given_up = False
         self.consistency = consistency
 
     def open(self, disk: str) -> NbdDisk:
@@ -67,11 +71,27 @@ class Running:
 
     def check(self) -> None:
         """See that all that was read so far was of that moment. Raises StorageError, PeerError."""
-        jobs = _jobs(self._monitor)
+        with self._asking:
+            if self._given_up:
+                spare.check(self.directories)
+                raise StorageError("there was no room for what the guest overwrote", errno.ENOSPC)
+            jobs = _jobs(self._monitor)
         for disk, fleece in self._fleeces.items():
             if jobs.get(fleece.name) != "running":
                 what = "what the guest overwrites could not be kept, so this is not the disk of one moment"
                 raise PeerError(what, file=disk)
+
+    @property
+    def directories(self) -> set[Path]:
+        """Where fleecing images are."""
+        return {fleece.file.parent for fleece in self._fleeces.values()}
+
+    def give_up(self) -> None:
+        """End the jobs, so that the guest goes on. From any thread."""
+        with self._asking, suppress(PeerError):  # QEMU is gone, or takes no more commands
+            self._given_up = True
+            for fleece in self._fleeces.values():
+                self._monitor.ask("block-job-cancel", {"device": fleece.name, "force": True})
 
 
 class _Checked(NbdDisk):
@@ -108,7 +128,10 @@ def taken(
             for number, (path, drive) in enumerate(_find(monitor, datastore, vm, disks).items()):
                 file = Path(drive.file).parent / f"{name}-{number}{_SUFFIX}"
                 fleeces[path] = _Fleece(f"{name}-{number}", drive.node, file, drive.size)
-            yield _begin(monitor, directory / "nbd", fleeces, agent)
+            spare.check(fleece.file.parent for fleece in fleeces.values())
+            live = _begin(monitor, directory / "nbd", fleeces, agent)
+            with spare.watched(live.directories, live.give_up):
+                yield live
         except BaseException as error:
             try:
                 _end_surely(monitor, name, fleeces)
@@ -149,7 +172,7 @@ def _find(monitor: Monitor, datastore: str, vm: str, disks: Sequence[FoundDisk])
     for drive in drives(monitor):
         place = shown.locate(drive.file, mounts)
         if place is not None and place.vm == vm:
-            by_path[place.path] = drive
+            by_path[place.path] = replace(drive, file=place.real)  # a link on the way may change
     found = {}
     for disk in disks:
         # What QEMU opens is the descriptor, or the one flat extent of it as a raw disk.

@@ -23,11 +23,12 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A file of a VM. `path`: in its home, whose name is `vm`."""
+    """A file of a VM. `path`: in its home, whose name is `vm`; `real`: all of it, through no symlink."""
 
     mount: Mount
     vm: str
     path: str
+    real: str
 
 
 def mounts() -> list[Mount]:
@@ -49,5 +50,5 @@ def locate(path: str, among: list[Mount]) -> Shown | None:
         with suppress(OSError):  # it is gone, or the mount is
             vm, *below = real.relative_to(mount.mountpoint).parts
             if below and os.stat(real).st_dev == mount.device:  # and nothing is mounted over it
-                return Shown(mount, vm, os.path.join(*below))
+                return Shown(mount, vm, os.path.join(*below), str(real))
     return None

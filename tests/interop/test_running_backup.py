@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from ioflt.backup import running
+from ioflt.backup import running, spare
 from ioflt.backup.homefiles import FLEECE, FoundDisk
 from ioflt.backup.qmp import Monitor
-from ioflt.errors import BusyError, PeerError
+from ioflt.errors import BusyError, PeerError, StorageError
 from tests.guest import Guest
 from tests.mounted.place import Place
 from tests.waiting import eventually
@@ -131,6 +131,21 @@ def test_what_goes_wrong_leaves_nothing(rig: Rig) -> None:
             with pytest.raises(PeerError, match="could not be kept"):
                 disk.close()
         assert rig.left() == []
+
+        with pytest.MonkeyPatch.context() as patch:
+            with running.taken(monitor, where, "web01", disks) as live:
+                disk = live.open("disk.raw")
+                patch.setattr(spare, "RESERVE", 1 << 60)  # as if the datastore had run full
+                eventually(lambda: not ask("query-block-jobs"))
+                with pytest.raises(StorageError, match="are free for what the guest overwrites"):
+                    disk.close()
+            assert rig.left() == []
+            with (
+                pytest.raises(StorageError, match="are free for what the guest overwrites"),
+                running.taken(monitor, where, "web01", disks),
+            ):
+                pass
+            assert rig.left() == []
 
         ask("nbd-server-start", addr={"type": "unix", "data": {"path": str(rig.place.base / "other")}})
         node = ask("query-block")[0]["inserted"]["node-name"]
