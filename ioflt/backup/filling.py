@@ -21,7 +21,7 @@ from ioflt.datastore import files, tree
 from ioflt.datastore.container import Progress
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.tree import Side
-from ioflt.errors import MalformedError
+from ioflt.errors import CorruptDataError, MalformedError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import Directory, Disk, File, Link, Manifest
 from ioflt.format.qcow2.reader import Reader
@@ -166,16 +166,16 @@ class Filling:
         """The file, unless it is there as it must be; what was written is read back."""
         self._paths.append(path)
         with self._place.named(path), self._parent(path) as (fd, _):
-            if self._is_there(fd, path, same):
-                return
-            with tree.created(self._place.side, fd, path, 0o600) as made:
-                write(made)
-                made.sync(data_only=False)
-                os.posix_fadvise(made.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.fchmod(made.fd, mode)
+            there = self._is_there(fd, path, same)
+            if not there:
+                with tree.created(self._place.side, fd, path, 0o600) as made:
+                    write(made)
+                    made.sync(data_only=False)
+                    os.posix_fadvise(made.fd, 0, 0, os.POSIX_FADV_DONTNEED)
             with tree.opened(self._place.side, fd, path) as stored:
-                if not same(stored):
+                if not there and not same(stored):
                     raise MalformedError("read back otherwise", "what is stored is not what was backed up")
+                os.fchmod(stored.fd, mode)  # last, and of what was there as well: it may have ended before
                 os.utime(stored.fd, ns=(mtime, mtime))
 
     def _is_there(self, fd: int, path: str, same: Callable[[OpenFile], bool]) -> bool:
@@ -189,7 +189,7 @@ class Filling:
             with tree.opened(self._place.side, fd, path) as file:
                 if same(file):
                     return True
-        except MalformedError:
+        except CorruptDataError:
             pass
         self._place.remove(fd, name)
         return False

@@ -1,7 +1,8 @@
 """Where the backups of one VM stand in a destination: its points, each a directory with a manifest.
 
 A point appears whole. While it is made its directory is called `.part-…`; while another version takes its
-place, the old one is called `.old-…`. What a crash leaves of both the next command that writes here clears.
+place, which is one step where the file system exchanges names, the old one is called `.old-…`. What a crash
+leaves of both the next command that writes here clears.
 """
 
 from __future__ import annotations
@@ -179,15 +180,21 @@ class Shelf:
         self.remove(draft)
 
     def _take_place(self, draft: str, point: str) -> None:
-        old = f"{_OLD}{point}"
+        """Where the file system can, there is no moment without the point."""
+        old = draft
         try:
-            os.rename(point, old, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            syscalls.renameat2(self.fd, draft, self.fd, point, syscalls.RENAME_EXCHANGE)
         except FileNotFoundError:
-            old = ""
-        os.rename(draft, point, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            os.rename(draft, point, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            old = f"{_OLD}{point}"
+            with suppress(FileNotFoundError):
+                os.rename(point, old, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            os.rename(draft, point, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         atomic.sync_directory(self.fd)
-        if old:
-            self.remove(old)
+        self.remove(old)
 
     def _clear_leftovers(self) -> None:
         with self.naming(""):

@@ -294,9 +294,16 @@ def test_an_interrupted_restore_goes_on(site: Site, other: Volume, tmp_path: Pat
     (draft,) = [path for path in (tmp_path / "other/.ioflt.d").iterdir() if path.name.startswith("restore-")]
     kept = {path.name: path.stat().st_ino for path in draft.iterdir() if path.suffix == ".nvram"}
     assert kept
+    (draft / "web.nvram").chmod(0o666)  # killed before it was as it had been
+    os.utime(draft / "web.nvram", (0, 0))
+    broken = bytearray((draft / "logs" / "a.log").read_bytes())
+    broken[800 << 10 : 1 << 20] = bytes(224 << 10)  # no state of a file that was just begun
+    (draft / "logs" / "a.log").write_bytes(broken)
     restored(site, "encrypted", other, "back")
     same(contents(site.home), contents(other.home("back")))
     assert (tmp_path / "other/back/web.nvram").stat().st_ino == kept["web.nvram"]
+    before, afterwards = ((top / "web.nvram").stat() for top in (site.top / "web", tmp_path / "other/back"))
+    assert (before.st_mode, before.st_mtime_ns) == (afterwards.st_mode, afterwards.st_mtime_ns)
     assert [path.name for path in (tmp_path / "other/.ioflt.d").iterdir()] == []
 
 

@@ -115,6 +115,19 @@ def test_an_interrupted_prune_leaves_each_point_whole(site: Site, kind: str) -> 
         assert shelf.points() == [points[-1][0]]
 
 
+def test_a_point_is_there_while_it_is_made_anew(site: Site) -> None:
+    """Killed between two renames it would be missing until somebody writes there again."""
+    points = [point for point, _ in chain(site, "clear", 2)]
+    with site.destination("clear") as found, found.shelf("web") as shelf, shelf.alone():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "rename", None)
+            wanted = prune.Plan("web", points[1:], points[1:], [])
+            prune.prune(shelf, wanted, site.sign, site.attester.public_key())
+        assert shelf.points() == points
+        assert shelf.document(points[1]).manifest.full
+    assert findings(site, "clear") == []
+
+
 def test_nothing_is_lost_of_a_chain_that_is_not_whole(site: Site) -> None:
     points = chain(site, "clear", 3)
     image = site.path_of_all / "clear" / "web" / points[1][0] / "web.vmdk.qcow2"
