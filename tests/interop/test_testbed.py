@@ -21,7 +21,7 @@ from ioflt import backup
 from ioflt.backup import hotadd
 from ioflt.backup.proxy import check_encrypted
 from ioflt.backup.qmp import Monitor
-from ioflt.errors import DeniedError, IofltError
+from ioflt.errors import ChangesUnknownError, DeniedError, IofltError
 from ioflt.keys.client import KeyClient
 from ioflt.testing.testbed import bed as testbed
 from ioflt.testing.testbed import guest
@@ -179,6 +179,17 @@ def test_no_room(sound: Bed) -> None:
 def test_a_slow_disk(sound: Bed) -> None:
     with sound.fault("slow-disk", 5):
         assert sound.sound
+
+
+def test_change_ids_from_before_are_worth_nothing(bed: Bed) -> None:
+    disk = (Path(bed.facts["datastore"]) / guest.NAME, guest.DISK)
+    home = Path(bed.facts["home"])
+    before = json.loads(ioflt("cbt", "query", *disk, "--json", home=home).stdout)
+    asked = ("cbt", "query", *disk, "--since", before["change_id"], "--json")
+    assert json.loads(ioflt(*asked, home=home).stdout)["areas"] == []
+    with bed.fault("change-id-reset"):
+        refused = ioflt(*asked, home=home)
+    assert json.loads(refused.stderr.splitlines()[-1])["error"] == ChangesUnknownError.__name__
 
 
 def test_san_is_refused_once_the_vm_is_encrypted(bed: Bed, inside: None) -> None:

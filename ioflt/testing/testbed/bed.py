@@ -225,6 +225,10 @@ class Bed:
             self.monitor.unlink(missing_ok=True)
             self.note(msgspec.structs.replace(self.state, proxy=None))
 
+    def track(self, *, on: bool) -> None:
+        """Track the changed blocks of the VM's disk, or no more."""
+        self.ioflt("cbt", "enable" if on else "disable", self.datastore / guest.NAME, guest.DISK)
+
     def down(self) -> None:
         """End all that runs in it, and remove the directory."""
         self._stop_proxy()
@@ -292,6 +296,7 @@ class Bed:
         }
         self.checksums.write_text(json.dumps(known, indent=2) + "\n")
         self.ioflt("vm", "import", source, self.datastore, "--as", guest.NAME)
+        self.track(on=True)
         shutil.rmtree(source)
         disk.unlink()
 

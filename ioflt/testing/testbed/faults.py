@@ -51,6 +51,11 @@ def _bad_block(bed: Bed, lba: int) -> None:
     bed.switch(bad=(stored.st_ino, lba * _LBA))
 
 
+def _track_anew(bed: Bed, _number: int) -> None:
+    bed.track(on=False)
+    bed.track(on=True)
+
+
 FAULTS: Final = {
     one.name: one
     for one in (
@@ -88,6 +93,12 @@ FAULTS: Final = {
             "The datastore's file system has no room for anything written through the mount: ENOSPC.",
             on=lambda bed, _: bed.switch(full=True),
             off=lambda bed: bed.switch(full=False),
+        ),
+        Fault(
+            "change-id-reset",
+            f"{guest.DISK} is tracked anew: change ids from before are worth nothing, a full backup is due.",
+            on=_track_anew,
+            off=lambda _: None,
         ),
         Fault(
             "san-refused",
