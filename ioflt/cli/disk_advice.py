@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+from typing import Final
+
 from ioflt import errors
 from ioflt.cli.key_advice import Row
 
+
+def _vm(error: errors.IofltError) -> tuple[str, str]:
+    """The VM that a stored file is of, and its path there."""
+    from ioflt.cli import places
+
+    above = places.datastore_above(error.file or "/")
+    if above is None:
+        return "DIR/VM", "DISK"
+    name, _, path = os.path.relpath(os.path.realpath(error.file or "/"), above).partition("/")
+    return shlex.quote(os.path.join(above, name)), shlex.quote(path)
+
+
+#: Where a socket of somebody's QEMU was named, and nobody listens.
+NO_QEMU: Final = (
+    "QEMU makes its monitor by -qmp unix:SOCKET,server=on,wait=off, the socket of the guest's agent by"
+    " -chardev socket,id=ga,server=on,wait=off,path=SOCKET"
+    " -device virtserialport,chardev=ga,name=org.qemu.guest_agent.0"
+)
+
 DISKS: tuple[Row, ...] = (
     (errors.BusyError, "^the port is taken", lambda _: "take another one; port 0 is any that is free"),
+    (errors.NotFoundError, "^no such disk", lambda error: f"see its files: ioflt vm show {_vm(error)[0]}"),
+    (
+        errors.NotFoundError,
+        "^its changed blocks are not tracked",
+        lambda error: f"ioflt cbt enable {' '.join(_vm(error))}",
+    ),
     (errors.NotFoundError, "^qemu-nbd is not", lambda _: "install it: apt-get install qemu-utils"),
     (errors.PeerError, "^the mount ended", lambda _: "export again; what is wrong is in mount.log"),
     (

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 from ioflt.cli import reporting
+from ioflt.cli.disk_advice import NO_QEMU
+from ioflt.cli.hints import advising
 from ioflt.cli.render import json_option, say
 from ioflt.cli.session import home_argument, open_volume
-from ioflt.errors import DeniedError, NotFoundError
+from ioflt.errors import DeniedError, NotFoundError, PeerError
 
 if TYPE_CHECKING:
     from ioflt.backup.exporter import Exporter
@@ -69,7 +71,11 @@ def hotadd(
     directory, name = home
     if paths.find().joined:  # a mount is made for it
         raise DeniedError("root makes the mounts of this machine")
-    with signals.heard(), open_volume(directory, read_only=True) as volume:
+    with (
+        signals.heard(),
+        advising(PeerError, "^nobody listens", NO_QEMU),
+        open_volume(directory, read_only=True) as volume,
+    ):
         found = volume.home(name)
         direct.open_file(volume, name, disk).close()  # keyd says whether the disk may be given to him
         with Monitor(qmp) as monitor:

@@ -52,7 +52,8 @@ def replicate(destination: Path, other: Path, vm: str | None, lines: bool, as_js
                         ("replicate", None, os.path.join(old.path, point)),
                         part=part,
                     )
-                    with told, watched(f"copying {name} {point}", None, lines) as bar:
+                    amount = 2 * old.document(point).manifest.stored  # read, and what was written read back
+                    with told, watched(f"copying {name} {point}", amount, lines) as bar:
                         replicating.replicate(old, new, point, bar.advance)
 
     def text() -> None:

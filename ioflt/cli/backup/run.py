@@ -13,9 +13,11 @@ import click
 from ioflt.cli import reporting
 from ioflt.cli.backup.destination import destination_argument, making_destination
 from ioflt.cli.backup.watching import progress_option, watched
+from ioflt.cli.disk_advice import NO_QEMU
+from ioflt.cli.hints import advising
 from ioflt.cli.render import emit, json_option, say, size, warn
 from ioflt.cli.session import connect_keys, home_argument, open_volume
-from ioflt.errors import UsageError
+from ioflt.errors import PeerError, UsageError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from ioflt.format.manifest.model import Kind, Manifest
     from ioflt.types import KeyRef
 
-_SOCKET = click.Path(readable=False, path_type=Path)
+#: Whole, as what is relative is taken for a file of the VM where it is told of.
+_SOCKET = click.Path(readable=False, resolve_path=True, path_type=Path)
 
 
 @click.command()
@@ -78,6 +81,7 @@ def run(
     directory, name = home
     with (
         signals.heard(),  # what QEMU was told is taken back first
+        advising(PeerError, "^nobody listens", NO_QEMU),
         connect_keys() as keys,
         open_volume(directory, read_only=True, keyless=ciphertext) as volume,
         _destination(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from ioflt.cli.backup.signer import public_key, public_key_option
 from ioflt.cli.backup.watching import progress_option, watched
 from ioflt.cli.exits import Exit
 from ioflt.cli.render import emit, json_option, say, table
+
+if TYPE_CHECKING:
+    from ioflt.backup.repository import Repository
 
 
 @click.command()
@@ -37,7 +41,7 @@ def verify(
     key = public_key(key_file)
     with (
         open_destination(destination) as found,
-        watched(f"verifying {destination}", None, lines) as bar,
+        watched(f"verifying {destination}", _amount(found, vm, point), lines) as bar,
     ):
         done = verifying.verify(found, vm, point, key=key, progress=bar.advance)
 
@@ -53,3 +57,10 @@ def verify(
     emit(done, text, as_json)
     if done.findings:
         raise click.exceptions.Exit(Exit.FOUND)
+
+
+def _amount(found: Repository, vm: str | None, point: str | None) -> int:
+    """Bytes to look at, as far as manifests say."""
+    from ioflt.backup import listing
+
+    return sum(each.size or 0 for each in listing.points(found, vm) if point in (None, each.point))
