@@ -26,7 +26,7 @@ from ioflt.datastore import clone, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
 from ioflt.datastore.volume import Volume
-from ioflt.errors import CorruptDataError, IofltError, MalformedError, UsageError
+from ioflt.errors import BusyError, CorruptDataError, IofltError, MalformedError, UsageError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import MAX_TEXT, Consistency, Disk, Key, Kind, Link, Manifest
 from ioflt.format.record.record import HomeRecord
@@ -160,6 +160,9 @@ class _Job:
                 for path in self._source.files
             )
             record = self._record
+            # Mounts may use a VM that is in use; headers of before and a record of after would open nothing.
+            if self._kind == "ciphertext" and _claimed(self._home) != record:
+                raise BusyError("its keys were changed meanwhile", file=self._home.name)
             manifest = Manifest(
                 vm=self._home.name,
                 point=point,

@@ -51,6 +51,7 @@ def making_destination(path: Path, *, ciphertext: bool, clear: bool) -> Iterator
     from ioflt.backup import repository
 
     if repository.kind_of(path) is None:
+        _check_place(path)
         if ciphertext:
             repository.make_ciphertext(path)
         else:
@@ -59,17 +60,22 @@ def making_destination(path: Path, *, ciphertext: bool, clear: bool) -> Iterator
         yield found
 
 
-def _make(path: Path, *, clear: bool) -> None:
+def _check_place(path: Path) -> None:
+    """Nothing of a VM is there: what a backup puts there would be in the next one."""
     from ioflt.cli import places
-    from ioflt.datastore.volume import Volume
-    from ioflt.types import HomeState
 
     for found, what in (
-        (places.home_behind_mount(path), "a mount"),
+        (places.behind_mount(path), "a mount"),
         (places.datastore_above(path), "a datastore"),
     ):
         if found is not None:
             raise UsageError(f"no destination is made inside {what}, here {found}", file=path)
+
+
+def _make(path: Path, *, clear: bool) -> None:
+    from ioflt.datastore.volume import Volume
+    from ioflt.types import HomeState
+
     with connect_keys() as keys:
         Volume.init(path, HomeState.CLEAR if clear else HomeState.ENCRYPTED, keys)
     say(f"{path}: a datastore now, for backups")

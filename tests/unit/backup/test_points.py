@@ -236,6 +236,16 @@ def after(calls: int) -> Callable[[int], None]:
     return advance
 
 
+def test_keys_that_change_meanwhile(site: Site) -> None:
+    """A backup of containers has to have the record that goes with their headers."""
+    record = site.home.standing().record
+    assert record is not None
+    with pytest.raises(BusyError, match="keys were changed"):
+        site.back_up("ciphertext", progress=lambda _: site.home.store(record) and None)
+    with site.destination("ciphertext") as found:
+        assert found.vms() == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_interrupted_leaves_no_point(site: Site, kind: str) -> None:
     for calls in (0, 2, 5):
