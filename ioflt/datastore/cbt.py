@@ -11,8 +11,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -31,6 +32,11 @@ from ioflt.format.vmdk.descriptor import NO_PARENT
 from ioflt.keys.mounts import MountControl
 
 _Result = TypeVar("_Result")
+
+#: Seconds for which somebody is waited for who has the file, and is no mount that has it open for writing: a
+#: mount lets it go a moment after its last writer did. And the pause between tries.
+_WAIT_S: Final = 5.0
+_PAUSE_S: Final = 0.02
 
 #: A range (offset, length) in bytes.
 Area = tuple[int, int]
@@ -125,23 +131,6 @@ def query(home: Home, path: str, since: ChangeId | None, *, held: bool = False) 
     return areas
 
 
-@contextmanager
-def written(home: Home, path: str) -> Iterator[Container | PlainFile]:
-    """The file at `path`, open for writing, whose changes are marked if they are tracked.
-
-    Raises BusyError when somebody else writes to it; UsageError for a VMX; as `enable`.
-    """
-    file = _disk_file(home, path)
-    try:
-        if not _hold(file):
-            raise BusyError("is open for writing in a mount", file=regular.full_path(home, path))
-        cbtfiles.attach(home.fd, file)
-        yield file
-        file.flush()
-    finally:
-        file.close()
-
-
 def parts(home: Home, path: str) -> list[Part]:
     """Where the content of the disk at `path` lies. Raises UnsupportedError, UsageError, CorruptDataError."""
     with regular.named(home, path), closing(_open(home, path, os.O_RDONLY)) as file:
@@ -232,14 +221,20 @@ def _on_file(
     held: bool = False,
 ) -> _Result:
     """`here` gets the file, open and with its writer's lock; `by_mount` who has that in our place."""
-    with regular.named(home, path), nullcontext() if held else home.shared():
-        file = _disk_file(home, path)  # needs its key, whoever is asked then
-        try:
-            if _hold(file):
-                return here(file)
-        finally:
-            file.close()
-        return reach.ask(os.path.realpath(regular.full_path(home, path)), by_mount)
+    with (
+        regular.named(home, path),
+        nullcontext() if held else home.shared(),
+        closing(_disk_file(home, path)) as file,  # needs its key, whoever is asked then
+    ):
+        deadline = time.monotonic() + _WAIT_S
+        while not _hold(file):
+            try:
+                return reach.ask(os.path.realpath(regular.full_path(home, path)), by_mount)
+            except BusyError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_PAUSE_S)
+        return here(file)
 
 
 def _disk_file(home: Home, path: str) -> Container | PlainFile:

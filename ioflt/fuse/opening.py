@@ -126,7 +126,8 @@ class Opener:
             await self._lock(node, file)
             try:
                 await self._refresh(node, file)
-                await self._ask(tracking.begin, node, file)
+                if tracking.concerns(node, file):  # of the others none pays a thread
+                    await self._ask(tracking.begin, node, file)
             except BaseException:  # cancelled, too: the lock goes with the try
                 syscalls.unlock(file.fd)
                 raise

@@ -30,18 +30,26 @@ _Result = TypeVar("_Result")
 _log = logging.getLogger("ioflt.mount")
 
 
-def begin(node: Node, file: OpenFile) -> None:
-    """The file has its first writer here: have it mark its changes if they are tracked, or are to be because
-    it is a new disk. Raises OSError."""
+def concerns(node: Node, file: OpenFile) -> bool:
+    """Whether the changes of a file, which has its first writer here, are tracked or could have to be."""
     if not isinstance(file, (Container, PlainFile)) or node.home.is_root:
-        return
-    if cbtfiles.attach(node.home.fd, file) or file.length > 0 or not cbtfiles.is_disk(node.name):
+        return False
+    return cbtfiles.exists(node.home.fd, file.sidecar_name) or _is_new_disk(node, file)
+
+
+def begin(node: Node, file: OpenFile) -> None:
+    """Have it mark its changes if they are tracked, or are to be because it is a new disk. Raises OSError."""
+    if not isinstance(file, (Container, PlainFile)) or cbtfiles.attach(node.home.fd, file):
         return
     try:
-        if _is_wanted(node.home):
+        if _is_new_disk(node, file) and _is_wanted(node.home):
             cbt.switch(node.home, file, on=True)
     except IofltError as error:  # `policy check` names it, too
         _log.warning("%s: its changed blocks are not tracked: %s", node.shown, error)
+
+
+def _is_new_disk(node: Node, file: OpenFile) -> bool:
+    return file.length == 0 and cbtfiles.is_disk(node.name)
 
 
 def _is_wanted(home: Home) -> bool:

@@ -1,10 +1,11 @@
 """Changed blocks of the disks of a home whose files nobody has open."""
 
 import os
+from contextlib import closing, contextmanager
 
 import pytest
 
-from ioflt.datastore import cbt, cbtfiles
+from ioflt.datastore import cbt, cbtfiles, files, regular
 from ioflt.datastore.deep import home as deep
 from ioflt.errors import ChangesUnknownError, NotFoundError, UnsupportedError, UsageError
 from ioflt.format.cbt.changeid import ChangeId
@@ -31,9 +32,21 @@ def stored(request, ioflt_home):
     made.close()
 
 
+@contextmanager
+def written(stored, path):
+    """A file, open for writing, whose changes are marked."""
+    home = stored.home
+    with regular.parent(home, path) as (parent_fd, name):
+        fd = files.open_regular(parent_fd, name, os.O_RDWR)
+        treatment = home.treatment(path, fd)
+        with closing(files.open_file(home, fd, treatment, writable=True, place=lambda: None)) as file:
+            assert cbtfiles.attach(home.fd, file)
+            yield file
+            file.flush()
+
+
 def change(stored, path, offset, data=b"x"):
-    """A tracked write by who opens the file for it."""
-    with cbt.written(stored.home, path) as file:
+    with written(stored, path) as file:
         file.write(offset, data)
         file.sync(data_only=True)
 
@@ -171,7 +184,7 @@ def test_a_disk_that_grows(stored):
     stored.put("disk.raw", bytes(SIZE))
     cbt.enable(stored.home, "disk.raw")
     taken = cbt.take(stored.home, "disk.raw")
-    with cbt.written(stored.home, "disk.raw") as file:
+    with written(stored, "disk.raw") as file:
         file.truncate(SIZE + BLOCK)
     assert cbt.query(stored.home, "disk.raw", taken) == [(SIZE, BLOCK)]
 
@@ -181,7 +194,7 @@ def test_a_byte_cut_off_and_given_back(stored):
     stored.put("disk.raw", b"\1" * SIZE)
     cbt.enable(stored.home, "disk.raw")
     taken = cbt.take(stored.home, "disk.raw")
-    with cbt.written(stored.home, "disk.raw") as file:
+    with written(stored, "disk.raw") as file:
         file.truncate(SIZE - 1)
         file.truncate(SIZE)
     assert cbt.query(stored.home, "disk.raw", taken) == [(SIZE - BLOCK, BLOCK)]
