@@ -41,7 +41,8 @@ def leave_mounts() -> None:
     """
     if os.geteuid() != 0 or _libc.unshare(_CLONE_NEWNS) != 0:
         return
-    _libc.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None)
+    if _libc.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None) != 0:
+        return  # what is unmounted here would go elsewhere, too
     with open("/proc/self/mountinfo", "rb") as lines:
         ours = [line.split(b" ")[4] for line in lines if b" - fuse.ioflt " in line]
     for path in reversed(ours):

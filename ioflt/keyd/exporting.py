@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from ioflt.access.objects import Place
@@ -13,6 +15,9 @@ from ioflt.keyd.session import Session
 from ioflt.keyd.shared_keys import Owner
 from ioflt.keyd.telling import Telling
 from ioflt.wire.keyd.requests import BeginExport, EndExport
+
+#: Of an export: its begin and its end.
+_EVENTS = 2
 
 
 class Exporting:
@@ -36,6 +41,9 @@ class Exporting:
             raise BusyError("a connection has one export")
         place = self._place(asked)
         self._check(asked)
+        uid = self._session.peer.uid
+        if uid not in (0, os.geteuid()) and not self._rules.told.take(uid, _EVENTS):
+            raise BusyError(f"uid {uid} begins more exports than keyd takes")
         told = {
             "disk": asked.disk,
             "transport": asked.transport,
