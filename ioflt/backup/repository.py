@@ -59,9 +59,7 @@ class Repository:
             return sorted(
                 entry.name
                 for entry in entries
-                if entry.is_dir(follow_symlinks=False)
-                and not entry.name.startswith(".")
-                and entry.name != LOST_FOUND
+                if entry.is_dir(follow_symlinks=False) and _is_name(entry.name) and entry.name != LOST_FOUND
             )
 
     @contextmanager
@@ -116,11 +114,7 @@ class Repository:
 
     def _place(self, vm: str) -> str:
         place = os.path.join(self.path, vm)
-        try:
-            confine(vm, "VM")
-        except MalformedError:
-            raise UsageError("not a name for a VM", file=place) from None
-        if vm.startswith(".") or is_private(vm) or len(os.fsencode(vm)) > MAX_NAME:
+        if not _is_name(vm):
             raise UsageError("not a name for a VM", file=place)
         return place
 
@@ -129,6 +123,15 @@ class Repository:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+def _is_name(vm: str) -> bool:
+    """Whether a VM may be called so; somebody else's directory may have any name."""
+    try:
+        confine(vm, "VM")
+    except MalformedError:
+        return False
+    return not vm.startswith(".") and not is_private(vm) and len(os.fsencode(vm)) <= MAX_NAME
 
 
 def open_ciphertext(path: str | os.PathLike[str]) -> Repository:

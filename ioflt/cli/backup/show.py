@@ -20,18 +20,22 @@ if TYPE_CHECKING:
 @click.argument("point", metavar="[POINT]", required=False)
 @json_option
 def show(destination: Path, vm: str, point: str | None, as_json: bool) -> None:
-    """Show what a backup of VM holds, by its manifest; of the newest point, or of POINT."""
+    """Show what a backup of VM holds, by its manifest; of the newest point, or of POINT.
+
+    Who signed it is shown by the word of his machine, whichever that is: `ioflt backup verify` asks for one.
+    """
     import msgspec
 
-    from ioflt.backup import listing
-    from ioflt.backup.sealing import attested
+    from ioflt.backup import listing, sealing
 
     with open_destination(destination) as found, found.shelf(vm) as shelf:
         document = shelf.document(listing.named(shelf, point))
+        with shelf.naming(document.manifest.point):
+            sealing.check(document, None)  # nobody is named who did not sign it
     fields: dict[str, Any] = msgspec.to_builtins(document.manifest)
     shown = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
     shown["keys"] = [f"{key.provider}:{key.key_id}" for key in document.manifest.keys]
-    shown["signed_by"], shown["signed_at"] = attested(document)
+    shown["signed_by"], shown["signed_at"] = sealing.attested(document)
     emit(shown, lambda: describe(shown | _for_people(document.manifest)), as_json)
 
 

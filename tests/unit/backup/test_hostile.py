@@ -50,6 +50,15 @@ def test_names_that_are_no_time_are_no_points(site: Site) -> None:
         site.back_up("clear")
 
 
+def test_a_directory_of_a_strange_name_hides_no_others(site: Site) -> None:
+    site.back_up("ciphertext")
+    for name in ("we\x1bb", 'a"b', ".hidden", "x" * 250):
+        (site.path_of_all / "ciphertext" / name).mkdir()
+    with site.destination("ciphertext") as found:
+        assert found.vms() == ["web"]
+    assert findings(site, "ciphertext", vm=None) == []
+
+
 @pytest.mark.parametrize("path", [".ioflt", ".ioflt.d/x", ".ioflt.d", ".ioflt.d/x.tags"])
 def test_nothing_of_ours_comes_from_a_manifest(site: Site, path: str) -> None:
     """Neither a record nor tags: a VM that is restored has its own."""

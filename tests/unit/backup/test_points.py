@@ -54,10 +54,10 @@ def other(site: Site, tmp_path: Path) -> Iterator[Volume]:
 
 
 def findings(
-    site: Site, kind: str, key: str | None = None, point: str | None = None
+    site: Site, kind: str, key: str | None = None, point: str | None = None, vm: str | None = "web"
 ) -> list[tuple[str, str, str]]:
     with site.destination(kind) as found:
-        done = verify.verify(found, "web", point, key=key or site.attester.public_key())
+        done = verify.verify(found, vm, point, key=key or site.attester.public_key())
     return [(each.point, each.file, each.finding) for each in done.findings]
 
 
