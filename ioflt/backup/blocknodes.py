@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final
 
-from ioflt.backup.qmp import Monitor
+from ioflt.backup.qmp import Monitor, Refused
 from ioflt.errors import MalformedError, PeerError
 from ioflt.format import strict_json
 
@@ -40,6 +41,9 @@ _ABOVE: Final = frozenset(
 
 _MAX_NODES: Final = 10_000
 
+#: Seconds between two attempts to remove a node.
+_PAUSE_S: Final = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -64,6 +68,17 @@ def nodes(monitor: Monitor) -> list[Node]:
         raise nonsense(monitor, "its block nodes")
     directory = _directory(monitor)
     return [_node(monitor, each, directory) for each in found]
+
+
+def remove(monitor: Monitor, name: str, until: float) -> None:
+    """Remove a node, if it is there; what used it may be a moment in going, up to `until`. Raises PeerError."""
+    while any(node.name == name for node in nodes(monitor)):
+        try:
+            monitor.ask("blockdev-del", {"node-name": name})
+        except Refused as error:
+            if "in use" not in error.description or monotonic() >= until:
+                raise
+            monitor.wait_for(lambda event: event.name == "DEVICE_DELETED", _PAUSE_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Final, NoReturn
 
-from ioflt.backup import buses, signals
+from ioflt.backup import blocknodes, buses, signals
 from ioflt.backup.blocknodes import nodes, nonsense
 from ioflt.backup.buses import Bus
 from ioflt.backup.export import Exported
@@ -150,8 +150,7 @@ def _remove(monitor: Monitor, name: str) -> None:
             with suppress(Refused):  # it is under way, or was done just now
                 monitor.ask("device_del", {"id": name})
         monitor.wait_for(lambda event: _is_deleted(event, name), 1.0)
-    if any(node.name == name for node in nodes(monitor)):
-        monitor.ask("blockdev-del", {"node-name": name})
+    blocknodes.remove(monitor, name, until)
 
 
 def _devices(monitor: Monitor) -> set[str]:

@@ -24,7 +24,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from ioflt import paths
-from ioflt.backup import freeze, shown, signals, spare
+from ioflt.backup import blocknodes, freeze, shown, signals, spare
 from ioflt.backup.blocknodes import Drive, drives, nodes, nonsense
 from ioflt.backup.held import held
 from ioflt.backup.homefiles import FLEECE, FoundDisk, is_fleece
@@ -260,7 +260,7 @@ def _end(monitor: Monitor, name: str) -> None:
         monitor.wait_for(lambda event: _is_end_of(event, left), 1.0)
     for node in nodes(monitor):
         if _run_of(node.name) == name:
-            monitor.ask("blockdev-del", {"node-name": node.name})
+            blocknodes.remove(monitor, node.name, until)
 
 
 def _is_end_of(event: Event, jobs: list[str]) -> bool:
