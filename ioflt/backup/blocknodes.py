@@ -71,7 +71,7 @@ def nodes(monitor: Monitor) -> list[Node]:
 
 
 def remove(monitor: Monitor, name: str, until: float) -> None:
-    """Remove a node, if it is there; what used it may be a moment in going, up to `until`. Raises PeerError."""
+    """Remove a node, if it is there; what used it may take until then to go. Raises PeerError."""
     while any(node.name == name for node in nodes(monitor)):
         try:
             monitor.ask("blockdev-del", {"node-name": name})
