@@ -20,7 +20,7 @@ from tests.unit.datastore.test_lifecycle import contents
 pytestmark = [pytest.mark.interop("strace"), pytest.mark.slow]
 
 #: Runs of each command in `make test`.
-SOME = 3
+SOME = 2
 
 
 @dataclass(frozen=True)
