@@ -81,8 +81,11 @@ def at(shelf: Shelf, moment: str | None) -> str:
 
 
 def sole(repository: Repository) -> str:
-    """The VM, where there is one. Raises NotFoundError, UsageError."""
-    vms = repository.vms()
+    """The VM, where one has points. Raises NotFoundError, UsageError."""
+    vms = []
+    for name in repository.vms():
+        with repository.shelf(name) as shelf:
+            vms += [name] * bool(shelf.points())
     if not vms:
         raise NotFoundError("no backups in it", file=repository.path)
     if len(vms) > 1:

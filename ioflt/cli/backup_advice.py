@@ -1,7 +1,8 @@
-"""Advice for destinations of backups, and for what is not in them. See `advice`."""
+"""Advice for destinations of backups, what is not in them, and test beds. See `advice`."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 
@@ -31,6 +32,20 @@ def _points(error: errors.IofltError) -> str:
 
 
 BACKUPS: tuple[Row, ...] = (
+    (errors.NotFoundError, "^no test bed", lambda _: "make one: ioflt testbed up; of another: --directory"),
+    (
+        errors.ExistsError,
+        "^is not empty$",
+        lambda error: (
+            "name another directory: --directory; if it is a test bed:"
+            f" ioflt testbed down --directory {shlex.quote(error.file or 'DIR')}"
+        ),
+    ),
+    (
+        errors.StorageError,
+        f"^the destination failed.*{os.strerror(errno.EROFS)}",
+        lambda _: "mount its file system for writing, or another DEST",
+    ),
     (errors.NotFoundError, "^no backups here", _no_backups),
     (errors.NotFoundError, "^no backups in it", _made),
     (errors.NotFoundError, "^no backups? ", _points),

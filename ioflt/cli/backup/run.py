@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ioflt.format.manifest.model import Kind, Manifest
     from ioflt.types import KeyRef
 
+#: Those of `ioflt.backup.transports`, which are not loaded for a help text; hotadd says what to do instead.
+MODES: Final = ("file", "nbd", "nbdssl", "hotadd", "san")
+
 #: Whole, as what is relative is taken for a file of the VM where it is told of.
 _SOCKET = click.Path(readable=False, resolve_path=True, path_type=Path)
 
@@ -35,7 +38,9 @@ _SOCKET = click.Path(readable=False, resolve_path=True, path_type=Path)
 @home_argument
 @destination_argument
 @click.option("--incremental", is_flag=True, help="Only what changed since the newest backup of it in DEST.")
-@click.option("--transport", default="file", metavar="MODE", help="How disks are read; else file.")
+@click.option(
+    "--transport", default="file", show_default=True, type=click.Choice(MODES), help="How disks are read."
+)
 @click.option("--ciphertext", is_flag=True, help="The stored files as they are. Needs no key.")
 @click.option("--clear", is_flag=True, help="DEST is not encrypted: everybody who has it reads the VM.")
 @click.option("--qmp", metavar="SOCKET", type=_SOCKET, help="The VM runs: the monitor of its QEMU.")

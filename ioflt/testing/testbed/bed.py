@@ -61,7 +61,7 @@ class Bed:
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
         if not self._file.is_file():
-            raise NotFoundError("no test bed: ioflt testbed up", file=directory)
+            raise NotFoundError("no test bed here", file=directory)
 
     @classmethod
     def up(cls, directory: Path, scenario: Scenario) -> Bed:

@@ -30,7 +30,7 @@ def testbed() -> None:
     """
 
 
-@testbed.command()
+@testbed.command(short_help="Make a test bed, and mount its VM.")
 @click.option("--scenario", type=click.Choice(list(SCENARIOS)), default="kmip", help="What kind of bed.")
 @_directory_option
 @json_option

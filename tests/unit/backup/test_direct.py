@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ioflt.backup.transports import open_disk
+from ioflt.backup.transports import OPENERS, open_disk
 from ioflt.backup.vddk import number_of
+from ioflt.cli.backup.run import MODES
 from ioflt.datastore import tree
 from ioflt.errors import (
     CorruptDataError,
@@ -306,3 +307,7 @@ def test_unknown_formats_say_which(stored: Stored) -> None:
     stored.put("d.vmdk", text("RW 1 ZERO").replace(b"version=1", b"version=4"))
     with pytest.raises(UnsupportedError, match="unknown version"):
         open_disk(stored.volume, "web", "d.vmdk")
+
+
+def test_the_command_offers_each_mode() -> None:
+    assert set(MODES) == set(OPENERS)

@@ -196,6 +196,14 @@ def test_points_are_copied_after_a_prune(site: Site, kind: str, tmp_path: Path) 
         same(contents(site.home), get_back(twin, kind, later, "back"))
 
 
+def test_a_shelf_without_points_is_no_choice(site: Site) -> None:
+    """What a copy that failed leaves: a restore still knows which VM is meant."""
+    site.back_up("clear")
+    with site.destination("clear") as found:
+        found.make_shelf("empty")
+        assert listing.sole(found) == "web"
+
+
 def test_what_is_not_whole_is_not_copied(site: Site, tmp_path: Path) -> None:
     (first, _), (second, _) = chain(site, "ciphertext", 2)
     image = tmp_path / "ciphertext" / "web" / first / "web-flat.vmdk.qcow2"
