@@ -50,6 +50,8 @@ LONGEST = (
     "mounted/test_power_cut.py",
     "mounted/test_stress.py",
     "interop/test_migration.py",
+    "interop/test_testbed.py",
+    "interop/test_backup_tools.py",
 )
 
 #: Files whose tests go to whichever worker is free, one by one: they take long, and share little or nothing.

@@ -13,19 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from ioflt import backup
-from ioflt.backup import hotadd
-from ioflt.backup.proxy import check_encrypted
-from ioflt.backup.qmp import Monitor
 from ioflt.errors import ChangesUnknownError, DeniedError, IofltError
-from ioflt.keys.client import KeyClient
 from ioflt.testing.testbed import bed as testbed
 from ioflt.testing.testbed import guest
-from ioflt.testing.testbed.export import exported
 from ioflt.testing.testbed.faults import FAULTS
 from tests.json_spec import check
 
@@ -212,20 +206,16 @@ def test_a_proxy_that_is_not_encrypted_gets_no_disk(bed: Bed, inside: None) -> N
     assert (refused.returncode, "no proxy VM runs" in refused.stderr) == (2, True)
     own = testbed.Bed(bed.base / "bed")
     own.start_proxy()
+    vm = own.datastore / guest.NAME
 
-    def look() -> None:
-        with Monitor(own.monitor) as monitor, KeyClient.connect() as keys:
-            check_encrypted(monitor, keys, hotadd.PREFIX)
+    def hot_add() -> subprocess.CompletedProcess[str]:
+        return ioflt("backup", "hotadd", vm, guest.DISK, "--qmp", own.monitor, "--", "true")
 
-    look()
-    with bed.fault("clear-proxy"), pytest.raises(DeniedError, match="the proxy VM must be encrypted as well"):
-        look()
-    look()
-    with exported(own) as uri, Monitor(own.monitor) as monitor:
-        socket = Path(parse_qs(urlsplit(uri).query)["socket"][0])
-        with hotadd.hot_added(monitor, hotadd.Export(socket, urlsplit(uri).path.lstrip("/"))):
-            pass
-        assert hotadd.remove_leftovers(monitor) == []
+    assert hot_add().returncode == 0
+    with bed.fault("clear-proxy"):
+        refused = hot_add()
+    assert (refused.returncode, "the proxy VM must be encrypted as well" in refused.stderr) == (3, True)
+    assert hot_add().returncode == 0
 
 
 def test_what_is_no_fault_is_refused(bed: Bed) -> None:
