@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ioflt.backup import images
-from ioflt.backup.disk import Area, VirtualDisk
+from ioflt.backup.disk import Area, VirtualDisk, aligned
 from ioflt.format.qcow2.writer import CLUSTER
 
 
 def changed(disk: VirtualDisk, before: VirtualDisk, always: Iterable[Area] = ()) -> Iterator[Area]:
     """The clusters in which they differ, and those of `always`, in order; beyond the end of the earlier one,
-    which may be shorter, what is there.
+    which may be shorter, what is there. Those side by side are one area: a disk has millions.
     """
+    return aligned(_clusters(disk, before, always), CLUSTER, disk.capacity)
+
+
+def _clusters(disk: VirtualDisk, before: VirtualDisk, always: Iterable[Area]) -> Iterator[Area]:
     wanted = [area for area in always if area.start < disk.capacity]
     parts = merged([*disk.areas(), *(_inside(area, disk.capacity) for area in before.areas()), *wanted])
     for area in images.clusters(parts, disk.capacity):

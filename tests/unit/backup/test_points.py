@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ioflt.backup import images, listing, repository, restore, run, sealing, verify
+from ioflt.backup import images, increments, listing, repository, restore, run, sealing, verify
+from ioflt.backup.disk import Area
 from ioflt.backup.restore import Restored
 from ioflt.backup.run import Wanted
+from ioflt.backup.sources import StoredFile
 from ioflt.datastore import cbt, check
 from ioflt.datastore.volume import Volume
 from ioflt.errors import (
@@ -163,6 +165,15 @@ def test_an_increment_of_a_tracked_disk_asks_what_changed(site: Site, other: Vol
     for number, (manifest, before) in enumerate(states):
         restored(site, "clear", other, f"back{number}", manifest.point)
         same(before, contents(other.home(f"back{number}")))
+
+
+def test_what_changed_side_by_side_is_one_area(tmp_path: Path) -> None:
+    disks = {"now": b"a" * (5 * K64 + 512), "then": bytes(2 * K64) + b"a" * K64}
+    for name, data in disks.items():
+        (tmp_path / name).write_bytes(data)
+    now, then = (StoredFile(os.open(tmp_path / name, os.O_RDONLY | os.O_CLOEXEC)) for name in disks)
+    with now, then:
+        assert list(increments.changed(now, then)) == [Area(0, 2 * K64), Area(3 * K64, 2 * K64 + 512)]
 
 
 def test_ciphertext_holds_the_stored_files(site: Site) -> None:
