@@ -16,8 +16,8 @@ from ioflt.audit.event import Actor
 from ioflt.backup import repository, run
 from ioflt.backup.repository import Repository
 from ioflt.backup.run import Wanted
-from ioflt.datastore import files, tree
-from ioflt.datastore.container import Progress
+from ioflt.datastore import cbtfiles, files, tree
+from ioflt.datastore.container import Container, Progress
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.tree import HomeSide
@@ -109,6 +109,14 @@ class Site(Stored):
         """A file of the VM."""
         with self._open(name) as file:
             file.truncate(length)
+
+    @contextmanager
+    def tracked(self, name: str) -> Iterator[OpenFile]:
+        """A file of the VM, open for writing as a mount opens it: its changes are marked."""
+        with self._open(name) as file:
+            assert isinstance(file, Container)
+            assert cbtfiles.attach(self.home.fd, file)
+            yield file
 
     @contextmanager
     def _open(self, name: str) -> Iterator[OpenFile]:

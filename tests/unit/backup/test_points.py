@@ -145,7 +145,7 @@ def test_an_increment_of_a_tracked_disk_asks_what_changed(site: Site, other: Vol
     cbt.enable(site.home, "web.vmdk")
     cbt.enable(site.home, "data.raw")
     states = [(site.back_up("clear"), contents(site.home))]
-    with cbt.written(site.home, "web-flat.vmdk") as file:
+    with site.tracked("web-flat.vmdk") as file:
         file.write(5 * K64 + 1, b"changed")
         file.write(0, bytes(K64))
     states.append((site.back_up("clear", incremental=True), contents(site.home)))
