@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import select
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 #: Seconds after which what is waited for does not come any more. Only a test that fails waits so long: a busy
@@ -23,3 +25,13 @@ def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, "it does not come true"
         time.sleep(0.01)
+
+
+def listening(path: Path) -> None:
+    """Wait until connections to the unix socket at `path` are taken: one is made, and closed."""
+
+    def is_taken() -> bool:
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(str(path)) == 0
+
+    eventually(is_taken)

@@ -12,7 +12,7 @@ from ioflt.backup.nbdclient import NbdDisk
 from ioflt.errors import PeerError, StorageError, UsageError
 from ioflt.types import Area
 from tests.qmp_peers import Impostor
-from tests.waiting import await_end, eventually
+from tests.waiting import await_end, listening
 
 pytestmark = [pytest.mark.fuse, pytest.mark.interop("qemu-nbd", "nbdfuse", "nbdinfo")]
 
@@ -29,7 +29,7 @@ def served(tmp_path):
     sock = tmp_path / "nbd"
     server = subprocess.Popen(["qemu-nbd", "-r", "-t", "-e", "8", "-f", "raw", "-x", "d", "-k", sock, path])
     try:
-        eventually(sock.exists)
+        listening(sock)
         yield f"nbd+unix:///d?socket={sock}", path, server
     finally:
         server.kill()

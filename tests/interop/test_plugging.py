@@ -18,7 +18,7 @@ from ioflt.backup.export import Exported
 from ioflt.backup.qmp import Monitor
 from ioflt.errors import NotFoundError, PeerError
 from tests.qmp_peers import Impostor, Peer
-from tests.waiting import eventually
+from tests.waiting import listening
 
 pytestmark = [pytest.mark.qemu, pytest.mark.interop("qemu-nbd")]
 
@@ -31,7 +31,7 @@ def machine(tmp_path: Path, *arguments: str) -> Iterator[Path]:
     monitor = ("-qmp", f"unix:{path},server=on,wait=off")
     with subprocess.Popen(["qemu-system-x86_64", *quiet, *arguments, *monitor]) as process:
         try:
-            eventually(path.exists)
+            listening(path)
             yield path
         finally:
             process.kill()
@@ -75,7 +75,7 @@ def exported(tmp_path: Path) -> Iterator[Exported]:
     disk.write_bytes(os.urandom(1 << 20))
     with subprocess.Popen(["qemu-nbd", "-r", "-t", "-f", "raw", "-x", "d", "-k", path, disk]) as process:
         try:
-            eventually(path.exists)
+            listening(path)
             yield Exported("", "d", "raw", "nbd", str(path), None, None, None, None, process.pid)
         finally:
             process.kill()
