@@ -24,6 +24,7 @@ SOURCES = [
     path
     for path in sorted(Path(ioflt.__file__).parent.rglob("*.py"))
     if "testing" not in path.parts
+    or "testbed" in path.parts
     and path.name not in ("advice.py", "disk_advice.py", "key_advice.py", "hints.py")
 ]
 CLASSES = {
@@ -35,6 +36,7 @@ CLASSES = {
 #: An error whose message is put together, and the words of it that stand in the sources. The others are of a
 #: server or a program.
 COMPOSED: list[tuple[errors.IofltError, tuple[str, ...]]] = [
+    (errors.StorageError("the destination failed", errno.EROFS), ("the destination failed",)),
     (
         errors.PeerError("does not answer by a greeting: it serves one client at a time"),
         ("does not answer {}", "by a greeting: it serves one client at a time"),
