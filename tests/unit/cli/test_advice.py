@@ -23,8 +23,7 @@ from ioflt.cli.advice import ADVICE
 SOURCES = [
     path
     for path in sorted(Path(ioflt.__file__).parent.rglob("*.py"))
-    if "testing" not in path.parts
-    or "testbed" in path.parts
+    if ("testing" not in path.parts or "testbed" in path.parts)
     and path.name not in ("advice.py", "disk_advice.py", "key_advice.py", "hints.py")
 ]
 CLASSES = {
