@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ioflt import paths
+from ioflt.errors import PeerError
 from ioflt.keys.mounts import MountControl
 from tests.daemons import end_keyd
 from tests.waiting import await_end, eventually
@@ -89,7 +91,18 @@ class Place:
         return [line for line in self.log.splitlines() if " INFO " not in line]
 
     def end(self) -> None:
-        """Leave nothing mounted or running."""
-        if self.ioflt("umount", self.mountpoint, check=False).returncode:
-            subprocess.run(["umount", "-l", str(self.mountpoint)], capture_output=True, check=False)
+        """Leave nothing mounted or running: a mount that does not end would start a keyd for its last event."""
+        process = None
+        with suppress(PeerError, OSError):  # there is none
+            process = os.pidfd_open(self.pid)
+        try:
+            if self.ioflt("umount", self.mountpoint, check=False).returncode:
+                subprocess.run(["umount", "-l", str(self.mountpoint)], capture_output=True, check=False)
+                if process is not None:
+                    with suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(process, signal.SIGKILL)
+                    await_end(process)
+        finally:
+            if process is not None:
+                os.close(process)
         end_keyd()
