@@ -91,7 +91,7 @@ class Place:
         return [line for line in self.log.splitlines() if " INFO " not in line]
 
     def end(self) -> None:
-        """Leave nothing mounted or running: a mount that does not end would start a keyd for its last event."""
+        """Leave nothing mounted or running: a mount that goes on would start a keyd for its last event."""
         process = None
         with suppress(PeerError, OSError):  # there is none
             process = os.pidfd_open(self.pid)
