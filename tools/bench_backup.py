@@ -34,6 +34,9 @@ PIECE_MIB = 8
 LARGE = "--request-size=1048576"
 DIRECT = ("-T", "none")
 
+#: Neither the copy by the kernel's cache, for qemu-img: 1.8 to 2.7 s with it, 1.0 to 1.2 s without.
+PAST_CACHE = ("-t", "none")
+
 Command = Sequence[object]
 
 
@@ -60,9 +63,12 @@ def rows(home: Path, uri: str, target: Path) -> Mapping[str, Command]:
     return {
         "cp of the dense file": ("cp", home / "dense.raw", target),
         "mount, nbdcopy": ("nbdcopy", LARGE, home / "thin-flat.vmdk", target),
-        "mount, qemu-img convert": ("qemu-img", "convert", *DIRECT, "-f", "vmdk", "-O", "raw", disk, target),
+        "mount, qemu-img convert": (
+            *("qemu-img", "convert", *DIRECT, *PAST_CACHE, "-f", "vmdk", "-O", "raw"),
+            *(disk, target),
+        ),
         "NBD, nbdcopy": ("nbdcopy", LARGE, uri, target),
-        "NBD, qemu-img convert": ("qemu-img", "convert", "-f", "raw", "-O", "raw", uri, target),
+        "NBD, qemu-img convert": ("qemu-img", "convert", *PAST_CACHE, "-f", "raw", "-O", "raw", uri, target),
     }
 
 
