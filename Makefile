@@ -1,5 +1,5 @@
 # make setup    system packages (as root), virtual environment, C files
-# make check    formatting, lint, types, imports, unit tests: a minute and a half
+# make check    formatting, lint, types, imports, unit tests: two minutes
 # make test     everything CI runs, quick levels first
 # make demo     a real VM: imported, encrypted by keys of two KMIP servers, mounted, compared, booted; one server
 #               is killed meanwhile. make demo KMS=native: keys of this machine
