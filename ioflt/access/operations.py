@@ -71,7 +71,8 @@ _NEW_FILE = _needs(On.VM, _P.ACCESS, _P.ADD_DISK, _P.ENCRYPT_NEW)
 _CREATES = _needs(On.DATASTORE, _P.CREATE_VM)
 _CREATES_THERE = _needs(On.TARGET, _P.CREATE_VM)
 _ENCRYPTED_THERE = _needs(On.TARGET, _P.CREATE_VM, _P.ENCRYPT_NEW)
-_BACKS_UP = _PLAINTEXT + _needs(On.TARGET, _P.CREATE_VM, _P.ENCRYPT_NEW, _P.ACCESS)
+_SIGNED_BACKUP = _needs(On.VM, _P.BACKUP)
+_BACKS_UP = _SIGNED_BACKUP + _PLAINTEXT + _needs(On.TARGET, _P.CREATE_VM, _P.ENCRYPT_NEW, _P.ACCESS)
 _CLONES = _needs(On.VM, _P.CLONE) + _ENCRYPTED_THERE
 _MOVES = _needs(On.VM, _P.MOVE_VM, _P.MIGRATE) + _ENCRYPTED_THERE
 
@@ -193,9 +194,9 @@ _WITHOUT_DATA_KEYS: Final = (
     ("service create", _ROLES),
     ("service remove", _ROLES),
     ("setup", _ADMINISTRATOR),
-    ("backup run: --ciphertext", _FILES),
+    ("backup run: --ciphertext", _SIGNED_BACKUP),
     ("backup restore: of ciphertext", _FILES),
-    ("backup prune: of ciphertext", _FILES),
+    ("backup prune: of ciphertext", _SIGNED_BACKUP),
     ("backup replicate: of ciphertext", _FILES),
     ("backup mount", _FILES),
     ("completion", _FILES),
@@ -234,11 +235,11 @@ _WITH_DATA_KEYS: Final = (
     ("vmx export", _PLAINTEXT),
     ("vmx import", _PLAINTEXT),
     ("backup run", _BACKS_UP),
-    ("backup run: --clear", _PLAINTEXT + _CREATES_THERE),
+    ("backup run: --clear", _SIGNED_BACKUP + _PLAINTEXT + _CREATES_THERE),
     ("backup list", _PLAINTEXT),
     ("backup show", _PLAINTEXT),
     ("backup verify", _PLAINTEXT),
-    ("backup prune", _needs(On.VM, _P.ACCESS, _P.ENCRYPT_NEW)),
+    ("backup prune", _needs(On.VM, _P.BACKUP, _P.ACCESS, _P.ENCRYPT_NEW)),
     ("backup replicate", _PLAINTEXT + _ENCRYPTED_THERE),
     ("backup restore", _PLAINTEXT + _ENCRYPTED_THERE),
     ("backup restore: a clear VM", _PLAINTEXT + _CREATES_THERE),

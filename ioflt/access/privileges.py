@@ -35,6 +35,7 @@ class Privilege(StrEnum):
     READ = "System.Read"
     CHANGE_TRACKING = "VirtualMachine.Config.ChangeTracking"
     EXTEND_DISK = "VirtualMachine.Config.DiskExtend"
+    BACKUP = "VirtualMachine.Interact.Backup"
     CREATE_VM = "VirtualMachine.Inventory.Create"
     MOVE_VM = "VirtualMachine.Inventory.Move"
     REGISTER_INVENTORY = "VirtualMachine.Inventory.Register"
@@ -64,6 +65,7 @@ MEANING: Final[Mapping[Privilege, str]] = {
     Privilege.READ: "see the state of keys and what is given; part of every role",
     Privilege.CHANGE_TRACKING: "track the changed blocks of a disk, or no more",
     Privilege.EXTEND_DISK: "make a disk longer",
+    Privilege.BACKUP: "have backups of a VM signed",
     Privilege.CREATE_VM: "make a VM",
     Privilege.MOVE_VM: "rename a VM, and move it away",
     Privilege.REGISTER_INVENTORY: "register a VM, and vouch for one",

@@ -55,7 +55,15 @@ READ_ONLY: Final = Role("read-only", "Read-only", frozenset({Privilege.READ, Pri
 BACKUP_OPERATOR: Final = Role(
     "backup-operator",
     "Backup operator",
-    frozenset({Privilege.READ, Privilege.VIEW_POLICY, Privilege.ACCESS, Privilege.CHANGE_TRACKING}),
+    frozenset(
+        {
+            Privilege.READ,
+            Privilege.VIEW_POLICY,
+            Privilege.ACCESS,
+            Privilege.CHANGE_TRACKING,
+            Privilege.BACKUP,
+        }
+    ),
 )
 
 KEY_ADMINISTRATOR: Final = Role(

@@ -30,9 +30,13 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ManifestStatement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What keyd vouches for of a backup: `by` brought the manifest of that SHA-256, at that time."""
+    """What keyd vouches for of a backup: `by`, who may back up the VM with the id `home`, brought the
+    manifest of that SHA-256, at that time. `datastore`: the id of that in which keyd knew the VM, if any.
+    """
 
     manifest: str
+    home: str
+    datastore: str | None
     by: Actor
     time: datetime
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from ioflt.backup import sealing
 from ioflt.backup.repository import Repository
 from ioflt.backup.shelf import TIME, Shelf
-from ioflt.errors import CorruptDataError, IofltError, KeyUnavailableError, NotFoundError, UsageError
+from ioflt.errors import CorruptDataError, KeyUnavailableError, NotFoundError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One point. What cannot be read is None; `problem` says why. `depends`: on which points it builds."""
+    """One point. What cannot be read is None; `problem` says why. `depends`: on which points it builds.
+
+    `signed_by`, `signed_at`: by the word of the machine that signed it, whichever that is.
+    """
 
     vm: str
     point: str
@@ -21,6 +25,8 @@ class Listed:
     size: int | None
     consistency: str | None
     transport: str | None
+    signed_by: str | None
+    signed_at: str | None
     problem: str | None
 
 
@@ -31,9 +37,11 @@ def points(repository: Repository, vm: str | None = None) -> list[Listed]:
         with repository.shelf(name) as shelf:
             for point in shelf.points():
                 try:
-                    manifest = shelf.document(point).manifest
+                    document = shelf.document(point)
+                    sealing.check(document, None)
+                    manifest, signed = document.manifest, sealing.attested(document)
                 except (CorruptDataError, KeyUnavailableError) as error:
-                    found.append(Listed(name, point, None, [], None, None, None, _why(error)))
+                    found.append(Listed(name, point, None, [], None, None, None, None, None, error.message))
                     continue
                 found.append(
                     Listed(
@@ -44,6 +52,7 @@ def points(repository: Repository, vm: str | None = None) -> list[Listed]:
                         manifest.stored,
                         manifest.consistency,
                         manifest.transport,
+                        *signed,
                         None,
                     )
                 )
@@ -91,7 +100,3 @@ def sole(repository: Repository) -> str:
     if len(vms) > 1:
         raise UsageError(f"has backups of {len(vms)} VMs: say which", file=repository.path)
     return vms[0]
-
-
-def _why(error: IofltError) -> str:
-    return error.message

@@ -15,7 +15,7 @@ import msgspec
 from ioflt.backup import images, sealing
 from ioflt.backup.images import Chain
 from ioflt.backup.retention import Keep, kept
-from ioflt.backup.sealing import Sign
+from ioflt.backup.sealing import Signer
 from ioflt.backup.shelf import Shelf
 from ioflt.datastore.container import Progress
 from ioflt.errors import UsageError
@@ -43,7 +43,7 @@ def plan(shelf: Shelf, keep: Keep) -> Plan:
     return Plan(shelf.name, stay, merged, [point for point in points if point not in stay])
 
 
-def prune(shelf: Shelf, wanted: Plan, sign: Sign, key: str, progress: Progress | None = None) -> None:
+def prune(shelf: Shelf, wanted: Plan, signer: Signer, key: str, progress: Progress | None = None) -> None:
     """Do it; the caller has the shelf alone. `key`: who signed what is made anew and signed again, in PEM;
     else a stranger's points were ours afterwards.
 
@@ -51,7 +51,7 @@ def prune(shelf: Shelf, wanted: Plan, sign: Sign, key: str, progress: Progress |
     it needs has gone. StorageError, KeyUnavailableError, DeniedError.
     """
     for point in wanted.merged:
-        _Merge(shelf, point, wanted.kept, key, progress).run(sign)
+        _Merge(shelf, point, wanted.kept, key, progress).run(signer)
     for point in reversed(wanted.removed):
         shelf.remove_point(point)
 
@@ -70,12 +70,16 @@ class _Merge:
         sealing.check(document, key)
         self._shelf = shelf
         self._manifest = document.manifest
+        self._about = sealing.about(
+            shelf.path, document.manifest.vm, document.manifest.home_id, point, document.signed
+        )
         self._stay = stay
         self._key = key
         self._progress = progress
         self._known = {point: document.manifest}
 
-    def run(self, sign: Sign) -> None:
+    def run(self, signer: Signer) -> None:
+        signer.may_sign(self._about)  # before all that is for nothing else
         shelf, point = self._shelf, self._manifest.point
         with shelf.making(point) as draft:
             disks = tuple(self._disk(draft, disk) for disk in self._manifest.disks)
@@ -83,7 +87,7 @@ class _Merge:
                 shelf.link(f"{point}/{text.FILES}/{file.path}", f"{draft}/{text.FILES}/{file.path}")
             made = msgspec.structs.replace(self._manifest, disks=disks)
             with shelf.created(f"{draft}/{text.NAME}") as new:
-                new.write(0, sealing.signed(made, sign))
+                new.write(0, sealing.signed(made, signer, self._about))
 
     def _disk(self, draft: str, disk: Disk) -> Disk:
         """Raises MalformedError "link missing", "changed"."""

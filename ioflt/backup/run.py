@@ -19,7 +19,7 @@ from ioflt.backup.images import Chain
 from ioflt.backup.qmp import Monitor
 from ioflt.backup.quiet import quiet
 from ioflt.backup.repository import Repository
-from ioflt.backup.sealing import Sign
+from ioflt.backup.sealing import Signer
 from ioflt.backup.shelf import TIME, Shelf
 from ioflt.backup.sources import Live, Plain, Source, Stored, Tracked
 from ioflt.datastore import clone, regular
@@ -56,7 +56,7 @@ def run(
     vm: str,
     repository: Repository,
     wanted: Wanted,
-    sign: Sign,
+    signer: Signer,
     told: Told = _untold,
     progress: Progress | None = None,
     key: str | None = None,
@@ -82,12 +82,19 @@ def run(
             with repository.shelf(vm) as shelf, shelf.alone():
                 shelf.check_backups()
                 job = _Job(home, record, source, shelf, consistency, repository.kind, notes, progress, key)
-                return job.run(incremental=wanted.incremental, sign=sign, told=told)
+                return job.run(incremental=wanted.incremental, signer=signer, told=told)
         except BaseException:
             if made:
                 with suppress(IofltError, OSError):  # what went wrong is said in any case
                     repository.remove_shelf(vm)
             raise
+
+
+def ask(volume: Volume, vm: str, place: str | os.PathLike[str], signer: Signer) -> None:
+    """Whether a backup of the VM there would be signed: before anything is made. Raises DeniedError."""
+    record = volume.home(vm).unverified().record
+    if record is not None:  # else nothing is backed up
+        signer.may_sign(sealing.about(os.path.join(os.path.abspath(place), vm), vm, record.home_id))
 
 
 @contextmanager
@@ -149,10 +156,11 @@ class _Job:
         self._notes = [note[:MAX_TEXT] for note in notes]
         self._known: dict[str, Manifest] = {}
 
-    def run(self, *, incremental: bool, sign: Sign, told: Told) -> Manifest:
+    def run(self, *, incremental: bool, signer: Signer, told: Told) -> Manifest:
         points = self._shelf.points()
-        parent = self._parent(points) if incremental else None
         point = _now(points)
+        about = sealing.about(self._shelf.path, self._home.name, self._record.home_id, point)
+        parent = self._parent(points) if incremental else None
         with told(point, self._record.keys), self._shelf.making(point) as draft:
             disks = tuple(self._disk(disk, draft, parent) for disk in self._source.disks)
             files = tuple(
@@ -183,7 +191,7 @@ class _Job:
                 directories=copying.directories(self._home, self._source.directories),
                 links=tuple(Link(path, target) for path, target in self._source.links.items()),
             )
-            written = sealing.signed(manifest, sign)
+            written = sealing.signed(manifest, signer, about)
             text.parse(written)  # what cannot be read again is no backup
             with self._shelf.created(f"{draft}/{text.NAME}") as file:
                 file.write(0, written)

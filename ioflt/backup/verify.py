@@ -28,10 +28,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """How many points and files were looked at, and what was found."""
+    """How many points and files were looked at, who signed these points, and what was found."""
 
     points: int
     files: int
+    signed_by: list[str]
     findings: list[Finding]
 
 
@@ -49,6 +50,7 @@ def verify(
     Raises NotFoundError, DeniedError, StorageError.
     """
     findings: list[Finding] = []
+    signers: set[str] = set()
     points = looked = 0
     for name in repository.vms() if vm is None else [vm]:
         with repository.shelf(name) as shelf:
@@ -61,7 +63,8 @@ def verify(
                 check = _Check(shelf, each, there, key, progress)
                 looked += check.run()
                 findings += check.findings
-    return Verified(points, looked, findings)
+                signers |= check.signers
+    return Verified(points, looked, sorted(signers), findings)
 
 
 def _needed(shelf: Shelf, point: str) -> set[str]:
@@ -87,6 +90,7 @@ class _Check:
         self._key = key
         self._progress = progress
         self.findings: list[Finding] = []
+        self.signers: set[str] = set()
 
     def run(self) -> int:
         """How many files it has."""
@@ -94,6 +98,7 @@ class _Check:
         with self._noting(text.NAME):
             document = self._shelf.document(self._point)
             sealing.check(document, self._key)
+            self.signers.add(sealing.attested(document)[0])
             manifest = document.manifest
         if manifest is None:
             return 1

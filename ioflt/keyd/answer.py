@@ -140,8 +140,11 @@ def _answer(service: Guarded, request: requests.KeyRequest) -> replies.ReplyBody
             return replies.EventPage(page.name, page.data, page.files)
         case requests.Attest(report):
             return replies.Attested(*service.attest(report))
-        case requests.SignManifest(manifest):
-            return replies.ManifestSigned(*service.sign_manifest(manifest))
+        case requests.SignManifest(manifest, about):
+            return replies.ManifestSigned(*service.vouching.sign(manifest, about))
+        case requests.MaySign(about):
+            service.vouching.check(about)
+            return replies.Done()
         case requests.GetManifestKey():
             return replies.Text(service.manifest_key())
         case requests.GetAttestKey():

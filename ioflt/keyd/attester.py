@@ -34,6 +34,13 @@ class Attester:
         with self._key() as key:
             return stated, signing.sign(key, attestation.signed(stated, made.prefix))
 
+    def said(self, stated: bytes, signature: bytes) -> ManifestStatement | None:
+        """What this keyd stated of a manifest before; None where it did not."""
+        message = attestation.signed(stated, attestation.BACKUP_PREFIX)
+        if not signing.verify(self.public_key(), signature, message):
+            return None
+        return attestation.manifest_statement(stated)
+
     def _key(self) -> Secret:
         with self._lock:
             try:

@@ -13,7 +13,7 @@ from ioflt.access.objects import ANYWHERE
 from ioflt.access.operations import OPERATIONS
 from ioflt.access.privileges import Privilege
 from ioflt.access.view import place_of
-from ioflt.audit.attestation import ManifestStatement, Statement
+from ioflt.audit.attestation import Statement
 from ioflt.audit.event import added
 from ioflt.audit.reader import Page
 from ioflt.crypto.mac import sha256
@@ -31,6 +31,7 @@ from ioflt.keyd.records import Records
 from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
 from ioflt.keyd.telling import Telling
+from ioflt.keyd.vouching import Vouching
 from ioflt.keys.kmip.file import KmipServer
 from ioflt.keys.state import KeyState
 from ioflt.keys.trial import Step
@@ -74,6 +75,7 @@ class Guarded:
         self._telling = Telling(service.recorder, rules, session)
         self._records = Records(service, rules, session, self._permits, self._telling)
         self.exporting = Exporting(rules, service.recorder, session, self._permits, self._telling)
+        self.vouching = Vouching(service, rules, session, self._permits, self._telling)
 
     def tell_denial(self, error: DeniedError) -> None:
         """An event of what was answered with that error."""
@@ -349,12 +351,6 @@ class Guarded:
         self._service.recorder.record(told)
         made = Statement(digest, told.by, told.time, str(self._service.recorder.head))
         return self._service.attester.sign(made)
-
-    def sign_manifest(self, manifest: bytes) -> tuple[bytes, bytes, str]:
-        """keyd's statement of who brought the manifest of that SHA-256, which anybody may have."""
-        told = self._telling.event("backup", ANYWHERE, privilege=None)  # for who it is, and the time
-        made = ManifestStatement(manifest.hex(), told.by, told.time)
-        return (*self._service.attester.sign(made), self._service.attester.public_key())
 
     def manifest_key(self) -> str:
         """The public key that verifies these signatures, in PEM."""

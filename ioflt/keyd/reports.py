@@ -80,6 +80,7 @@ BY_ANY: Final = frozenset(("integrity failure", "port warning"))
 #: What keyd tells of itself, where that is no command.
 BY_KEYD: Final = frozenset(
     (
+        "backup sign",
         "denials",
         "events repair",
         "export end",

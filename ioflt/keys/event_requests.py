@@ -60,9 +60,16 @@ class EventRequests(Asker):
         answer = self._ask(requests.Attest(report), replies.Attested)
         return answer.statement, answer.signature
 
-    def sign_manifest(self, manifest: bytes) -> tuple[bytes, bytes, str]:
-        """keyd's statement about the backup's manifest of that SHA-256, its signature, the public key."""
-        answer = self._ask(requests.SignManifest(manifest), replies.ManifestSigned)
+    def may_sign(self, about: values.Signing) -> None:
+        """Whether manifests about that would be signed. Raises DeniedError."""
+        self._ask(requests.MaySign(about), replies.Done)
+
+    def sign_manifest(self, manifest: bytes, about: values.Signing) -> tuple[bytes, bytes, str]:
+        """keyd's statement about the backup's manifest of that SHA-256, its signature, the public key.
+
+        Raises BusyError when there were too many of late.
+        """
+        answer = self._ask(requests.SignManifest(manifest, about), replies.ManifestSigned)
         return answer.statement, answer.signature, answer.key
 
     def manifest_key(self) -> str:

@@ -17,8 +17,8 @@ from ioflt.cli.render import emit, json_option, size, table
 def list_(destination: Path, vm: str | None, as_json: bool) -> None:
     """List the points in time that DEST has of VMs.
 
-    A full one needs no other; an increment needs those that it builds on. `ioflt backup verify` looks whether
-    they are whole.
+    A full one needs no other; an increment needs those that it builds on. Who signed it is shown by the word
+    of his machine. `ioflt backup verify` looks whether they are whole, and of this machine.
     """
     from ioflt.backup import listing
 
@@ -30,7 +30,7 @@ def list_(destination: Path, vm: str | None, as_json: bool) -> None:
             print("no backups in it")
             return
         table(
-            ["VM", "POINT", "KIND", "STORED", "CONSISTENCY", "TRANSPORT", "PROBLEM"],
+            ["VM", "POINT", "KIND", "STORED", "CONSISTENCY", "TRANSPORT", "SIGNED BY", "PROBLEM"],
             [
                 [
                     each.vm,
@@ -39,6 +39,7 @@ def list_(destination: Path, vm: str | None, as_json: bool) -> None:
                     "" if each.size is None else size(each.size),
                     each.consistency or "",
                     each.transport or "",
+                    each.signed_by or "",
                     each.problem or "",
                 ]
                 for each in points

@@ -73,7 +73,7 @@ def prune(
                         reporting.told(about, ("backup", gone, None), part=part),
                         watched(f"pruning {name}", None, lines) as bar,
                     ):
-                        pruning.prune(shelf, plan, keys.sign_manifest, public_key(key_file), bar.advance)
+                        pruning.prune(shelf, plan, keys, public_key(key_file), bar.advance)
 
     def text() -> None:
         for plan in plans:

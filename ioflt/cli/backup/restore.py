@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 from pathlib import Path
@@ -20,7 +21,7 @@ from ioflt.errors import AuthenticationError, DeniedError, ExistsError, KeyUnava
 if TYPE_CHECKING:
     from ioflt.backup.shelf import Shelf
     from ioflt.datastore.volume import Volume
-    from ioflt.format.manifest.model import Document, Manifest
+    from ioflt.format.manifest.model import Document
 
 
 #: The kind of a destination.
@@ -80,7 +81,7 @@ def restore(
         if found.kind == CIPHERTEXT:
             if policy is not None:
                 raise UsageError(_AS_IT_WAS, file=destination)
-            _put_back(shelf, manifest, volume, new, lines, as_json)
+            _put_back(shelf, document, volume, new, lines, as_json)
             return
         given = None if policy is None else policies.to_assign(volume.keys, policy)
         encrypts = (given or restoring.becomes(volume, manifest)).encrypts
@@ -94,21 +95,24 @@ def restore(
         with logged(), told, watched(f"restoring {new}", total, lines) as bar:
             made = restoring.restore(shelf, manifest, volume, new, given, bar.advance)
 
+    shown = dataclasses.asdict(made) | _signer(document)
+
     def text() -> None:
         say(f"{target / new}: restored")
-        describe(made)
+        describe(shown)
 
-    emit(made, text, as_json)
+    emit(shown, text, as_json)
 
 
 def _put_back(
-    shelf: Shelf, manifest: Manifest, volume: Volume, name: str, lines: bool, as_json: bool
+    shelf: Shelf, document: Document, volume: Volume, name: str, lines: bool, as_json: bool
 ) -> None:
     """From a point of ciphertext; then vouch for it, if need be and this may be done."""
     from ioflt.backup import putback
     from ioflt.datastore.volume import Volume
     from ioflt.keys.client import KeyClient
 
+    manifest = document.manifest
     place = Path(volume.path) / name
     told = reporting.told(
         reporting.datastore(volume.path),
@@ -139,6 +143,7 @@ def _put_back(
         "keys": [f"{key.provider}:{key.key_id}" for key in manifest.keys],
         "kept_key": True,
         "files": files,
+        **_signer(document),
     }
 
     def text() -> None:
@@ -146,6 +151,14 @@ def _put_back(
         describe(shown)
 
     emit(shown, text, as_json)
+
+
+def _signer(document: Document) -> dict[str, object]:
+    """Who had the point signed, by the word of his machine."""
+    from ioflt.backup import sealing
+
+    who, when = sealing.attested(document)
+    return {"signed_by": who, "signed_at": when}
 
 
 def _check(shelf: Shelf, document: Document, destination: Path) -> None:

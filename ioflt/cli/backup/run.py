@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ioflt.backup.repository import Repository
     from ioflt.datastore.volume import Volume
     from ioflt.format.manifest.model import Kind, Manifest
+    from ioflt.keys.client import KeyClient
     from ioflt.types import KeyRef
 
 #: Those of `ioflt.backup.transports`, which are not loaded for a help text; hotadd says what to do instead.
@@ -89,6 +90,7 @@ def run(
         advising(PeerError, "^nobody listens", NO_QEMU),
         connect_keys() as keys,
         open_volume(directory, read_only=True, keyless=ciphertext) as volume,
+        _asked(keys, volume, name, destination),
         _destination(
             destination, "ciphertext" if ciphertext else "clear" if clear else "encrypted"
         ) as repository,
@@ -102,9 +104,7 @@ def run(
             return reporting.told(reporting.vm(directory, name), *changes, part="--clear" if clear else "")
 
         wanted = running.Wanted(incremental, transport, qmp, guest_agent)
-        made = running.run(
-            volume, name, repository, wanted, keys.sign_manifest, told, bar.advance, keys.manifest_key()
-        )
+        made = running.run(volume, name, repository, wanted, keys, told, bar.advance, keys.manifest_key())
     shown = summary(made)
 
     def text() -> None:
@@ -114,6 +114,15 @@ def run(
             say(note)
 
     emit(shown, text, as_json)
+
+
+@contextmanager
+def _asked(keys: KeyClient, volume: Volume, name: str, destination: Path) -> Iterator[None]:
+    """Nothing is made for whom no manifest is signed. Raises DeniedError."""
+    from ioflt.backup import run as running
+
+    running.ask(volume, name, destination, keys)
+    yield
 
 
 @contextmanager

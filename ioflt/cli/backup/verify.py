@@ -52,7 +52,8 @@ def verify(
                 [[each.vm, each.point, each.file, each.finding] for each in done.findings],
             )
         else:
-            say(f"{destination}: all as it was stored; points: {done.points}, files: {done.files}")
+            signed = f", signed by {', '.join(done.signed_by)}" if done.signed_by else ""
+            say(f"{destination}: all as it was stored; points: {done.points}, files: {done.files}{signed}")
 
     emit(done, text, as_json)
     if done.findings:

@@ -16,6 +16,7 @@ MAX_TEXT: Final = 1024
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Path = Annotated[str, Meta(min_length=1, max_length=4095)]
+HomeId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Mode = Annotated[int, Meta(ge=0, le=0o7777)]
@@ -91,7 +92,7 @@ class Manifest(_Part, frozen=True):
     vm: Annotated[str, Meta(min_length=1, max_length=255)]
     point: Point
     kind: Kind
-    home_id: Text
+    home_id: HomeId
     state: Literal["encrypted", "clear"]
     policy: Text
     thick: bool

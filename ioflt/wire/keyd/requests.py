@@ -38,6 +38,7 @@ from ioflt.wire.keyd.values import (
     ReportText,
     Revocation,
     Shown,
+    Signing,
     Struct,
     Tag,
     Tags,
@@ -355,6 +356,13 @@ class SignManifest(Message, frozen=True):
     """→ ManifestSigned: a statement about the backup's manifest of that SHA-256."""
 
     manifest: Tag
+    about: Signing
+
+
+class MaySign(Message, frozen=True):
+    """→ Done: `SignManifest` is permitted."""
+
+    about: Signing
 
 
 class GetManifestKey(Message, frozen=True):
@@ -528,6 +536,7 @@ KeyRequest = (
     | Attest
     | GetAttestKey
     | SignManifest
+    | MaySign
     | GetManifestKey
     | BeginExport
     | EndExport

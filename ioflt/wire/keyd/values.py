@@ -150,3 +150,16 @@ class Wrapped(Struct, frozen=True):
     key: Key
     blob: Blob
     aad: Aad
+
+
+class Signing(Struct, frozen=True, omit_defaults=True):
+    """What a manifest that is to be signed is about: which VM, and where the backup is.
+
+    `statement`, `signature`: of the manifest in whose place it comes.
+    """
+
+    home_id: HomeId
+    shown: Shown
+    place: Shown
+    statement: Annotated[bytes, Meta(max_length=MAX_STATEMENT)] = b""
+    signature: Annotated[bytes, Meta(max_length=64)] = b""

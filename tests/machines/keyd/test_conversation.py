@@ -155,8 +155,19 @@ EXCHANGES = [
     (requests.Attest(bytes(32)), replies.Attested(b"{}", bytes(64))),
     (requests.GetAttestKey(), replies.Text("-----BEGIN PUBLIC KEY-----")),
     (
-        requests.SignManifest(bytes(32)),
+        requests.SignManifest(
+            bytes(32),
+            values.Signing(
+                "0f0e0d0c-0b0a-4908-8706-050403020100", "web01", "/srv/kept/web01/20260101T000000Z"
+            ),
+        ),
         replies.ManifestSigned(b"{}", bytes(64), "-----BEGIN PUBLIC KEY-----"),
+    ),
+    (
+        requests.MaySign(
+            values.Signing("0f0e0d0c-0b0a-4908-8706-050403020100", "web01", "/srv/kept", b"{}", bytes(64))
+        ),
+        replies.Done(),
     ),
     (requests.GetManifestKey(), replies.Text("-----BEGIN PUBLIC KEY-----")),
     (

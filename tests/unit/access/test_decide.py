@@ -108,6 +108,7 @@ def test_who_has_both_duties_by_his_groups_has_neither() -> None:
         Privilege.READ,
         Privilege.VIEW_POLICY,
         Privilege.CHANGE_TRACKING,
+        Privilege.BACKUP,
     }
     assert "duties are separate" in decide(state, ALICE, Privilege.ACCESS, PLACE).why
     only_ops = Caller(ALICE.principal, frozenset({principals.group("ops")}))

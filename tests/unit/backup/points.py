@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ioflt.audit.attestation import ManifestStatement
 from ioflt.audit.event import Actor
-from ioflt.backup import repository, run
+from ioflt.backup import repository, run, sealing
 from ioflt.backup.repository import Repository
 from ioflt.backup.run import Wanted
 from ioflt.datastore import cbtfiles, files, tree
@@ -25,6 +25,7 @@ from ioflt.datastore.volume import Volume
 from ioflt.format.manifest.model import Manifest
 from ioflt.keyd.attester import Attester
 from ioflt.types import HomeState
+from ioflt.wire.keyd.values import Signing
 from tests.unit.datastore.stored import Stored
 
 K64 = 64 << 10
@@ -69,10 +70,18 @@ class Site(Stored):
         os.symlink("a.log", self.top / "web" / "logs" / "current")
         os.chmod(self.top / "web" / "logs", 0o750)
 
-    def sign(self, digest: bytes) -> tuple[bytes, bytes, str]:
+    def may_sign(self, about: Signing) -> None:
+        """As keyd, which asks for no privilege here."""
+
+    def sign_manifest(self, manifest: bytes, about: Signing) -> tuple[bytes, bytes, str]:
         """As keyd does."""
-        made = ManifestStatement(digest.hex(), Actor("user:alice", 1000, 1), datetime(2026, 1, 1, tzinfo=UTC))
+        by, time = Actor("user:alice", 1000, 1), datetime(2026, 1, 1, tzinfo=UTC)
+        made = ManifestStatement(manifest.hex(), about.home_id, None, by, time)
         return (*self.attester.sign(made), self.attester.public_key())
+
+    def signed(self, manifest: Manifest) -> bytes:
+        """The manifest's file."""
+        return sealing.signed(manifest, self, Signing(manifest.home_id, manifest.vm, manifest.point))
 
     def elsewhere(self, path: Path) -> Site:
         """The same, with destinations in another directory, which is made."""
@@ -98,7 +107,7 @@ class Site(Stored):
 
     def back_up(self, kind: str, *, incremental: bool = False, progress: Progress | None = None) -> Manifest:
         with self.destination(kind) as found:
-            return run.run(self.volume, "web", found, Wanted(incremental), self.sign, progress=progress)
+            return run.run(self.volume, "web", found, Wanted(incremental), self, progress=progress)
 
     def write(self, name: str, offset: int, data: bytes) -> None:
         """Into a file of the VM, as a guest does."""

@@ -17,6 +17,7 @@ from ioflt.errors import AuthenticationError, MalformedError, UsageError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import Manifest
 from ioflt.keyd.attester import Attester
+from ioflt.wire.keyd.values import Signing
 from tests.unit.backup.points import Site
 from tests.unit.backup.test_points import findings
 from tests.unit.backup.test_upkeep import chain, pruned
@@ -33,7 +34,7 @@ def forge(site: Site, manifest: Manifest) -> None:
     """In place of the one of its point in the clear destination, signed by another key than the site's."""
     own, site.attester = site.attester, Attester(site.path_of_all / "other.key")
     path = site.path_of_all / "clear" / manifest.vm / manifest.point / text.NAME
-    path.write_bytes(sealing.signed(manifest, site.sign))
+    path.write_bytes(site.signed(manifest))
     site.attester = own
 
 
@@ -92,6 +93,17 @@ def test_no_point_on_a_shelf_of_another_state(
         assert shelf.points() == [made.point]
 
 
+def test_a_signature_that_somebody_got_for_another_vm_is_refused(site: Site) -> None:
+    """keyd asks for privileges on the VM that it states."""
+    site.back_up("clear")
+    with site.destination("clear") as found, found.shelf("web") as shelf:
+        manifest = shelf.document(shelf.points()[0]).manifest
+        other = "0f0e0d0c-0b0a-4908-8706-050403020100"
+        data = sealing.signed(manifest, site, Signing(other, "his own", "/srv/kept"))
+        with pytest.raises(AuthenticationError, match="signed for another VM"):
+            sealing.check(text.parse(data), None)
+
+
 def test_prune_signs_nothing_that_another_signed(site: Site) -> None:
     """Neither what is made anew, nor what of others goes into it."""
     points = [point for point, _ in chain(site, "clear", 3)]
@@ -100,10 +112,10 @@ def test_prune_signs_nothing_that_another_signed(site: Site) -> None:
             manifest = shelf.document(points[number]).manifest
             forge(site, msgspec.structs.replace(manifest, host="elsewhere"))
             with pytest.raises(AuthenticationError, match="signed by another key"), shelf.alone():
-                prune.prune(shelf, prune.plan(shelf, Keep(last=1)), site.sign, site.attester.public_key())
+                prune.prune(shelf, prune.plan(shelf, Keep(last=1)), site, site.attester.public_key())
             assert shelf.points() == points
             (site.path_of_all / "clear" / "web" / points[number] / text.NAME).write_bytes(
-                sealing.signed(manifest, site.sign)
+                site.signed(manifest)
             )
     pruned(site, "clear", Keep(last=1))
 
@@ -114,7 +126,7 @@ def test_an_increment_builds_on_nothing_that_another_signed(site: Site) -> None:
         forge(site, shelf.document(points[0]).manifest)
     key = site.attester.public_key()
     with site.destination("clear") as found:
-        made = run.run(site.volume, "web", found, Wanted(incremental=True), site.sign, key=key)
+        made = run.run(site.volume, "web", found, Wanted(incremental=True), site, key=key)
         assert made.full
         assert any("signed by another key" in note for note in made.notes)
         with found.shelf("web") as shelf:

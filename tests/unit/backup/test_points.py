@@ -214,7 +214,7 @@ def test_nothing_is_overwritten(site: Site) -> None:
 
 def test_points_are_kept_apart_from_vms(site: Site, tmp_path: Path) -> None:
     with repository.of_volume(site.volume) as own, pytest.raises(UsageError, match="own datastore"):
-        run.run(site.volume, "web", own, Wanted(), site.sign)
+        run.run(site.volume, "web", own, Wanted(), site)
     with site.destination("encrypted") as found:
         found.make_shelf("web")
     (tmp_path / "encrypted" / "web" / "web.vmx").touch()

@@ -50,9 +50,7 @@ def get_back(site: Site, kind: str, point: str, name: str) -> dict[str, bytes]:
 def pruned(site: Site, kind: str, keep: Keep, calls: int | None = None) -> prune.Plan:
     with site.destination(kind) as found, found.shelf("web") as shelf, shelf.alone():
         wanted = prune.plan(shelf, keep)
-        prune.prune(
-            shelf, wanted, site.sign, site.attester.public_key(), None if calls is None else after(calls)
-        )
+        prune.prune(shelf, wanted, site, site.attester.public_key(), None if calls is None else after(calls))
         return wanted
 
 
@@ -78,7 +76,7 @@ def test_a_point_in_the_middle_goes(site: Site) -> None:
         prune.prune(
             shelf,
             prune.Plan("web", stay, [stay[1]], [points[1][0], points[2][0]]),
-            site.sign,
+            site,
             site.attester.public_key(),
         )
         assert shelf.document(stay[1]).manifest.parents == {stay[0]}
@@ -97,7 +95,7 @@ def test_a_disk_that_ended_within_a_cluster_lost_none_of_it(site: Site) -> None:
     last = site.back_up("clear", incremental=True).point
     with site.destination("clear") as found, found.shelf("web") as shelf, shelf.alone():
         prune.prune(
-            shelf, prune.Plan("web", [first, last], [last], [middle]), site.sign, site.attester.public_key()
+            shelf, prune.Plan("web", [first, last], [last], [middle]), site, site.attester.public_key()
         )
     assert get_back(site, "clear", last, "back")["odd.raw"] == contents(site.home)["odd.raw"]
 
@@ -122,7 +120,7 @@ def test_a_point_is_there_while_it_is_made_anew(site: Site) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "rename", None)
             wanted = prune.Plan("web", points[1:], points[1:], [])
-            prune.prune(shelf, wanted, site.sign, site.attester.public_key())
+            prune.prune(shelf, wanted, site, site.attester.public_key())
         assert shelf.points() == points
         assert shelf.document(points[1]).manifest.full
     assert findings(site, "clear") == []
