@@ -88,9 +88,14 @@ class Place:
 
 
 def _remove_dead(top: Path) -> None:
+    """Call while nobody else makes one: then one without a lock is what is left of one."""
     for path in top.iterdir():
         with suppress(OSError):
-            lock = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                lock = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                _remove(path)
+                continue
             try:
                 if syscalls.try_flock(lock, fcntl.LOCK_EX):
                     _remove(path)
@@ -101,12 +106,23 @@ def _remove_dead(top: Path) -> None:
 def _remove(path: Path) -> None:
     """A mount that is left there is taken away first; whatever is below it is not touched."""
     mountpoint = path / "mnt"
-    with suppress(OSError):
-        mountpoint.rmdir()  # also where it is mounted in another mount namespace
-    if os.path.lexists(mountpoint):
+    if not _is_gone(mountpoint):
         command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
         subprocess.run([*command, str(mountpoint)], capture_output=True, check=False)
-        with suppress(OSError):
-            mountpoint.rmdir()
-    if not os.path.lexists(mountpoint):
-        shutil.rmtree(path, ignore_errors=True)
+        if not _is_gone(mountpoint):
+            return
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_gone(mountpoint: Path) -> bool:
+    """Whether it could be removed, or was before; also where it is mounted in another mount namespace.
+
+    That it cannot be looked at does not tell: so it is with a mount that nobody serves any more.
+    """
+    try:
+        mountpoint.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -41,6 +41,9 @@ _COPIES_S = 5.0
 #: Bytes of what libfuse says when it cannot mount.
 _MAX_REASON = 1024
 
+#: They end a mount.
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
 _log = logging.getLogger("ioflt.mount")
 
 
@@ -86,13 +89,15 @@ def run(options: Options, keys: KeyClient, broker: Broker, ready: Callable[[Serv
         events = Events(volume.claimed.datastore_id, volume.path, keys.note_events)
         events.mounted(options.mountpoint, allow_other=options.allow_other)
         operations = Operations(volume, events)
+        # From here on only the loop hears of the two signals: nothing is cut off in the middle. What comes
+        # before it listens waits for it; ignored, it would be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        for each in _ENDING:
+            signal.signal(each, lambda *_: None)  # also once the loop does not listen any more
         number = _mount(operations, options)
         if not hook.active():
             _log.warning("no SEEK_DATA, SEEK_HOLE and fallocate in this mount: %s", hook.reason)
         try:
-            # From here on only the loop hears of the two signals: nothing is cut off in the middle.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             control = Control(operations, options.mountpoint)
             trio.run(_serve, operations, control, listener, where, lambda: ready(serves))
         finally:
@@ -115,12 +120,12 @@ async def _serve(
     ending = threading.Event()
     _confine(operations.volume, where)
     async with trio.open_nursery() as nursery:
+        await nursery.start(_end_by_signal, operations)  # first: threads have the mask of who starts them
         await nursery.start(hook.serve, operations.lseek, operations.fallocate)
         await nursery.start(operations.filler.run)
         await nursery.start(operations.forgetter.run)
         await nursery.start(operations.events.run)
         await nursery.start(control.serve, listener)
-        nursery.start_soon(_end_by_signal, operations)
         if not operations.volume.read_only:
             looked = trio.Event()
             nursery.start_soon(_look_for_copies, operations, looked)
@@ -159,8 +164,12 @@ async def _look_for_copies(operations: Operations, looked: trio.Event) -> None:
     looked.set()
 
 
-async def _end_by_signal(operations: Operations) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+async def _end_by_signal(
+    operations: Operations, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(*_ENDING) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        task_status.started()
         async for number in signals:
             _log.info("ends by %s", signal.Signals(number).name)
             operations.gate.end()

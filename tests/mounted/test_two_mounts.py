@@ -249,6 +249,29 @@ def test_a_signal_flushes_and_leaves_nothing(place, one, number):
     assert place.complaints() == []
 
 
+#: A mount that is told to end by its own last word to who started it: no sooner could he tell it.
+ENDED_AT_ONCE = """
+import signal, sys
+from ioflt.fuse import hook
+hook.install()
+from ioflt import paths
+from ioflt.fuse.broker import Broker
+from ioflt.fuse.mount import Options, run
+from ioflt.keys.client import KeyClient
+options = Options(sys.argv[1], sys.argv[2], read_only="read-only" in sys.argv)
+broker = Broker.fork(paths.find(), options.mountpoint, None)
+with KeyClient.connect(broker.reach_keyd) as keys:
+    run(options, keys, broker, lambda _: signal.raise_signal(signal.SIGTERM))
+"""
+
+
+@pytest.mark.parametrize("how", ["read-only", "read-write"])
+def test_a_signal_as_soon_as_it_serves(place, how):
+    command = [sys.executable, "-c", ENDED_AT_ONCE, place.datastore, place.mountpoint, how]
+    subprocess.run(command, check=True, timeout=PATIENCE_S)
+    assert not is_mounted(str(place.mountpoint))
+
+
 def test_foreground_ends_by_ctrl_c(place):
     command = [sys.executable, "-m", "ioflt", "mount", "--foreground", place.datastore, place.mountpoint]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
