@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ioflt import syscalls
 from ioflt.backup.images import STEP
@@ -16,7 +16,7 @@ from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.tree import Side
 from ioflt.errors import MalformedError
 from ioflt.format.manifest import text
-from ioflt.format.manifest.model import Directory, File
+from ioflt.format.manifest.model import Directory, File, Link, Top
 
 
 def copy(
@@ -47,7 +47,7 @@ def _copy(source: OpenFile, path: str, shelf: Shelf, where: str, progress: Progr
             raise MalformedError(
                 "read back otherwise", "it changed meanwhile, or the medium failed", file=path
             )
-    return File(path, length, info.st_mode & 0o777, info.st_mtime_ns, was)
+    return File(path, length, info.st_mode & 0o777, info.st_uid, info.st_gid, info.st_mtime_ns, was)
 
 
 def digest(file: OpenFile) -> str:
@@ -64,5 +64,22 @@ def directories(home: Home, paths: Iterable[str]) -> tuple[Directory, ...]:
     for path in paths:
         with regular.named(home, path):
             info = os.stat(path, dir_fd=home.fd, follow_symlinks=False)
-        found.append(Directory(path, info.st_mode & 0o777, info.st_mtime_ns))
+        mode = info.st_mode & 0o777
+        found.append(Directory(path, mode, info.st_uid, info.st_gid, info.st_mtime_ns))
     return tuple(found)
+
+
+def links(home: Home, targets: Mapping[str, str]) -> tuple[Link, ...]:
+    """How these symlinks of the home look; `targets` by their paths."""
+    found = []
+    for path, target in targets.items():
+        with regular.named(home, path):
+            info = os.stat(path, dir_fd=home.fd, follow_symlinks=False)
+        found.append(Link(path, target, info.st_uid, info.st_gid))
+    return tuple(found)
+
+
+def top(home: Home) -> Top:
+    """How the home's own directory looks."""
+    info = os.fstat(home.fd)
+    return Top(info.st_mode & 0o777, info.st_uid, info.st_gid)

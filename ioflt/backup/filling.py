@@ -23,7 +23,7 @@ from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.tree import Side
 from ioflt.errors import CorruptDataError, MalformedError
 from ioflt.format.manifest import text
-from ioflt.format.manifest.model import Directory, Disk, File, Link, Manifest
+from ioflt.format.manifest.model import Directory, Disk, File, Link, Manifest, Top
 from ioflt.format.qcow2.reader import Reader
 from ioflt.format.qcow2.writer import Writer
 from ioflt.format.vmdk.compose import compose
@@ -41,13 +41,18 @@ class Place(Protocol):
 
 
 class Filling:
-    """A directory that gets what a point has. What is there as it must be stays."""
+    """A directory that gets what a point has. What is there as it must be stays. `owners`: all is whose it
+    was, by the numbers of users and groups.
+    """
 
-    def __init__(self, shelf: Shelf, manifest: Manifest, place: Place, progress: Progress | None) -> None:
+    def __init__(
+        self, shelf: Shelf, manifest: Manifest, place: Place, progress: Progress | None, *, owners: bool
+    ) -> None:
         self._shelf = shelf
         self._manifest = manifest
         self._place = place
         self._progress = progress
+        self._owners = owners
         self._known = {manifest.point: manifest}
         self._taken = {disk.path for disk in manifest.disks} | {file.path for file in manifest.files}
         self._paths: list[str] = []
@@ -64,17 +69,28 @@ class Filling:
         for link in self._manifest.links:
             self._link(link)
         for directory in reversed(self._manifest.directories):
-            self._dress(directory)
+            self._dress_directory(directory)
+        with self._place.named(""):
+            self._dress(self._place.fd, self._manifest.top)
+            os.fsync(self._place.fd)
         return self._paths
+
+    def _dress(self, fd: int, as_it_was: File | Disk | Directory | Top) -> None:
+        """Owner first: nobody else's file has permissions for a moment that were not his."""
+        if self._owners:
+            os.fchown(fd, as_it_was.uid, as_it_was.gid)
+        os.fchmod(fd, as_it_was.mode)
 
     def _link(self, link: Link) -> None:
         target = tree.check_inner(link.target, link.path)
         with (
             self._place.named(link.path),
             self._parent(link.path) as (fd, name),
-            suppress(FileExistsError),  # of an interrupted restore
         ):
-            os.symlink(target, name, dir_fd=fd)
+            with suppress(FileExistsError):  # of an interrupted restore
+                os.symlink(target, name, dir_fd=fd)
+            if self._owners:
+                os.chown(name, link.uid, link.gid, dir_fd=fd, follow_symlinks=False)
 
     def _file(self, file: File) -> None:
         where = f"{self._manifest.point}/{text.FILES}/{file.path}"
@@ -88,7 +104,7 @@ class Filling:
         def same(target: OpenFile) -> bool:
             return (target.length, copying.digest(target)) == (file.size, file.sha256)
 
-        self._make(file.path, file.mode, file.mtime, write, same)
+        self._make(file.path, file, write, same)
 
     def _disk(self, disk: Disk) -> None:
         chain = images.chain_of(self._shelf, self._manifest, disk.path, self._known)
@@ -100,8 +116,7 @@ class Filling:
             if disk.form == "qcow2":
                 self._make(
                     disk.path,
-                    disk.mode,
-                    disk.mtime,
+                    disk,
                     lambda file: self._pack(source, file),
                     lambda file: _same(Layers([(file, Reader(file.read))]), source),
                 )
@@ -112,8 +127,7 @@ class Filling:
                 self._descriptor(disk, os.path.basename(path))
             self._make(
                 path,
-                disk.mode,
-                disk.mtime,
+                disk,
                 lambda file: self._fill(source, file, disk.capacity),
                 lambda file: file.length == disk.capacity and _same(FlatDisk(file), source),
             )
@@ -142,8 +156,7 @@ class Filling:
         made = compose("vmfs", capacity=disk.capacity, file_name=extent, cid=cid, ddb=disk.ddb)
         self._make(
             disk.path,
-            disk.mode,
-            disk.mtime,
+            disk,
             lambda file: file.write(0, made),
             lambda file: bytes(file.read(0, len(made) + 1)) == made,
         )
@@ -158,8 +171,7 @@ class Filling:
     def _make(
         self,
         path: str,
-        mode: int,
-        mtime: int,
+        as_it_was: File | Disk,
         write: Callable[[OpenFile], None],
         same: Callable[[OpenFile], bool],
     ) -> None:
@@ -175,8 +187,10 @@ class Filling:
             with tree.opened(self._place.side, fd, path) as stored:
                 if not there and not same(stored):
                     raise MalformedError("read back otherwise", "what is stored is not what was backed up")
-                os.fchmod(stored.fd, mode)  # last, and of what was there as well: it may have ended before
-                os.utime(stored.fd, ns=(mtime, mtime))
+                self._dress(
+                    stored.fd, as_it_was
+                )  # last, and what was there as well: it may have ended before
+                os.utime(stored.fd, ns=(as_it_was.mtime, as_it_was.mtime))
 
     def _is_there(self, fd: int, path: str, same: Callable[[OpenFile], bool]) -> bool:
         """Of an interrupted restore; what is not whole goes."""
@@ -203,11 +217,11 @@ class Filling:
         finally:
             os.close(fd)
 
-    def _dress(self, directory: Directory) -> None:
+    def _dress_directory(self, directory: Directory) -> None:
         with self._place.named(directory.path):
             fd = syscalls.open_beneath(self._place.fd, directory.path, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                os.fchmod(fd, directory.mode)
+                self._dress(fd, directory)
                 os.utime(fd, ns=(directory.mtime, directory.mtime))
                 os.fsync(fd)
             finally:

@@ -47,13 +47,16 @@ class FoundDisk:
 
 @dataclass(frozen=True, slots=True)
 class HomeFiles:
-    """All of a home, sorted by path. `parts`: what belongs to the disks, beside their own files."""
+    """All of a home, sorted by path. `parts`: what belongs to the disks, beside their own files.
+    `notes`: what of the disks a guest does not see, in words.
+    """
 
     disks: list[FoundDisk]
     parts: set[str]
     files: list[str]
     directories: list[str]
     links: dict[str, str]
+    notes: list[str]
 
 
 def look(home: Home) -> HomeFiles:
@@ -75,10 +78,10 @@ def look(home: Home) -> HomeFiles:
         if disk.form == "qcow2":
             named |= disk.names
     disks = [disk for path, disk in sorted(found.items()) if path not in named or path in attachments]
-    parts = _read_through(home, side, disks)
+    parts, notes = _read_through(home, side, disks)
     own = {disk.path for disk in disks}
     rest = [path for path in files if path not in parts and path not in own]
-    return HomeFiles(disks, parts - own, rest, directories, links)
+    return HomeFiles(disks, parts - own, rest, directories, links, notes)
 
 
 def is_fleece(path: str) -> bool:
@@ -155,14 +158,17 @@ def _vmdk(path: str, start: bytes) -> FoundDisk | None:
     return FoundDisk(path, "vmdk", frozenset(beside - {path}), ddb)
 
 
-def _read_through(home: Home, side: Side, disks: list[FoundDisk]) -> set[str]:
-    """The files that the disks are made of, as they are read: whatever else names them, nothing is missed."""
+def _read_through(home: Home, side: Side, disks: list[FoundDisk]) -> tuple[set[str], list[str]]:
+    """The files that the disks are made of, as they are read: whatever else names them, nothing is missed.
+    And what a reader of the disks does not get of them.
+    """
     where = regular.full_path(home)
-    reached = set[str]()
+    reached, unread = set[str](), dict[str, str]()
     for disk in disks:
         with regular.named(home, disk.path), Disk(side, home.fd, disk.path, where=where) as opened:
             reached.update(opened.files)
-    return reached
+            unread |= opened.unread
+    return reached, [f"{path}: its {what} are not in the backup" for path, what in sorted(unread.items())]
 
 
 def _opened(home: Home, side: Side, path: str) -> Iterator[OpenFile]:

@@ -25,9 +25,15 @@ from ioflt.format.record import record as form
 
 
 def put_back(
-    shelf: Shelf, manifest: Manifest, volume: Volume, name: str, progress: Progress | None = None
+    shelf: Shelf,
+    manifest: Manifest,
+    volume: Volume,
+    name: str,
+    progress: Progress | None = None,
+    *,
+    owners: bool = False,
 ) -> list[str]:
-    """Make the VM `name` of a point of ciphertext; the paths of its files.
+    """Make the VM `name` of a point of ciphertext; the paths of its files. `owners`: as `restore.restore`.
 
     Raises ExistsError, also where the same VM is somewhere else: two would have the same data keys and file
     ids. UsageError for the name, BusyError, CorruptDataError, StorageError.
@@ -40,7 +46,7 @@ def put_back(
         for place in (*volume.memory.look(home_id).places, *beside):
             if sightings.is_copy(fd, place, home_id):
                 raise ExistsError(f"the same VM is in {place}, and is not put back beside it", file=name)
-        paths = Filling(shelf, manifest, _InDirectory(fd, volume, name), progress).run()
+        paths = Filling(shelf, manifest, _InDirectory(fd, volume, name), progress, owners=owners).run()
     return [path for path in paths if not is_private(path.partition("/")[0])]
 
 

@@ -42,9 +42,11 @@ def restore(
     name: str,
     policy: StoragePolicy | None = None,
     progress: Progress | None = None,
+    *,
+    owners: bool = False,
 ) -> Restored:
     """Make the VM `name` of a point, which is one of disks; by that policy, else the one that it had, if it
-    is known here, else the datastore's.
+    is known here, else the datastore's. `owners`: files are whose they were, by numbers; for root.
 
     With the key that it had, if it is to be had and may be used; else a new one. Raises ExistsError,
     UsageError for the name, KeyUnavailableError, DeniedError, CorruptDataError, StorageError.
@@ -54,7 +56,7 @@ def restore(
     about = f"{manifest.vm}\0{manifest.point}\0{manifest.home_id}\0{wanted.name}"
     token = sha256(about.encode("utf-8", "surrogateescape")).hex()[:32]
     with resumed_home(volume, name, token, lambda: _first_record(volume, name, manifest, wanted)) as home:
-        paths = Filling(shelf, manifest, _InHome(home), progress).run()
+        paths = Filling(shelf, manifest, _InHome(home), progress, owners=owners).run()
         keys = home.standing().keys if home.standing().state is HomeState.ENCRYPTED else ()
         state = home.standing().state.value
     had = {(key.provider, key.key_id) for key in manifest.keys}

@@ -28,7 +28,7 @@ from ioflt.datastore.home import Home
 from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, CorruptDataError, IofltError, MalformedError, UsageError
 from ioflt.format.manifest import text
-from ioflt.format.manifest.model import MAX_TEXT, Consistency, Disk, Key, Kind, Link, Manifest
+from ioflt.format.manifest.model import MAX_TEXT, Consistency, Disk, Key, Kind, Manifest
 from ioflt.format.record.record import HomeRecord
 from ioflt.types import HomeState, KeyRef
 
@@ -74,7 +74,7 @@ def run(
         regular.named(home),
         _sources(volume, home, repository.kind, wanted) as (record, source, consistency),
     ):
-        notes: list[str] = []
+        notes = list(source.notes)
         if repository.kind == "ciphertext":
             notes += [f"{path}: is clear in the VM, and so it is here" for path in record.clear_files]
         made = repository.make_shelf(vm)
@@ -186,10 +186,11 @@ class _Job:
                 transport=self._source.transport,
                 consistency=self._consistency,
                 notes=tuple(self._notes),
+                top=copying.top(self._home),
                 disks=disks,
                 files=files,
                 directories=copying.directories(self._home, self._source.directories),
-                links=tuple(Link(path, target) for path, target in self._source.links.items()),
+                links=copying.links(self._home, self._source.links),
             )
             written = sealing.signed(manifest, signer, about)
             text.parse(written)  # what cannot be read again is no backup
@@ -245,6 +246,8 @@ class _Job:
             content=stored.content,
             change_id=tracked.change_id,
             mode=info.st_mode & 0o777,
+            uid=info.st_uid,
+            gid=info.st_gid,
             mtime=info.st_mtime_ns,
             ddb=disk.ddb,
         )

@@ -33,12 +33,15 @@ _LARGE: Final = 1 << 20
 
 
 class Source(Protocol):
-    """`always`: what an increment holds in any case. `side` opens `files`."""
+    """`always`: what an increment holds in any case. `side` opens `files`. `notes`: what of the VM is not
+    read, in words.
+    """
 
     disks: list[FoundDisk]
     files: list[str]
     directories: list[str]
     links: dict[str, str]
+    notes: list[str]
     side: Side
     transport: str
     always: tuple[Area, ...]
@@ -73,6 +76,7 @@ class Plain:
         found = homefiles.look(home)
         self.disks, self.files = found.disks, found.files
         self.directories, self.links = found.directories, found.links
+        self.notes = found.notes
         self.side: Side = HomeSide(home)
         self.transport = transport
 
@@ -117,6 +121,7 @@ class Live:
         self._running = running
         self.disks, self.files = found.disks, found.files
         self.directories, self.links = found.directories, found.links
+        self.notes = found.notes
         self.side = found.side
 
     def open(self, disk: FoundDisk) -> VirtualDisk:
@@ -143,6 +148,7 @@ class Stored:
         self.files: list[str] = []
         self.directories: list[str] = []
         self.links: dict[str, str] = {}
+        self.notes: list[str] = []
         with regular.named(home):
             for root, below, names, fd in os.fwalk(".", dir_fd=home.fd):
                 for name in (*below, *names):

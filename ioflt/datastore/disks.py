@@ -38,7 +38,8 @@ class Disk:
     """The disk whose descriptor, or image, is the file `path` below `top_fd`. A context manager.
 
     For one thread at a time. `capacity` is in bytes, `files` the paths of all that it is made of, parents
-    included; `streamed` tells that it is one streamOptimized file.
+    included; `streamed` tells that it is one streamOptimized file. `unread`: by path, what else its images
+    have that is no part of the disk, in words.
     """
 
     def __init__(self, side: Side, top_fd: int, path: str, *, where: str = "", alone: bool = False) -> None:
@@ -64,6 +65,7 @@ class Disk:
         self.capacity = self._layers[0].capacity
         self.format = self._layers[0].format
         self.streamed = self._layers[0].streamed
+        self.unread = {layer.path: layer.unread for layer in self._layers if layer.unread}
         self.files = tuple(dict.fromkeys(name for layer in self._layers for name in layer.files))
 
     def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:

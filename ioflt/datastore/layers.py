@@ -169,7 +169,9 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A disk without its parent. `files` are the paths that it is made of; `cid` is a VMDK's."""
+    """A disk without its parent. `files` are the paths that it is made of; `cid` is a VMDK's; `unread`: what
+    else it has that is no part of the disk, in words.
+    """
 
     path: str
     format: str
@@ -178,6 +180,7 @@ class Layer:
     files: tuple[str, ...]
     cid: int | None = None
     streamed: bool = False
+    unread: str = ""
 
     @property
     def capacity(self) -> int:
@@ -267,7 +270,9 @@ def _qcow2(files: Files, path: str) -> Layer:
             raise MalformedError("backing name not confined", "leads out of the VM's home")
         parent = Parent(place, header.backing_format)
     extent = Extent(0, header.size, path, lambda files, path: Reader(_reading(files, path)))
-    return Layer(path, "qcow2", (extent,), parent, (path,))
+    counts = ((header.snapshots, "internal snapshots"), (header.bitmaps, "bitmaps"))
+    unread = " and ".join(f"{count} {what}" for count, what in counts if count)
+    return Layer(path, "qcow2", (extent,), parent, (path,), unread=unread)
 
 
 def _vmdk(files: Files, path: str, first: bytes) -> Layer:

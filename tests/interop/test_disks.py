@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ioflt.backup import homefiles
 from ioflt.backup.transports import open_disk
 from ioflt.types import Area
 from tests.unit.backup.disks import cowd, sesparse, text
@@ -225,3 +226,18 @@ def test_qcow2_over_qcow2_over_raw(stored: Stored, clear: Path) -> None:
 def test_compressed_qcow2(stored: Stored, clear: Path) -> None:
     run("qemu-img", "convert", "-f", "raw", "-c", "-O", "qcow2", "raw", "disk.qcow2", cwd=clear)
     assert judge(stored, clear, "disk.qcow2") == mapped(clear, "disk.qcow2")
+
+
+def test_what_a_backup_has_not_of_qcow2_is_noted(stored: Stored, clear: Path) -> None:
+    run("qemu-img", "create", "-q", "-f", "qcow2", "base.qcow2", "1M", cwd=clear)
+    run("qemu-img", "snapshot", "-c", "before", "base.qcow2", cwd=clear)
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2", cwd=clear)
+    for name in ("a", "b"):
+        run("qemu-img", "bitmap", "--add", "top.qcow2", name, cwd=clear)
+    run("qemu-img", "snapshot", "-c", "after", "top.qcow2", cwd=clear)
+    for name in ("base.qcow2", "top.qcow2"):
+        stored.put(name, (clear / name).read_bytes())
+    assert homefiles.look(stored.home).notes == [
+        "base.qcow2: its 1 internal snapshots are not in the backup",
+        "top.qcow2: its 1 internal snapshots and 2 bitmaps are not in the backup",
+    ]

@@ -62,6 +62,9 @@ def restore(
     A backup made with --ciphertext is put back as it was stored, under its old keys, which need not be
     there; `ioflt vm register` vouches for it, where this is to be done and you may not.
 
+    Files have the permissions that they had; where root restores what was backed up on this machine, the
+    owners, too.
+
     No VM is overwritten. Interrupted, the same command goes on where it was.
     """
     from ioflt.backup import listing
@@ -75,13 +78,14 @@ def restore(
         found.shelf(vm or listing.sole(found)) as shelf,
     ):
         document = shelf.document(listing.at(shelf, moment))
-        _check(shelf, document, destination)
+        # Elsewhere numbers are others' users.
+        owners = _check(shelf, document, destination) and os.geteuid() == 0
         manifest = document.manifest
         new = name or manifest.vm
         if found.kind == CIPHERTEXT:
             if policy is not None:
                 raise UsageError(_AS_IT_WAS, file=destination)
-            _put_back(shelf, document, volume, new, lines, as_json)
+            _put_back(shelf, document, volume, new, owners, lines, as_json)
             return
         given = None if policy is None else policies.to_assign(volume.keys, policy)
         encrypts = (given or restoring.becomes(volume, manifest)).encrypts
@@ -93,7 +97,7 @@ def restore(
         )
         total = 2 * sum(disk.stored for disk in manifest.disks) if manifest.full else None
         with logged(), told, watched(f"restoring {new}", total, lines) as bar:
-            made = restoring.restore(shelf, manifest, volume, new, given, bar.advance)
+            made = restoring.restore(shelf, manifest, volume, new, given, bar.advance, owners=owners)
 
     shown = dataclasses.asdict(made) | _signer(document)
 
@@ -105,7 +109,7 @@ def restore(
 
 
 def _put_back(
-    shelf: Shelf, document: Document, volume: Volume, name: str, lines: bool, as_json: bool
+    shelf: Shelf, document: Document, volume: Volume, name: str, owners: bool, lines: bool, as_json: bool
 ) -> None:
     """From a point of ciphertext; then vouch for it, if need be and this may be done."""
     from ioflt.backup import putback
@@ -122,7 +126,7 @@ def _put_back(
     )
     total = 2 * sum(disk.stored for disk in manifest.disks) if manifest.full else None
     with told, watched(f"restoring {name}", total, lines) as bar:
-        files = putback.put_back(shelf, manifest, volume, name, bar.advance)
+        files = putback.put_back(shelf, manifest, volume, name, bar.advance, owners=owners)
     try:
         with (
             KeyClient.connect(operation="vm register") as keys,
@@ -161,20 +165,23 @@ def _signer(document: Document) -> dict[str, object]:
     return {"signed_by": who, "signed_at": when}
 
 
-def _check(shelf: Shelf, document: Document, destination: Path) -> None:
-    """It, and all that it builds on, is what somebody signed; a warning where that was not this machine."""
+def _check(shelf: Shelf, document: Document, destination: Path) -> bool:
+    """It, and all that it builds on, is what somebody signed: whether this machine; else with a warning."""
     from ioflt.backup import sealing
 
     with connect_keys() as keys:
         own = keys.manifest_key()
+    ours = True
     for each in sealing.behind(shelf, document):
         try:
             sealing.check(each, own)
         except AuthenticationError as error:
             if error.reason != sealing.STRANGER:
                 raise
+            ours = False
             who, when = sealing.attested(each)
             point = each.manifest.point
             told = f"{point} was signed on another machine than this one, by its word for {who} at {when}"
             look = "ioflt backup verify --public-key looks whether by the one that you know"
             warn(f"{destination}: {told}; {look}")
+    return ours

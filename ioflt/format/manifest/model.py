@@ -19,7 +19,10 @@ Path = Annotated[str, Meta(min_length=1, max_length=4095)]
 HomeId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Mode = Annotated[int, Meta(ge=0, le=0o7777)]
+#: Permissions, no more: what is made of it never runs as somebody else.
+Mode = Annotated[int, Meta(ge=0, le=0o777)]
+#: Of a user or a group.
+Number = Annotated[int, Meta(ge=0, lt=2**32 - 1)]
 Nanoseconds = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 #: How the destination keeps what it was given.
@@ -54,6 +57,8 @@ class Disk(_Part, frozen=True):
     content: Digest
     change_id: Text | None
     mode: Mode
+    uid: Number
+    gid: Number
     mtime: Nanoseconds
     ddb: dict[Text, Text]
 
@@ -64,6 +69,8 @@ class File(_Part, frozen=True):
     path: Path
     size: Size
     mode: Mode
+    uid: Number
+    gid: Number
     mtime: Nanoseconds
     sha256: Digest
 
@@ -71,6 +78,8 @@ class File(_Part, frozen=True):
 class Directory(_Part, frozen=True):
     path: Path
     mode: Mode
+    uid: Number
+    gid: Number
     mtime: Nanoseconds
 
 
@@ -79,6 +88,16 @@ class Link(_Part, frozen=True):
 
     path: Path
     target: Path
+    uid: Number
+    gid: Number
+
+
+class Top(_Part, frozen=True):
+    """The directory of the VM itself."""
+
+    mode: Mode
+    uid: Number
+    gid: Number
 
 
 class Key(_Part, frozen=True):
@@ -103,6 +122,7 @@ class Manifest(_Part, frozen=True):
     transport: Annotated[str, Meta(min_length=1, max_length=16)]
     consistency: Consistency
     notes: Annotated[tuple[Text, ...], Meta(max_length=1024)]
+    top: Top
     disks: Annotated[tuple[Disk, ...], Meta(max_length=65536)]
     files: Annotated[tuple[File, ...], Meta(max_length=65536)]
     directories: Annotated[tuple[Directory, ...], Meta(max_length=65536)]

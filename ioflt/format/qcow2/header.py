@@ -34,6 +34,7 @@ _HEAD: Final = struct.Struct(">4sIQIIQIIQQIIQ")
 _MORE: Final = struct.Struct(">QQQII")
 _EXTENSION: Final = struct.Struct(">II")
 _BACKING_FORMAT: Final = 0xE2792ACA
+_BITMAPS: Final = 0x23852875
 _MAX_NAME: Final = 1023
 _FORMATS: Final = frozenset({"raw", "qcow2", "vmdk"})
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED = (1 << bit for bit in range(5))
@@ -42,7 +43,7 @@ _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED = (1 << bit for bit in ran
 @dataclass(frozen=True, slots=True)
 class Header:
     """`size` is the disk's, bytes. `backing` is a path relative to the image's directory, `backing_format`
-    None where the image does not say it.
+    None where the image does not say it. `snapshots`, `bitmaps`: how many it has, of which nothing is read.
     """
 
     version: int
@@ -52,6 +53,8 @@ class Header:
     l1_offset: int
     backing: str | None
     backing_format: str | None
+    snapshots: int = 0
+    bitmaps: int = 0
 
     @property
     def cluster(self) -> int:
@@ -95,7 +98,7 @@ def parse(data: bytes) -> Header:
         l1_offset,
         _refcounts,
         _refcount_clusters,
-        _snapshots,
+        snapshots,
         _snapshots_offset,
     ) = _HEAD.unpack_from(data)
     if version not in (2, 3):
@@ -109,9 +112,10 @@ def parse(data: bytes) -> Header:
     length = _HEAD.size if version == 2 else _features(data)
     _check_l1(size, bits, l1_size, l1_offset)
     area = data[: 1 << bits]
-    backing_format = _extensions(area, length, name_offset)
+    backing_format, bitmaps = _extensions(area, length, name_offset)
     backing = _backing(area, name_offset, name_size) if name_offset else None
-    return Header(version, bits, size, l1_size, l1_offset, backing, backing_format if backing else None)
+    known = backing_format if backing else None
+    return Header(version, bits, size, l1_size, l1_offset, backing, known, snapshots, bitmaps)
 
 
 def _features(data: bytes) -> int:
@@ -150,14 +154,14 @@ def l1_entries(size: int, bits: int) -> int:
     return -(-size // (1 << bits + bits - 3))
 
 
-def _extensions(area: bytes, start: int, name_offset: int) -> str | None:
-    """The backing file's format, if an extension says it."""
+def _extensions(area: bytes, start: int, name_offset: int) -> tuple[str | None, int]:
+    """The backing file's format, and how many bitmaps there are, if extensions say it."""
     end = name_offset if start <= name_offset <= len(area) else len(area)
-    found = None
+    found, bitmaps = None, 0
     while start + _EXTENSION.size <= end:
         kind, length = _EXTENSION.unpack_from(area, start)
         if kind == 0:
-            return found
+            return found, bitmaps
         start += _EXTENSION.size
         if length > end - start:
             raise MalformedError("bad extension", f"{kind:#x} of {length} bytes")
@@ -165,8 +169,10 @@ def _extensions(area: bytes, start: int, name_offset: int) -> str | None:
             found = area[start : start + length].decode("ascii", "backslashreplace")
             if found not in _FORMATS:
                 raise UnsupportedError("unknown backing format", repr(found[:20]))
+        if kind == _BITMAPS:
+            bitmaps = int.from_bytes(area[start : start + min(length, 4)], "big")
         start += -(-length // 8) * 8
-    return found
+    return found, bitmaps
 
 
 def _backing(area: bytes, offset: int, size: int) -> str:

@@ -238,6 +238,45 @@ def test_ciphertext_is_put_back_where_the_vm_was(site: Site, tmp_path: Path) -> 
     assert [each.finding for each in check.run(site.volume.path, site.keys).entries if each.finding] == []
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("owners", [True, False])
+def test_files_have_the_permissions_and_owners_that_they_had(site: Site, kind: str, *, owners: bool) -> None:
+    top = site.top / "web"
+    for number, path in enumerate(
+        ("", "logs", "logs/a.log", "logs/current", "web.vmdk", "data.raw", "web.vmx")
+    ):
+        os.chown(top / path, 7000 + number, 8000 + number, follow_symlinks=False)
+        if path != "logs/current":
+            os.chmod(top / path, 0o700 + number)
+    before = looks(top)
+    assert ("web.vmdk", 0o704, 7004, 8004) in before
+    site.back_up(kind)
+    shutil.rmtree(top)
+    with site.destination(kind) as found, found.shelf("web") as shelf:
+        manifest = shelf.document(listing.named(shelf, None)).manifest
+        if kind == "ciphertext":
+            putback.put_back(shelf, manifest, site.volume, "web", owners=owners)
+        else:
+            restore.restore(shelf, manifest, site.volume, "web", owners=owners)
+    after = looks(top)
+    flat = "web-flat.vmdk"  # made anew, with what the disk's file has
+    assert [each for each in after if each[0] != flat] == [
+        (path, mode, *((uid, gid) if owners else (0, 0))) for path, mode, uid, gid in before if path != flat
+    ]
+
+
+def looks(top: Path) -> list[tuple[str, int, int, int]]:
+    """Path, permissions and owners of a directory and of what is in it, beside what is ours."""
+    found = []
+    for path in (top, *sorted(top.rglob("*"))):
+        name = str(path.relative_to(top))
+        if not name.startswith(".ioflt"):
+            info = path.lstat()
+            found.append((name, info.st_mode & 0o777, info.st_uid, info.st_gid))
+    return found
+
+
 @pytest.mark.allow_log("rolled back, and accepted")
 def test_an_older_one_is_another_vm(site: Site) -> None:
     """Its keys were changed since: whoever puts it back vouches for it, and gets a VM with another id."""

@@ -10,7 +10,7 @@ import pytest
 
 from ioflt.errors import CorruptDataError
 from ioflt.format.manifest import text
-from ioflt.format.manifest.model import Directory, Disk, File, Key, Link, Manifest, Signed
+from ioflt.format.manifest.model import Directory, Disk, File, Key, Link, Manifest, Signed, Top
 
 POINT, BEFORE = "20261127T061200Z", "20261126T061200Z"
 SIGNED = Signed('{"manifest":"00"}', "00" * 64, "-----BEGIN PUBLIC KEY-----\n")
@@ -29,6 +29,7 @@ MANIFEST = Manifest(
     transport="file",
     consistency="powered off",
     notes=("one",),
+    top=Top(0o750, 64055, 2**32 - 2),
     disks=(
         Disk(
             "a/b%:.raw",
@@ -41,6 +42,8 @@ MANIFEST = Manifest(
             "1" * 64,
             None,
             0o644,
+            0,
+            36,
             7,
             {},
         ),
@@ -55,13 +58,15 @@ MANIFEST = Manifest(
             "1" * 64,
             "52/1",
             0o600,
+            0,
+            36,
             7,
             {"a": "b"},
         ),
     ),
-    files=(File("a/\udcff", 3, 0o644, -1, "2" * 64), File("web.vmx", 3, 0o644, 5, "2" * 64)),
-    directories=(Directory("a", 0o755, 5),),
-    links=(Link("a/link", "../web.vmx"),),
+    files=(File("a/\udcff", 3, 0o644, 0, 36, -1, "2" * 64), File("web.vmx", 3, 0o644, 0, 36, 5, "2" * 64)),
+    directories=(Directory("a", 0o755, 0, 36, 5),),
+    links=(Link("a/link", "../web.vmx", 0, 36),),
 )
 GOOD = text.write(MANIFEST, SIGNED)
 
@@ -93,6 +98,8 @@ BAD = {
     "a number beyond any size": changed("manifest", "files", 0, "size", to=2**63),
     "a short digest": changed("manifest", "disks", 1, "sha256", to="00"),
     "a mode of more than permissions": changed("manifest", "disks", 1, "mode", to=0o100644),
+    "a mode by which it runs as its owner": changed("manifest", "files", 0, "mode", to=0o4755),
+    "a user that chown takes for none": changed("manifest", "top", "uid", to=2**32 - 1),
     "a path that leads out": changed("manifest", "files", 0, "path", to="../x"),
     "an absolute path": changed("manifest", "files", 0, "path", to="/x"),
     "a VM's name that is a path": changed("manifest", "vm", to="a/b"),
