@@ -255,7 +255,9 @@ class _Job:
     def _changed(self, source: VirtualDisk, chain: Chain, tracked: Tracked) -> list[Area]:
         """What an increment holds."""
         if tracked.areas is not None:
-            return tracked.areas
+            longer = source.capacity - chain.capacity  # nobody may have written that
+            shown = source.areas(chain.capacity, longer) if longer > 0 else ()
+            return list(increments.merged([*tracked.areas, *shown]))
         self._note("changes were not tracked: found by comparing with the backup before")
         return list(increments.changed(source, chain, self._source.always))
 

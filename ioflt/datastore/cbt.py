@@ -1,9 +1,9 @@
 """Changed blocks of a virtual disk: tracked, asked for, and ids of moments.
 
 A disk is a raw file, or the flat extents that its descriptor names. What is tracked is kept for each of the
-files; their sequences go together, and the UUID of a disk of several files is made of all of theirs. The
-mount that has a file open for writing is asked over its control socket; of a file that nobody writes to the
-map is read here.
+files; their sequences go together, and the UUID of a disk of several files is made of all of theirs and of
+where each part lies: laid out otherwise it is another disk, whatever was written. The mount that has a file
+open for writing is asked over its control socket; of a file that nobody writes to the map is read here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -21,6 +22,7 @@ from ioflt import syscalls
 from ioflt.datastore import cbtfiles, files, reach, regular
 from ioflt.datastore.container import Container
 from ioflt.datastore.home import Home
+from ioflt.datastore.layers import is_raw
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
 from ioflt.errors import BusyError, ChangesUnknownError, NotFoundError, UnsupportedError, UsageError
@@ -49,9 +51,9 @@ _SE_SPARSE: Final = bytes.fromhex("bebafeca")
 @dataclass(frozen=True, slots=True)
 class Part:
     """What of a disk lies from `start` on: `length` bytes of the file at `path` from `offset` on; None: all,
-    however long it is by then."""
+    however long it is by then. Zeros if it has no `path`."""
 
-    path: str
+    path: str | None
     offset: int
     start: int
     length: int | None
@@ -80,7 +82,7 @@ def enable(home: Home, path: str) -> bool:
 def disable(home: Home, path: str) -> bool:
     """Track them no more; False when they were not. Raises as `enable`."""
     home.check_writable()
-    removed = [_switch(home, one, on=False) for one in _files(parts(home, path))]
+    removed = [_switch(home, one, on=False) for one in _files(parts(home, path, any_format=True))]
     return any(removed)
 
 
@@ -100,12 +102,13 @@ def take(home: Home, path: str, *, held: bool = False) -> ChangeId:
     `held`: the caller keeps others from converting the home. Raises NotFoundError when the disk is not
     tracked, and otherwise as `enable`.
     """
-    taken = {one: _take(home, one, 0, held=held) for one in _files(parts(home, path))}
+    disk = parts(home, path)
+    taken = {one: _take(home, one, 0, held=held) for one in _files(disk)}
     while True:
         sequence = max(one.sequence for one in taken.values())
         behind = [one for one, its in taken.items() if its.sequence < sequence]
         if not behind:
-            return ChangeId(_uuid([one.uuid for one in taken.values()]), sequence)
+            return ChangeId(_uuid(disk, {one: its.uuid for one, its in taken.items()}), sequence)
         taken.update((one, _take(home, one, sequence, held=held)) for one in behind)
 
 
@@ -118,10 +121,12 @@ def query(home: Home, path: str, since: ChangeId | None, *, held: bool = False) 
     disk = parts(home, path)
     sequence = None if since is None else since.sequence
     found = {one: _changes(home, one, sequence, held=held) for one in _files(disk)}
-    if since is not None and since.uuid != _uuid([changes.uuid for changes in found.values()]):
+    if since is not None and since.uuid != _uuid(disk, {one: its.uuid for one, its in found.items()}):
         raise ChangesUnknownError(UNKNOWN, file=regular.full_path(home, path))
     areas: list[Area] = []
     for part in disk:
+        if part.path is None:
+            continue
         for start, length in found[part.path].areas:
             first, end = max(start, part.offset), start + length
             if part.length is not None:
@@ -131,13 +136,17 @@ def query(home: Home, path: str, since: ChangeId | None, *, held: bool = False) 
     return areas
 
 
-def parts(home: Home, path: str) -> list[Part]:
-    """Where the content of the disk at `path` lies. Raises UnsupportedError, UsageError, CorruptDataError."""
+def parts(home: Home, path: str, *, any_format: bool = False) -> list[Part]:
+    """Where the content of the disk at `path` lies. `any_format`: its file may be no image of it, as that
+    was made of a tracked one. Raises UnsupportedError, UsageError, CorruptDataError.
+    """
     with regular.named(home, path), closing(_open(home, path, os.O_RDONLY)) as file:
-        if path.lower().endswith(".vmdk"):
-            first = bytes(file.read(0, sparse.PROBE_SIZE))
-            if descriptor.is_descriptor(first) and file.length <= descriptor.MAX_SIZE:
+        first = bytes(file.read(0, sparse.PROBE_SIZE))
+        if path.lower().endswith(".vmdk") and descriptor.is_descriptor(first):
+            if file.length <= descriptor.MAX_SIZE:
                 return _extents(path, bytes(file.read(0, descriptor.MAX_SIZE)))
+        elif not (any_format or is_raw(path)):
+            refuse_format(first)
     return [Part(path, 0, 0, None)]
 
 
@@ -292,27 +301,32 @@ def _extents(path: str, text: bytes) -> list[Part]:
         raise UnsupportedError("its changed blocks cannot be tracked", "it is a snapshot of another disk")
     found, start = [], 0
     for extent in disk.extents:
-        length = extent.sectors * 512
+        length, beside = extent.sectors * 512, None
         if extent.file_name is not None:
             if extent.kind not in ("FLAT", "VMFS"):
                 raise UnsupportedError("its changed blocks cannot be tracked", f"an extent is {extent.kind}")
             beside = os.path.join(os.path.dirname(path), extent.file_name)
-            found.append(Part(beside, extent.offset * 512, start, length))
+        found.append(Part(beside, extent.offset * 512, start, length))
         start += length
-    if not found:
+    if not _files(found):
         raise UnsupportedError("its changed blocks cannot be tracked", "it has no extent")
     return found
 
 
 def _files(disk: list[Part]) -> list[str]:
-    return list(dict.fromkeys(part.path for part in disk))
+    return list(dict.fromkeys(part.path for part in disk if part.path is not None))
 
 
-def _uuid(uuids: list[bytes]) -> bytes:
-    """Of a disk whose files have those."""
-    if len(uuids) == 1:
-        return uuids[0]
-    return hashlib.sha256(b"".join(uuids)).digest()[:UUID_SIZE]
+def _uuid(disk: list[Part], uuids: dict[str, bytes]) -> bytes:
+    """Of a disk whose files have those. One file from its beginning on is the same when it is longer."""
+    first = disk[0]
+    if len(disk) == 1 and first.path is not None and first.offset == 0:
+        return uuids[first.path]
+    made = hashlib.sha256()
+    for part in disk:
+        made.update(bytes(UUID_SIZE) if part.path is None else uuids[part.path])
+        made.update(struct.pack("<QQ", part.offset, part.length or 0))
+    return made.digest()[:UUID_SIZE]
 
 
 def _append(areas: list[Area], start: int, length: int) -> None:

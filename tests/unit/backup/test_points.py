@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from ioflt.backup.restore import Restored
 from ioflt.backup.run import Wanted
 from ioflt.backup.sources import StoredFile
 from ioflt.datastore import cbt, check
+from ioflt.datastore.disks import Disk as HomeDisk
+from ioflt.datastore.home import Home
+from ioflt.datastore.tree import HomeSide
 from ioflt.datastore.volume import Volume
 from ioflt.errors import (
     AuthenticationError,
@@ -28,7 +32,8 @@ from ioflt.errors import (
 )
 from ioflt.format.vmdk import descriptor
 from ioflt.types import HomeState
-from tests.unit.backup.points import DISK, K64, LENGTH, Site, contents
+from tests.unit.backup import disks
+from tests.unit.backup.points import DESCRIPTOR, DISK, K64, LENGTH, Site, contents
 
 KINDS = ["encrypted", "clear", "ciphertext"]
 
@@ -165,6 +170,43 @@ def test_an_increment_of_a_tracked_disk_asks_what_changed(site: Site, other: Vol
     for number, (manifest, before) in enumerate(states):
         restored(site, "clear", other, f"back{number}", manifest.point)
         same(before, contents(other.home(f"back{number}")))
+
+
+def seen(home: Home, name: str) -> bytes:
+    """What a guest has on that disk."""
+    with HomeDisk(HomeSide(home), home.fd, name) as disk:
+        return bytes(disk.read(0, disk.capacity))
+
+
+def test_a_tracked_disk_whose_file_becomes_an_image(site: Site, other: Volume) -> None:
+    """No increment takes changes of the file for those of the disk."""
+    site.put("web.qcow2", random.Random(3).randbytes(4 * K64))
+    cbt.enable(site.home, "web.qcow2")
+    states = [(site.back_up("clear"), seen(site.home, "web.qcow2"))]
+    image = disks.qcow2(16 * K64, (0, b"a" * K64), (12 * K64, b"b" * K64))
+    for written in (b"c", b"d"):
+        with site.tracked("web.qcow2") as file:
+            file.write(0, image.replace(b"bb", written + b"b", 1))
+        states.append((site.back_up("clear", incremental=True), seen(site.home, "web.qcow2")))
+    for manifest, before in states:
+        restored(site, "clear", other, manifest.point, manifest.point)
+        assert seen(other.home(manifest.point), "web.qcow2") == before
+
+
+def test_a_tracked_disk_whose_descriptor_shows_more_of_its_file(site: Site, other: Volume) -> None:
+    """Nobody wrote that after the backup before, and that has it not."""
+    site.write("web-flat.vmdk", LENGTH - K64, b"behind the end")
+    shorter = b"RW %d " % (LENGTH // 512 - 300)
+    site.write("web.vmdk", 0, DESCRIPTOR.replace(b"RW %d " % (LENGTH // 512), shorter))
+    cbt.enable(site.home, "web.vmdk")
+    site.back_up("clear")
+    site.write("web.vmdk", 0, DESCRIPTOR)
+    with site.tracked("web-flat.vmdk") as file:
+        file.write(0, b"changed")
+    increment = site.back_up("clear", incremental=True)
+    assert all(disk.parent is not None for disk in increment.disks)
+    restored(site, "clear", other, "back")
+    assert seen(other.home("back"), "web.vmdk") == seen(site.home, "web.vmdk")
 
 
 def test_what_changed_side_by_side_is_one_area(tmp_path: Path) -> None:

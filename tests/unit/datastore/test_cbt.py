@@ -198,3 +198,46 @@ def test_a_byte_cut_off_and_given_back(stored):
         file.truncate(SIZE - 1)
         file.truncate(SIZE)
     assert cbt.query(stored.home, "disk.raw", taken) == [(SIZE - BLOCK, BLOCK)]
+
+
+@pytest.mark.parametrize(
+    "extents",
+    [
+        b'RW 1 FLAT "web-flat.vmdk" 1\n',
+        b'RW 1 ZERO\nRW 1 FLAT "web-flat.vmdk" 0\n',
+        b'RW 2 FLAT "web-flat.vmdk" 0\nRW 1 ZERO\n',
+    ],
+    ids=["from elsewhere on", "at another place", "longer, where zeros were"],
+)
+def test_laid_out_otherwise_it_is_another_disk(stored, extents):
+    """Nobody wrote to the extent, and yet the disk has other bytes."""
+    head = TWO.partition(b"RW")[0]
+    stored.put("web-flat.vmdk", b"\1" * SIZE)
+    stored.put("web.vmdk", head + b'RW 1 FLAT "web-flat.vmdk" 0\nRW 2 ZERO\n')
+    cbt.enable(stored.home, "web.vmdk")
+    taken = cbt.take(stored.home, "web.vmdk")
+    assert cbt.query(stored.home, "web.vmdk", taken) == []
+    stored.path("web.vmdk").unlink()
+    stored.put("web.vmdk", head + extents)
+    with pytest.raises(ChangesUnknownError, match="full backup is due"):
+        cbt.query(stored.home, "web.vmdk", taken)
+
+
+def test_a_tracked_file_that_became_an_image(stored):
+    """What changes in it is not what changes in the disk."""
+    stored.put("disk.qcow2", bytes(SIZE))
+    cbt.enable(stored.home, "disk.qcow2")
+    taken = cbt.take(stored.home, "disk.qcow2")
+    change(stored, "disk.qcow2", 0, b"QFI\xfb")
+    for ask in (cbt.take, lambda *disk: cbt.query(*disk, taken)):
+        with pytest.raises(UnsupportedError, match="it is qcow2"):
+            ask(stored.home, "disk.qcow2")
+    assert cbt.disable(stored.home, "disk.qcow2")
+
+
+def test_a_raw_disk_may_begin_as_its_guest_wants(stored):
+    stored.put("disk.raw", bytes(SIZE))
+    cbt.enable(stored.home, "disk.raw")
+    taken = cbt.take(stored.home, "disk.raw")
+    change(stored, "disk.raw", 0, b"QFI\xfb")
+    assert cbt.query(stored.home, "disk.raw", taken) == [(0, BLOCK)]
