@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Told(KeyboardInterrupt):
@@ -18,14 +18,17 @@ class Told(KeyboardInterrupt):
 
 @contextmanager
 def heard() -> Iterator[None]:
-    """The first SIGTERM or SIGINT raises `Told`, further ones change nothing. For the main thread."""
+    """The first SIGTERM, SIGINT or SIGHUP raises `Told`, further ones change nothing. For the main thread.
+
+    Under nohup(1), which ignores it, SIGHUP stays ignored.
+    """
 
     def told(number: int, _frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_IGN)
         raise Told(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, told) for number in _ENDING}
+    before = {number: signal.signal(number, told) for number in _numbers()}
     try:
         yield
     finally:
@@ -40,7 +43,7 @@ def held_back() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _ENDING}
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _numbers()}
     try:
         yield
     finally:
@@ -48,3 +51,9 @@ def held_back() -> Iterator[None]:
             signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])
+
+
+def _numbers() -> list[signal.Signals]:
+    """Those that end something here."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in _ENDING if number != signal.SIGHUP or not ignored]

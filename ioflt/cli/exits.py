@@ -71,4 +71,6 @@ def exit_code(error: BaseException) -> int:
     """The exit code for any exception: that of the nearest class in the table."""
     if isinstance(error, OSError | errors.StorageError) and error.errno in _BY_ERRNO:
         return _BY_ERRNO[error.errno]
+    if isinstance(error, click.Abort | KeyboardInterrupt) and str(error) in signal.Signals.__members__:
+        return 128 + signal.Signals[str(error)]
     return next(_BY_ERROR[kind] for kind in type(error).__mro__ if kind in _BY_ERROR)

@@ -43,6 +43,8 @@ def report(error: BaseException, *, as_json: bool, numbered: bool = False) -> in
             failure["vddk"] = None if vddk is None else {"name": vddk[0], "number": vddk[1]}
         print(json.dumps(failure), file=sys.stderr)
         return code
+    if isinstance(error, click.Abort) and sys.stderr.isatty():
+        print(file=sys.stderr)  # behind the terminal's ^C
     if code == Exit.BUG:
         traceback.print_exception(error)
     told = "" if vddk is None else f" ({vddk[0]} {vddk[1]})"

@@ -185,6 +185,8 @@ class _Program(LazyGroup):
             result = super().invoke(ctx)
         except (click.UsageError, click.exceptions.Exit):  # no command ran: a slip, or help was shown
             raise
+        except KeyboardInterrupt as error:  # click would write an empty line, and forget which signal it was
+            raise click.Abort(str(error)) from error
         except Exception:  # said after a failure, too, which goes on
             self._remind(ctx)
             raise
@@ -223,5 +225,6 @@ def main() -> int:
     except BaseException as error:
         from ioflt.cli.failures import report
 
-        return report(error, as_json="--json" in sys.argv, numbered=sys.argv[1:2] == ["backup"])
+        as_json = not {"--json", "--json-progress"}.isdisjoint(sys.argv)
+        return report(error, as_json=as_json, numbered=sys.argv[1:2] == ["backup"])
     return result if isinstance(result, int) else 0

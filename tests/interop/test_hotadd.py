@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +101,7 @@ def rig(place: Place) -> Iterator[Rig]:
 
 def test_a_proxy_sums_what_it_is_given(rig: Rig) -> None:
     digest = hashlib.sha256((rig.place.base / "source.raw").read_bytes()).hexdigest()
-    for number, bus in ((signal.SIGINT, "virtio.0"), (signal.SIGTERM, "pv.0")):
+    for number, bus in ((signal.SIGHUP, "virtio.0"), (signal.SIGTERM, "pv.0")):
         with rig.added("--bus", bus) as (process, told):
             check("backup hotadd", told)
             assert (told["bus"], told["model"]) == (bus, "scsi-hd")
@@ -194,3 +195,25 @@ def test_what_is_refused(rig: Rig) -> None:
             code, message = rig.refused(qmp=impostor.path)
             assert (code, told in message) == (9, True), message
     assert rig.left() == []
+
+
+def test_a_signal_while_qemu_is_awaited(rig: Rig) -> None:
+    reached = threading.Event()
+
+    def mute(peer: Peer) -> None:
+        reached.set()
+        peer.wait()
+
+    where = rig.place.datastore / "web01", rig.place.base / "b"
+    for number, option in ((signal.SIGHUP, "--json-progress"), (signal.SIGINT, "--json")):
+        reached.clear()
+        with Impostor(rig.place.base / "impostor", mute) as impostor:
+            command = [sys.executable, "-m", "ioflt", "backup", "run", *where, "--qmp", impostor.path, option]
+            with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as process:
+                assert reached.wait(PATIENCE_S)
+                process.send_signal(number)
+                said = process.communicate(timeout=PATIENCE_S)[1].splitlines()
+        assert process.returncode == 128 + number
+        failure = json.loads(said[-1])
+        assert (failure["message"], failure["exit_code"]) == ("interrupted", 128 + number)
+        assert all(line.startswith("ioflt: ") for line in said[:-1]), said

@@ -42,6 +42,8 @@ def test_branches_do_not_share_codes() -> None:
         (click.FileError("x"), Exit.FAILURE),
         (click.Abort(), 128 + signal.SIGINT),
         (KeyboardInterrupt(), 128 + signal.SIGINT),
+        (KeyboardInterrupt("SIGTERM"), 128 + signal.SIGTERM),
+        (click.Abort("SIGHUP"), 128 + signal.SIGHUP),
         (BrokenPipeError(errno.EPIPE, "x"), 128 + signal.SIGPIPE),
         (FileNotFoundError(errno.ENOENT, "x"), Exit.NOT_FOUND),
         (PermissionError(errno.EACCES, "x"), Exit.DENIED),
