@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Protocol
 
+from ioflt.errors import UsageError
 from ioflt.types import Area
 
-__all__ = ["Area", "VirtualDisk", "aligned"]
+__all__ = ["Area", "VirtualDisk", "aligned", "check_inside"]
 
 
 class VirtualDisk(Protocol):
@@ -42,6 +43,12 @@ class VirtualDisk(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+
+def check_inside(capacity: int, offset: int, length: int) -> None:
+    """Raises UsageError for bytes that are not all in a disk of that capacity."""
+    if not 0 <= offset <= offset + length <= capacity:
+        raise UsageError(f"{length} bytes at {offset} of a disk of {capacity}")
 
 
 def aligned(areas: Iterable[Area], unit: int, capacity: int) -> Iterator[Area]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from types import TracebackType
 
-from ioflt.backup.disk import Area
+from ioflt.backup.disk import Area, check_inside
 from ioflt.datastore.openfile import OpenFile
 from ioflt.errors import MalformedError
 
@@ -21,6 +21,7 @@ class FlatDisk:
         self.capacity = -(-self._length // 512) * 512
 
     def read(self, offset: int, length: int) -> bytes:
+        check_inside(self.capacity, offset, length)
         wanted = max(0, min(length, self._length - offset))
         data = bytes(self._file.read(offset, wanted)) if wanted else b""
         if len(data) != wanted:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from ioflt.backup import sealing
-from ioflt.backup.disk import Area, VirtualDisk, aligned
+from ioflt.backup.disk import Area, VirtualDisk, aligned, check_inside
 from ioflt.backup.shelf import Shelf
 from ioflt.datastore.container import Progress
 from ioflt.datastore.openfile import OpenFile
@@ -152,6 +152,7 @@ class Layers:
         return self._layers[0][1].capacity
 
     def read(self, offset: int, length: int) -> bytes:
+        check_inside(self.capacity, offset, length)
         return b"".join(self._read(0, offset, length))
 
     def areas(self, offset: int = 0, length: int | None = None) -> Iterator[Area]:

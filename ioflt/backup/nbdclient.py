@@ -22,7 +22,9 @@ from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ioflt import hygiene, paths
-from ioflt.errors import NotFoundError, PeerError, StorageError, UsageError
+from ioflt.backup import children
+from ioflt.backup.disk import check_inside
+from ioflt.errors import NotFoundError, PeerError, StorageError
 from ioflt.types import Area
 
 #: Seconds until a server that does not answer is given up.
@@ -60,8 +62,7 @@ class NbdDisk:
 
     def read(self, offset: int, length: int) -> bytes:
         """See `VirtualDisk.read`."""
-        if not 0 <= offset <= offset + length <= self.capacity:
-            raise UsageError(f"bytes {offset}+{length} of a disk of {self.capacity}")
+        check_inside(self.capacity, offset, length)
         pieces = []
         while length:
             try:
@@ -207,12 +208,7 @@ def _popen(
 
 def _end(server: subprocess.Popen[bytes], file: Path) -> None:
     """Have nbdfuse unmount and end, also when whom it asks hangs, or is gone: then it may have died."""
-    server.terminate()
-    try:
-        server.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+    children.end(server, _END_S)
     try:
         file.stat()
     except OSError:  # a mount that nobody serves

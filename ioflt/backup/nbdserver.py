@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Final
 
 from ioflt import confinement, hygiene
-from ioflt.backup import bitmap
+from ioflt.backup import bitmap, children
 from ioflt.errors import DeniedError, NotFoundError, PeerError
 
 #: Connections that are served side by side. More than one, so that clients are told of multi-conn.
@@ -187,12 +187,7 @@ class NbdServer:
 
     def close(self) -> None:
         """End it: its clients are cut off. May be called again."""
-        self._process.terminate()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        children.end(self._process, _END_S)
 
     def __enter__(self) -> NbdServer:
         return self

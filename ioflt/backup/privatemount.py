@@ -16,6 +16,7 @@ import msgspec
 
 from ioflt import hygiene
 from ioflt.access.principals import Principal
+from ioflt.backup import children
 from ioflt.errors import PeerError
 from ioflt.keys.starter import environment
 from ioflt.wire import failure, readiness
@@ -97,12 +98,7 @@ class PrivateMount:
 
     def close(self) -> None:
         """End it, and return when it is gone. May be called again."""
-        self._process.terminate()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        children.end(self._process, _END_S)
 
     def __enter__(self) -> PrivateMount:
         return self

@@ -83,7 +83,7 @@ def run(
                 shelf.check_backups()
                 job = _Job(home, record, source, shelf, consistency, repository.kind, notes, progress, key)
                 return job.run(incremental=wanted.incremental, signer=signer, told=told)
-        except BaseException:
+        except BaseException:  # also after Ctrl-C: no shelf stays that has no point
             if made:
                 with suppress(IofltError, OSError):  # what went wrong is said in any case
                     repository.remove_shelf(vm)
