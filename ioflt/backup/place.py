@@ -20,8 +20,10 @@ from types import TracebackType
 from ioflt import syscalls
 from ioflt.errors import StorageError
 from ioflt.paths import Paths
+from ioflt.transport import owned
 
 _LOCK = "lock"
+_MOUNTPOINT = "mnt"
 
 
 class Place:
@@ -40,14 +42,14 @@ class Place:
             making = os.open(top / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(making, fcntl.LOCK_EX)
-                _remove_dead(top)
+                _remove_dead(where)
                 path = top / secrets.token_hex(4)
                 path.mkdir(mode=0o700)
                 lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
                 fcntl.flock(lock, fcntl.LOCK_EX)
             finally:
                 os.close(making)
-            for name in (path / "mnt", path / "client"):
+            for name in (path / _MOUNTPOINT, path / "client"):
                 name.mkdir(mode=0o700)
             path.chmod(0o711)
             top.chmod(0o711)
@@ -59,7 +61,7 @@ class Place:
 
     @property
     def mountpoint(self) -> Path:
-        return self.path / "mnt"
+        return self.path / _MOUNTPOINT
 
     @property
     def client(self) -> Path:
@@ -87,9 +89,9 @@ class Place:
         self.close()
 
 
-def _remove_dead(top: Path) -> None:
+def _remove_dead(where: Paths) -> None:
     """Call while nobody else makes one: then one without a lock is what is left of one."""
-    for path in top.iterdir():
+    for path in where.exports.iterdir():
         with suppress(OSError):
             try:
                 lock = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -99,13 +101,14 @@ def _remove_dead(top: Path) -> None:
             try:
                 if syscalls.try_flock(lock, fcntl.LOCK_EX):
                     _remove(path)
+                    owned.remove_stale(where.control_socket(str(path / _MOUNTPOINT)))
             finally:
                 os.close(lock)
 
 
 def _remove(path: Path) -> None:
     """A mount that is left there is taken away first; whatever is below it is not touched."""
-    mountpoint = path / "mnt"
+    mountpoint = path / _MOUNTPOINT
     if not _is_gone(mountpoint):
         command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
         subprocess.run([*command, str(mountpoint)], capture_output=True, check=False)

@@ -1,26 +1,19 @@
-"""A trio listener on a unix socket that only one process can own.
-
-One owner: the listener holds `flock` on `<socket>.lock` as long as it lives. Only the holder removes a stale
-socket and binds, so two daemons never serve one path and none removes the other's live socket. The lock file
-itself stays for ever: removing it would be the race again.
-"""
+"""A trio listener on a unix socket that only one process can own: see `transport.owned`."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
-import time
 from pathlib import Path
 
 import trio
 
-from ioflt.errors import BusyError, UsageError
+from ioflt.errors import UsageError
+from ioflt.transport import owned
 from ioflt.transport.unix import address
 
 _BACKLOG = 1024  # connections that come in one burst
-_LOCK_TRIES, _LOCK_PAUSE_S = 20, 0.05  # a process that ends may own its socket a moment longer
 
 
 class Listener:
@@ -39,7 +32,7 @@ class Listener:
         """
         self.path = path
         self._inherited = inherited is not None
-        self._lock = _lock(path)
+        self._lock = owned.take(path)
         try:
             if inherited is None:
                 self._socket = _bind(path, mode, group)
@@ -47,7 +40,7 @@ class Listener:
                 self._socket = _take_over(inherited, path)
                 _protect(path, mode, group)
         except BaseException:  # nobody else closes it
-            os.close(self._lock)
+            owned.give_free(path, self._lock)
             raise
 
     def trio_listener(self) -> trio.SocketListener:
@@ -62,7 +55,7 @@ class Listener:
         if not self._inherited:
             with contextlib.suppress(FileNotFoundError):
                 self.path.unlink()
-        os.close(self._lock)
+        owned.give_free(self.path, self._lock)
         self._lock = -1
 
     def __enter__(self) -> Listener:
@@ -70,17 +63,6 @@ class Listener:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _lock(path: Path) -> int:
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    for _ in range(_LOCK_TRIES):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        time.sleep(_LOCK_PAUSE_S)
-    os.close(lock)
-    raise BusyError("another process serves this socket", file=path)
 
 
 def _bind(path: Path, mode: int, group: int | None) -> socket.socket:

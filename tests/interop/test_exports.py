@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ioflt import paths
 from ioflt.backup.listening import listen_unix
 from ioflt.backup.nbdserver import NbdServer, Served
 from ioflt.backup.transports import open_datastore, open_disk
@@ -416,6 +417,7 @@ def test_nothing_serves_once_it_is_killed(site: Site) -> None:
         assert after.said["socket"] != export.said["socket"]
         assert after.end()[0] == 0
     assert not left()
+    assert [path.name for path in paths.find().mounts.iterdir()] == []
     assert "its process is gone" in json.dumps(site.events("export end"))
 
 

@@ -1,13 +1,16 @@
 """Unix sockets: one owner, no stale ones, and the kernel's word on who the peer is."""
 
+import contextlib
 import os
 import socket
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from ioflt.errors import BusyError, PeerError, UsageError
-from ioflt.transport import unix
+from ioflt.transport import owned, unix
 from ioflt.transport.listener import Listener
 from ioflt.transport.unix import NotListening
 
@@ -49,6 +52,39 @@ def test_one_owner_at_a_time(short_tmp):
         unix.connect(path, 5).close()
     with Listener(path):
         unix.connect(path, 5).close()
+
+
+def test_nothing_is_left_of_an_owner_and_there_is_never_a_second(short_tmp):
+    """Many take the path and give it free, with it the lock's file, while others have that open."""
+    path = short_tmp / "a.sock"
+    together = threading.Barrier(4)
+
+    def own_often():
+        together.wait()
+        taken = 0
+        while taken < 200:
+            with contextlib.suppress(BusyError):
+                lock = owned.take(path)
+                path.touch(exist_ok=False)  # what only the owner does
+                path.unlink()
+                owned.give_free(path, lock)
+                taken += 1
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(own_often) for _ in range(4)]:
+            done.result()
+    assert list(short_tmp.iterdir()) == []
+
+
+def test_what_a_killed_owner_left_can_be_removed(short_tmp):
+    path = short_tmp / "a.sock"
+    with Listener(path):
+        owned.remove_stale(path)
+        unix.connect(path, 5).close()
+    for left in (path, short_tmp / "a.sock.lock"):
+        left.touch()
+    owned.remove_stale(path)
+    assert list(short_tmp.iterdir()) == []
 
 
 def test_a_stale_socket_gives_way(short_tmp):
