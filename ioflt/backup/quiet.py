@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 from ioflt import paths
 from ioflt.datastore.home import Home
@@ -13,41 +14,64 @@ from ioflt.format.manifest.model import Consistency
 from ioflt.keys.mounts import MountControl, sockets
 
 
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """`held`: the mounts that hold writes back; none where nobody has a file open."""
+
+    home: Home
+    consistency: Consistency
+    held: list[MountControl]
+
+    def check(self) -> None:
+        """See that nobody wrote so far. Raises BusyError where a mount ended, or another one began."""
+        if not self.held:
+            return
+        try:
+            asked = {mount.refresh().pid for mount in self.held}
+        except IofltError as error:
+            raise BusyError(f"its mount ended meanwhile: {error.message}", file=self.home.name) from error
+        with ExitStack() as opened:
+            for mount in _mounts(self.home.volume.path, opened):
+                if mount.status.pid not in asked:
+                    raise BusyError("another mount of its datastore began meanwhile", file=self.home.name)
+
+
 @contextmanager
-def quiet(home: Home) -> Iterator[Consistency]:
-    """Nobody has a file of it open; or the mounts of its datastore hold writes back until the block ends.
+def quiet(home: Home) -> Iterator[Quiet]:
+    """Nobody has a file of it open; or the mounts of its datastore hold writes back until the block ends, as
+    long as they live: `check` comes before anybody relies on what was read.
 
     Raises BusyError where its files are in use and no mount can be asked.
     """
     with ExitStack() as held:
-        consistency: Consistency = "powered off"
+        found = Quiet(home, "powered off", [])
         try:
             held.enter_context(home.exclusive())
         except BusyError as error:
-            mounts = [mount for mount in _mounts(home.volume.path) if not mount.status.read_only]
+            mounts = _mounts(home.volume.path, held)
             if not mounts:
                 raise
             try:
                 for mount in mounts:
-                    held.callback(mount.close)
                     mount.quiesce()
             except IofltError as why:
                 raise BusyError(f"in use, and its mount holds no writes back: {why.message}") from error
             held.enter_context(home.shared())
-            consistency = "crash-consistent"
-        yield consistency
+            found = Quiet(home, "crash-consistent", mounts)
+        yield found
 
 
-def _mounts(datastore: str) -> list[MountControl]:
-    """The mounts of a datastore that can be asked."""
+def _mounts(datastore: str, opened: ExitStack) -> list[MountControl]:
+    """The mounts of a datastore that can be asked, and written to; `opened` closes them."""
     found = []
     for path in sockets(paths.find()):
         try:
             mount = MountControl(path)
         except (IofltError, OSError):  # gone, or not ours to ask
             continue
-        if _same(mount.status.datastore, datastore):
+        if _same(mount.status.datastore, datastore) and not mount.status.read_only:
             found.append(mount)
+            opened.callback(mount.close)
         else:
             mount.close()
     return found

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from ioflt.backup import copying, images, increments, running, sealing
 from ioflt.backup.disk import Area, VirtualDisk
@@ -43,6 +43,17 @@ class Wanted:
     agent: Path | None = None
 
 
+class Moment(Protocol):
+    """As of which the point is. `check` sees that all that was read so far was of it. Raises BusyError,
+    PeerError, StorageError.
+    """
+
+    @property
+    def consistency(self) -> Consistency: ...
+
+    def check(self) -> None: ...
+
+
 #: Told of a point, and of the keys of its VM, before it is made.
 Told: TypeAlias = Callable[[str, tuple[KeyRef, ...]], AbstractContextManager[None]]
 
@@ -72,7 +83,7 @@ def run(
     home = volume.home(vm)
     with (
         regular.named(home),
-        _sources(volume, home, repository.kind, wanted) as (record, source, consistency),
+        _sources(volume, home, repository.kind, wanted) as (record, source, moment),
     ):
         notes = list(source.notes)
         if repository.kind == "ciphertext":
@@ -81,7 +92,7 @@ def run(
         try:
             with repository.shelf(vm) as shelf, shelf.alone():
                 shelf.check_backups()
-                job = _Job(home, record, source, shelf, consistency, repository.kind, notes, progress, key)
+                job = _Job(home, record, source, shelf, moment, repository.kind, notes, progress, key)
                 return job.run(incremental=wanted.incremental, signer=signer, told=told)
         except BaseException:  # also after Ctrl-C: no shelf stays that has no point
             if made:
@@ -100,8 +111,8 @@ def ask(volume: Volume, vm: str, place: str | os.PathLike[str], signer: Signer) 
 @contextmanager
 def _sources(
     volume: Volume, home: Home, kind: Kind, wanted: Wanted
-) -> Iterator[tuple[HomeRecord, Source, Consistency]]:
-    """What is read of the VM, which does not change while the block runs."""
+) -> Iterator[tuple[HomeRecord, Source, Moment]]:
+    """What is read of the VM, which does not change while the block runs, as `Moment.check` sees."""
     if wanted.qmp is not None:
         with Monitor(wanted.qmp) as monitor:
             running.remove_leftovers(monitor, volume.path, home.name)
@@ -109,13 +120,13 @@ def _sources(
                 record, found = clone.sound(home), Plain(volume, home, wanted.transport)
                 taken = {disk.path: found.take(disk) for disk in found.disks}
                 with running.taken(monitor, volume.path, home.name, found.disks, wanted.agent) as live:
-                    yield record, Live(found, taken, live), live.consistency
+                    yield record, Live(found, taken, live), live
         return
-    with quiet(home) as consistency:
+    with quiet(home) as moment:
         if kind == "ciphertext":
-            yield _claimed(home), Stored(home), consistency
+            yield _claimed(home), Stored(home), moment
         else:
-            yield clone.sound(home), Plain(volume, home, wanted.transport), consistency
+            yield clone.sound(home), Plain(volume, home, wanted.transport), moment
 
 
 def _claimed(home: Home) -> HomeRecord:
@@ -139,7 +150,7 @@ class _Job:
         record: HomeRecord,
         source: Source,
         shelf: Shelf,
-        consistency: Consistency,
+        moment: Moment,
         kind: Kind,
         notes: list[str],
         progress: Progress | None,
@@ -149,7 +160,7 @@ class _Job:
         self._record = record
         self._source = source
         self._shelf = shelf
-        self._consistency: Consistency = consistency
+        self._moment = moment
         self._kind: Kind = kind
         self._progress = progress
         self._key = key
@@ -167,6 +178,7 @@ class _Job:
                 copying.copy(self._home, self._source.side, path, self._shelf, draft, self._progress)
                 for path in self._source.files
             )
+            self._moment.check()
             record = self._record
             # Mounts may use a VM that is in use; headers of before and a record of after would open nothing.
             if self._kind == "ciphertext" and _claimed(self._home) != record:
@@ -184,7 +196,7 @@ class _Job:
                 host=socket.gethostname()[:1024],
                 by=_who(),
                 transport=self._source.transport,
-                consistency=self._consistency,
+                consistency=self._moment.consistency,
                 notes=tuple(self._notes),
                 top=copying.top(self._home),
                 disks=disks,
