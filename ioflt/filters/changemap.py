@@ -108,8 +108,10 @@ class ChangeMap:
         if self.in_use:
             if self.key.wiped:
                 raise OSError(errno.ENOKEY, os.strerror(errno.ENOKEY))
+            stamp = self._stamp()
+            self._drop_pages(sidecar.pages_of(stamp.size))
             self._write_pages()
-            self._put(self._load(), in_use=False, stamp=self._stamp())
+            self._put(self._load(), in_use=False, stamp=stamp)
             self.in_use = False
 
     # Askers
@@ -194,7 +196,7 @@ class ChangeMap:
                 raise ChangesUnknownError("its last writer did not end in good order")
             if state.stamp != self._stamp():
                 raise ChangesUnknownError("it was changed or replaced while nobody tracked it")
-            self._read_pages(state.root)
+            self._read_pages(state)
         except (CorruptDataError, ChangesUnknownError) as error:
             return self._anew(number, error)
         self._tails = list(state.tails)
@@ -243,6 +245,16 @@ class ChangeMap:
         self._state = state
         return state
 
+    def _drop_pages(self, first: int) -> None:
+        """From that one on, where the disk file is not any more: the tail by which it became shorter says so."""
+        dropped = [number for number in self.pages if number >= first]
+        for number in dropped:
+            del self.pages[number]
+            self._digests.pop(number, None)
+        self._dirty.difference_update(dropped)
+        if os.fstat(self._fd).st_size > sidecar.page_offset(first):
+            os.ftruncate(self._fd, sidecar.page_offset(first))
+
     def _write_pages(self) -> None:
         waiting = sorted(self._dirty)
         while waiting:
@@ -258,10 +270,13 @@ class ChangeMap:
         os.fdatasync(self._fd)
         self._dirty.clear()
 
-    def _read_pages(self, root: bytes) -> None:
-        """Raises MalformedError when it is not the map of that root."""
-        self.pages, self._digests, self._dirty = {}, {}, set()
+    def _read_pages(self, state: State) -> None:
+        """Raises MalformedError when it is not the map of that state. No more is read than the disk has."""
+        pages: dict[int, array[int]] = {}
+        digests: dict[int, bytes] = {}
         size = os.fstat(self._fd).st_size
+        if size > sidecar.page_offset(sidecar.pages_of(state.stamp.size)):
+            raise MalformedError("bad map of changes", "it is longer than its disk")
         at = sidecar.MAP_OFFSET
         while at < size:
             try:
@@ -276,14 +291,15 @@ class ChangeMap:
             for start in range(0, len(data), PAGE_SIZE):
                 page = data[start : start + PAGE_SIZE]
                 if any(page):
-                    if len(page) < PAGE_SIZE or len(self.pages) >= MAX_PAGES:
+                    if len(page) < PAGE_SIZE or len(pages) >= MAX_PAGES:
                         raise MalformedError("bad map of changes")
-                    self._digests[number] = hashlib.sha256(page).digest()
-                    self.pages[number] = _marks(page)
+                    digests[number] = hashlib.sha256(page).digest()
+                    pages[number] = _marks(page)
                 number += 1
             at += max(len(data), PAGE_SIZE)
-        if sidecar.root_of(self._digests) != root:
+        if sidecar.root_of(digests) != state.root:
             raise MalformedError("bad map of changes")
+        self.pages, self._digests, self._dirty = pages, digests, set()
 
 
 def stamp_of(fd: int, *, with_ctime: bool) -> Stamp:

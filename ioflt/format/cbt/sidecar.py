@@ -100,6 +100,11 @@ def slot_offset(number: int) -> int:
     return SLOT_OFFSETS[number % 2]
 
 
+def pages_of(size: int) -> int:
+    """How many pages a disk file of so many bytes has."""
+    return -(-size // (BLOCK * PAGE_MARKS))
+
+
 def page_offset(page: int) -> int:
     """Where that page of the map lies."""
     return MAP_OFFSET + page * PAGE_SIZE

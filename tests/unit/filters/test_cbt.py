@@ -125,7 +125,9 @@ def test_a_huge_file_costs_little(disk):
     assert disk.since(taken) == [(1 << 24, None)]
     disk.cbt.resize(1 << 42)
     disk.cbt.settle()
-    assert os.stat(disk.changes_path).st_blocks * 512 < 1 << 20
+    about = os.stat(disk.changes_path)
+    assert about.st_blocks * 512 < 1 << 20
+    assert about.st_size <= sidecar.page_offset(sidecar.pages_of(1 << 42))
     disk.open()
     assert disk.since(taken) == [(1 << 24, None)]
 
@@ -223,6 +225,49 @@ def test_a_damaged_map_is_tracked_anew(disk, damage, caplog):
     disk.open()
     assert disk.map.uuid != taken.uuid
     assert "a full backup is due" in caplog.text
+
+
+@pytest.mark.allow_log("a full backup is due")
+def test_of_a_map_no_more_is_read_than_the_disk_has(disk, caplog, monkeypatch):
+    taken = disk.map.take()
+    disk.cbt.write(0, b"x")
+    disk.cbt.settle()
+    with disk.changes_path.open("r+b") as file:  # sparse: what is in it would be 4 GiB to read
+        file.seek(sidecar.page_offset(sidecar.MAX_PAGES))
+        file.write(b"x")
+    disk.open()
+    pread = os.pread
+    read = []
+
+    def counted(fd, length, offset):
+        read.append(length)
+        return pread(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", counted)
+    assert disk.map.uuid != taken.uuid
+    assert read == [sidecar.SLOT_SIZE] * 2
+    assert "disk: changed blocks are tracked anew, a full backup is due: bad map of changes (it is longer" in (
+        caplog.text
+    )
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_marks_of_what_a_shorter_file_had_are_not_missed(disk, again):
+    long = 4 * sidecar.PAGE_MARKS * BLOCK
+    disk.cbt.resize(long)
+    before = disk.map.take()
+    disk.cbt.write(long - 1, b"x")
+    disk.cbt.resize(SIZE)
+    if again:
+        disk.cbt.settle()
+        disk.open()
+    after = disk.map.take()
+    assert disk.since(before) == [(64, None)]
+    disk.cbt.resize(long)
+    disk.cbt.write(long - 1, b"y")
+    disk.cbt.settle()
+    disk.open()
+    assert disk.since(before) == disk.since(after) == [(64, None)]
 
 
 def test_ids_from_ahead_are_refused(disk):
