@@ -246,7 +246,7 @@ class ChangeMap:
         return state
 
     def _drop_pages(self, first: int) -> None:
-        """From that one on, where the disk file is not any more: the tail by which it became shorter says so."""
+        """From that one on, where the disk file is not any more: a tail tells that it became shorter."""
         dropped = [number for number in self.pages if number >= first]
         for number in dropped:
             del self.pages[number]

@@ -11,7 +11,7 @@ from ioflt.keys.event_requests import EventRequests
 from ioflt.keys.export_requests import ExportRequests
 from ioflt.keys.key_requests import KeyRequests
 from ioflt.keys.provider_requests import ProviderRequests
-from ioflt.transport import unix
+from ioflt.transport import owned
 from ioflt.wire import failure
 from ioflt.wire.failure import Failure
 from ioflt.wire.keyd import replies, requests
@@ -45,6 +45,6 @@ class KeyClient(KeyRequests, ProviderRequests, EventRequests, ExportRequests):
             if isinstance(answer, Failure):
                 raise failure.rebuild(answer)
             if not self._paths.joined:  # a member waits for the process alone
-                unix.wait_free(self._paths.keyd_socket)
+                owned.wait_free(self._paths.keyd_socket)
             if not select.select([process], [], [], END_TIMEOUT_S)[0]:
                 raise PeerError("keyd no longer listens, but its process does not end")

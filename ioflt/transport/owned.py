@@ -36,6 +36,18 @@ def give_free(path: Path, lock: int) -> None:
     os.close(lock)
 
 
+def wait_free(path: Path) -> None:
+    """Return when no process owns the path."""
+    try:
+        lock = os.open(_file(path), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    finally:
+        os.close(lock)
+
+
 def remove_stale(path: Path) -> None:
     """A socket whose owner was killed goes with its lock; one that is owned stays."""
     if (lock := _try(path)) >= 0:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import struct
@@ -79,15 +78,6 @@ def peer_pidfd(sock: socket.socket | trio.socket.SocketType) -> int | None:
         return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
     except OSError:
         return None
-
-
-def wait_free(path: Path) -> None:
-    """Return when no process owns the socket at `path`."""
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    finally:
-        os.close(lock)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from ioflt.keys import starter
 from ioflt.keys.client import KeyClient
 from ioflt.policy import text
 from ioflt.policy.model import StoragePolicy
-from ioflt.transport import unix
+from ioflt.transport import owned
 from ioflt.wire.keyd import replies, requests
 from tests.daemons import end_keyd
 
@@ -122,7 +122,7 @@ def test_start_and_end_of_keyd_are_there(where):
     for end in (lambda keys: keys.stop(), lambda keys: os.kill(keys.status().pid, signal.SIGTERM)):
         with KeyClient.connect() as keys:
             end(keys)
-        unix.wait_free(where.keyd_socket)
+        owned.wait_free(where.keyd_socket)
     found = [
         (each.operation, each.by.who == "keyd", each.reason, each.privilege)
         for each in events(where, of_keyd=True)
@@ -352,7 +352,7 @@ def test_a_killed_writer_under_load_leaves_a_chain_that_holds(where):
         os.kill(pid, signal.SIGKILL)
         for thread in threads:
             thread.join()
-        unix.wait_free(where.keyd_socket)
+        owned.wait_free(where.keyd_socket)
         with KeyClient.connect():
             pass
         logged = [e.object.id for e in events(where) if e.operation == "key new"]

@@ -246,8 +246,9 @@ def test_of_a_map_no_more_is_read_than_the_disk_has(disk, caplog, monkeypatch):
     monkeypatch.setattr(os, "pread", counted)
     assert disk.map.uuid != taken.uuid
     assert read == [sidecar.SLOT_SIZE] * 2
-    assert "disk: changed blocks are tracked anew, a full backup is due: bad map of changes (it is longer" in (
-        caplog.text
+    assert (
+        "disk: changed blocks are tracked anew, a full backup is due: bad map of changes (it is longer"
+        in (caplog.text)
     )
 
 
