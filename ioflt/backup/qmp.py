@@ -14,7 +14,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Final
 
-from ioflt.errors import PeerError
+from ioflt.errors import DeniedError, PeerError
 from ioflt.transport import unix
 from ioflt.wire.frame import Pause
 from ioflt.wire.qmp.connection import DELIMITER, ReceiveBuffer, write_command
@@ -46,7 +46,10 @@ class _Conversation:
 
     def __init__(self, path: Path, buffer: ReceiveBuffer, timeout: float) -> None:
         self.path = path
-        self.socket = unix.connect(path, timeout)
+        try:
+            self.socket = unix.connect(path, timeout)
+        except DeniedError as error:
+            raise DeniedError("you may not use this socket of QEMU's", file=path) from error
         self._buffer = buffer
         self._broken: str | None = None
         self._events: deque[Event] = deque(maxlen=_MAX_EVENTS)

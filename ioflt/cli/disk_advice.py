@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 from typing import Final
@@ -82,6 +83,19 @@ DISKS: tuple[Row, ...] = (
         errors.PeerError,
         "it serves one client at a time",
         lambda _: "give that QEMU a monitor of its own for this: -qmp unix:PATH,server=on,wait=off",
+    ),
+    (
+        errors.PeerError,
+        f"^QEMU refuses blockdev-add: Failed to connect .*{os.strerror(errno.EACCES)}",
+        lambda _: (
+            "that QEMU runs as another user: run it as who plugs the disk in; or serve the disk to its user,"
+            " and add it yourself: ioflt backup export DIR/VM DISK --for USER"
+        ),
+    ),
+    (
+        errors.DeniedError,
+        "^you may not use this socket of QEMU",
+        lambda error: f"it is for the user whose QEMU it is, and root: ls -l {shlex.quote(error.file or '')}",
     ),
     (
         errors.NotFoundError,

@@ -15,7 +15,8 @@ import pytest
 from ioflt.backup import buses, hotadd
 from ioflt.backup.blocknodes import nodes
 from ioflt.backup.export import Exported
-from ioflt.backup.qmp import Monitor
+from ioflt.backup.qmp import Monitor, Refused
+from ioflt.cli.hints import hint_for
 from ioflt.errors import NotFoundError, PeerError
 from tests.qmp_peers import Impostor, Peer
 from tests.waiting import listening
@@ -122,3 +123,13 @@ def test_a_monitor_that_goes_after_a_command(tmp_path: Path, ioflt_home: Path, c
         with Monitor(path) as own:
             assert hotadd.remove_leftovers(own) == []
             assert [node.name for node in nodes(own) if node.name.startswith(hotadd.PREFIX)] == []
+
+
+@pytest.mark.root
+def test_the_qemu_of_another_user_gets_nothing_and_it_is_said_why(tmp_path: Path) -> None:
+    another = ("-M", "pc", "-device", "virtio-scsi-pci,id=vs", "-runas", "nobody")
+    with exported(tmp_path) as export, machine(tmp_path, *another) as path, Monitor(path) as monitor:
+        with pytest.raises(Refused, match="Permission denied") as caught, hotadd.hot_added(monitor, export):
+            raise AssertionError("it was added")
+        assert "ioflt backup export DIR/VM DISK --for USER" in str(hint_for(caught.value))
+        assert hotadd.remove_leftovers(monitor) == []

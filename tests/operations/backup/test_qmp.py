@@ -1,13 +1,15 @@
 """A monitor that hangs, lies, or goes in the middle of a command: one clear error, in time."""
 
 import json
+import os
 import socket
 
 import pytest
 
 from ioflt.backup import qmp
 from ioflt.backup.qmp import GuestAgent, Monitor, Refused
-from ioflt.errors import PeerError
+from ioflt.cli.hints import hint_for
+from ioflt.errors import DeniedError, PeerError
 from ioflt.transport.unix import NotListening
 from ioflt.wire.qmp.messages import Event
 from tests.qmp_peers import GREETING, Impostor
@@ -26,6 +28,20 @@ def impatient(monkeypatch):
 def flood(peer):
     while True:
         peer.say(*[{"event": "RTC_CHANGE"}] * 1000)
+
+
+@pytest.mark.root
+def test_the_socket_of_another_user(path):
+    path.parent.chmod(0o755)
+    with Impostor(path, lambda peer: peer.wait()):
+        path.chmod(0o600)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(DeniedError, match="this socket of QEMU's") as caught:
+                Monitor(path)
+        finally:
+            os.seteuid(0)
+    assert str(hint_for(caught.value)).endswith(f"ls -l {path}")
 
 
 BEFORE = {

@@ -41,6 +41,10 @@ COMPOSED: list[tuple[errors.IofltError, tuple[str, ...]]] = [
         ("does not answer {}", "by a greeting: it serves one client at a time"),
     ),
     (
+        errors.PeerError("QEMU refuses blockdev-add: Failed to connect to '/run/nbd': Permission denied"),
+        ("QEMU refuses {}: {}", "blockdev-add"),
+    ),
+    (
         errors.KeyNotUsable("the key server of corp, key ioflt: 1 error occurred: * permission denied"),
         ("the key server of {}, key {}",),
     ),
