@@ -29,7 +29,8 @@ _MOUNTPOINT = "mnt"
 class Place:
     """Ours until `close`, which removes it. A context manager."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, where: Paths, path: Path, lock: int) -> None:
+        self._where = where
         self.path = path
         self._lock = lock
 
@@ -57,7 +58,7 @@ class Place:
             raise StorageError(
                 "cannot make a private directory", error.errno or 0, file=error.filename or top
             ) from error
-        return cls(path, lock)
+        return cls(where, path, lock)
 
     @property
     def mountpoint(self) -> Path:
@@ -76,7 +77,7 @@ class Place:
     def close(self) -> None:
         """Remove it with all that is in it. May be called again."""
         if self._lock >= 0:
-            _remove(self.path)
+            _remove(self._where, self.path)
             os.close(self._lock)
             self._lock = -1
 
@@ -96,24 +97,27 @@ def _remove_dead(where: Paths) -> None:
             try:
                 lock = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
-                _remove(path)
+                _remove(where, path)
                 continue
             try:
                 if syscalls.try_flock(lock, fcntl.LOCK_EX):
-                    _remove(path)
-                    owned.remove_stale(where.control_socket(str(path / _MOUNTPOINT)))
+                    _remove(where, path)
             finally:
                 os.close(lock)
 
 
-def _remove(path: Path) -> None:
-    """A mount that is left there is taken away first; whatever is below it is not touched."""
+def _remove(where: Paths, path: Path) -> None:
+    """A mount that is left there is taken away first, whatever is below it is not touched; then what its
+    process left if it was killed.
+    """
     mountpoint = path / _MOUNTPOINT
     if not _is_gone(mountpoint):
         command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
         subprocess.run([*command, str(mountpoint)], capture_output=True, check=False)
         if not _is_gone(mountpoint):
             return
+    with suppress(OSError):
+        owned.remove_stale(where.control_socket(str(mountpoint)))
     shutil.rmtree(path, ignore_errors=True)
 
 
