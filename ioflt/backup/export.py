@@ -11,6 +11,7 @@ import os
 import pwd
 import select
 import socket
+import stat
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -127,7 +128,10 @@ def _check(asked: Asked) -> None:
 
 
 def _account(principal: Principal | None) -> Account | None:
-    """The server of root's export for a user is his process: file modes count, and FUSE admits no other."""
+    """The server of root's export for a user is his process: file modes count, and FUSE admits no other.
+
+    Raises UsageError, DeniedError where he would not come to it.
+    """
     if principal is None or principal.kind is not Kind.USER or os.geteuid() != 0:
         return None
     try:
@@ -137,7 +141,10 @@ def _account(principal: Principal | None) -> Account | None:
     groups = set(os.getgrouplist(found.pw_name, found.pw_gid))
     if found.pw_uid == 0:
         return None
-    run = paths.find().run.stat()
+    where = paths.find().run
+    run = where.stat()
+    if run.st_gid == 0 and not run.st_mode & stat.S_IXOTH:
+        raise DeniedError("is entered by root alone, not by whom the export is for", file=where)
     return Account(found.pw_uid, found.pw_gid, tuple(sorted(groups | {run.st_gid} - {0})))
 
 

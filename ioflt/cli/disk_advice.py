@@ -89,7 +89,14 @@ DISKS: tuple[Row, ...] = (
         f"^QEMU refuses blockdev-add: Failed to connect .*{os.strerror(errno.EACCES)}",
         lambda _: (
             "that QEMU runs as another user: run it as who plugs the disk in; or serve the disk to its user,"
-            " and add it yourself: ioflt backup export DIR/VM DISK --for USER"
+            " a member of the group ioflt, and add it yourself: ioflt backup export DIR/VM DISK --for USER"
+        ),
+    ),
+    (
+        errors.DeniedError,
+        "^is entered by root alone",
+        lambda _: (
+            "it is for members of a group: groupadd --system ioflt; usermod -aG ioflt USER; ioflt keyd stop"
         ),
     ),
     (

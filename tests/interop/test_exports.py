@@ -429,6 +429,8 @@ def test_what_cannot_be_exported(site: Site) -> None:
     assert site.refused("none.vmdk") == (10, f"{site.datastore}/web01/none.vmdk: no such disk")
     assert site.refused("broken.qcow2", vm="odd")[0] == 5
     assert site.refused("../plain/disk.raw")[0] == 2
+    code, why = site.refused("disk.raw", "--for", "nobody", vm="plain")
+    assert (code, why.partition(": ")[2]) == (3, "is entered by root alone, not by whom the export is for")
     for option in (("--ticket-time", "10m"), ("--ticket-time", "x"), ("--certificates", "here")):
         assert site.refused("web01.vmdk", *option)[0] == 2
 
