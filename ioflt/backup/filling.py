@@ -95,6 +95,9 @@ class Filling:
     def _file(self, file: File) -> None:
         where = f"{self._manifest.point}/{text.FILES}/{file.path}"
         with self._shelf.opened(where) as source:
+            if source.length != file.size:
+                told = f"{source.length} bytes, the manifest says {file.size}"
+                raise MalformedError("changed", told, file=f"{self._shelf.path}/{where}")
             self._copy(file, source)
 
     def _copy(self, file: File, source: OpenFile) -> None:
@@ -108,9 +111,7 @@ class Filling:
 
     def _disk(self, disk: Disk) -> None:
         chain = images.chain_of(self._shelf, self._manifest, disk.path, self._known)
-        for manifest in chain:
-            images.check(self._shelf, manifest, disk.path, self._progress)
-        with Chain(self._shelf, chain, disk.path) as source:
+        with Chain(self._shelf, chain, disk.path, proved=len(chain), progress=self._progress) as source:
             if source.capacity != -(-disk.capacity // 512) * 512:
                 raise MalformedError("capacity differs", f"{source.capacity} bytes", file=disk.path)
             if disk.form == "qcow2":

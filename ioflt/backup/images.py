@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from ioflt.backup import sealing
 from ioflt.backup.disk import Area, VirtualDisk, aligned, check_inside
+from ioflt.backup.proved import Proved
 from ioflt.backup.shelf import Shelf
 from ioflt.datastore.container import Progress
 from ioflt.datastore.openfile import OpenFile
@@ -32,9 +33,6 @@ _ZEROS: Final = bytes(CLUSTER)
 
 #: Most images of a disk that build on each other: each is an open file, and a step down for QEMU and for us.
 MAX_CHAIN: Final = 128
-
-#: Bytes of a disk of which it is looked at once what images have.
-_LOOK: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +139,16 @@ def content_of(file: OpenFile) -> str:
     return found.hexdigest()
 
 
+class Stream(Protocol):
+    """What is read of an image: up to so many bytes, fewer only at the end."""
+
+    def read(self, offset: int, length: int) -> bytes | bytearray | memoryview: ...
+
+
 class Layers:
     """A `VirtualDisk` in images, the first of which counts most: what it has not is the next one's."""
 
-    def __init__(self, layers: list[tuple[OpenFile, Reader]]) -> None:
+    def __init__(self, layers: Sequence[tuple[Stream, Reader]]) -> None:
         self._layers = layers
 
     @property
@@ -166,13 +170,12 @@ class Layers:
     def _joined(self, offset: int, length: int | None, count: int, *, zeros: bool) -> Iterator[Area]:
         end = self.capacity if length is None else offset + length
         start = stop = offset
-        for begin in range(offset, end, _LOOK):
-            for part in self._areas(0, count, begin, min(_LOOK, end - begin), zeros=zeros):
-                if part.start > stop:
-                    if stop > start:
-                        yield Area(start, stop - start)
-                    start = part.start
-                stop = part.end
+        for part in self._areas(0, count, offset, end - offset, zeros=zeros):
+            if part.start > stop:
+                if stop > start:
+                    yield Area(start, stop - start)
+                start = part.start
+            stop = part.end
         if stop > start:
             yield Area(start, stop - start)
 
@@ -222,20 +225,35 @@ class Layers:
 class Chain(Layers):
     """A disk as of a point: its image, and those it builds on."""
 
-    def __init__(self, shelf: Shelf, manifests: list[Manifest], path: str) -> None:
-        """`manifests`: of the point and of those that the disk builds on, in order.
+    def __init__(
+        self,
+        shelf: Shelf,
+        manifests: list[Manifest],
+        path: str,
+        *,
+        proved: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        """`manifests`: of the point and of those that the disk builds on, in order. The images of the first
+        `proved` are read whole before, and give what the manifests tell, or nothing.
 
-        Raises MalformedError "file missing", those of qcow2; what opening files raises.
+        Raises MalformedError "file missing", "changed", "more than it holds", those of qcow2; what
+        opening files raises.
         """
         self._opened = ExitStack()
-        layers: list[tuple[OpenFile, Reader]] = []
+        layers: list[tuple[Stream, Reader]] = []
         try:
-            for manifest in manifests:
+            for number, manifest in enumerate(manifests):
                 disk = next(each for each in manifest.disks if each.path == path)
                 where = f"{manifest.point}/{disk.image}"
-                file = self._opened.enter_context(shelf.opened(where))
+                file: Stream
+                file = opened = self._opened.enter_context(shelf.opened(where))
                 with shelf.naming(where):
-                    layers.append((file, Reader(file.read)))
+                    if number < proved:
+                        file = Proved(opened, disk.sha256, progress)
+                    reader = Reader(file.read)
+                    _check_amount(reader, opened.length)
+                    layers.append((file, reader))
         except BaseException:  # nobody else closes them
             self._opened.close()
             raise
@@ -245,14 +263,18 @@ class Chain(Layers):
         self._opened.close()
 
 
-def check(shelf: Shelf, manifest: Manifest, path: str, progress: Progress | None = None) -> None:
-    """The image of that disk is the one of which the manifest tells. Raises MalformedError "changed"."""
-    disk = next(each for each in manifest.disks if each.path == path)
-    where = f"{manifest.point}/{disk.image}"
-    if digest(shelf, where, progress) != disk.sha256:
-        raise MalformedError(
-            "changed", "its digest is not that of the manifest", file=f"{shelf.path}/{where}"
-        )
+def _check_amount(reader: Reader, length: int) -> None:
+    """An image of that many bytes has so much, as each cluster is one of its own, and each table: else a
+    small one could be a disk that nobody has room or time for. Raises MalformedError "more than it holds".
+    """
+    if reader.header.cluster != CLUSTER:
+        raise MalformedError("bad cluster size", f"{reader.header.cluster} bytes, no image of a backup's")
+    data = reader.tables() * CLUSTER
+    if data <= length:
+        for run in reader.runs(0, reader.capacity):
+            data += run.length if run.kind is Kind.DATA else 0
+    if data > length:
+        raise MalformedError("more than it holds", f"an image of {length} bytes")
 
 
 def chain_of(
@@ -303,7 +325,7 @@ def pieces(start: int, data: bytes | bytearray | memoryview) -> Iterator[tuple[i
         yield start + begin, view[begin:]
 
 
-def _exactly(file: OpenFile, offset: int, length: int) -> bytes:
+def _exactly(file: Stream, offset: int, length: int) -> bytes:
     data = file.read(offset, length)
     if len(data) != length:
         raise MalformedError("truncated", f"{length} bytes at {offset}")

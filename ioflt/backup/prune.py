@@ -99,11 +99,10 @@ class _Merge:
         chain = images.chain_of(shelf, manifest, disk.path, self._known, self._key)
         staying = (number for number, each in enumerate(chain) if number and each.point in self._stay)
         going = next(staying, len(chain))
-        for each in chain[:going]:
-            images.check(shelf, each, disk.path, self._progress)
         parent = chain[going].point if going < len(chain) else None
         backing = None if parent is None else f"../{parent}/{disk.image}"
-        with Chain(shelf, chain, disk.path) as source:  # a disk may have ended within a cluster: all counts
+        # A disk may have ended within a cluster: all counts.
+        with Chain(shelf, chain, disk.path, proved=going, progress=self._progress) as source:
             areas = source.areas() if parent is None else source.told(going)
             stored = images.write(shelf, where, source, areas, backing, self._progress)
         return msgspec.structs.replace(

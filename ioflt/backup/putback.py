@@ -61,8 +61,14 @@ def vouch(volume: Volume, name: str) -> str | None:
 
 
 def _home_id(shelf: Shelf, manifest: Manifest) -> str:
-    with shelf.opened(f"{manifest.point}/{text.FILES}/{atomic.RECORD}") as file:
-        record = form.parse_home(bytes(file.read(0, form.MAX_SIZE + 1))).record
+    where = f"{manifest.point}/{text.FILES}/{atomic.RECORD}"
+    with shelf.opened(where) as file, shelf.naming(where):
+        data = bytes(file.read(0, form.MAX_SIZE + 1))
+        if sha256(data).hex() not in [each.sha256 for each in manifest.files if each.path == atomic.RECORD]:
+            raise MalformedError(
+                "changed", "its digest is not that of the manifest"
+            )  # so it comes back as it is
+        record = form.parse_home(data).record
     if record.home_id != manifest.home_id:
         raise MalformedError("record of another home", file=shelf.path)
     return record.home_id

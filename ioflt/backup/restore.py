@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from ioflt.datastore.home import Home
 from ioflt.datastore.newhome import check_name, resumed_home
 from ioflt.datastore.tree import HomeSide, Side
 from ioflt.datastore.volume import Volume
-from ioflt.errors import DeniedError, KeyUnavailableError
+from ioflt.errors import DeniedError, KeyUnavailableError, StorageError
 from ioflt.format.manifest.model import Manifest
 from ioflt.format.record.record import HomeRecord
 from ioflt.policy.model import StoragePolicy
@@ -56,12 +57,29 @@ def restore(
     about = f"{manifest.vm}\0{manifest.point}\0{manifest.home_id}\0{wanted.name}"
     token = sha256(about.encode("utf-8", "surrogateescape")).hex()[:32]
     with resumed_home(volume, name, token, lambda: _first_record(volume, name, manifest, wanted)) as home:
+        _check_room(home, manifest)
         paths = Filling(shelf, manifest, _InHome(home), progress, owners=owners).run()
         keys = home.standing().keys if home.standing().state is HomeState.ENCRYPTED else ()
         state = home.standing().state.value
     had = {(key.provider, key.key_id) for key in manifest.keys}
     kept = any((key.provider, key.key_id) in had for key in keys)
     return Restored(name, manifest.point, state, wanted.name, [*map(str, keys)], kept, paths)
+
+
+def _check_room(home: Home, manifest: Manifest) -> None:
+    """Whether disks that take all their room at once have it: a manifest claims any. Raises StorageError."""
+    record = home.standing().record
+    if record is None or not record.thick:
+        return
+    wanted = sum(disk.capacity for disk in manifest.disks if disk.form != "qcow2")
+    there = sum(
+        each.info.st_blocks * 512 for each in regular.regular_files(home)
+    )  # of an interrupted restore
+    found = os.fstatvfs(home.fd)
+    free = found.f_bavail * found.f_frsize
+    if wanted - there > free:
+        told = f"its thick disks take {wanted - there} bytes, {free} are free"
+        raise StorageError(told, errno.ENOSPC, file=home.name)
 
 
 def becomes(volume: Volume, manifest: Manifest) -> StoragePolicy:

@@ -27,8 +27,10 @@ class Reader:
         self._cluster = header.cluster
         self._bits = header.cluster_bits
         self._reserved = (0x1FE if header.version > 2 else 0x1FF) | 0x3F << 56
+        self._entries = head.l1_entries(header.size, header.cluster_bits)
+        self._l1 = Pages(self._load_l1, self._entries)
         self._tables = Directory(
-            Pages(self._load_l1, head.l1_entries(header.size, header.cluster_bits)),
+            self._l1,
             self._load,
             self._decode,
             unit=self._cluster,
@@ -40,6 +42,10 @@ class Reader:
     def runs(self, offset: int, length: int) -> Iterator[Run]:
         """Raises MalformedError "truncated", "bad L1 entry", "bad L2 entry" for what is met on the way."""
         return self._tables.runs(offset, length)
+
+    def tables(self) -> int:
+        """How many tables of clusters are named, each as often as it is. Raises as `runs`."""
+        return sum(1 for number in range(self._entries) if self._l1[number])
 
     def unpack(self, offset: int) -> tuple[int, bytes]:
         """The compressed cluster there. Raises MalformedError "bad compressed cluster"."""

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from ioflt.backup import prune, restore, run, sealing
+from ioflt.backup import prune, putback, restore, run, sealing
+from ioflt.backup.images import Chain
 from ioflt.backup.retention import Keep
 from ioflt.backup.run import Wanted
 from ioflt.datastore import lifecycle
 from ioflt.datastore.volume import Volume
-from ioflt.errors import AuthenticationError, MalformedError, UsageError
+from ioflt.errors import AuthenticationError, MalformedError, StorageError, UsageError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import Manifest
 from ioflt.keyd.attester import Attester
 from ioflt.wire.keyd.values import Signing
-from tests.unit.backup.points import Site
+from tests.unit.backup.disks import qcow2
+from tests.unit.backup.points import K64, Site
 from tests.unit.backup.test_points import findings
 from tests.unit.backup.test_upkeep import chain, pruned
 
@@ -135,3 +141,99 @@ def test_an_increment_builds_on_nothing_that_another_signed(site: Site) -> None:
             ]
     assert told == [True, False]
     assert {point for point, _, _ in findings(site, "clear", point=points[1])} == {points[0]}
+
+
+# A destination that gives other bytes at each look
+
+
+def test_what_was_looked_at_is_what_is_used(site: Site) -> None:
+    data = random.Random(3).randbytes(40 * K64)  # more than is kept in memory
+    site.write("web-flat.vmdk", 0, data)
+    made = site.back_up("clear")
+    image = site.path_of_all / "clear" / "web" / made.point / "web.vmdk.qcow2"
+    changed = bytearray(image.read_bytes())
+    changed[changed.index(data[20 * K64 : 20 * K64 + 64])] ^= 1
+    with site.destination("clear") as found, found.shelf("web") as shelf:
+        with Chain(shelf, [made], "web.vmdk", proved=1) as disk:
+            other = image.with_name("other")
+            other.write_bytes(changed)
+            kept = image.with_name("kept")
+            os.link(image, kept)
+            os.replace(other, image)
+            assert disk.read(20 * K64, K64) == data[20 * K64 : 21 * K64]  # of the file that was looked at
+        os.replace(kept, image)
+        with Chain(shelf, [made], "web.vmdk", proved=1) as disk:
+            image.write_bytes(changed)  # the same file
+            with pytest.raises(MalformedError, match="changed"):
+                disk.read(20 * K64, K64)
+
+
+def test_no_more_is_copied_than_the_manifest_says(site: Site) -> None:
+    made = site.back_up("clear")
+    file = site.path_of_all / "clear" / "web" / made.point / "files" / "web.nvram"
+    os.truncate(file, 1 << 40)
+    told = f"changed \\({1 << 40} bytes, the manifest says 5000\\)"
+    with (
+        site.destination("clear") as found,
+        found.shelf("web") as shelf,
+        pytest.raises(MalformedError, match=told),
+    ):
+        restore.restore(shelf, made, site.volume, "back")
+    assert site.volume.homes() == ["web"]
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_small_image_is_no_disk_beyond_measure(site: Site, *, zeros: bool) -> None:
+    """One table of 512 MiB that stands for each part of the disk, by somebody who signs it."""
+    made = site.back_up("clear")
+    parts = 4096 if zeros else 8
+    image = bytearray(qcow2(parts << 29, *((number * K64, b"x" * K64) for number in range(4))))
+    l1 = int.from_bytes(image[40:48], "big")
+    if zeros:
+        table = int.from_bytes(image[l1 : l1 + 8], "big") & ((1 << 56) - 1)
+        image[table : table + K64] = (1).to_bytes(8, "big") * (K64 // 8)
+    image[l1 : l1 + 8 * parts] = image[l1 : l1 + 8] * parts
+    path = site.path_of_all / "clear" / "web" / made.point / "data.raw.qcow2"
+    path.write_bytes(image)
+    disks = tuple(
+        msgspec.structs.replace(
+            disk, capacity=parts << 29, stored=len(image), sha256=hashlib.sha256(image).hexdigest()
+        )
+        if disk.path == "data.raw"
+        else disk
+        for disk in made.disks
+    )
+    forged = msgspec.structs.replace(made, disks=disks)
+    with (
+        site.destination("clear") as found,
+        found.shelf("web") as shelf,
+        pytest.raises(MalformedError, match="more than it holds"),
+    ):
+        restore.restore(shelf, forged, site.volume, "back")
+    assert site.volume.homes() == ["web"]
+
+
+def test_no_thick_disk_without_room(site: Site) -> None:
+    made = site.back_up("clear")
+    disks = tuple(msgspec.structs.replace(disk, capacity=1 << 55) for disk in made.disks)
+    forged = msgspec.structs.replace(made, disks=disks, thick=True)
+    with (
+        site.destination("clear") as found,
+        found.shelf("web") as shelf,
+        pytest.raises(StorageError, match="its thick disks take"),
+    ):
+        restore.restore(shelf, forged, site.volume, "back")
+    assert site.volume.homes() == ["web"]
+
+
+def test_the_record_that_is_looked_at_is_the_one_that_comes_back(site: Site) -> None:
+    made = site.back_up("ciphertext")
+    record = site.path_of_all / "ciphertext" / "web" / made.point / "files" / ".ioflt"
+    record.write_bytes(record.read_bytes().replace(made.home_id.encode(), made.home_id[::-1].encode()))
+    shutil.rmtree(site.top / "web")
+    with (
+        site.destination("ciphertext") as found,
+        found.shelf("web") as shelf,
+        pytest.raises(MalformedError, match="changed"),
+    ):
+        putback.put_back(shelf, made, site.volume, "web")

@@ -1,0 +1,74 @@
+"""A stored file that is read by parts, and has been read whole before: each part is what it was then.
+
+Whoever has the destination may give other bytes at each look. So of the first one, by which the digest is
+found that a manifest names, a digest of each piece stays here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from typing import Final
+
+from ioflt.crypto.rng import random_bytes
+from ioflt.datastore.container import Progress
+from ioflt.datastore.openfile import OpenFile
+from ioflt.errors import MalformedError
+
+#: Bytes of a piece, and of its digest: 64 MB for a terabyte.
+PIECE: Final = 256 << 10
+_DIGEST: Final = 16
+
+#: Pieces in memory of one file.
+_KEPT: Final = 4
+
+
+class Proved:
+    """`file`, which is somebody else's, with that SHA-256."""
+
+    def __init__(self, file: OpenFile, sha256: str, progress: Progress | None = None) -> None:
+        """Raises MalformedError "changed"."""
+        self._file = file
+        self._key = random_bytes(32)  # nobody finds other bytes with the same digest
+        self._digests = bytearray()
+        self._pieces: OrderedDict[int, bytes] = OrderedDict()
+        self.length = 0
+        whole = hashlib.sha256()
+        os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what the medium gives
+        for offset in range(0, file.length, PIECE):
+            data = bytes(file.read(offset, PIECE))
+            whole.update(data)
+            self._digests += self._digest(data)
+            self.length += len(data)
+            if progress is not None:
+                progress(len(data))
+        if whole.hexdigest() != sha256:
+            raise MalformedError("changed", "its digest is not that of the manifest")
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As `OpenFile.read`. Raises MalformedError "changed"."""
+        end = min(offset + length, self.length)
+        parts = []
+        while offset < end:
+            number, start = divmod(offset, PIECE)
+            part = self._piece(number)[start : start + end - offset]
+            parts.append(part)
+            offset += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _piece(self, number: int) -> bytes:
+        found = self._pieces.get(number)
+        if found is None:
+            found = bytes(self._file.read(number * PIECE, PIECE))
+            if self._digest(found) != self._digests[number * _DIGEST :][:_DIGEST]:
+                raise MalformedError("changed", "it is another one each time that it is read")
+            self._pieces[number] = found
+            if len(self._pieces) > _KEPT:
+                self._pieces.popitem(last=False)
+        else:
+            self._pieces.move_to_end(number)
+        return found
+
+    def _digest(self, data: bytes) -> bytes:
+        return hashlib.blake2b(data, digest_size=_DIGEST, key=self._key).digest()
