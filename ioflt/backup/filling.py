@@ -55,6 +55,8 @@ class Filling:
         self._owners = owners
         self._known = {manifest.point: manifest}
         self._taken = {disk.path for disk in manifest.disks} | {file.path for file in manifest.files}
+        self._taken |= {directory.path for directory in manifest.directories}
+        self._taken |= {link.path for link in manifest.links}
         self._paths: list[str] = []
 
     def run(self) -> list[str]:
@@ -188,9 +190,8 @@ class Filling:
             with tree.opened(self._place.side, fd, path) as stored:
                 if not there and not same(stored):
                     raise MalformedError("read back otherwise", "what is stored is not what was backed up")
-                self._dress(
-                    stored.fd, as_it_was
-                )  # last, and what was there as well: it may have ended before
+                # last, and what was there as well: it may have ended before
+                self._dress(stored.fd, as_it_was)
                 os.utime(stored.fd, ns=(as_it_was.mtime, as_it_was.mtime))
 
     def _is_there(self, fd: int, path: str, same: Callable[[OpenFile], bool]) -> bool:

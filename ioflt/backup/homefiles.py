@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -102,27 +103,27 @@ def _walk(home: Home) -> tuple[list[str], list[str], dict[str, str]]:
                 names = [name for name in names if not is_private(name)]
             for name in [*below, *names]:
                 path = os.path.normpath(os.path.join(root, name))
-                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
-                if stat.S_ISREG(mode):
-                    files.append(path)
-                elif stat.S_ISDIR(mode):
-                    directories.append(path)
-                elif stat.S_ISLNK(mode):
-                    links[path] = tree.inner_link(fd, path)
-                else:
-                    raise UnsupportedError("not a regular file", file=path)
+                with regular.named(home, path):
+                    mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+                    if stat.S_ISREG(mode):
+                        files.append(path)
+                    elif stat.S_ISDIR(mode):
+                        directories.append(path)
+                    elif stat.S_ISLNK(mode):
+                        links[path] = tree.inner_link(fd, path)
+                    else:
+                        raise UnsupportedError("not a regular file")
     return sorted(files), sorted(directories), dict(sorted(links.items()))
 
 
 def _attached(home: Home, side: Side, path: str) -> set[str]:
     """Paths of the disks that a VMX attaches; none of one that cannot be read, which is kept as it is."""
-    for file in _opened(home, side, path):
+    with _opened(home, side, path) as file:
         try:
             text: Dictionary = dictionary.parse(bytes(file.read(0, dictionary.MAX_SIZE + 1)))
             return {os.path.join(os.path.dirname(path), name) for name in attached(text)}
         except CorruptDataError:
             return set()
-    return set()
 
 
 def _disk(home: Home, side: Side, path: str, attachments: set[str]) -> FoundDisk | None:
@@ -131,7 +132,7 @@ def _disk(home: Home, side: Side, path: str, attachments: set[str]) -> FoundDisk
     known = lower.endswith((".vmdk", ".qcow2", *_RAW))
     if lower.endswith(".vmx") or not (known or path in attachments):
         return None
-    for file in _opened(home, side, path):
+    with _opened(home, side, path) as file:
         start = bytes(file.read(0, sparse.PROBE_SIZE))
         if lower.endswith(".vmdk"):
             if layers.is_raw(path) or (descriptor.is_descriptor(start) and file.length > descriptor.MAX_SIZE):
@@ -143,7 +144,6 @@ def _disk(home: Home, side: Side, path: str, attachments: set[str]) -> FoundDisk
             names = {os.path.join(os.path.dirname(path), backing)} if backing else set()
             return FoundDisk(path, "qcow2", frozenset(names))
         return FoundDisk(path, "raw") if file.length and file.length % 512 == 0 else None
-    return None
 
 
 def _vmdk(path: str, start: bytes) -> FoundDisk | None:
@@ -171,8 +171,9 @@ def _read_through(home: Home, side: Side, disks: list[FoundDisk]) -> tuple[set[s
     return reached, [f"{path}: its {what} are not in the backup" for path, what in sorted(unread.items())]
 
 
+@contextmanager
 def _opened(home: Home, side: Side, path: str) -> Iterator[OpenFile]:
-    """The file, once."""
+    """The file, which errors of the block name."""
     with regular.named(home, path):
         fd = syscalls.open_beneath(home.fd, os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -152,7 +152,9 @@ class Stored:
         with regular.named(home):
             for root, below, names, fd in os.fwalk(".", dir_fd=home.fd):
                 for name in (*below, *names):
-                    self._sort(fd, os.path.normpath(os.path.join(root, name)))
+                    path = os.path.normpath(os.path.join(root, name))
+                    with regular.named(home, path):
+                        self._sort(fd, path)
         self.disks.sort(key=lambda disk: disk.path)
         for paths in (self.files, self.directories):
             paths.sort()
@@ -171,7 +173,7 @@ class Stored:
         elif homefiles.is_fleece(name):
             return
         elif not stat.S_ISREG(info.st_mode):
-            raise UnsupportedError("not a regular file", file=path)
+            raise UnsupportedError("not a regular file")
         elif info.st_size >= _LARGE and stored_as(path) is not Treatment.VMX:
             self.disks.append(FoundDisk(path, "container"))
         else:

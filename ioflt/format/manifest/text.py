@@ -12,7 +12,7 @@ from ioflt.crypto.mac import sha256
 from ioflt.errors import MalformedError, UnsupportedError
 from ioflt.format.luks2.tags import SUFFIX
 from ioflt.format.manifest.model import Document, Manifest, Signed
-from ioflt.format.record.names import check_name, check_path
+from ioflt.format.record.names import MAX_NAME, check_name, check_path
 from ioflt.format.strict_json import parse_object
 
 #: Longest file accepted: some 60,000 files with long paths.
@@ -70,11 +70,12 @@ def parse(data: bytes) -> Document:
 
 def image_of(path: str) -> str:
     """The name of the image of the disk at that path: one name, whatever directory the disk is in, and
-    nothing else to QEMU.
-
-    Raises MalformedError "bad name" when that is too long for a file.
+    nothing else to QEMU. Of a path for which that is too long it is a digest.
     """
-    return check_name(_ODD.sub(lambda found: f"%{ord(found[0]):02X}", path) + IMAGE)
+    name = _ODD.sub(lambda found: f"%{ord(found[0]):02X}", path) + IMAGE
+    if len(name.encode("utf-8", "surrogateescape")) > MAX_NAME:
+        return sha256(path.encode("utf-8", "surrogateescape")).hex() + IMAGE
+    return name
 
 
 def _check(manifest: Manifest) -> None:

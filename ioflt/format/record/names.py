@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ioflt.errors import MalformedError
 
-_MAX_NAME = 255  # bytes, NAME_MAX of every file system that a datastore lies on
+#: Longest name of a file, bytes: NAME_MAX of every file system that a datastore lies on.
+MAX_NAME: Final = 255
+
 _MAX_PATH = 4095  # bytes, PATH_MAX without its NUL
 
 
@@ -29,6 +33,6 @@ def _check(value: object, reason: str, parts: int) -> str:
     if raw.decode("utf-8", "surrogateescape") != value or b"\0" in raw or len(raw) > _MAX_PATH:
         raise MalformedError(reason, "no file name")
     split = raw.split(b"/")
-    if len(split) > parts or any(part in (b"", b".", b"..") or len(part) > _MAX_NAME for part in split):
+    if len(split) > parts or any(part in (b"", b".", b"..") or len(part) > MAX_NAME for part in split):
         raise MalformedError(reason, repr(value)[:80])
     return value

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from ioflt.backup import homefiles
+from ioflt.backup import homefiles, sources
+from ioflt.datastore.home import Home
+from ioflt.errors import IofltError
 from tests.unit.backup.disks import text
 from tests.unit.datastore.stored import VMX, Stored
 
@@ -49,3 +52,34 @@ def check_forged(stored: Stored, flat: str, forged: bytes) -> None:
     assert [disk.path for disk in found.disks] == ["other.vmdk", "web.vmdk"]
     assert found.parts == {flat}
     assert found.files == ["web.nvram", "web.vmx"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "content"),
+    [
+        ("d/rdm.vmdk", "unknown extent type", text('RW 8 VMFSRDM "rdm-rdm.vmdk"', kind="vmfsRawDeviceMap")),
+        ("d/disk.qcow2", "unknown version", b"QFI\xfb".ljust(512, b"\1")),
+        ("d/out", "symlink leads out", "/etc/passwd"),
+        ("d/pipe", "not a regular file", None),
+    ],
+)
+def test_what_cannot_be_backed_up_is_named(
+    stored: Stored, name: str, reason: str, content: bytes | str | None
+) -> None:
+    """As it is read, and as it is stored."""
+    path = stored.top / "web" / name
+    path.parent.mkdir()
+    if isinstance(content, bytes):
+        made = stored.put("made", content)
+        made.rename(path)
+    elif content is None:
+        os.mkfifo(path)
+    else:
+        path.symlink_to(content)
+    ways: list[Callable[[Home], object]] = [homefiles.look] + [sources.Stored] * (
+        path.is_symlink() or content is None
+    )
+    for way in ways:
+        with pytest.raises(IofltError, match=reason) as caught:
+            way(stored.home)
+        assert caught.value.file == str(path)

@@ -209,6 +209,40 @@ def test_a_tracked_disk_whose_descriptor_shows_more_of_its_file(site: Site, othe
     assert seen(other.home("back"), "web.vmdk") == seen(site.home, "web.vmdk")
 
 
+@pytest.mark.parametrize("taken", ["file", "directory", "link"])
+def test_the_name_of_an_extent_that_is_taken(site: Site, other: Volume, taken: str) -> None:
+    """A disk comes back with an extent of another name than it had, where something else has that."""
+    site.put("a.vmdk", disks.text('RW 8 VMFS "other"'))
+    site.put("other", random.Random(4).randbytes(4096))
+    path = site.top / "web" / "a-flat.vmdk"
+    if taken == "file":
+        site.put("a-flat.vmdk", b"something else")
+    elif taken == "link":
+        path.symlink_to("web.nvram")
+    else:
+        path.mkdir()
+    before = contents(site.home)
+    site.back_up("clear")
+    restored(site, "clear", other, "back")
+    back = other.home("back")
+    assert seen(back, "a.vmdk") == seen(site.home, "a.vmdk")
+    after = contents(back)
+    assert after["a-flat.vmdk"] == before["a-flat.vmdk"]
+    assert len(after) == len(before)
+
+
+def test_the_disk_with_the_longest_path(site: Site, other: Volume) -> None:
+    name = "/".join(["n" * 251 + ".raw"] * 3)
+    made = site.put("disk", random.Random(4).randbytes(4096))
+    (site.top / "web" / name).parent.mkdir(parents=True)
+    made.rename(site.top / "web" / name)
+    site.back_up("encrypted")
+    assert site.back_up("encrypted", incremental=True).disks[1].path == name
+    assert findings(site, "encrypted") == []
+    restored(site, "encrypted", other, "back")
+    assert seen(other.home("back"), name) == seen(site.home, name)
+
+
 def test_what_changed_side_by_side_is_one_area(tmp_path: Path) -> None:
     disks = {"now": b"a" * (5 * K64 + 512), "then": bytes(2 * K64) + b"a" * K64}
     for name, data in disks.items():
