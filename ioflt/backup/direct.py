@@ -29,9 +29,15 @@ def open_file(volume: Volume, vm: str, disk: str) -> Disk:
 def open_san(volume: Volume, vm: str, disk: str) -> Disk:
     """Mode `san`: bytes as a raw reader of the datastore has them, which needs no key.
 
-    Raises DeniedError for an encrypted VM, by what its record says: what is there is ciphertext.
+    Raises DeniedError as `check_san`.
     """
     home = volume.home(vm)
+    check_san(home)
+    return _open(HostSide(), home, disk)
+
+
+def check_san(home: Home) -> None:
+    """Raises DeniedError for an encrypted VM, by what its record says: what is there is ciphertext."""
     if home.unverified().state is HomeState.ENCRYPTED:
         modes = f"{', '.join(KEYED[:-1])} or {KEYED[-1]}"
         error = DeniedError(
@@ -41,7 +47,6 @@ def open_san(volume: Volume, vm: str, disk: str) -> Disk:
         )
         error.vddk = "VIX_E_DISK_NEEDKEY"
         raise error
-    return _open(HostSide(), home, disk)
 
 
 def _open(side: Side, home: Home, disk: str) -> Disk:

@@ -6,6 +6,7 @@ so that whoever comes next finds what a killed one left, and nothing that is in 
 
 from __future__ import annotations
 
+import os
 import secrets
 import select
 from collections.abc import Iterator
@@ -98,11 +99,11 @@ def remove_leftovers(monitor: Monitor) -> list[str]:
     return removed
 
 
-def refuse(_volume: Volume, vm: str, disk: str) -> NoReturn:
+def refuse(volume: Volume, vm: str, _disk: str) -> NoReturn:
     """In place of opening a disk: raises UsageError."""
     raise UsageError(
         "hotadd gives the disk to a proxy VM, where a backup agent reads it; nothing of it comes back here",
-        file=f"{vm}/{disk}",
+        file=os.path.join(volume.path, vm),
     )
 
 

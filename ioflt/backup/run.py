@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from ioflt.backup import copying, images, increments, running, sealing
+from ioflt.backup import copying, direct, hotadd, images, increments, running, sealing
 from ioflt.backup.disk import Area, VirtualDisk
 from ioflt.backup.homefiles import FoundDisk
 from ioflt.backup.images import Chain
@@ -101,9 +101,19 @@ def run(
             raise
 
 
-def ask(volume: Volume, vm: str, place: str | os.PathLike[str], signer: Signer) -> None:
-    """Whether a backup of the VM there would be signed: before anything is made. Raises DeniedError."""
-    record = volume.home(vm).unverified().record
+def ask(volume: Volume, vm: str, place: str | os.PathLike[str], wanted: Wanted, signer: Signer) -> None:
+    """Whether a backup of the VM there could be made, and would be signed: before anything is made.
+
+    Raises NotFoundError for no such VM, DeniedError, UsageError for its transport, NotListening.
+    """
+    home = volume.home(vm)
+    if wanted.transport == "san":
+        direct.check_san(home)
+    elif wanted.transport == "hotadd":
+        hotadd.refuse(volume, vm, "")
+    if wanted.qmp is not None:
+        Monitor(wanted.qmp).close()
+    record = home.unverified().record
     if record is not None:  # else nothing is backed up
         signer.may_sign(sealing.about(os.path.join(os.path.abspath(place), vm), vm, record.home_id))
 

@@ -67,6 +67,7 @@ def parse_visitor(text: str | None) -> Principal | None:
     """For whom a mount is. Raises UsageError for a group: one mount is one person's; NotFoundError."""
     from ioflt.access.principals import Kind, parse
     from ioflt.fuse import visitors
+    from ioflt.keys.client import KeyClient
 
     if text is None:
         return None
@@ -75,6 +76,9 @@ def parse_visitor(text: str | None) -> Principal | None:
         raise UsageError(f"a mount is for one user or service, not for the {found}")
     if found.kind is Kind.USER:
         visitors.ids(found.name)
+    else:
+        with KeyClient.connect(operation="service list") as keys:
+            keys.access().service(found.name)
     return found
 
 

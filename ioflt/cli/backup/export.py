@@ -105,13 +105,13 @@ def export(
         ticket_time or exports.TICKET_S,
         None if since is None else changeid.parse(since),
     )
-    if transport == "nbd" and listen is not None:
-        warn("every user of this machine can read the disk on that port: use nbdssl, or a unix socket")
     reason = exports.run(asked, lambda done: _show(done, as_json), say)
     say(f"the export ended: {reason}")
 
 
 def _show(done: Exported, as_json: bool) -> None:
+    if done.transport == "nbd" and done.socket is None:
+        warn("every user of this machine can read the disk on that port: use nbdssl, or a unix socket")
     if as_json:
         import msgspec
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from ioflt.backup.repository import Repository
+    from ioflt.backup.run import Wanted
     from ioflt.datastore.volume import Volume
     from ioflt.format.manifest.model import Kind, Manifest
     from ioflt.keys.client import KeyClient
@@ -85,12 +86,13 @@ def run(
     if qmp is not None and (ciphertext or transport != "file"):
         raise click.UsageError("--qmp goes with neither --ciphertext nor --transport")
     directory, name = home
+    wanted = running.Wanted(incremental, transport, qmp, guest_agent)
     with (
         signals.heard(),  # what QEMU was told is taken back first
         advising(PeerError, "^nobody listens", NO_QEMU),
         connect_keys() as keys,
         open_volume(directory, read_only=True, keyless=ciphertext) as volume,
-        _asked(keys, volume, name, destination),
+        _asked(keys, volume, name, destination, wanted),
         _destination(
             destination, "ciphertext" if ciphertext else "clear" if clear else "encrypted"
         ) as repository,
@@ -103,7 +105,6 @@ def run(
                 changes.append(("backup.keyId", None, ", ".join(map(str, keys))))
             return reporting.told(reporting.vm(directory, name), *changes, part="--clear" if clear else "")
 
-        wanted = running.Wanted(incremental, transport, qmp, guest_agent)
         made = running.run(volume, name, repository, wanted, keys, told, bar.advance, keys.manifest_key())
     shown = summary(made)
 
@@ -117,11 +118,11 @@ def run(
 
 
 @contextmanager
-def _asked(keys: KeyClient, volume: Volume, name: str, destination: Path) -> Iterator[None]:
-    """Nothing is made for whom no manifest is signed. Raises DeniedError."""
+def _asked(keys: KeyClient, volume: Volume, name: str, destination: Path, wanted: Wanted) -> Iterator[None]:
+    """Nothing is made for a backup that is refused. Raises as `running.ask`."""
     from ioflt.backup import run as running
 
-    running.ask(volume, name, destination, keys)
+    running.ask(volume, name, destination, wanted, keys)
     yield
 
 
