@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from ioflt.cli import offers
 from ioflt.cli.backup.destination import destination_argument, open_destination
 from ioflt.cli.render import emit, json_option, size, table
 
 
 @click.command(name="list")
 @destination_argument
-@click.option("--vm", metavar="NAME", help="Only those of this VM.")
+@click.option("--vm", metavar="NAME", shell_complete=offers.backed_up, help="Only those of this VM.")
 @json_option
 def list_(destination: Path, vm: str | None, as_json: bool) -> None:
     """List the points in time that DEST has of VMs.

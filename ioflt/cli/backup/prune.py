@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ioflt.cli import reporting
+from ioflt.cli import offers, reporting
 from ioflt.cli.backup.destination import destination_argument, open_destination
 from ioflt.cli.backup.signer import public_key, public_key_option
 from ioflt.cli.backup.watching import progress_option, watched
@@ -18,7 +18,7 @@ _COUNT = click.IntRange(min=0)
 
 @click.command()
 @destination_argument
-@click.option("--vm", metavar="NAME", help="Only backups of this VM.")
+@click.option("--vm", metavar="NAME", shell_complete=offers.backed_up, help="Only backups of this VM.")
 @click.option("--keep-last", "last", type=_COUNT, default=0, metavar="N", help="Keep the newest N.")
 @click.option("--keep-daily", "daily", type=_COUNT, default=0, metavar="N", help="The last one of N days.")
 @click.option("--keep-weekly", "weekly", type=_COUNT, default=0, metavar="N", help="Of N weeks.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ioflt.cli import reporting
+from ioflt.cli import offers, reporting
 from ioflt.cli.backup.destination import destination_argument, making_destination, open_destination
 from ioflt.cli.backup.watching import progress_option, watched
 from ioflt.cli.render import emit, json_option, say
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command()
 @destination_argument
 @click.argument("other", metavar="OTHER", type=click.Path(readable=False, path_type=Path))
-@click.option("--vm", metavar="NAME", help="Only backups of this VM.")
+@click.option("--vm", metavar="NAME", shell_complete=offers.backed_up, help="Only backups of this VM.")
 @progress_option
 @json_option
 def replicate(destination: Path, other: Path, vm: str | None, lines: bool, as_json: bool) -> None:

@@ -35,9 +35,20 @@ _AS_IT_WAS: Final = (
 @click.command()
 @destination_argument
 @click.argument("target", metavar="TARGET", type=click.Path(readable=False, path_type=Path))
-@click.option("--vm", metavar="NAME", help="The VM whose backup it is, where DEST has several.")
+@click.option(
+    "--vm",
+    metavar="NAME",
+    shell_complete=offers.backed_up,
+    help="The VM whose backup it is, where DEST has several.",
+)
 @click.option("--as", "name", metavar="NAME", help="The new VM's name; else the one that it had.")
-@click.option("--at", "moment", metavar="TIME", help="The newest point up to then; else the newest.")
+@click.option(
+    "--at",
+    "moment",
+    metavar="TIME",
+    shell_complete=offers.points,
+    help="The newest point up to then; else the newest.",
+)
 @click.option(
     "--policy", metavar="NAME", shell_complete=offers.policies, help="The storage policy of the new VM."
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ioflt.cli import offers
 from ioflt.cli.backup.destination import destination_argument, open_destination
 from ioflt.cli.render import describe, emit, json_option, moment, size
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @destination_argument
-@click.argument("vm", metavar="VM")
-@click.argument("point", metavar="[POINT]", required=False)
+@click.argument("vm", metavar="VM", shell_complete=offers.backed_up)
+@click.argument("point", metavar="[POINT]", required=False, shell_complete=offers.points)
 @json_option
 def show(destination: Path, vm: str, point: str | None, as_json: bool) -> None:
     """Show what a backup of VM holds, by its manifest; of the newest point, or of POINT.

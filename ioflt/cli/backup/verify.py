@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ioflt.cli import offers
 from ioflt.cli.backup.destination import destination_argument, open_destination
 from ioflt.cli.backup.signer import public_key, public_key_option
 from ioflt.cli.backup.watching import progress_option, watched
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @destination_argument
-@click.option("--vm", metavar="NAME", help="Only backups of this VM.")
-@click.option("--point", metavar="POINT", help="Only this point, and what it builds on; with --vm.")
+@click.option("--vm", metavar="NAME", shell_complete=offers.backed_up, help="Only backups of this VM.")
+@click.option(
+    "--point",
+    metavar="POINT",
+    shell_complete=offers.points,
+    help="Only this point, and what it builds on; with --vm.",
+)
 @public_key_option
 @progress_option
 @json_option
