@@ -8,6 +8,7 @@ of open file, all with the interface of `openfile.OpenFile`.
     locks                                       who uses a home, and who has it alone
     files, regular, walk, tree, namespace       files of a home by name: made, found, copied, renamed
     atomic                                      files that appear whole
+    stateblocks, tagging, tracked               parts of an open file: state, tags, tracked changes
     clearlist, clearfiles                       which files of an encrypted home are clear, and their renames
     header, headers, recovery, wrapping, reach  headers of containers, and who may change them
     lifecycle, convert, fileid                  encrypt and decrypt

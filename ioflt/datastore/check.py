@@ -9,12 +9,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import atomic, records, tagfiles
+from ioflt.datastore import atomic, records, stateblocks, tagfiles
 from ioflt.datastore.chains import Chains
 from ioflt.datastore.container import Container, Progress
 from ioflt.datastore.deep.disk import SIDECAR
 from ioflt.datastore.files import open_regular
-from ioflt.datastore.header import check_copies, read_header, read_state_slots
+from ioflt.datastore.header import check_copies, read_header
 from ioflt.datastore.home import Home
 from ioflt.datastore.newhome import RESUMED
 from ioflt.datastore.openfile import OpenFile
@@ -286,7 +286,7 @@ class _Check:
             luks2.verify_digest(one.header, dek)
         _check_keys(one.home, one.standing, {token.key for token in one.header.tokens})
         with state.mac_key(deks[0], one.header.uuid) as mac_key:
-            block = state.load(*read_state_slots(one.fd), mac_key)
+            block = stateblocks.load(one.fd, mac_key)
         self._take_file_id(block.file_id, one.entry.path, one.node.info)
         if one.standing.needs_tags and not one.header.tagged:
             raise IntegrityError("no tags", "the file is from before its VM had any")
@@ -335,7 +335,7 @@ def _structure(fd: int) -> luks2.Header:
     try:
         return read_header(fd)
     except MalformedError as error:
-        if os.pread(fd, len(_MAGIC), 0) != _MAGIC and state.peek(*read_state_slots(fd)) is None:
+        if os.pread(fd, len(_MAGIC), 0) != _MAGIC and stateblocks.peek(fd) is None:
             if not any(os.pread(fd, HEADERS_SIZE, 0)):
                 raise MalformedError("no container", "empty, or zeros where its header was") from None
             raise _Clear("no container: clear, or its whole header is lost, in an encrypted home") from None

@@ -20,11 +20,12 @@ from ioflt.datastore import (
     policies,
     regular,
     sidecars,
+    stateblocks,
     tagfiles,
     tree,
 )
 from ioflt.datastore.container import Progress
-from ioflt.datastore.header import read_header, read_state_slots
+from ioflt.datastore.header import read_header
 from ioflt.datastore.home import Home
 from ioflt.datastore.newhome import check_name, new_home
 from ioflt.datastore.openfile import OpenFile
@@ -222,7 +223,7 @@ def _renumber(fd: int, keys: KeyService) -> None:
     """
     header = read_header(fd)
     with datakeys.unwrap(header, keys) as dek, state.mac_key(dek, header.uuid) as mac_key:
-        block = replace(state.load(*read_state_slots(fd), mac_key), file_id=newcontainer.new_file_id())
+        block = replace(stateblocks.load(fd, mac_key), file_id=newcontainer.new_file_id())
         for _ in STATE_SLOT_OFFSETS:  # no slot keeps the old one
             block = replace(block, sequence=block.sequence + 1)
-            atomic.write_all(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
+            stateblocks.write(fd, block, mac_key)

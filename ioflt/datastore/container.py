@@ -23,19 +23,18 @@ In memory the length runs ahead; `flush` and `sync` write it.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import partial
 
 from ioflt import syscalls
 from ioflt.crypto.secret import Secret
 from ioflt.crypto.xts import SectorCipher
-from ioflt.datastore import cbtfiles, openfile, tagfiles
+from ioflt.datastore import atomic, cbtfiles, openfile, stateblocks, tagfiles, tagging
 from ioflt.datastore.datakeys import unwrap
-from ioflt.datastore.header import read_header, read_state_slots
+from ioflt.datastore.header import read_header
+from ioflt.datastore.tracked import Tracked
 from ioflt.errors import (
     CorruptDataError,
     IntegrityError,
@@ -45,16 +44,13 @@ from ioflt.errors import (
 )
 from ioflt.filters.backing import Backing
 from ioflt.filters.base import Link
-from ioflt.filters.cbt import Cbt
-from ioflt.filters.changemap import ChangeMap, stamp_of
-from ioflt.filters.tagfile import TagFile
-from ioflt.filters.tagged import Tagged, named
+from ioflt.filters.tagged import Tagged
 from ioflt.filters.trace import Counters, Trace
 from ioflt.filters.vmcrypt import VmCrypt
 from ioflt.format.cbt import sidecar
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import state, tags
-from ioflt.format.luks2.layout import DATA_OFFSET, STATE_SLOT_OFFSETS, STATE_SLOT_SIZE
+from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.format.luks2.state import StateBlock
 from ioflt.keys.service import KeyService
 from ioflt.sectors import cover, round_down, round_up
@@ -69,17 +65,14 @@ FILL_STEP = 1 << 20
 #: Bytes from which on a range of a thick container is emptied in the background: some 5 ms of filling.
 LONG_RANGE = 8 << 20
 
-#: Findings of one open file that are logged: whoever changes all of a disk does not fill the log, too.
-_LOGGED = 20
 
-_log = logging.getLogger(__name__)
-
-
-class Container:
+class Container(Tracked):
     """An open container. Owns `fd`; offsets and lengths are bytes of plaintext.
 
     See `openfile.OpenFile` for the interface and who keeps calls apart.
     """
+
+    _ctime_tells = False  # which changes with the header, too
 
     def __init__(
         self,
@@ -96,16 +89,14 @@ class Container:
 
         Raises CorruptDataError when no state block verifies, IntegrityError for want of its tags.
         """
-        self._fd = fd
-        self._name = name
+        super().__init__(fd, name)
         self._writable = writable
         self.uuid = header.uuid
         self.thin = header.thin
         self._failed: int | None = None
         self._lock = threading.Lock()  # state block and length against a sync in another thread
         self._counters = counters
-        self._logged = 0
-        self._cbt: Cbt | None = None
+        self._findings = tagging.Findings(name)
         self._tagged: Tagged | None = None
         self._tags_fd: int | None = None
         try:
@@ -128,38 +119,17 @@ class Container:
             self._cipher = SectorCipher(dek)
             below: Link = Backing(self._fd, DATA_OFFSET)
             if self._tags_fd is not None:
-                below = self._tagged = self._with_tags(below, self._tags_fd, dek)
+                found = self._findings
+                below = self._tagged = tagging.link(below, self._fd, self._tags_fd, dek, self.uuid, found)
         finally:
             dek.wipe()
         self._crypt = VmCrypt(below, self._cipher, thin=self.thin, initialised=None)
-        self._untracked: Link = self._crypt if self._counters is None else Trace(self._crypt, self._counters)
-        self._chain: Link = self._untracked
-        if self._cbt is not None:  # after a lock, at rest
-            self._cbt.below, self._cbt.changes.key = self._untracked, self._changes_key
-            self._chain = self._cbt
+        self._set_chain(self._crypt if self._counters is None else Trace(self._crypt, self._counters))
         try:
             self.refresh()
         except BaseException:  # no key stays of what did not open
             self.wipe()
             raise
-
-    def _with_tags(self, below: Link, fd: int, dek: Secret) -> Tagged:
-        keys = tags.keys(dek, self.uuid)
-        file = TagFile(fd, keys)
-        try:
-            file.load_journal()
-        except CorruptDataError as error:  # of another container, or none
-            raise IntegrityError("tags not of this container", str(error)) from None
-        return Tagged(
-            below,
-            file,
-            keys,
-            self.uuid,
-            name=self._name,
-            is_written=lambda: syscalls.is_write_locked(self._fd),
-            found=self._log_found,
-            healed=self._log_healed,
-        )
 
     @classmethod
     def open(
@@ -189,7 +159,7 @@ class Container:
 
     def refresh(self) -> None:
         """Read the state block again: somebody else may have written before we got the writer's lock."""
-        self._state = state.load(*read_state_slots(self._fd), self._mac_key)
+        self._state = stateblocks.load(self._fd, self._mac_key)
         if self._tagged is not None and self._state.length is None:
             raise MalformedError("bad state block", "no length beside tags")
         self.file_id = self._state.file_id
@@ -360,32 +330,14 @@ class Container:
     def close(self) -> None:
         """Wipe keys, close the descriptors."""
         self.wipe()
-        if self._cbt is not None:
-            self._cbt.changes.close()
+        self._close_changes()
         if self._tags_fd is not None:
             os.close(self._tags_fd)
         os.close(self._fd)
 
-    # Changed blocks
-
     @property
     def sidecar_name(self) -> str:
         return cbtfiles.of_container(self.uuid)
-
-    @property
-    def changes(self) -> ChangeMap | None:
-        """What is tracked of it."""
-        return None if self._cbt is None else self._cbt.changes
-
-    def track(self, fd: int | None) -> None:
-        if self._cbt is not None:
-            self._cbt.settle()
-            self._cbt.changes.close()
-            self._cbt, self._chain = None, self._untracked
-        if fd is not None:
-            stamp = partial(stamp_of, self._fd, with_ctime=False)  # which changes with the header, too
-            changes = ChangeMap(fd, self._changes_key, stamp, name=self._name)
-            self._cbt = self._chain = Cbt(self._untracked, changes, self._name)
 
     # Keys
 
@@ -429,9 +381,9 @@ class Container:
             if offset != self._crypt.initialised:  # the file was cut since
                 return
             if length:
-                times = self._times()
+                info = os.fstat(self._fd)
                 self._crypt.fill_holes(offset, length)
-                self._set_times(times)
+                atomic.keep_times(self._fd, info)
             if offset + length < self._crypt.size():
                 self._crypt.initialised = offset + length
             else:
@@ -448,10 +400,10 @@ class Container:
 
     def fill_holes(self, offset: int, length: int) -> int:
         """Write encrypted zeros into the holes of a range of whole sectors; bytes written. Keeps mtime."""
-        times = self._times()
+        info = os.fstat(self._fd)
         length = min(length, self._crypt.size() - offset)
         written = self._crypt.fill_holes(offset, length) if length > 0 else 0
-        self._set_times(times)
+        atomic.keep_times(self._fd, info)
         return written
 
     def scrub(self, progress: Progress) -> tuple[tuple[int, int], ...]:
@@ -553,26 +505,12 @@ class Container:
     def _commit(self, length: int | None, initialised: int | None) -> None:
         """A new state block, durable, and what it speaks of durable before it."""
         self._sync_data(data_only=True)
-        self._put_state(length, initialised=initialised)
-        self._sync_backing()
-
-    def _put_state(self, length: int | None, *, initialised: int | None) -> None:
-        """Write the next state block into the slot of the older one. The file's mtime stays."""
         block = StateBlock(self._state.sequence + 1, length, self.file_id, initialised)
-        times = self._times()
-        data = state.pack(block, self._mac_key)
-        if os.pwrite(self._fd, data, STATE_SLOT_OFFSETS[state.slot_of(block)]) != STATE_SLOT_SIZE:
-            raise StorageError("state block half written", errno.EIO, file=self._name)
-        self._state = block
-        self._set_times(times)
-
-    def _set_times(self, times: tuple[int, int]) -> None:
-        with suppress(PermissionError):  # who may write a file of somebody else may not set its times
-            os.utime(self._fd, ns=times)
-
-    def _times(self) -> tuple[int, int]:
         info = os.fstat(self._fd)
-        return info.st_atime_ns, info.st_mtime_ns
+        stateblocks.write(self._fd, block, self._mac_key)
+        self._state = block
+        atomic.keep_times(self._fd, info)
+        self._sync_backing()
 
     def _sync_data(self, *, data_only: bool) -> None:
         try:
@@ -590,16 +528,6 @@ class Container:
         """An fsync error is final: the kernel has dropped the pages, what is on the medium is unknown."""
         self._failed = error.errno or errno.EIO
         raise StorageError("writing to the medium failed; the file is shut", self._failed, file=self._name)
-
-    def _log_found(self, runs: tuple[tuple[int, int], ...]) -> None:
-        if self._logged < _LOGGED:
-            self._logged += 1
-            last = "; of this file nothing more is logged" if self._logged == _LOGGED else ""
-            _log.warning("%s: %s not verify: changed, or put back%s", self._name, named(runs), last)
-
-    def _log_healed(self, runs: tuple[tuple[int, int], ...]) -> None:
-        told = "was interrupted while it was written; got new tags:"
-        _log.info("%s: %s %s", self._name, told, ", ".join(f"{first}+{count}" for first, count in runs[:20]))
 
     def _check_writable(self) -> None:
         if not self._writable:

@@ -11,10 +11,9 @@ import stat
 from dataclasses import dataclass
 
 from ioflt import syscalls
-from ioflt.datastore import atomic, container, newcontainer
+from ioflt.datastore import atomic, container, newcontainer, stateblocks
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container
-from ioflt.datastore.header import read_state_slots
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
@@ -24,7 +23,6 @@ from ioflt.errors import IofltError, MalformedError
 from ioflt.filters.backing import Backing
 from ioflt.filters.base import Link
 from ioflt.filters.trace import Counters, Trace
-from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.format.vmx import sealed
 from ioflt.sectors import round_down
@@ -120,7 +118,7 @@ def look(fd: int, treatment: Treatment) -> Face:
     if treatment is Treatment.VMX:
         info = sealed.peek(os.pread(fd, sealed.PEEK_SIZE, 0))
         return Face(info.length, info.file_id)
-    block = state.peek(*read_state_slots(fd))
+    block = stateblocks.peek(fd)
     if block is None:
         raise MalformedError("no state block")
     if block.length is None:

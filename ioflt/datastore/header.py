@@ -22,8 +22,6 @@ from ioflt.format.luks2.layout import (
     HEADER_OFFSETS,
     HEADER_SIZE,
     HEADERS_SIZE,
-    STATE_SLOT_OFFSETS,
-    STATE_SLOT_SIZE,
 )
 
 
@@ -70,12 +68,6 @@ def is_whole(fd: int) -> bool:
     except MalformedError:
         return False
     return True
-
-
-def read_state_slots(fd: int) -> tuple[bytes, bytes]:
-    """The two state slots, 4096 bytes each (less where the file ends)."""
-    first, second = STATE_SLOT_OFFSETS
-    return os.pread(fd, STATE_SLOT_SIZE, first), os.pread(fd, STATE_SLOT_SIZE, second)
 
 
 @contextmanager

@@ -7,14 +7,12 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ioflt.datastore import files
-from ioflt.datastore.header import read_state_slots
+from ioflt.datastore import files, stateblocks
 from ioflt.datastore.standing import Treatment, is_private
 from ioflt.errors import CorruptDataError, MalformedError
 from ioflt.format import dictionary
 from ioflt.format.keysafe import safe
 from ioflt.format.luks2 import header as luks2
-from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import CIPHER, DATA_OFFSET, HEADER_SIZE, HEADERS_SIZE
 from ioflt.format.luks2.token import INTEGRITY
 from ioflt.format.record import record as form
@@ -103,7 +101,7 @@ def _describe(fd: int, found: Description) -> Description:
     area = os.pread(fd, HEADERS_SIZE, 0)
     if not area:
         return replace(found, kind="empty file")
-    if _is_luks(area) or state.peek(*read_state_slots(fd)) is not None:
+    if _is_luks(area) or stateblocks.peek(fd) is not None:
         return _luks(fd, area, found)
     if area[:4] in _SPARSE_MAGICS:
         return _tried(_sparse, os.pread(fd, sparse.PROBE_SIZE, 0), found, _SPARSE_MAGICS[area[:4]])
@@ -171,7 +169,7 @@ def _luks(fd: int, area: bytes, found: Description) -> Description:
 
 def _with_state(fd: int, found: Description) -> Description:
     body_size = max(0, found.size - DATA_OFFSET)
-    block = state.peek(*read_state_slots(fd))
+    block = stateblocks.peek(fd)
     if block is None:
         return replace(found, body_size=body_size, problem=found.problem or "no state block")
     return replace(

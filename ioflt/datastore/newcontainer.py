@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 
 from ioflt.crypto.rng import new_uuid, random_bytes
-from ioflt.datastore import atomic, tagfiles
+from ioflt.datastore import atomic, stateblocks, tagfiles
 from ioflt.datastore.datakeys import rewrap
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import state
-from ioflt.format.luks2.layout import DATA_OFFSET, STATE_SLOT_OFFSETS
+from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.format.luks2.state import StateBlock
 from ioflt.format.luks2.token import IofltToken
 from ioflt.format.luks2.token import aad as token_aad
@@ -50,8 +50,7 @@ def create(
         primary, secondary = luks2.serialize(header)
         atomic.write_all(fd, primary + secondary)
         for sequence in (1, 2):
-            block = StateBlock(sequence, 0, file_id, None)
-            atomic.write_all(fd, state.pack(block, mac_key), STATE_SLOT_OFFSETS[state.slot_of(block)])
+            stateblocks.write(fd, StateBlock(sequence, 0, file_id, None), mac_key)
         os.ftruncate(fd, DATA_OFFSET)
         if tags_in is not None:
             os.close(tagfiles.create(tags_in, dek, uuid))

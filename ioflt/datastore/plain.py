@@ -5,23 +5,22 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from functools import partial
 
 from ioflt.datastore import cbtfiles, openfile
+from ioflt.datastore.tracked import Tracked
 from ioflt.filters.base import Link
-from ioflt.filters.cbt import Cbt
-from ioflt.filters.changemap import ChangeMap, stamp_of
 from ioflt.format.cbt import sidecar
 
 
-class PlainFile:
+class PlainFile(Tracked):
     """`chain` begins at byte 0 of the backing file `fd`, which it owns."""
 
+    _ctime_tells = True
+
     def __init__(self, fd: int, chain: Link, *, name: str = "") -> None:
-        self._fd = fd
-        self._name = name
-        self._untracked = self._chain = chain
-        self._cbt: Cbt | None = None
+        super().__init__(fd, name)
+        self._changes_key = sidecar.clear_key()
+        self._set_chain(chain)
 
     @property
     def fd(self) -> int:
@@ -85,23 +84,6 @@ class PlainFile:
         self._chain.close()
         os.close(self._fd)
 
-    # Changed blocks
-
     @property
     def sidecar_name(self) -> str:
         return cbtfiles.of_clear(self._fd)
-
-    @property
-    def changes(self) -> ChangeMap | None:
-        """What is tracked of it."""
-        return None if self._cbt is None else self._cbt.changes
-
-    def track(self, fd: int | None) -> None:
-        if self._cbt is not None:
-            self._cbt.settle()
-            self._cbt.changes.close()
-            self._cbt, self._chain = None, self._untracked
-        if fd is not None:
-            stamp = partial(stamp_of, self._fd, with_ctime=True)
-            changes = ChangeMap(fd, sidecar.clear_key(), stamp, name=self._name)
-            self._cbt = self._chain = Cbt(self._untracked, changes, self._name)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from ioflt.crypto.rng import random_bytes
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import atomic, header
+from ioflt.datastore import atomic, header, stateblocks
 from ioflt.datastore.container import FILL_STEP, Container
 from ioflt.datastore.datakeys import unwrap
 from ioflt.datastore.newcontainer import new_file_id
@@ -205,7 +205,7 @@ def _check_epoch(fd: int, keys: KeyService, backup: luks2.Header, dek: Secret) -
             raise AuthenticationError("another container", f"the backup is of {backup.uuid}")
         if present is not None:
             _expect_digest(present, dek)
-        elif state.peek(*header.read_state_slots(fd)) is not None:
+        elif stateblocks.peek(fd) is not None:
             raise AuthenticationError("another key epoch", "the state blocks were made with another key")
     if present is not None and _is_wrapped_anew(present, backup, keys):
         raise AuthenticationError("another key epoch", "the data key has been wrapped anew since the backup")
@@ -224,7 +224,7 @@ def _present(fd: int) -> luks2.Header | None:
 def _state_verifies(fd: int, backup: luks2.Header, dek: Secret) -> bool:
     with state.mac_key(dek, backup.uuid) as mac_key:
         try:
-            state.load(*header.read_state_slots(fd), mac_key)
+            stateblocks.load(fd, mac_key)
         except CorruptDataError:
             return False
     return True

@@ -12,8 +12,8 @@ import pytest
 
 from ioflt import syscalls
 from ioflt.crypto.secret import Secret
-from ioflt.datastore import check, clone, datakeys, files, lifecycle, move, newhome, summary
-from ioflt.datastore.header import read_header, read_state_slots
+from ioflt.datastore import check, clone, datakeys, files, lifecycle, move, newhome, stateblocks, summary
+from ioflt.datastore.header import read_header
 from ioflt.datastore.standing import stored_as
 from ioflt.datastore.volume import Volume
 from ioflt.errors import BusyError, ExistsError, UsageError
@@ -86,7 +86,7 @@ def file_ids(volume: Volume, name: str) -> set[int]:
     with_state = set()
     for path in ("disk.vmdk", "disk-flat.vmdk"):
         with open(Path(volume.path, name, path), "rb") as file:
-            for slot in read_state_slots(file.fileno()):
+            for slot in stateblocks.read_slots(file.fileno()):
                 block = state.peek(slot, b"")
                 assert block is not None
                 with_state.add(block.file_id)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ioflt.datastore import container, newcontainer, openfile
-from ioflt.datastore.header import read_state_slots
+from ioflt.datastore import container, newcontainer, openfile, stateblocks
 from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.testing.local_keys import LocalKeys
@@ -20,7 +19,7 @@ def test_no_commit_needs_space(tmp_path: Path, thin: bool) -> None:
     with LocalKeys(tmp_path) as keys:
         fd = os.open(tmp_path / "disk", os.O_RDWR | os.O_CREAT)
         newcontainer.create(fd, keys, [keys.new_key(None)], thin=thin)
-        blocks = [state.peek(slot, b"") for slot in read_state_slots(fd)]
+        blocks = [state.peek(slot, b"") for slot in stateblocks.read_slots(fd)]
         assert [block and (block.sequence, block.length) for block in blocks] == [(2, 0), (1, 0)]
         assert blocks[0].file_id == blocks[1].file_id
         file = container.Container.open(fd, keys, writable=True)

@@ -24,11 +24,12 @@ from ioflt.datastore import (
     recovery,
     registration,
     resume,
+    stateblocks,
 )
 from ioflt.datastore.container import Container
 from ioflt.datastore.deep import disk, home, journal, replacement
 from ioflt.datastore.deep.home import OldWays
-from ioflt.datastore.header import read_header, read_state_slots
+from ioflt.datastore.header import read_header
 from ioflt.datastore.vmx import read_sealed
 from ioflt.datastore.volume import Volume
 from ioflt.errors import (
@@ -652,13 +653,13 @@ def test_state_blocks_of_before_are_worthless(stored: Stored) -> None:
     with stored.path("disk-flat.vmdk").open("rb") as file:
         header = read_header(file.fileno())
         with datakeys.unwrap(header, stored.keys) as dek, state.mac_key(dek, header.uuid) as key:
-            block = state.load(*read_state_slots(file.fileno()), key)
+            block = stateblocks.load(file.fileno(), key)
     assert state.peek(*_slots(stored)) == block
 
 
 def _slots(stored: Stored) -> tuple[bytes, bytes]:
     with stored.path("disk-flat.vmdk").open("rb") as file:
-        return read_state_slots(file.fileno())
+        return stateblocks.read_slots(file.fileno())
 
 
 def test_keys_out_of_reach(stored: Stored) -> None:
