@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from ioflt.backup import sealing
 from ioflt.backup.repository import Repository
@@ -78,15 +78,22 @@ def at(shelf: Shelf, moment: str | None) -> str:
         return named(shelf, moment)
     try:
         parsed = datetime.fromisoformat(moment)
-    except ValueError:
+        if _is_date(moment):  # all of that day
+            parsed += timedelta(days=1, seconds=-1)
+        limit = parsed.replace(tzinfo=parsed.tzinfo or UTC).astimezone(UTC).strftime(TIME)
+    except (ValueError, OverflowError):
         raise UsageError(f"neither a point nor a time: {moment[:40]!r}", file=shelf.path) from None
-    if len(moment) == len("2026-01-01"):  # all of that day
-        parsed += timedelta(days=1, seconds=-1)
-    limit = parsed.replace(tzinfo=parsed.tzinfo or UTC).astimezone(UTC).strftime(TIME)
     found = [point for point in there if point <= limit]
     if not found:
         raise NotFoundError(f"no backup as old as {moment}", file=shelf.path)
     return found[-1]
+
+
+def _is_date(moment: str) -> bool:
+    try:
+        return bool(date.fromisoformat(moment))
+    except ValueError:
+        return False
 
 
 def sole(repository: Repository) -> str:

@@ -246,23 +246,19 @@ class _Job:
         if tracked.lost:
             self._note(f"{disk.path}: full, as what changed since the backup before is not known any more")
         with self._source.open(disk) as source:
-            chain = None if tracked.lost else self._chain(disk, parent)
-            if chain is None or parent is None:
-                stored = images.write(
-                    self._shelf, f"{draft}/{image}", source, source.areas(), progress=self._progress
-                )
+            areas = None if tracked.lost else self._areas(disk, parent, source, tracked)
+            if areas is None or parent is None:
+                parent, backing, wanted = None, None, source.areas()
             else:
-                with chain:
-                    areas = self._changed(source, chain, tracked)
-                backing = f"../{parent.point}/{image}"
-                stored = images.write(self._shelf, f"{draft}/{image}", source, areas, backing, self._progress)
+                backing, wanted = f"../{parent.point}/{image}", iter(areas)
+            stored = images.write(self._shelf, f"{draft}/{image}", source, wanted, backing, self._progress)
             capacity = info.st_size if disk.form == "container" else source.capacity
         return Disk(
             path=disk.path,
             form=disk.form,
             capacity=capacity,
             image=image,
-            parent=None if chain is None or parent is None else parent.point,
+            parent=None if parent is None else parent.point,
             stored=stored.size,
             sha256=stored.sha256,
             content=stored.content,
@@ -274,14 +270,25 @@ class _Job:
             ddb=disk.ddb,
         )
 
-    def _changed(self, source: VirtualDisk, chain: Chain, tracked: Tracked) -> list[Area]:
-        """What an increment holds."""
-        if tracked.areas is not None:
-            longer = source.capacity - chain.capacity  # nobody may have written that
-            shown = source.areas(chain.capacity, longer) if longer > 0 else ()
-            return list(increments.merged([*tracked.areas, *shown]))
+    def _areas(
+        self, disk: FoundDisk, parent: Manifest | None, source: VirtualDisk, tracked: Tracked
+    ) -> list[Area] | None:
+        """What an increment holds; None where the disk is to be full."""
+        chain = self._chain(disk, parent)
+        if chain is None:
+            return None
+        with chain:
+            if tracked.areas is not None:
+                longer = source.capacity - chain.capacity  # nobody may have written that
+                shown = source.areas(chain.capacity, longer) if longer > 0 else ()
+                return list(increments.merged([*tracked.areas, *shown]))
+            try:
+                found = list(increments.changed(source, chain, self._source.always))
+            except CorruptDataError as error:  # if it is the VM's own disk, that is said when it is read
+                self._note(f"{disk.path}: full, as what is before it cannot be read: {error}")
+                return None
         self._note("changes were not tracked: found by comparing with the backup before")
-        return list(increments.changed(source, chain, self._source.always))
+        return found
 
     def _note(self, told: str) -> None:
         if told not in self._notes:

@@ -30,10 +30,12 @@ from ioflt.errors import (
     NotFoundError,
     UsageError,
 )
+from ioflt.format.qcow2 import header as head
 from ioflt.format.vmdk import descriptor
 from ioflt.types import HomeState
 from tests.unit.backup import disks
 from tests.unit.backup.points import DESCRIPTOR, DISK, K64, LENGTH, Site, contents
+from tests.unit.datastore.stored import patch
 
 KINDS = ["encrypted", "clear", "ciphertext"]
 
@@ -241,6 +243,19 @@ def test_the_disk_with_the_longest_path(site: Site, other: Volume) -> None:
     assert findings(site, "encrypted") == []
     restored(site, "encrypted", other, "back")
     assert seen(other.home("back"), name) == seen(site.home, name)
+
+
+def test_no_increment_builds_on_what_cannot_be_read(site: Site) -> None:
+    """A table of the image before was changed: what the disk has is in a full one."""
+    full = site.back_up("clear")
+    image = site.path_of_all / "clear" / "web" / full.point / "web.vmdk.qcow2"
+    data = image.read_bytes()
+    l2 = int.from_bytes(data[K64 : K64 + 8], "big") & head.OFFSET_MASK
+    patch(image, l2, (1 << 40 | head.COPIED).to_bytes(8, "big"))
+    second = site.back_up("clear", incremental=True)
+    assert {disk.path: disk.parent for disk in second.disks} == {"data.raw": full.point, "web.vmdk": None}
+    assert any("web.vmdk: full, as what is before it cannot be read" in note for note in second.notes)
+    assert [point for point, _, _ in findings(site, "clear")] == [full.point]
 
 
 def test_what_changed_side_by_side_is_one_area(tmp_path: Path) -> None:
@@ -493,12 +508,13 @@ def test_points_by_time(site: Site) -> None:
         assert listing.at(shelf, None) == made.point
         assert listing.at(shelf, made.point) == made.point
         day = f"{made.point[:4]}-{made.point[4:6]}-{made.point[6:8]}"
-        assert listing.at(shelf, day) == made.point
+        assert listing.at(shelf, day) == listing.at(shelf, made.point[:8]) == made.point
         assert listing.at(shelf, "2999-01-01T00:00:00+02:00") == made.point
         with pytest.raises(NotFoundError, match="as old as"):
             listing.at(shelf, "1999-01-01")
-        with pytest.raises(UsageError, match="neither"):
-            listing.at(shelf, "yesterday")
+        for moment in ("yesterday", "9999-12-31T23:59:59-14:00"):
+            with pytest.raises(UsageError, match="neither"):
+                listing.at(shelf, moment)
 
 
 def test_an_unsigned_manifest_is_refused(site: Site) -> None:
