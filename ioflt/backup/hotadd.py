@@ -18,7 +18,7 @@ from ioflt.backup import blocknodes, buses, signals
 from ioflt.backup.blocknodes import nodes, nonsense
 from ioflt.backup.buses import Bus
 from ioflt.backup.export import Exported
-from ioflt.backup.held import held
+from ioflt.backup.qemunames import held
 from ioflt.backup.qmp import Monitor, Refused
 from ioflt.datastore.volume import Volume
 from ioflt.errors import IofltError, NotFoundError, PeerError, UsageError

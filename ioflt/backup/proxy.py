@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ioflt.backup import shown
+from ioflt.backup import mountedfiles
 from ioflt.backup.blocknodes import FILES, Node, nodes
+from ioflt.backup.mountedfiles import Mount
 from ioflt.backup.qmp import Monitor
-from ioflt.backup.shown import Mount
 from ioflt.datastore.standing import Treatment
 from ioflt.datastore.volume import Volume
 from ioflt.errors import DeniedError
@@ -20,7 +20,7 @@ def check_encrypted(monitor: Monitor, keys: KeyService, passing: str) -> None:
     `passing`: how names of nodes begin that do not count. Raises DeniedError that names one which is not,
     or says that it has no disk; PeerError.
     """
-    mounts = shown.mounts()
+    mounts = mountedfiles.mounts()
     own = [
         node
         for node in nodes(monitor)
@@ -34,7 +34,7 @@ def check_encrypted(monitor: Monitor, keys: KeyService, passing: str) -> None:
 
 
 def _is_encrypted(node: Node, mounts: list[Mount], keys: KeyService) -> bool:
-    found = shown.locate(node.file, mounts) if node.driver in FILES else None
+    found = mountedfiles.locate(node.file, mounts) if node.driver in FILES else None
     if found is None:
         return False
     with Volume.open(found.mount.datastore, keys, read_only=True) as volume:

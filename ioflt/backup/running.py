@@ -24,11 +24,11 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from ioflt import paths
-from ioflt.backup import blocknodes, freeze, shown, signals, spare
+from ioflt.backup import blocknodes, freespace, freeze, mountedfiles, signals
 from ioflt.backup.blocknodes import Drive, drives, nodes, nonsense
-from ioflt.backup.held import held
 from ioflt.backup.homefiles import FLEECE, FoundDisk, is_fleece
 from ioflt.backup.nbdclient import NbdDisk
+from ioflt.backup.qemunames import held
 from ioflt.backup.qmp import Monitor, Refused
 from ioflt.errors import BusyError, IofltError, NotFoundError, PeerError, StorageError
 from ioflt.format.manifest.model import Consistency
@@ -73,7 +73,7 @@ class Running:
         """See that all that was read so far was of that moment. Raises StorageError, PeerError."""
         with self._asking:
             if self._given_up:
-                spare.check(self.directories)
+                freespace.check(self.directories)
                 raise StorageError("there was no room for what the guest overwrote", errno.ENOSPC)
             jobs = _jobs(self._monitor)
         for disk, fleece in self._fleeces.items():
@@ -128,9 +128,9 @@ def taken(
             for number, (path, drive) in enumerate(_find(monitor, datastore, vm, disks).items()):
                 file = Path(drive.file).parent / f"{name}-{number}{_SUFFIX}"
                 fleeces[path] = _Fleece(f"{name}-{number}", drive.node, file, drive.size)
-            spare.check(fleece.file.parent for fleece in fleeces.values())
+            freespace.check(fleece.file.parent for fleece in fleeces.values())
             live = _begin(monitor, directory / "nbd", fleeces, agent)
-            with spare.watched(live.directories, live.give_up):
+            with freespace.watched(live.directories, live.give_up):
                 yield live
         except BaseException as error:
             try:
@@ -148,7 +148,7 @@ def remove_leftovers(monitor: Monitor, datastore: str, vm: str) -> None:
     """Remove what runs that were killed left in that QEMU, and in the VM's home. Raises PeerError."""
     names = {_run_of(node.name) for node in nodes(monitor) if node.name.startswith(FLEECE)}
     names |= {_run_of(job) for job in _jobs(monitor) if job.startswith(FLEECE)}
-    homes = [mount.mountpoint / vm for mount in shown.mounts() if _same(mount.datastore, datastore)]
+    homes = [mount.mountpoint / vm for mount in mountedfiles.mounts() if _same(mount.datastore, datastore)]
     files = [
         Path(top) / each
         for home in homes
@@ -167,10 +167,10 @@ def remove_leftovers(monitor: Monitor, datastore: str, vm: str) -> None:
 
 def _find(monitor: Monitor, datastore: str, vm: str, disks: Sequence[FoundDisk]) -> dict[str, Drive]:
     """The drive of each disk, by the disk's path."""
-    mounts = [mount for mount in shown.mounts() if _same(mount.datastore, datastore)]
+    mounts = [mount for mount in mountedfiles.mounts() if _same(mount.datastore, datastore)]
     by_path: dict[str, Drive] = {}
     for drive in drives(monitor):
-        place = shown.locate(drive.file, mounts)
+        place = mountedfiles.locate(drive.file, mounts)
         if place is not None and place.vm == vm:
             by_path[place.path] = replace(drive, file=place.real)  # a link on the way may change
     found = {}

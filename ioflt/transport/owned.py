@@ -1,4 +1,4 @@
-"""A socket's path that only one process can own, by `flock` on `<socket>.lock` as long as it does.
+"""A path, mostly of a socket, that only one process can own, by `flock` on `<path>.lock` as long as it does.
 
 Only the owner removes a stale socket and binds, so two daemons never serve one path and none removes the
 other's live socket. Only he removes the lock file, too, and does so last, while he still has its lock: who
@@ -23,10 +23,19 @@ _TRIES, _PAUSE_S = 20, 0.05  # a process that ends may own its socket a moment l
 def take(path: Path) -> int:
     """The lock's descriptor, for `give_free`. Raises BusyError when another process owns the path."""
     for _ in range(_TRIES):
-        if (lock := _try(path)) >= 0:
+        if (lock := try_take(path)) >= 0:
             return lock
         time.sleep(_PAUSE_S)
     raise BusyError("another process serves this socket", file=path)
+
+
+def try_take(path: Path) -> int:
+    """As `take`, without waiting; -1: another process has it, or just gave it free."""
+    lock = os.open(_file(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    if syscalls.try_flock(lock, fcntl.LOCK_EX) and _is_there(lock, path):
+        return lock
+    os.close(lock)
+    return -1
 
 
 def give_free(path: Path, lock: int) -> None:
@@ -50,18 +59,9 @@ def wait_free(path: Path) -> None:
 
 def remove_stale(path: Path) -> None:
     """A socket whose owner was killed goes with its lock; one that is owned stays."""
-    if (lock := _try(path)) >= 0:
+    if (lock := try_take(path)) >= 0:
         path.unlink(missing_ok=True)
         give_free(path, lock)
-
-
-def _try(path: Path) -> int:
-    """-1: another process has it, or just gave it free."""
-    lock = os.open(_file(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    if syscalls.try_flock(lock, fcntl.LOCK_EX) and _is_there(lock, path):
-        return lock
-    os.close(lock)
-    return -1
 
 
 def _is_there(lock: int, path: Path) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ioflt.backup import running, spare
+from ioflt.backup import freespace, running
 from ioflt.backup.homefiles import FLEECE, FoundDisk
 from ioflt.backup.qmp import Monitor
 from ioflt.errors import BusyError, PeerError, StorageError
@@ -114,7 +114,7 @@ def _troubles(rig: Rig) -> None:
         with pytest.MonkeyPatch.context() as patch:
             with running.taken(monitor, where, "web01", disks) as live:
                 disk = live.open("disk.raw")
-                patch.setattr(spare, "RESERVE", 1 << 60)  # as if the datastore had run full
+                patch.setattr(freespace, "RESERVE", 1 << 60)  # as if the datastore had run full
                 eventually(lambda: not ask("query-block-jobs"))
                 with pytest.raises(StorageError, match="are free for what the guest overwrites"):
                     disk.close()

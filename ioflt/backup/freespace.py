@@ -41,7 +41,7 @@ def watched(directories: Iterable[Path], give_up: Callable[[], None]) -> Iterato
                 give_up()
                 return
 
-    thread = threading.Thread(target=watch, name="spare")
+    thread = threading.Thread(target=watch, name="freespace")
     thread.start()
     try:
         yield

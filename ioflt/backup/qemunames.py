@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ioflt import paths
+from ioflt.transport import owned
 
 
 @contextmanager
 def held(name: str) -> Iterator[None]:
     """The lock of a name. Raises BlockingIOError where another process has it."""
-    path = paths.find().ensure().run / f"{name}.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    path = paths.find().ensure().run / name
+    lock = owned.try_take(path)
+    if lock < 0:
+        raise BlockingIOError(f"another process has the name {name}")
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        yield
     finally:
-        os.close(fd)
+        owned.give_free(path, lock)
