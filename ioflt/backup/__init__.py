@@ -1,6 +1,20 @@
 """Virtual disks read by transport modes, exports of them, backups of VMs and what is restored from those.
 
 For programs: the names below, and `aio` under trio. README has an example.
+
+    transports, disk, direct, aio                   a VM's disk read by a mode; what each mode gives
+    flat, images                                    disks in files: of any mode, and of points
+    export, exporter, known, ticket, pinned, bitmap a disk given out over NBD: for whom, and for how long
+    place, privatemount, listening, nbdserver       what an export is made of
+    nbdclient, vddk                                 its reader; VMware's numbers for our errors
+    hotadd, proxy, buses                            a disk in a proxy VM
+    running, freeze, freespace                      a VM that runs in QEMU, backed up
+    qmp, blocknodes, mountedfiles, qemunames        what there is in somebody's QEMU, and what of it is ours
+    repository, shelf, listing, sealing, proved     a destination, its points, their signatures and bytes
+    run, sources, homefiles, quiet, increments      a backup made
+    verify, prune, retention, replicate             points kept
+    restore, filling, putback, copying              a VM made anew
+    signals, children                               what ends early, and programs that work for us
 """
 
 from __future__ import annotations
