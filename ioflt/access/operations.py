@@ -198,6 +198,7 @@ _WITHOUT_DATA_KEYS: Final = (
     ("backup restore: of ciphertext", _FILES),
     ("backup prune: of ciphertext", _SIGNED_BACKUP),
     ("backup replicate: of ciphertext", _FILES),
+    ("backup exports", _FILES),
     ("backup mount", _FILES),
     ("completion", _FILES),
 )

@@ -154,6 +154,8 @@ def _answer(service: Guarded, request: requests.KeyRequest) -> replies.ReplyBody
         case requests.EndExport():
             service.exporting.end(request)
             return replies.Done()
+        case requests.GetExports(after):
+            return replies.Exports(tuple(service.exporting.seen(after)))
         case requests.GetWarnings():
             return replies.Warnings(tuple(service.warnings()))
         case requests.Lock(mode):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
+import time
 
 import msgspec
 
 from ioflt.access.objects import Place
+from ioflt.access.privileges import Privilege
 from ioflt.audit.event import Event, added
 from ioflt.errors import BusyError, UnshownError, UsageError
 from ioflt.keyd.permits import Permits, Rules
@@ -15,6 +18,7 @@ from ioflt.keyd.session import Session
 from ioflt.keyd.shared_keys import Owner
 from ioflt.keyd.telling import Telling
 from ioflt.wire.keyd.requests import BeginExport, EndExport
+from ioflt.wire.keyd.values import MAX_EXPORT_PAGE, OpenExport
 
 #: Of an export: its begin and its end.
 _EVENTS = 2
@@ -59,9 +63,34 @@ class Exporting:
             over = self._telling.event("export end", place, changes=[added("export", told)], privilege=None)
             return msgspec.structs.replace(over, reason=reason)
 
-        export = self._rules.exports.begin(self._session.peer, lambda: self._check(asked), ending)
+        peer = self._session.peer
+        shown = OpenExport(
+            secrets.token_hex(16),
+            place.shown,
+            asked.disk,
+            str(self._session.caller.principal),
+            peer.pid,
+            asked.transport,
+            int(time.time()),
+            asked.ticket,
+            asked.until,
+        )
+        export = self._rules.exports.begin(shown, place, peer, lambda: self._check(asked), ending)
         self._session.export = export
         return export.ident
+
+    def seen(self, after: str | None) -> list[OpenExport]:
+        """A page of those that are open, with ids after that one: his own, and those of VMs whose events he
+        reads.
+        """
+        found = [export for export in self._rules.exports.all() if after is None or export.ident > after]
+        own = self._session.peer.uid, str(self._session.caller.principal)
+        return [
+            export.shown
+            for export in found
+            if (export.peer.uid, export.shown.principal) == own
+            or self._permits.has(Privilege.DIAGNOSTICS, export.place)
+        ][:MAX_EXPORT_PAGE]
 
     def end(self, asked: EndExport) -> None:
         """Raises NotFoundError."""

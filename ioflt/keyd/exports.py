@@ -7,15 +7,16 @@ killed.
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ioflt.access.objects import Place
 from ioflt.audit.event import Event
 from ioflt.errors import IofltError, NotFoundError
 from ioflt.keyd.recorder import Recorder
 from ioflt.transport.unix import Peer
+from ioflt.wire.keyd.values import OpenExport
 
 #: Seconds that exports may take to be gone, their mounts and servers with them, before a lock goes on.
 END_S = 20.0
@@ -26,9 +27,13 @@ KILLED = "its process is gone"
 
 @dataclass(slots=True)
 class Export:
-    """`check` raises DeniedError when whom it serves may not any more; `ending` tells of its end."""
+    """`check` raises DeniedError when whom it serves may not any more; `ending` tells of its end.
 
-    ident: str
+    `place`: of the VM; `shown`: what who lists exports is told.
+    """
+
+    shown: OpenExport
+    place: Place
     peer: Peer
     check: Callable[[], None]
     ending: Callable[[str], Event]
@@ -39,6 +44,10 @@ class Export:
     #: Called once when it has to end, from any thread.
     tell: Callable[[], None] = field(default=lambda: None)
 
+    @property
+    def ident(self) -> str:
+        return self.shown.id
+
 
 class Exports:
     """Safe for several threads."""
@@ -47,12 +56,24 @@ class Exports:
         self._all: dict[str, Export] = {}
         self._changed = threading.Condition()
 
-    def begin(self, peer: Peer, check: Callable[[], None], ending: Callable[[str], Event]) -> Export:
+    def begin(
+        self,
+        shown: OpenExport,
+        place: Place,
+        peer: Peer,
+        check: Callable[[], None],
+        ending: Callable[[str], Event],
+    ) -> Export:
         """One more, which `gone` ends."""
-        export = Export(secrets.token_hex(16), peer, check, ending)
+        export = Export(shown, place, peer, check, ending)
         with self._changed:
             self._all[export.ident] = export
         return export
+
+    def all(self) -> list[Export]:
+        """Those that are open, by their ids."""
+        with self._changed:
+            return sorted(self._all.values(), key=lambda export: export.ident)
 
     def on_end(self, export: Export, tell: Callable[[], None]) -> None:
         """Call that once the export has to end, at once if it has to already."""

@@ -71,6 +71,15 @@ class ExportRequests(Asker):
             link.close()
             raise
 
+    def exports(self) -> list[values.OpenExport]:
+        """Those that are open: his own, and those of VMs on which he has Global.Diagnostics."""
+        found: list[values.OpenExport] = []
+        while page := self._ask(
+            requests.GetExports(found[-1].id if found else None), replies.Exports
+        ).exports:
+            found += page
+        return found
+
     def end_export(self, export: BegunExport, reason: str) -> None:
         """That export is over, and why. Raises NotFoundError when keyd knows nothing of it."""
         self._ask(requests.EndExport(export.ident, reason[: values.MAX_EXPORT_TEXT]), replies.Done)

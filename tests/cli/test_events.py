@@ -29,7 +29,7 @@ from tests.cli.test_json import PASSPHRASE
 
 #: Commands after which everything is as it was.
 LOOKS = {
-    "backup list", "backup show", "backup verify", "completion", "datastore show", "events",
+    "backup exports", "backup list", "backup show", "backup verify", "completion", "datastore show", "events",
     "events verify", "folder list", "folder show", "health", "inspect", "key drill", "key list",
     "key locate", "key status", "keyd status", "permission explain", "permission list", "policy check",
     "policy list", "policy show", "provider list", "provider slot list", "role list", "role show",

@@ -20,7 +20,7 @@ WITHOUT = {"mount", "umount", "backup mount", "completion", "vmx export"}
 #: Those that need a key server, a token or a mount: tests/contracts and tests/interop hold them against it.
 WITH_PEERS = {
     *("key locate", "key revoke", "key destroy", "provider create pkcs11"),
-    *("backup export", "backup hotadd", "testbed up", "testbed fault", "testbed down"),
+    *("backup export", "backup exports", "backup hotadd", "testbed up", "testbed fault", "testbed down"),
 }
 
 #: Each command, after what it needs; `!` is one for the shell. `{key}` is the key of the VM `web`.

@@ -179,6 +179,18 @@ def test_a_clear_vm_needs_no_permission(site: Site) -> None:
     )
 
 
+def test_it_is_listed_while_it_is_open(site: Site) -> None:
+    with site.export("web01.vmdk", "--transport", "nbdssl") as export:
+        printed = json.loads(site.ioflt("backup", "exports", "--json").stdout)
+        check("backup exports", printed)
+        (told,) = printed
+        assert (told["vm"], told["disk"], told["for"]) == ("web01", "web01.vmdk", "user:root")
+        assert (told["pid"], told["until"]) == (export.process.pid, export.said["until"])
+        assert "web01.vmdk" in site.ioflt("backup", "exports").stdout
+        export.end()
+    assert site.ioflt("backup", "exports").stdout == "no disk is exported\n"
+
+
 def test_a_port_of_this_host(site: Site) -> None:
     with site.export("web01.vmdk", "--listen", "127.0.0.1:0") as export:
         assert copied(site, export.uri)

@@ -51,6 +51,7 @@ EXAMPLES = {
     "backup export: a clear VM": reads(
         "plain", "backup export ds/plain web.vmdk", refused=(3, "root makes the mounts of this machine")
     ),
+    "backup exports": reads("", "backup exports"),
     "backup hotadd": reads(
         "web",
         "backup hotadd ds/web web.vmdk --qmp qmp",

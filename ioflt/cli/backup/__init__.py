@@ -22,6 +22,7 @@ _SECTIONS = (
         "Disks",
         (
             Entry("export", "ioflt.cli.backup.export", "export", "Serve a VM's disk over NBD, read-only."),
+            Entry("exports", "ioflt.cli.backup.exports", "exports", "The exports that are open."),
             Entry("hotadd", "ioflt.cli.backup.hotadd", "hotadd", "Plug a VM's disk into a proxy VM."),
         ),
     ),

@@ -11,6 +11,7 @@ from ioflt.wire.keyd.values import (
     MAX_ACCESS,
     MAX_BATCH,
     MAX_EVENT_PAGE,
+    MAX_EXPORT_PAGE,
     MAX_KEY_HOLDERS,
     MAX_LOCATED,
     MAX_PAGE,
@@ -29,6 +30,7 @@ from ioflt.wire.keyd.values import (
     Key,
     Message,
     Meta,
+    OpenExport,
     ProviderName,
     Shown,
     Source,
@@ -226,6 +228,12 @@ class ExportBegun(Message, frozen=True):
     id: ExportId
 
 
+class Exports(Message, frozen=True):
+    """A page of them, by their ids; none: there are no more."""
+
+    exports: Annotated[tuple[OpenExport, ...], Meta(max_length=MAX_EXPORT_PAGE)]
+
+
 class Attested(Message, frozen=True):
     """The statement and its signature (`audit/SPEC.md`)."""
 
@@ -322,6 +330,7 @@ ReplyBody = (
     | Attested
     | ManifestSigned
     | ExportBegun
+    | Exports
     | Warnings
     | Locked
     | Access

@@ -389,6 +389,12 @@ class BeginExport(Message, frozen=True, omit_defaults=True):
     until: Time | None = None
 
 
+class GetExports(Message, frozen=True):
+    """→ Exports: those that are open and may be seen, with ids after that one."""
+
+    after: ExportId | None = None
+
+
 class AwaitExport(Message, frozen=True):
     """→ Failure: why the export that this connection began has to end, once it has to."""
 
@@ -540,6 +546,7 @@ KeyRequest = (
     | GetManifestKey
     | BeginExport
     | EndExport
+    | GetExports
     | GetWarnings
     | Lock
     | Unlock

@@ -76,6 +76,9 @@ MAX_REPORTS = 100
 MAX_REPORT_TEXT = 1024
 MAX_REPORT_CHANGES = 2
 
+#: Most exports in one page.
+MAX_EXPORT_PAGE = 64
+
 #: Longest export or ticket of a virtual disk, and longest reason for its end, in characters.
 MAX_EXPORT_TEXT = 1024
 
@@ -163,3 +166,20 @@ class Signing(Struct, frozen=True, omit_defaults=True):
     place: Shown
     statement: Annotated[bytes, Meta(max_length=MAX_STATEMENT)] = b""
     signature: Annotated[bytes, Meta(max_length=64)] = b""
+
+
+class OpenExport(Struct, frozen=True, omit_defaults=True):
+    """A disk that is given out. `vm`: as it is shown; `principal`: whom it is for; `pid`: of its process.
+
+    `since`: when it began; `ticket`, `until`: of its ticket, where it has one.
+    """
+
+    id: ExportId
+    vm: Shown
+    disk: ExportText
+    principal: Shown
+    pid: Count
+    transport: ExportTransport
+    since: Time
+    ticket: ExportText | None = None
+    until: Time | None = None

@@ -183,6 +183,13 @@ EXCHANGES = [
         replies.ExportBegun("0123456789abcdef" * 2),
     ),
     (requests.AwaitExport(), Failure("DeniedError", "permission denied")),
+    (
+        requests.GetExports("0123456789abcdef" * 2),
+        replies.Exports(
+            (values.OpenExport("f" * 32, "web01", "web01.vmdk", "user:alice", 7, "nbdssl", 1, "abcd", 2**40),)
+        ),
+    ),
+    (requests.GetExports(), replies.Exports(())),
     (requests.EndExport("0123456789abcdef" * 2, "its ticket is used up"), replies.Done()),
     (requests.GetWarnings(), replies.Warnings(("never backed up",))),
     (requests.Lock("suspend"), replies.Locked(("/m/a",), ())),

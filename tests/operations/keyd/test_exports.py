@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from ioflt.keys.export_requests import BegunExport
 from ioflt.keys.link import Link
 from ioflt.wire.keyd import access as wire
 from ioflt.wire.keyd import replies, requests
-from ioflt.wire.keyd.values import Key
+from ioflt.wire.keyd.values import MAX_EXPORT_PAGE, Key
 from tests.operations.keyd.test_enforcement import Site, record_of, target
 from tests.operations.keyd.test_events import events
 from tests.waiting import PATIENCE_S, eventually
@@ -82,6 +83,34 @@ def test_it_ends_when_he_may_not_any_more_and_no_other_does(site: Site, where) -
         assert not select.select([other], [], [], 0)[0]
     eventually(lambda: len(told(where, "export end")) == 2)
     assert [event.reason for event in told(where, "export end")] == [str(error), "its process is gone"]
+
+
+def test_who_sees_which_exports(site: Site) -> None:
+    """His own, and those of VMs whose events he reads."""
+    site.root.change_access(wire.CreateService("auditor", None))
+    for name in ("web", "db"):
+        site.grant(BACKUP, site.ds.home(name), "Access")
+    keys, root = site.client("backup export", BACKUP), site.client("backup export", None)
+    auditor = site.client("backup exports", "service:auditor")
+    with begin(site, keys) as web, begin(site, root, "db") as db:
+        assert [(one.id, one.vm, one.disk, one.principal) for one in keys.exports()] == [
+            (web.ident, "web", "disk.img", BACKUP)
+        ]
+        assert (keys.exports()[0].transport, keys.exports()[0].until) == ("nbdssl", 7)
+        assert {one.id for one in root.exports()} == {web.ident, db.ident}
+        assert auditor.exports() == []
+        site.grant("service:auditor", site.ds.home("db"), "Global.Diagnostics")
+        assert [one.id for one in auditor.exports()] == [db.ident]
+    eventually(lambda: root.exports() == [])
+
+
+def test_more_exports_than_a_page(site: Site) -> None:
+    with ExitStack() as open_:
+        begun = [
+            open_.enter_context(begin(site, site.client("backup export", None)))
+            for _ in range(MAX_EXPORT_PAGE + 1)
+        ]
+        assert [one.id for one in site.root.exports()] == sorted(one.ident for one in begun)
 
 
 def test_a_lock_waits_for_exports_to_be_gone(site: Site) -> None:
