@@ -23,7 +23,7 @@ from ioflt.datastore import atomic, namespace, tree
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.tree import HomeSide, HostSide, Side
-from ioflt.errors import BusyError, IofltError, MalformedError, StorageError, UsageError
+from ioflt.errors import BusyError, CorruptDataError, IofltError, MalformedError, StorageError, UsageError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import Document
 
@@ -75,6 +75,26 @@ class Shelf:
             if (found.manifest.kind == "ciphertext") != (self.home is None):
                 raise MalformedError("manifest of another kind", found.manifest.kind)
             return found
+
+    def places(self) -> dict[str, int]:
+        """Of each point which directory it is: one that is made anew is another one. Raises StorageError."""
+        found = {}
+        with self.naming(""), os.scandir(self.fd) as entries:
+            for entry in entries:
+                if _is_point(entry.name):
+                    found[entry.name] = entry.inode()
+        return found
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """What the block finds wrong is of no point that a `prune` took away meanwhile. Raises BusyError."""
+        before = self.places()
+        try:
+            yield
+        except CorruptDataError as error:
+            if before.items() <= self.places().items():
+                raise
+            raise BusyError("points of it were removed, or made anew, meanwhile", file=self.path) from error
 
     @contextmanager
     def opened(self, path: str) -> Iterator[OpenFile]:

@@ -54,17 +54,31 @@ def verify(
     points = looked = 0
     for name in repository.vms() if vm is None else [vm]:
         with repository.shelf(name) as shelf:
-            there = shelf.points()
-            if point is not None and point not in there:
-                findings.append(Finding(name, point, "", "missing"))
-            wanted = there if point is None else _needed(shelf, point)
-            for each in [one for one in there if one in wanted]:
-                points += 1
-                check = _Check(shelf, each, there, key, progress)
-                looked += check.run()
-                findings += check.findings
-                signers |= check.signers
+            found = _verify(shelf, point, key, progress)
+        points += found.points
+        looked += found.files
+        findings += found.findings
+        signers.update(found.signed_by)
     return Verified(points, looked, sorted(signers), findings)
+
+
+def _verify(shelf: Shelf, point: str | None, key: str | None, progress: Progress | None) -> Verified:
+    """The points of one VM; once more where a `prune` took some away, or made them anew, meanwhile."""
+    while True:
+        before = shelf.places()
+        there = sorted(before)
+        checks: list[_Check] = []
+        looked = 0
+        findings = [Finding(shelf.name, point, "", "missing")] if point and point not in there else []
+        wanted = there if point is None else _needed(shelf, point)
+        for each in [one for one in there if one in wanted]:
+            checks.append(check := _Check(shelf, each, there, key, progress))
+            looked += check.run()
+            findings += check.findings
+        if not findings or before.items() <= shelf.places().items():
+            return Verified(
+                len(checks), looked, sorted({one for check in checks for one in check.signers}), findings
+            )
 
 
 def _needed(shelf: Shelf, point: str) -> set[str]:

@@ -41,7 +41,7 @@ def replicate(destination: Path, other: Path, vm: str | None, lines: bool, as_js
         replicating.check_kinds(source, target)
         part = "of ciphertext" if source.kind == "ciphertext" else ""
         for name in source.vms() if vm is None else [vm]:
-            with source.shelf(name) as old, _shelf(target, name) as new, new.alone():
+            with source.shelf(name) as old, old.steady(), _shelf(target, name) as new, new.alone():
                 new.check_backups()
                 points = replicating.missing(old, new)
                 done.append(replicating.Replicated(name, points, len(new.points())))

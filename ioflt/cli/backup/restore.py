@@ -87,6 +87,7 @@ def restore(
         open_destination(destination) as found,
         open_volume(target, keyless=found.kind == CIPHERTEXT) as volume,
         found.shelf(vm or listing.sole(found)) as shelf,
+        shelf.steady(),
     ):
         document = shelf.document(listing.at(shelf, moment))
         # Elsewhere numbers are others' users.

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from ioflt.backup import listing, prune, putback, replicate, restore, verify
 from ioflt.backup.retention import Keep
 from ioflt.datastore import check, recrypt
-from ioflt.errors import CorruptDataError, ExistsError, MalformedError, UsageError
+from ioflt.errors import BusyError, CorruptDataError, ExistsError, MalformedError, UsageError
 from tests.unit.backup.points import K64, Site, contents
 from tests.unit.backup.test_points import Stop, after, findings, same
 
@@ -329,3 +331,28 @@ def test_nobody_needs_a_key_for_ciphertext(site: Site) -> None:
         assert verify.verify(found, key=site.attester.public_key()).findings == []
     pruned(site, "ciphertext", Keep(last=1))
     assert findings(site, "ciphertext") == []
+
+
+def damaged_after(what: Callable[[], object]) -> NoReturn:
+    what()
+    raise MalformedError("changed")
+
+
+def test_what_a_prune_changes_meanwhile_is_not_damaged(site: Site) -> None:
+    """Who reads finds other images than the manifest tells that he has read."""
+    chain(site, "clear", 3)
+    calls = itertools.count()
+
+    def prune_once(_count: int) -> None:
+        if next(calls) == 1:
+            pruned(site, "clear", Keep(last=1))
+
+    with site.destination("clear") as found:
+        done = verify.verify(found, key=site.attester.public_key(), progress=prune_once)
+        assert (done.points, done.findings) == (1, [])
+        with found.shelf("web") as shelf:
+            with pytest.raises(MalformedError, match="changed"), shelf.steady():
+                raise MalformedError("changed")
+            site.back_up("clear", incremental=True)
+            with pytest.raises(BusyError, match="made anew, meanwhile"), shelf.steady():
+                damaged_after(lambda: pruned(site, "clear", Keep(last=1)))
