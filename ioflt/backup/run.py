@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from ioflt.backup import copying, direct, hotadd, images, increments, running, sealing
 from ioflt.backup.disk import Area, VirtualDisk
@@ -41,6 +41,10 @@ class Wanted:
     transport: str = "file"
     qmp: Path | None = None
     agent: Path | None = None
+
+
+#: How much later than now a point may be called without a word: several in a second are one behind the other.
+_AHEAD: Final = timedelta(minutes=1)
 
 
 class Moment(Protocol):
@@ -180,6 +184,8 @@ class _Job:
     def run(self, *, incremental: bool, signer: Signer, told: Told) -> Manifest:
         points = self._shelf.points()
         point = _now(points)
+        if datetime.strptime(point, TIME).replace(tzinfo=UTC) > datetime.now(UTC) + _AHEAD:
+            self._note("its name is later than this machine's clock: there is a backup of a later time")
         about = sealing.about(self._shelf.path, self._home.name, self._record.home_id, point)
         parent = self._parent(points) if incremental else None
         with told(point, self._record.keys), self._shelf.making(point) as draft:

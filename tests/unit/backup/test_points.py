@@ -517,6 +517,16 @@ def test_points_by_time(site: Site) -> None:
                 listing.at(shelf, moment)
 
 
+def test_a_point_of_the_future_is_told(site: Site) -> None:
+    """By a clock that was wrong once: what comes after is called later still, and prune goes by that."""
+    first = site.back_up("clear")
+    assert all("clock" not in note for note in first.notes)
+    (site.path_of_all / "clear" / "web" / "29990101T000000Z").mkdir()
+    second = site.back_up("clear")
+    assert second.point == "29990101T000001Z"
+    assert any("later than this machine's clock" in note for note in second.notes)
+
+
 def test_an_unsigned_manifest_is_refused(site: Site) -> None:
     site.back_up("clear")
     with site.destination("clear") as found, found.shelf("web") as shelf:
