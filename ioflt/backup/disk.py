@@ -23,7 +23,8 @@ class VirtualDisk(Protocol):
         """Bytes of the disk, a multiple of 512."""
 
     def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
-        """Exactly `length` bytes; holes are zeros. Raises UsageError for what is not inside the capacity.
+        """Exactly `length` bytes; holes are zeros. Raises UsageError for what is not inside the capacity, and
+        when it is closed.
 
         A memoryview may be of a buffer that the next call overwrites.
         """
@@ -32,7 +33,7 @@ class VirtualDisk(Protocol):
         """What may hold other bytes than zeros in that part of the disk (`length` None: up to its end).
 
         In order, none empty, none that touch or overlap, all inside the part. It may be generous, and never
-        misses data. Reading between two areas is allowed.
+        misses data. Reading between two areas is allowed. Raises UsageError as `read`.
         """
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from ioflt import hygiene, paths
 from ioflt.backup import children
 from ioflt.backup.disk import check_inside
-from ioflt.errors import NotFoundError, PeerError, StorageError
+from ioflt.errors import NotFoundError, PeerError, StorageError, UsageError
 from ioflt.types import Area
 
 #: Seconds until a server that does not answer is given up.
@@ -62,7 +62,7 @@ class NbdDisk:
 
     def read(self, offset: int, length: int) -> bytes:
         """See `VirtualDisk.read`."""
-        check_inside(self.capacity, offset, length)
+        self._require(offset, length)
         pieces = []
         while length:
             try:
@@ -79,7 +79,9 @@ class NbdDisk:
 
     def areas(self, offset: int = 0, length: int | None = None) -> Iterator[Area]:
         """See `VirtualDisk.areas`."""
-        end = self.capacity if length is None else offset + length
+        length = self.capacity - offset if length is None else length
+        self._require(offset, length)
+        end = offset + length
         for area in self._areas[max(0, bisect_right(self._starts, offset) - 1) :]:
             start, stop = max(area.start, offset), min(area.start + area.length, end)
             if area.start >= end:
@@ -105,6 +107,11 @@ class NbdDisk:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _require(self, offset: int, length: int) -> None:
+        if self._fd < 0:
+            raise UsageError("the disk is closed", file=self._uri)
+        check_inside(self.capacity, offset, length)
 
     def _serve(self) -> subprocess.Popen[bytes]:
         ready, told = os.pipe()

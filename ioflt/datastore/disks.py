@@ -122,6 +122,7 @@ class Disk:
         self.close()
 
     def _check(self, offset: int, length: int) -> None:
+        self._files.require_open()
         if offset < 0 or length < 0 or offset + length > self.capacity:
             raise UsageError(f"{length} bytes at {offset} of a disk of {self.capacity}", file=self.path)
 

@@ -19,7 +19,7 @@ from ioflt import syscalls
 from ioflt.datastore.openfile import MAX_LENGTH, OpenFile
 from ioflt.datastore.standing import is_private
 from ioflt.datastore.tree import Side
-from ioflt.errors import CorruptDataError, MalformedError, StorageError, UnsupportedError
+from ioflt.errors import CorruptDataError, MalformedError, StorageError, UnsupportedError, UsageError
 from ioflt.format.mapping import Image, Kind, Run
 from ioflt.format.qcow2 import header as qcow2
 from ioflt.format.qcow2.reader import Reader
@@ -50,6 +50,7 @@ class Files:
         self._top = top_fd
         self._where = where
         self._open: OrderedDict[str, OpenFile] = OrderedDict()
+        self._closed = False
 
     def shown(self, path: str) -> str:
         return os.path.join(self._where, path)
@@ -59,6 +60,7 @@ class Files:
 
         Raises MalformedError "no such file", StorageError, and what opening raises.
         """
+        self.require_open()
         file = self._open.get(path)
         if file is not None:
             self._open.move_to_end(path)
@@ -89,7 +91,14 @@ class Files:
             error.file = error.file or self.shown(path)
             raise
 
+    def require_open(self) -> None:
+        """Raises UsageError after `close`: the directory's descriptor may be another's by then."""
+        if self._closed:
+            raise UsageError("the disk is closed", file=self._where)
+
     def close(self) -> None:
+        """May be called again."""
+        self._closed = True
         while self._open:
             self._open.popitem()[1].close()
 

@@ -48,9 +48,15 @@ def test_bytes_and_areas(tmp_path):
         assert list(disk.areas(MIB + 5, 10)) == [Area(MIB + 5, 10)]
         assert list(disk.areas(3 * MIB, MIB)) == []
         assert list(disk.areas(0, 0)) == []
-        with pytest.raises(UsageError):
-            disk.read(len(whole) - 1, 2)
+        assert list(disk.areas(len(whole))) == []
+        for offset, length in ((len(whole) - 1, 2), (-1, 1), (0, -1)):
+            with pytest.raises(UsageError):
+                disk.read(offset, length)
+            with pytest.raises(UsageError):
+                list(disk.areas(offset, length))
     disk.close()
+    with pytest.raises(UsageError, match="closed"):
+        disk.read(0, 1)
     assert not disk._directory.exists()
 
 

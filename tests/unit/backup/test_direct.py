@@ -296,11 +296,15 @@ def test_san_is_refused_for_an_encrypted_vm(encrypted: Stored) -> None:
     assert number_of(caught.value) == ("VIX_E_DISK_NEEDKEY", 16014)
 
 
-def test_a_closed_disk_closes_twice(stored: Stored) -> None:
+def test_a_closed_disk_closes_twice_and_reads_nothing(stored: Stored) -> None:
     stored.put("a.raw", FLAT)
     disk = open_disk(stored.volume, "web", "a.raw")
+    before = disk.areas()
     disk.close()
     disk.close()
+    for read in (lambda: disk.read(0, 512), lambda: next(disk.areas()), lambda: next(before)):
+        with pytest.raises(UsageError, match="closed"):
+            read()
 
 
 def test_unknown_formats_say_which(stored: Stored) -> None:
