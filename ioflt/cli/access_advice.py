@@ -99,6 +99,14 @@ ACCESS: tuple[Row, ...] = (
     ),
     (
         errors.DeniedError,
+        "^permission denied: .*, which has the key of .* as well$",
+        lambda _: (
+            "who reads one has the key of both, also where one was erased; a key of its own ends that:"
+            " ioflt vm recrypt DIR/VM"
+        ),
+    ),
+    (
+        errors.DeniedError,
         "^permission denied: ",
         lambda _: (
             "who administers it may give you a role that has it: ioflt permission grant WHO ROLE OBJECT"

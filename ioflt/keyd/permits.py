@@ -141,16 +141,30 @@ class Permits:
             self.require(_P.ACCESS, ANYWHERE)
 
     def _use(self, key: KeyRef, privileges: tuple[Privilege, ...] | None) -> None:
-        """Raises DeniedError unless he has the privileges wherever the key is."""
+        """Raises DeniedError unless he has the privileges wherever the key is: of those where he has not it
+        names one, of those that have a name here if there is one.
+        """
         owners = self._holdings.owners(key)
         if not owners:
             self._use_unknown(key, privileges)
             return
-        for owner in owners:
-            if privileges is None and not self._session.caller.trusted:
-                raise Denied(_P.ACCESS, self._holdings.place(owner))
-            for privilege in privileges or ():
-                self.require(privilege, self._holdings.place(owner))
+        denied: list[Denied] = []
+        open_to_him: list[str] = []
+        for place in map(self._holdings.place, owners):
+            try:
+                if privileges is None and not self._session.caller.trusted:
+                    raise Denied(_P.ACCESS, place)
+                for privilege in privileges or ():
+                    self.require(privilege, place)
+            except Denied as error:
+                denied.append(error)
+            else:
+                open_to_him.append(place.shown)
+        if denied:
+            first = min(denied, key=lambda error: (error.place.shown == error.place.vm, error.place.shown))
+            if open_to_him:
+                first.message += f", which has the key of {min(open_to_him)} as well"
+            raise first
 
     def _use_unknown(self, key: KeyRef, privileges: tuple[Privilege, ...] | None) -> None:
         if self._session.caller.trusted:

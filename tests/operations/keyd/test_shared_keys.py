@@ -36,6 +36,18 @@ def test_who_may_read_one_of_two_vms_with_one_key_reads_neither(site: Site, rest
     assert read(there, "web/disk.img") == read(there, "twin/disk.img") == DISK
 
 
+def test_a_denial_of_a_shared_key_says_that_it_is_shared(site: Site) -> None:
+    clone.clone(site.ds, "web", site.ds, "twin", same_key=True)
+    site.grant("mallory", site.ds.home("twin"), "Access")
+    mallory = site.client("mount", "mallory")
+    show(mallory, site, "ds/twin")
+    (answer,) = mallory.unwrap([wrapped(site, "ds/twin/disk.img")])
+    assert isinstance(answer, DeniedError)
+    assert answer.message == (
+        "permission denied: Cryptographer.Access on web, which has the key of twin as well"
+    )
+
+
 def test_a_key_that_was_shared_once_stays_so_for_what_has_it(site: Site) -> None:
     clone.clone(site.ds, "web", site.ds, "twin", same_key=True)
     (old,) = record_of(site.ds, "web").keys

@@ -97,6 +97,10 @@ COMPOSED: list[tuple[errors.IofltError, tuple[str, ...]]] = [
         ("permission denied: {} on {}",),
     ),
     (
+        errors.DeniedError("permission denied: Cryptographer.Access on a, which has the key of b as well"),
+        ("permission denied: {} on {}", ", which has the key of {} as well"),
+    ),
+    (
         errors.ReadOnlyError("the decryption of its disk a.vmdk was interrupted; `…` resumes it"),
         ("the decryption of its disk {}", "{} was interrupted; `{}` resumes it"),
     ),
