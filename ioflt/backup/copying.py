@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from ioflt import syscalls
 from ioflt.backup.images import STEP
@@ -30,13 +31,16 @@ def copy(
         fd = syscalls.open_beneath(home.fd, os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
         try:
             with tree.opened(side, fd, path) as source:
-                return _copy(source, path, shelf, f"{draft}/{text.FILES}/{path}", progress)
+                return store(source, os.fstat(source.fd), path, shelf, draft, progress)
         finally:
             os.close(fd)
 
 
-def _copy(source: OpenFile, path: str, shelf: Shelf, where: str, progress: Progress | None) -> File:
-    info = os.fstat(source.fd)
+def store(
+    source: OpenFile, info: os.stat_result, path: str, shelf: Shelf, draft: str, progress: Progress | None
+) -> File:
+    """What `source` has, into the draft, as the file at that path that looks like that. Raises as `copy`."""
+    where = f"{draft}/{text.FILES}/{path}"
     was = digest(source)
     with shelf.created(where) as made, shelf.naming(where):
         files.copy_contents(source, made, progress)
@@ -58,8 +62,21 @@ def digest(file: OpenFile) -> str:
     return whole.hexdigest()
 
 
-def directories(home: Home, paths: Iterable[str]) -> tuple[Directory, ...]:
-    """How these directories of the home look."""
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How the home's own directory looks, the directories in it, and the symlinks."""
+
+    top: Top
+    directories: tuple[Directory, ...]
+    links: tuple[Link, ...]
+
+
+def frame(home: Home, directories: Iterable[str], links: Mapping[str, str]) -> Frame:
+    """Of a home; `links`: targets by their paths."""
+    return Frame(_top(home), _directories(home, directories), _links(home, links))
+
+
+def _directories(home: Home, paths: Iterable[str]) -> tuple[Directory, ...]:
     found = []
     for path in paths:
         with regular.named(home, path):
@@ -69,8 +86,7 @@ def directories(home: Home, paths: Iterable[str]) -> tuple[Directory, ...]:
     return tuple(found)
 
 
-def links(home: Home, targets: Mapping[str, str]) -> tuple[Link, ...]:
-    """How these symlinks of the home look; `targets` by their paths."""
+def _links(home: Home, targets: Mapping[str, str]) -> tuple[Link, ...]:
     found = []
     for path, target in targets.items():
         with regular.named(home, path):
@@ -79,7 +95,6 @@ def links(home: Home, targets: Mapping[str, str]) -> tuple[Link, ...]:
     return tuple(found)
 
 
-def top(home: Home) -> Top:
-    """How the home's own directory looks."""
+def _top(home: Home) -> Top:
     info = os.fstat(home.fd)
     return Top(info.st_mode & 0o777, info.st_uid, info.st_gid)

@@ -44,5 +44,22 @@ def merged(areas: Iterable[Area]) -> Iterator[Area]:
         yield Area(start, end - start)
 
 
+def without(areas: Iterable[Area], known: Iterable[Area]) -> Iterator[Area]:
+    """What of the areas is in none of the known; each come in order, and apart."""
+    rest = iter(known)
+    next_known = next(rest, None)
+    for area in areas:
+        start = area.start
+        while next_known is not None and next_known.start < area.end:
+            if next_known.start > start:
+                yield Area(start, next_known.start - start)
+            start = max(start, next_known.end)
+            if next_known.end > area.end:  # it may reach into the next one, too
+                break
+            next_known = next(rest, None)
+        if start < area.end:
+            yield Area(start, area.end - start)
+
+
 def _inside(area: Area, capacity: int) -> Area:
     return Area(min(area.start, capacity), max(0, min(area.end, capacity) - area.start))

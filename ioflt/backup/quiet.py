@@ -1,4 +1,4 @@
-"""A home in which nothing changes while it is backed up."""
+"""Who uses a home that is backed up, and how nothing changes in it meanwhile."""
 
 from __future__ import annotations
 
@@ -43,22 +43,31 @@ def quiet(home: Home) -> Iterator[Quiet]:
 
     Raises BusyError where its files are in use and no mount can be asked.
     """
+    with users(home) as mounts:
+        for mount in mounts:
+            try:
+                mount.quiesce()
+            except IofltError as why:
+                raise BusyError(f"in use, and its mount holds no writes back: {why.message}") from why
+        yield Quiet(home, "crash-consistent" if mounts else "powered off", mounts)
+
+
+@contextmanager
+def users(home: Home) -> Iterator[list[MountControl]]:
+    """The mounts that may write to it meanwhile; none, if nobody has a file of it open.
+
+    Raises BusyError where its files are in use and no mount can be asked.
+    """
     with ExitStack() as held:
-        found = Quiet(home, "powered off", [])
+        mounts: list[MountControl] = []
         try:
             held.enter_context(home.exclusive())
-        except BusyError as error:
+        except BusyError:
             mounts = _mounts(home.volume.path, held)
             if not mounts:
                 raise
-            try:
-                for mount in mounts:
-                    mount.quiesce()
-            except IofltError as why:
-                raise BusyError(f"in use, and its mount holds no writes back: {why.message}") from error
             held.enter_context(home.shared())
-            found = Quiet(home, "crash-consistent", mounts)
-        yield found
+        yield mounts
 
 
 def _mounts(datastore: str, opened: ExitStack) -> list[MountControl]:

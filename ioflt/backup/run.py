@@ -12,14 +12,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
-from ioflt.backup import copying, direct, hotadd, images, increments, running, sealing
+from ioflt.backup import direct, hotadd, images, increments, running, sealing
 from ioflt.backup.disk import Area, VirtualDisk
 from ioflt.backup.homefiles import FoundDisk
 from ioflt.backup.images import Chain
 from ioflt.backup.qmp import Monitor
-from ioflt.backup.quiet import quiet
+from ioflt.backup.quiet import Quiet, quiet, users
 from ioflt.backup.repository import Repository
 from ioflt.backup.sealing import Signer
+from ioflt.backup.settling import Settled
 from ioflt.backup.shelf import TIME, Shelf
 from ioflt.backup.sources import Live, Plain, Source, Stored, Tracked
 from ioflt.datastore import clone, regular
@@ -30,7 +31,7 @@ from ioflt.errors import BusyError, CorruptDataError, IofltError, MalformedError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import MAX_TEXT, Consistency, Disk, Key, Kind, Manifest
 from ioflt.format.record.record import HomeRecord
-from ioflt.types import HomeState, KeyRef
+from ioflt.types import KeyRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,9 @@ def ask(volume: Volume, vm: str, place: str | os.PathLike[str], wanted: Wanted, 
 def _sources(
     volume: Volume, home: Home, kind: Kind, wanted: Wanted
 ) -> Iterator[tuple[HomeRecord, Source, Moment]]:
-    """What is read of the VM, which does not change while the block runs, as `Moment.check` sees."""
+    """What is read of the VM; but for `Settled` it does not change while the block runs, which `Moment.check`
+    sees.
+    """
     if wanted.qmp is not None:
         with Monitor(wanted.qmp) as monitor:
             running.remove_leftovers(monitor, volume.path, home.name)
@@ -134,25 +137,19 @@ def _sources(
                 record, found = clone.sound(home), Plain(volume, home, wanted.transport)
                 taken = {disk.path: found.take(disk) for disk in found.disks}
                 with running.taken(monitor, volume.path, home.name, found.disks, wanted.agent) as live:
-                    yield record, Live(found, taken, live), live
+                    yield record, Live(home, found, taken, live), live
+        return
+    if kind == "ciphertext":
+        with users(home) as mounts:
+            if mounts:
+                with Settled(home, mounts) as settled:
+                    yield settled.record(), settled, settled
+            else:
+                stored = Stored(home)
+                yield stored.record(), stored, Quiet(home, "powered off", [])
         return
     with quiet(home) as moment:
-        if kind == "ciphertext":
-            yield _claimed(home), Stored(home), moment
-        else:
-            yield clone.sound(home), Plain(volume, home, wanted.transport), moment
-
-
-def _claimed(home: Home) -> HomeRecord:
-    """The record of an encrypted home; its key is not needed. Raises UsageError."""
-    record = home.unverified().record
-    if record is None:
-        raise UsageError("has no record by which it could be restored")
-    if record.state is HomeState.CLEAR:
-        raise UsageError("is clear: there is no ciphertext of it")
-    if record.operation is not None:
-        raise UsageError("something that was begun on it was interrupted, and comes first")
-    return record
+        yield clone.sound(home), Plain(volume, home, wanted.transport), moment
 
 
 class _Job:
@@ -189,15 +186,19 @@ class _Job:
         about = sealing.about(self._shelf.path, self._home.name, self._record.home_id, point)
         parent = self._parent(points) if incremental else None
         with told(point, self._record.keys), self._shelf.making(point) as draft:
+            if isinstance(self._source, Settled):
+                self._source.settle(
+                    self._shelf, lambda disk, source: self._areas(disk, parent, source, Tracked())
+                )
             disks = tuple(self._disk(disk, draft, parent) for disk in self._source.disks)
             files = tuple(
-                copying.copy(self._home, self._source.side, path, self._shelf, draft, self._progress)
-                for path in self._source.files
+                self._source.keep(path, self._shelf, draft, self._progress) for path in self._source.files
             )
             self._moment.check()
+            frame = self._source.frame()
             record = self._record
-            # Mounts may use a VM that is in use; headers of before and a record of after would open nothing.
-            if self._kind == "ciphertext" and _claimed(self._home) != record:
+            # Nobody has a file open, and yet: headers of before and a record of after would open nothing.
+            if isinstance(self._source, Stored) and self._source.record() != record:
                 raise BusyError("its keys were changed meanwhile", file=self._home.name)
             manifest = Manifest(
                 vm=self._home.name,
@@ -214,11 +215,11 @@ class _Job:
                 transport=self._source.transport,
                 consistency=self._moment.consistency,
                 notes=tuple(self._notes),
-                top=copying.top(self._home),
+                top=frame.top,
                 disks=disks,
                 files=files,
-                directories=copying.directories(self._home, self._source.directories),
-                links=copying.links(self._home, self._source.links),
+                directories=frame.directories,
+                links=frame.links,
             )
             written = sealing.signed(manifest, signer, about)
             text.parse(written)  # what cannot be read again is no backup
@@ -245,8 +246,7 @@ class _Job:
 
     def _disk(self, disk: FoundDisk, draft: str, parent: Manifest | None) -> Disk:
         image = text.image_of(disk.path)
-        with regular.named(self._home, disk.path):
-            info = os.stat(disk.path, dir_fd=self._home.fd, follow_symlinks=False)
+        info = self._source.info(disk.path)
         before = _before(disk, parent)
         tracked = self._source.tracked(disk, None if before is None else before.change_id)
         if tracked.lost:

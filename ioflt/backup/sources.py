@@ -7,12 +7,15 @@ import stat
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from ioflt.backup import homefiles, transports
+from ioflt.backup import copying, homefiles, transports
+from ioflt.backup.copying import Frame
 from ioflt.backup.disk import Area, VirtualDisk
 from ioflt.backup.flat import FlatDisk
 from ioflt.backup.homefiles import FoundDisk
 from ioflt.backup.running import Running
+from ioflt.backup.shelf import Shelf
 from ioflt.datastore import atomic, cbt, regular, tree
+from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
 from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.standing import Treatment, is_private, stored_as
@@ -23,13 +26,16 @@ from ioflt.filters.backing import Backing
 from ioflt.format.cbt import changeid
 from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.format.luks2.tags import SUFFIX
+from ioflt.format.manifest.model import File
+from ioflt.format.record.record import HomeRecord
+from ioflt.types import HomeState
 
 #: What a manifest calls the reading of stored files as they are.
 CIPHERTEXT: Final = "ciphertext"
 
 #: Stored files from this size on have images, of which increments are made; smaller ones that are no
 #: containers (a sealed VMX, a small clear file) are kept whole.
-_LARGE: Final = 1 << 20
+LARGE: Final = 1 << 20
 
 
 class Source(Protocol):
@@ -52,6 +58,15 @@ class Source(Protocol):
     def tracked(self, disk: FoundDisk, since: str | None) -> Tracked:
         """What is tracked of its changes since that id, if anything is; nobody writes meanwhile."""
 
+    def info(self, path: str) -> os.stat_result:
+        """How a disk's file looks."""
+
+    def keep(self, path: str, shelf: Shelf, draft: str, progress: Progress | None) -> File:
+        """Copy one of `files` into the draft. Raises as `copying.copy`."""
+
+    def frame(self) -> Frame:
+        """All of the home that is no file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
@@ -64,14 +79,35 @@ class Tracked:
     lost: bool = False
 
 
-class Plain:
+class _InHome:
+    """What of a VM is read where it lies."""
+
+    directories: list[str]
+    links: dict[str, str]
+    side: Side
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def info(self, path: str) -> os.stat_result:
+        with regular.named(self._home, path):
+            return os.stat(path, dir_fd=self._home.fd, follow_symlinks=False)
+
+    def keep(self, path: str, shelf: Shelf, draft: str, progress: Progress | None) -> File:
+        return copying.copy(self._home, self.side, path, shelf, draft, progress)
+
+    def frame(self) -> Frame:
+        return copying.frame(self._home, self.directories, self.links)
+
+
+class Plain(_InHome):
     """The VM as its guest sees it, by a transport mode. Raises as `homefiles.look`."""
 
     always: tuple[Area, ...] = ()
 
     def __init__(self, volume: Volume, home: Home, transport: str) -> None:
+        super().__init__(home)
         self._volume = volume
-        self._home = home
         self._name = home.name
         found = homefiles.look(home)
         self.disks, self.files = found.disks, found.files
@@ -105,7 +141,7 @@ class Plain:
         return Tracked(now, [Area(start, length) for start, length in found])
 
 
-class Live:
+class Live(_InHome):
     """The VM as it was at one moment of its run; `found`: what it has beside its disks' bytes.
 
     `taken`: change ids of before that moment, by the disks' paths. What was written in between is in the
@@ -115,7 +151,8 @@ class Live:
     always: tuple[Area, ...] = ()
     transport = "nbd"
 
-    def __init__(self, found: Plain, taken: dict[str, str | None], running: Running) -> None:
+    def __init__(self, home: Home, found: Plain, taken: dict[str, str | None], running: Running) -> None:
+        super().__init__(home)
         self._found = found
         self._taken = taken
         self._running = running
@@ -132,7 +169,7 @@ class Live:
         return self._found.changes(disk, self._taken[disk.path], since)
 
 
-class Stored:
+class Stored(_InHome):
     """The VM as it is stored: containers, sealed VMX, record, tags. No key is needed.
 
     Raises UnsupportedError "not a regular file", "symlink leads out"; StorageError.
@@ -142,7 +179,7 @@ class Stored:
     always: tuple[Area, ...] = (Area(0, DATA_OFFSET),)
 
     def __init__(self, home: Home) -> None:
-        self._home = home
+        super().__init__(home)
         self.side: Side = HostSide()
         self.disks: list[FoundDisk] = []
         self.files: list[str] = []
@@ -174,10 +211,21 @@ class Stored:
             return
         elif not stat.S_ISREG(info.st_mode):
             raise UnsupportedError("not a regular file")
-        elif info.st_size >= _LARGE and stored_as(path) is not Treatment.VMX:
+        elif info.st_size >= LARGE and stored_as(path) is not Treatment.VMX:
             self.disks.append(FoundDisk(path, "container"))
         else:
             self.files.append(path)
+
+    def record(self) -> HomeRecord:
+        """The record by which it is restored; its key is not needed. Raises UsageError."""
+        record = self._home.unverified().record
+        if record is None:
+            raise UsageError("has no record by which it could be restored")
+        if record.state is HomeState.CLEAR:
+            raise UsageError("is clear: there is no ciphertext of it")
+        if record.operation is not None:
+            raise UsageError("something that was begun on it was interrupted, and comes first")
+        return record
 
     def tracked(self, disk: FoundDisk, since: str | None) -> Tracked:
         """That takes keys."""

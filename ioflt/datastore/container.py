@@ -47,6 +47,7 @@ from ioflt.filters.base import Link
 from ioflt.filters.tagged import Tagged
 from ioflt.filters.trace import Counters, Trace
 from ioflt.filters.vmcrypt import VmCrypt
+from ioflt.filters.written import Written
 from ioflt.format.cbt import sidecar
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import state, tags
@@ -84,8 +85,10 @@ class Container(Tracked):
         counters: Counters | None = None,
         name: str = "",
         tags_in: int | None = None,
+        written: Written | None = None,
     ) -> None:
         """Takes over `fd` and `dek`. `tags_in`: the directory of the home, where its tags are if it has any.
+        `written` is told what is written to the stored files, but for header and state.
 
         Raises CorruptDataError when no state block verifies, IntegrityError for want of its tags.
         """
@@ -96,6 +99,7 @@ class Container(Tracked):
         self._failed: int | None = None
         self._lock = threading.Lock()  # state block and length against a sync in another thread
         self._counters = counters
+        self._written = written
         self._findings = tagging.Findings(name)
         self._tagged: Tagged | None = None
         self._tags_fd: int | None = None
@@ -117,10 +121,12 @@ class Container(Tracked):
         self._changes_key = sidecar.mac_key(dek, self.uuid)
         try:
             self._cipher = SectorCipher(dek)
-            below: Link = Backing(self._fd, DATA_OFFSET)
+            below: Link = Backing(self._fd, DATA_OFFSET, self._written)
             if self._tags_fd is not None:
                 found = self._findings
-                below = self._tagged = tagging.link(below, self._fd, self._tags_fd, dek, self.uuid, found)
+                below = self._tagged = tagging.link(
+                    below, self._fd, self._tags_fd, dek, self.uuid, found, self._written
+                )
         finally:
             dek.wipe()
         self._crypt = VmCrypt(below, self._cipher, thin=self.thin, initialised=None)
@@ -142,6 +148,7 @@ class Container(Tracked):
         name: str = "",
         tags_in: int | None = None,
         needs_tags: bool = False,
+        written: Written | None = None,
     ) -> Container:
         """Open the container in `fd`, which is taken over, and closed on failure.
 
@@ -152,7 +159,16 @@ class Container(Tracked):
             if needs_tags and not header.tagged:
                 raise IntegrityError("no tags", "the file is from before its VM had any")
             dek = unwrap(header, keys)
-            return cls(fd, header, dek, writable=writable, counters=counters, name=name, tags_in=tags_in)
+            return cls(
+                fd,
+                header,
+                dek,
+                writable=writable,
+                counters=counters,
+                name=name,
+                tags_in=tags_in,
+                written=written,
+            )
         except BaseException:  # taken over, so ours to close
             os.close(fd)
             raise

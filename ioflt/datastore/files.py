@@ -23,6 +23,7 @@ from ioflt.errors import IofltError, MalformedError
 from ioflt.filters.backing import Backing
 from ioflt.filters.base import Link
 from ioflt.filters.trace import Counters, Trace
+from ioflt.filters.written import Written
 from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.format.vmx import sealed
 from ioflt.sectors import round_down
@@ -85,10 +86,12 @@ def open_file(
     place: Place,
     counters: Counters | None = None,
     name: str = "",
+    written: Written | None = None,
 ) -> OpenFile:
     """The open file over the backing descriptor `fd`, which is taken over, and closed on failure.
 
-    Raises CorruptDataError, KeyUnavailableError with the file's name; OSError.
+    `written` is told what is written to it. Raises CorruptDataError, KeyUnavailableError with the file's
+    name; OSError.
     """
     try:
         if treatment is Treatment.CONTAINER:
@@ -100,13 +103,14 @@ def open_file(
                 name=name,
                 tags_in=home.fd,
                 needs_tags=home.standing().needs_tags,
+                written=written,
             )
         if treatment is Treatment.VMX:
             return VmxFile(fd, home.volume.keys, writable=writable, place=place)
     except IofltError as error:
         error.file = error.file or name
         raise
-    backing: Link = Backing(fd, 0)
+    backing: Link = Backing(fd, 0, written)
     return PlainFile(fd, backing if counters is None else Trace(backing, counters), name=name)
 
 

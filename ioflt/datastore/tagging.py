@@ -10,6 +10,7 @@ from ioflt.errors import CorruptDataError, IntegrityError
 from ioflt.filters.base import Link
 from ioflt.filters.tagfile import TagFile
 from ioflt.filters.tagged import Tagged, named
+from ioflt.filters.written import Written
 from ioflt.format.luks2 import tags
 
 #: Findings of one open file that are logged: whoever changes all of a disk does not fill the log, too.
@@ -38,10 +39,20 @@ class Findings:
         _log.info("%s: %s %s", self.name, told, ", ".join(f"{first}+{count}" for first, count in runs[:20]))
 
 
-def link(below: Link, fd: int, tags_fd: int, dek: Secret, uuid: str, findings: Findings) -> Tagged:
-    """The filter over `below`, for the container `uuid` in `fd`. Raises IntegrityError for others' tags."""
+def link(
+    below: Link,
+    fd: int,
+    tags_fd: int,
+    dek: Secret,
+    uuid: str,
+    findings: Findings,
+    written: Written | None = None,
+) -> Tagged:
+    """The filter over `below`, for the container `uuid` in `fd`. `written` is told what is written to the
+    tags. Raises IntegrityError for others' tags.
+    """
     keys = tags.keys(dek, uuid)
-    file = TagFile(tags_fd, keys)
+    file = TagFile(tags_fd, keys, written)
     try:
         file.load_journal()
     except CorruptDataError as error:  # of another container, or none

@@ -6,14 +6,17 @@ import errno
 import os
 
 from ioflt import syscalls
+from ioflt.filters.written import END, Notes, Written
 
 
 class Backing:
     """Bytes from `start` to the end of the file behind `fd`. Does not own `fd`."""
 
-    def __init__(self, fd: int, start: int) -> None:
+    def __init__(self, fd: int, start: int, written: Written | None = None) -> None:
+        """`written` is told what is written, by its place in the file."""
         self.fd = fd
         self.start = start
+        self._notes = Notes(written, fd)
 
     def read(self, offset: int, length: int, *, nowait: bool = False) -> bytearray | memoryview:
         buffer = bytearray(length)
@@ -32,33 +35,37 @@ class Backing:
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         position = self.start + offset
-        done = os.pwrite(self.fd, data, position)
-        if done == len(data):
-            return
-        view = memoryview(data)
-        while done < len(view):
-            more = os.pwrite(self.fd, view[done:], position + done)
-            if more == 0:
-                raise OSError(errno.EIO, "a write to the datastore made no progress")
-            done += more
+        try:
+            done = os.pwrite(self.fd, data, position)
+            if done == len(data):
+                return
+            view = memoryview(data)
+            while done < len(view):
+                more = os.pwrite(self.fd, view[done:], position + done)
+                if more == 0:
+                    raise OSError(errno.EIO, "a write to the datastore made no progress")
+                done += more
+        finally:
+            self._notes.note(position, position + len(data))
 
     def size(self) -> int:
         return max(0, os.fstat(self.fd).st_size - self.start)
 
     def resize(self, size: int) -> None:
-        os.ftruncate(self.fd, self.start + size)
+        before = self.size()
+        try:
+            os.ftruncate(self.fd, self.start + size)
+        finally:
+            self._notes.note(self.start + min(before, size), END)  # it may be made longer again
 
     def allocate(self, offset: int, length: int, *, keep_size: bool) -> None:
-        mode = syscalls.FALLOC_FL_KEEP_SIZE if keep_size else 0
-        syscalls.fallocate(self.fd, mode, self.start + offset, length)
+        self._change(syscalls.FALLOC_FL_KEEP_SIZE if keep_size else 0, offset, length)
 
     def punch(self, offset: int, length: int) -> None:
-        mode = syscalls.FALLOC_FL_PUNCH_HOLE | syscalls.FALLOC_FL_KEEP_SIZE
-        syscalls.fallocate(self.fd, mode, self.start + offset, length)
+        self._change(syscalls.FALLOC_FL_PUNCH_HOLE | syscalls.FALLOC_FL_KEEP_SIZE, offset, length)
 
     def zero(self, offset: int, length: int) -> None:
-        mode = syscalls.FALLOC_FL_ZERO_RANGE | syscalls.FALLOC_FL_KEEP_SIZE
-        syscalls.fallocate(self.fd, mode, self.start + offset, length)
+        self._change(syscalls.FALLOC_FL_ZERO_RANGE | syscalls.FALLOC_FL_KEEP_SIZE, offset, length)
 
     def seek_data(self, offset: int) -> int:
         return max(offset, os.lseek(self.fd, self.start + offset, os.SEEK_DATA) - self.start)
@@ -74,3 +81,10 @@ class Backing:
 
     def close(self) -> None:
         """Nothing: the descriptor belongs to whoever opened it."""
+
+    def _change(self, mode: int, offset: int, length: int) -> None:
+        position = self.start + offset
+        try:
+            syscalls.fallocate(self.fd, mode, position, length)
+        finally:
+            self._notes.note(position, position + length)

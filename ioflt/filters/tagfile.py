@@ -7,6 +7,7 @@ import os
 
 from ioflt import syscalls
 from ioflt.crypto.sectortags import TAG_SIZE
+from ioflt.filters.written import Notes, Written
 from ioflt.format.luks2 import tags
 from ioflt.format.luks2.tags import AREA_SECTORS, Journal, TagKeys
 
@@ -17,8 +18,10 @@ class TagFile:
     After a sync that failed nothing is written any more: what is on the medium is unknown.
     """
 
-    def __init__(self, fd: int, keys: TagKeys) -> None:
+    def __init__(self, fd: int, keys: TagKeys, written: Written | None = None) -> None:
+        """`written` is told what is written."""
         self.fd = fd
+        self._notes = Notes(written, fd)
         self._key = keys.journal
         self._failed = False
 
@@ -39,8 +42,10 @@ class TagFile:
         for start, step in tags.tag_runs(area * AREA_SECTORS, count * AREA_SECTORS):
             self._check()
             mode = syscalls.FALLOC_FL_PUNCH_HOLE | syscalls.FALLOC_FL_KEEP_SIZE
+            place, size = tags.tag_offset(start), step * TAG_SIZE
             try:
-                syscalls.fallocate(self.fd, mode, tags.tag_offset(start), step * TAG_SIZE)
+                syscalls.fallocate(self.fd, mode, place, size)
+                self._notes.note(place, place + size)
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
@@ -91,8 +96,11 @@ class TagFile:
         self._check()
         view = memoryview(data)
         done = 0
-        while done < len(view):
-            done += os.pwrite(self.fd, view[done:], offset + done)
+        try:
+            while done < len(view):
+                done += os.pwrite(self.fd, view[done:], offset + done)
+        finally:
+            self._notes.note(offset, offset + len(view))
 
     def _check(self) -> None:
         if self._failed:

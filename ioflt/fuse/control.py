@@ -7,6 +7,7 @@ Only the uid that runs the mount, and root, are listened to.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from typing import TypeVar
@@ -27,7 +28,9 @@ from ioflt.errors import (
     NotFoundError,
     PeerError,
     UnsupportedError,
+    UsageError,
 )
+from ioflt.filters.written import Area, Watch, Written
 from ioflt.fuse import tracking
 from ioflt.fuse.nodes import Node
 from ioflt.fuse.operations import Operations
@@ -75,12 +78,14 @@ class Control:
             _log.exception("control: a bug, met by pid %d", peer.pid)
         finally:
             client.end()
+            client.end_watch()
             await trio.aclose_forcefully(stream)
 
     async def answer(self, client: _Client, request: messages.RequestBody) -> messages.ReplyBody:
         """The reply to one request; errors travel as Failure."""
         try:
-            if isinstance(request, messages.Resume):  # whoever has the lock may wait for just this
+            # Whoever has the lock may wait for just this; and what is written concerns no state.
+            if isinstance(request, messages.Resume | messages.Watch | messages.TakeWritten):
                 return await self._do(client, request)
             async with self._commands:
                 return await self._do(client, request)
@@ -120,11 +125,15 @@ class Control:
             await self.rewrap(request.path, Change(ensure, drop))
         elif isinstance(request, messages.Quiesce):
             if not client.quiesces:
-                client.quiesces = True
+                client.begin(request.limit)
                 self._operations.gate.hold_writes()
             await self._operations.sync_all()
         elif isinstance(request, messages.Resume):
-            client.end()
+            client.resume()
+        elif isinstance(request, messages.Watch):
+            client.begin_watch()
+        elif isinstance(request, messages.TakeWritten):
+            return client.take_written()
         elif isinstance(request, messages.TrackChanges):
             return messages.Tracked(await tracking.switch(self._written(request.path), on=request.on))
         elif isinstance(request, messages.TakeChangeId):
@@ -139,6 +148,11 @@ class Control:
     def release_writes(self) -> None:
         """End a quiesce."""
         self._operations.gate.release_writes()
+
+    @property
+    def written(self) -> Written:
+        """What tells of writes to stored files."""
+        return self._operations.written
 
     def _status(self) -> messages.Status:
         operations = self._operations
@@ -298,6 +312,10 @@ class _Client:
         self._control = control
         self.greeted = False
         self.quiesces = False
+        self._until = math.inf  # by trio's clock
+        self._ended = False
+        self._watch: Watch | None = None
+        self._taken: list[Area] = []
 
     async def run(self, stream: trio.SocketStream) -> None:
         buffer = requests()
@@ -306,15 +324,57 @@ class _Client:
             if event is Pause.CLOSED:
                 return
             if event is Pause.NEED_DATA:
-                buffer.receive_data(await stream.receive_some(_CHUNK))
+                buffer.receive_data(await self._receive(stream))
                 continue
             await stream.send_all(write(await self._control.answer(self, event)))
 
+    async def _receive(self, stream: trio.SocketStream) -> bytes | bytearray:
+        """What comes next; the limit of a quiesce ends it meanwhile."""
+        with trio.move_on_at(self._until):
+            return await stream.receive_some(_CHUNK)
+        _log.warning("control: writes were held back as long as was asked for, and go on")
+        self.end()
+        self._ended = True
+        return await stream.receive_some(_CHUNK)
+
+    def begin(self, limit: int | None) -> None:
+        """A quiesce of no more than so many seconds."""
+        self.quiesces, self._ended = True, False
+        self._until = math.inf if limit is None else trio.current_time() + limit
+
+    def resume(self) -> None:
+        """Raises BusyError where its limit ended it."""
+        if self._ended:
+            self._ended = False
+            raise BusyError("writes were held back for as long as was asked for, and went on")
+        self.end()
+
     def end(self) -> None:
         """A quiesce ends with the connection that asked for it."""
+        self._until = math.inf
         if self.quiesces:
             self.quiesces = False
             self._control.release_writes()
+
+    def begin_watch(self) -> None:
+        """Unless it has begun."""
+        if self._watch is None:
+            self._watch = self._control.written.watch()
+
+    def take_written(self) -> messages.WrittenAreas:
+        """Raises UsageError where nothing is watched."""
+        if self._watch is None:
+            raise UsageError("Watch comes first")
+        if not self._taken:
+            self._taken = self._watch.take()
+        now, self._taken = self._taken[: messages.MAX_AREAS], self._taken[messages.MAX_AREAS :]
+        return messages.WrittenAreas(tuple(now), more=bool(self._taken))
+
+    def end_watch(self) -> None:
+        """As a quiesce."""
+        if self._watch is not None:
+            self._control.written.end(self._watch)
+            self._watch = None
 
 
 async def _in_thread(call: Callable[..., _T], *args: object) -> _T:

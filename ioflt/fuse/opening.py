@@ -25,6 +25,7 @@ from ioflt.datastore.standing import Standing, Treatment
 from ioflt.datastore.vmx import VmxFile
 from ioflt.errors import BusyError, IntegrityError, ReadOnlyError
 from ioflt.filters.trace import Counters
+from ioflt.filters.written import Written
 from ioflt.fuse import kernel, tracking
 from ioflt.fuse.gate import Gate
 from ioflt.fuse.nodes import Node, Nodes
@@ -47,13 +48,17 @@ class Opener:
         limiter: trio.CapacityLimiter,
         asking: trio.CapacityLimiter,
         gate: Gate,
+        written: Written,
     ) -> None:
-        """`asking`: for the threads that may wait for keyd, so that I/O does not wait for them."""
+        """`asking`: for the threads that may wait for keyd, so that I/O does not wait for them. `written` is
+        told what is written to stored files.
+        """
         self._nodes = nodes
         self._counters = counters
         self._limiter = limiter
         self._asking = asking
         self._gate = gate
+        self._written = written
 
     async def acquire(self, node: Node, *, write: bool, created: int | None = None) -> None:
         """One handle more. `created`: a descriptor of the backing file, just made, which is taken over.
@@ -212,6 +217,7 @@ class Opener:
                 place=node.place,
                 counters=self._counters,
                 name=node.shown,
+                written=self._written,
             )
         except IntegrityError as error:  # of its tags, which do not know the file's name
             error.file = error.file or node.shown

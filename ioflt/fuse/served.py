@@ -23,6 +23,7 @@ from ioflt.datastore.vmx import VmxFile
 from ioflt.datastore.volume import Volume
 from ioflt.errors import IntegrityError, IofltError
 from ioflt.filters.trace import Counters
+from ioflt.filters.written import Written
 from ioflt.fuse.events import Events
 from ioflt.fuse.filler import Filler
 from ioflt.fuse.forgetting import Forgetter
@@ -56,13 +57,14 @@ class Served(pyfuse3.Operations):
         self.events = events
         self.gate = Gate()
         self.counters = Counters()
+        self.written = Written()
         self.handles = Handles()
         self.copies = Copies(volume)
         root_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=volume.fd)
         self.nodes = Nodes(Node(root_fd, os.stat(root_fd), volume.root, None, ""))
         self._limiter = trio.CapacityLimiter(THREADS)
         self._asking = trio.CapacityLimiter(REQUESTS)  # those that may wait for keyd
-        self.opener = Opener(self.nodes, self.counters, self._limiter, self._asking, self.gate)
+        self.opener = Opener(self.nodes, self.counters, self._limiter, self._asking, self.gate, self.written)
         self.filler = Filler(self.gate, self._limiter)
         self.forgetter = Forgetter()
         #: One change of names at a time in each home.

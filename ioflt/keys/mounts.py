@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -84,13 +84,29 @@ class MountControl:
         keys = [tuple(map(Key.of, some)) for some in (ensure, drop)]
         self._ask(messages.Rewrap(path, *keys), messages.Done)
 
-    def quiesce(self) -> None:
-        """Write everything back; writes wait until `resume`, or until this connection is closed."""
-        self._ask(messages.Quiesce(), messages.Done)
+    def quiesce(self, limit: int | None = None) -> None:
+        """Write everything back; writes wait until `resume`, until this connection is closed, or for `limit`
+        seconds.
+        """
+        self._ask(messages.Quiesce(limit), messages.Done)
 
     def resume(self) -> None:
-        """End `quiesce`."""
+        """End `quiesce`. Raises BusyError where the limit ended it before."""
         self._ask(messages.Resume(), messages.Done)
+
+    def watch(self) -> None:
+        """From now on the mount notes what is written to stored files."""
+        self._ask(messages.Watch(), messages.Done)
+
+    def take_written(self) -> Iterator[tuple[int, int, int, int]]:
+        """What was written since `watch`, or since it was taken last: device and inode number of a stored
+        file, offset and length in bytes.
+        """
+        more = True
+        while more:
+            answer = self._ask(messages.TakeWritten(), messages.WrittenAreas)
+            yield from answer.areas
+            more = answer.more
 
     def invalidate(self, path: str) -> None:
         """Tell the mount that a file was changed under it."""

@@ -16,7 +16,7 @@ import pytest
 
 from ioflt import paths
 from ioflt.cli import mount_helper
-from ioflt.errors import IofltError
+from ioflt.errors import BusyError, IofltError
 from ioflt.fuse.opening import LOCK_WAIT_S
 from ioflt.fuse.starter import is_mounted
 from ioflt.keys.channel import ConnectionLost
@@ -412,6 +412,17 @@ def test_a_quiesce_ends_with_the_connection(place, one):
             writing = pool.submit(os.pwrite, fd, b"after!", 0)
             assert not wait([writing], A_WHILE).done
         assert writing.result(PATIENCE_S) == 6
+
+
+def test_a_quiesce_ends_at_its_limit_and_says_so(place, one):
+    with opened(one / "disk") as fd, ThreadPoolExecutor() as pool, control(place.mountpoint) as asked:
+        asked.quiesce(limit=1)
+        assert pool.submit(os.pwrite, fd, b"after!", 0).result(PATIENCE_S) == 6
+        with pytest.raises(BusyError, match="went on"):
+            asked.resume()
+        asked.quiesce(limit=3600)
+        asked.resume()
+        assert os.pwrite(fd, b"again!", 0) == 6
 
 
 def test_two_quiesces_overlap(place, one):

@@ -25,7 +25,7 @@ MAX_KEYS = 16
 #: Most paths of one list; longer lists are cut.
 MAX_PATHS = 1024
 
-#: Most areas of one reply.
+#: Most areas, or written ones, of one reply.
 MAX_AREAS = 1 << 16
 
 Meta = msgspec.Meta
@@ -36,6 +36,7 @@ Passphrase = Annotated[bytearray, Meta(min_length=1, max_length=4096)]
 KeyslotNumber = Annotated[int, Meta(ge=0, le=31)]
 Sequence = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Number = Annotated[int, Meta(ge=0)]
 Uuid = Annotated[bytes, Meta(min_length=16, max_length=16)]
 LockMode = Literal["refuse", "suspend", "force"]
 
@@ -96,11 +97,23 @@ class Rewrap(_Message, frozen=True):
 
 
 class Quiesce(_Message, frozen=True):
-    """→ Done, when all data is on disk. Writes wait until Resume, or until the connection ends."""
+    """→ Done, when all data is on disk. Writes wait until Resume, or until the connection ends; not longer
+    than `limit` seconds, if it is given: then Resume gets BusyError.
+    """
+
+    limit: Annotated[int, Meta(ge=1, le=3600)] | None
 
 
 class Resume(_Message, frozen=True):
     """→ Done."""
+
+
+class Watch(_Message, frozen=True):
+    """→ Done. From now on the mount notes what is written, for this connection."""
+
+
+class TakeWritten(_Message, frozen=True):
+    """→ WrittenAreas, of what was noted since Watch or since it was taken last."""
 
 
 class Invalidate(_Message, frozen=True):
@@ -141,6 +154,8 @@ RequestBody = (
     | Rewrap
     | Quiesce
     | Resume
+    | Watch
+    | TakeWritten
     | Invalidate
     | TrackChanges
     | TakeChangeId
@@ -205,4 +220,11 @@ class Areas(_Message, frozen=True):
     end: Offset
 
 
-ReplyBody = Status | Locked | Busy | Keyslot | Tracked | ChangeIdTaken | Areas | Done | Failure
+class WrittenAreas(_Message, frozen=True):
+    """Of stored files: device and inode number, offset and length in bytes. `more`: take again."""
+
+    areas: Annotated[tuple[tuple[Number, Number, Offset, Offset], ...], Meta(max_length=MAX_AREAS)]
+    more: bool
+
+
+ReplyBody = Status | Locked | Busy | Keyslot | Tracked | ChangeIdTaken | Areas | WrittenAreas | Done | Failure

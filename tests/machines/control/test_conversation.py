@@ -18,8 +18,11 @@ REQUESTS = [
     m.RemoveKeyslot("web/web.vmdk", 2),
     m.RestoreHeader("web/web.vmdk", b"header"),
     m.Rewrap("web/web.vmx", (Key("local", "key-2"),), (Key("local", "key-1"),)),
-    m.Quiesce(),
+    m.Quiesce(None),
+    m.Quiesce(30),
     m.Resume(),
+    m.Watch(),
+    m.TakeWritten(),
     m.Invalidate("web/web.vmdk"),
     m.TrackChanges("web/web.vmdk", True),
     m.TakeChangeId("web/web.vmdk", 2**32 - 1),
@@ -33,6 +36,7 @@ REPLIES = [
     m.Tracked(True),
     m.ChangeIdTaken(bytes(16), 78),
     m.Areas(bytes(16), 1 << 20, ((0, 65536), (131072, 4096)), 1 << 20),
+    m.WrittenAreas(((2**32, 2**63, 0, 2**63 - 1),), True),
     m.Done(),
     Failure("BusyError", "in use"),
 ]
@@ -45,6 +49,7 @@ WRONG = {
     "no key that opens the file": m.Rewrap("a", (), ()),
     "a sequence out of range": m.TakeChangeId("a", 2**32),
     "an offset out of range": m.ChangedAreas("a", 1, -1),
+    "no time to hold writes back": m.Quiesce(0),
     "a reply": m.Done(),
 }
 
