@@ -139,6 +139,8 @@ def _put_back(
     total = 2 * sum(disk.stored for disk in manifest.disks) if manifest.full else None
     with told, watched(f"restoring {name}", total, lines) as bar:
         files = putback.put_back(shelf, manifest, volume, name, bar.advance, owners=owners)
+    command = f"ioflt vm register {shlex.quote(str(place))} --accept-rollback"
+    problem = None
     try:
         with (
             KeyClient.connect(operation="vm register") as keys,
@@ -146,10 +148,11 @@ def _put_back(
             Volume.open(volume.path, keys) as own,
         ):
             problem = putback.vouch(own, name)
-    except (DeniedError, KeyUnavailableError) as error:
+    except DeniedError as error:
         problem = error.message
+    except KeyUnavailableError as error:  # nor is it known whether this host has seen a newer one
+        say(f"{place}: opens once its keys can be had ({error.message}); is it refused then: {command}")
     if problem is not None:
-        command = f"ioflt vm register {shlex.quote(str(place))} --accept-rollback"
         warn(f"{place}: put back, but it opens for nobody yet: {problem}; once it may: {command}")
     shown = {
         "home": name,
