@@ -58,6 +58,11 @@ class SectorLoop(ABC):
         """Decrypt likewise. With `holes`, a sector of zeros was never written, and stays zeros."""
         self._checked(buffer, sector, _Do.DECRYPT_THIN if holes else _Do.DECRYPT)
 
+    @property
+    def key(self) -> memoryview | None:
+        """The 64 bytes, no copy of them; None when wiped."""
+        return None if self._key is None else self._key.view()
+
     def wipe(self) -> None:
         """Forget the key: calls that run now finish with it, later ones raise BugError."""
         self._key = None
@@ -98,6 +103,13 @@ class NativeSectorCipher(SectorLoop):
         count = len(data) // SECTOR_SIZE
         if not _sectors.lib.ioflt_sectors(_sectors.ffi.from_buffer(key), buffer, count, sector, do):
             raise BugError("OpenSSL refused AES-256-XTS")
+
+
+def address_of_loop() -> int | None:
+    """Where the loop in C is, for other C files: `_sectors_src.c` says how to call it. None: not built."""
+    if _sectors is None:
+        return None
+    return int(_sectors.ffi.cast("uintptr_t", _sectors.ffi.addressof(_sectors.lib, "ioflt_sectors")))
 
 
 SectorCipher: type[SectorLoop] = NativeSectorCipher if NATIVE else PythonSectorCipher

@@ -34,6 +34,7 @@ from ioflt.crypto.xts import SectorCipher
 from ioflt.datastore import atomic, cbtfiles, openfile, stateblocks, tagfiles, tagging
 from ioflt.datastore.datakeys import unwrap
 from ioflt.datastore.header import read_header
+from ioflt.datastore.openfile import NativeFile, Writes
 from ioflt.datastore.tracked import Tracked
 from ioflt.errors import (
     CorruptDataError,
@@ -97,6 +98,7 @@ class Container(Tracked):
         self.uuid = header.uuid
         self.thin = header.thin
         self._failed: int | None = None
+        self._length_cell = memoryview(bytearray(8)).cast("Q")
         self._lock = threading.Lock()  # state block and length against a sync in another thread
         self._counters = counters
         self._written = written
@@ -317,6 +319,19 @@ class Container(Tracked):
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         return found
 
+    @property
+    def compiles(self) -> bool:
+        return self._tagged is None
+
+    def native(self) -> NativeFile | None:
+        chain = None if self._failed is not None or self._short else self._chain.native()
+        if chain is None:
+            return None
+        writes = Writes.INSIDE if chain.writes else Writes.NONE
+        if chain.grows and self.thin and self._crypt.size() == round_up(self._length):
+            writes = Writes.WHOLE_SECTORS if self._state.length is None else Writes.ANY
+        return NativeFile(chain, self._length_cell, writes, clamps=True)
+
     def flush(self) -> None:
         """Closing: a length that changed, and tags, are made durable; data alone is left to the kernel."""
         if self._writable and not self.settled:
@@ -446,6 +461,15 @@ class Container(Tracked):
         return self._crypt.size()
 
     # Inside
+
+    @property
+    def _length(self) -> int:
+        """In memory that is shared with whoever writes it in C."""
+        return int(self._length_cell[0])
+
+    @_length.setter
+    def _length(self, length: int) -> None:
+        self._length_cell[0] = length
 
     def _durable(self) -> int:
         """The length as the newest state block has it."""

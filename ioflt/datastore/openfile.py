@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
+
+from ioflt.filters.native import Native
 
 #: Does something to a range (offset, length) of bytes.
 RangeAction = Callable[[int, int], None]
@@ -19,6 +23,31 @@ ZERO_RANGE_KEEP_SIZE = 0x11
 
 #: Largest length of a file, bytes: what a signed 64-bit offset leaves after our headers.
 MAX_LENGTH = 2**63 - 2**21
+
+
+class Writes(IntEnum):
+    """Which writes need nothing but the write itself."""
+
+    NONE = 0
+    #: Those inside the file.
+    INSIDE = 1
+    #: Those that extend it by whole sectors, too.
+    WHOLE_SECTORS = 2
+    ANY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NativeFile:
+    """An open file as `chain` has it, for whoever reads and writes it in C.
+
+    `length`: one number of 64 bits, in bytes, which a write that extends the file changes. `clamps`: nobody
+    else changes it while this mount has the writer's lock.
+    """
+
+    chain: Native
+    length: memoryview
+    writes: Writes
+    clamps: bool
 
 
 class OpenFile(Protocol):
@@ -61,6 +90,16 @@ class OpenFile(Protocol):
 
     def seek(self, offset: int, whence: int) -> int:
         """lseek(2) with SEEK_DATA or SEEK_HOLE; OSError ENXIO behind the end."""
+
+    @property
+    def compiles(self) -> bool:
+        """Whether `native` is ever anything but None."""
+
+    def native(self) -> NativeFile | None:
+        """How to read and write it in C, until another call but `read`, `write` and `sync`; None: not in C.
+
+        The caller keeps that apart from all calls here, `sync` excepted.
+        """
 
     def flush(self) -> None:
         """At each close of a descriptor: what must not be lost with the process is written."""

@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 
 from ioflt.datastore import cbtfiles, openfile
+from ioflt.datastore.openfile import NativeFile, Writes
 from ioflt.datastore.tracked import Tracked
 from ioflt.filters.base import Link
 from ioflt.format.cbt import sidecar
@@ -71,6 +72,19 @@ class PlainFile(Tracked):
 
     def seek(self, offset: int, whence: int) -> int:
         return self._chain.seek_data(offset) if whence == os.SEEK_DATA else self._chain.seek_hole(offset)
+
+    @property
+    def compiles(self) -> bool:
+        return True
+
+    def native(self) -> NativeFile | None:
+        chain = self._chain.native()
+        if chain is None:
+            return None
+        length = memoryview(bytearray(8)).cast("Q")
+        length[0] = self.length
+        inside = Writes.INSIDE if chain.writes else Writes.NONE
+        return NativeFile(chain, length, Writes.ANY if chain.grows else inside, clamps=False)
 
     def flush(self) -> None:
         """Written bytes are with the kernel already."""

@@ -181,6 +181,13 @@ class VmxFile:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         return offset if whence == os.SEEK_DATA else len(self._buffer)
 
+    @property
+    def compiles(self) -> bool:
+        return False
+
+    def native(self) -> None:
+        return None
+
     def flush(self) -> None:
         self.commit()
 

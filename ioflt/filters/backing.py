@@ -6,6 +6,7 @@ import errno
 import os
 
 from ioflt import syscalls
+from ioflt.filters.native import Native
 from ioflt.filters.written import END, Notes, Written
 
 
@@ -78,6 +79,10 @@ class Backing:
             os.fdatasync(self.fd)
         else:
             os.fsync(self.fd)
+
+    def native(self) -> Native:
+        quiet = not self._notes.asked  # what is written in C nobody is told of
+        return Native(self.fd, self.start, writes=quiet, grows=quiet)
 
     def close(self) -> None:
         """Nothing: the descriptor belongs to whoever opened it."""

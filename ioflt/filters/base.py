@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ioflt.filters.native import Native
+
 
 class Link(Protocol):
     """One link of the chain. All offsets and lengths are bytes; every call may raise OSError."""
@@ -37,6 +39,12 @@ class Link(Protocol):
 
     def sync(self, *, data_only: bool) -> None:
         """All that was written is on the medium when this returns."""
+
+    def native(self) -> Native | None:
+        """What the chain down from here amounts to just now; None when a link does more than that can say.
+
+        Valid until anything but `read`, `write` and `sync` is called.
+        """
 
     def close(self) -> None:
         """Drop what the link holds, keys first."""
@@ -77,6 +85,9 @@ class Filter:
 
     def sync(self, *, data_only: bool) -> None:
         self.below.sync(data_only=data_only)
+
+    def native(self) -> Native | None:
+        return None  # a filter changes something
 
     def close(self) -> None:
         self.below.close()

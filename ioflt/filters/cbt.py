@@ -7,9 +7,11 @@ first one after a close makes durable that a writer is at work.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from ioflt.filters.base import Filter, Link
 from ioflt.filters.changemap import ChangeMap
+from ioflt.filters.native import Native
 from ioflt.format.cbt.sidecar import BLOCK_SHIFT, PAGE_MARKS, PAGE_SHIFT
 
 _LAST = PAGE_MARKS - 1
@@ -81,6 +83,16 @@ class Cbt(Filter):
             _log.warning(
                 "%s: its changed blocks could not be written, a full backup is due: %s", self._name, error
             )
+
+    def native(self) -> Native | None:
+        below = self.below.native()
+        if below is None:
+            return None
+        if self.at_rest:
+            return replace(below, writes=False, grows=False)
+        last = self.below.size() >> BLOCK_SHIFT
+        grows = below.grows and self.changes.is_cut(last)
+        return replace(below, marks=self.changes.marks(last), grows=grows)
 
     def close(self) -> None:
         self.changes.close()

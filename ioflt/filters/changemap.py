@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import mmap
 import os
 import sys
 import threading
@@ -31,6 +32,9 @@ UNKNOWN = "that change id is none of what is tracked now: a full backup is due"
 
 #: Blocks of one change from which on all behind its beginning counts as changed: 64 GiB.
 _LONG = 1 << 20
+#: Bytes of `marks` that are looked at in one step, for 2 GiB of the disk file.
+_STEP = 4096
+
 #: Pages that are written in one call.
 _RUN = 256
 
@@ -54,6 +58,7 @@ class ChangeMap:
         self._state: State | None = None
         self._dirty: set[int] = set()
         self._lock = threading.Lock()
+        self._marks: mmap.mmap | None = None
         self._digests: dict[int, bytes] = {}
         self._tails: list[tuple[int, int]] = []
         self.pages: dict[int, array[int]] = {}
@@ -94,20 +99,35 @@ class ChangeMap:
     def cut(self, block: int) -> None:
         """All from that block on changes."""
         with self._lock:
-            tails = self._tails
-            if tails and tails[-1][0] == self.sequence and tails[-1][1] <= block:
+            if self.is_cut(block):
                 return
+            tails = self._tails
             while tails and tails[-1][1] >= block:
                 tails.pop()
             tails.append((self.sequence, block))
             if len(tails) > MAX_TAILS:  # the oldest two become one, which says more than both
                 tails[:2] = [(tails[1][0], tails[0][1])]
 
+    def is_cut(self, block: int) -> bool:
+        """Whether all from that block on counts as changed in this sequence."""
+        return bool(self._tails) and self._tails[-1][0] == self.sequence and self._tails[-1][1] <= block
+
+    def marks(self, last: int) -> mmap.mmap:
+        """A bit for each block up to `last` at least, lowest first: who sets one marks that block.
+
+        Until the next call here, which sees what was set; then ask again.
+        """
+        if self._marks is None or len(self._marks) * 8 <= last:
+            self._collect()
+            self._marks = mmap.mmap(-1, last // 8 + 1)
+        return self._marks
+
     def settle(self) -> None:
         """The writer may go: the map, then how the disk file is, on the medium."""
         if self.in_use:
             if self.key.wiped:
                 raise OSError(errno.ENOKEY, os.strerror(errno.ENOKEY))
+            self._collect()
             stamp = self._stamp()
             self._drop_pages(sidecar.pages_of(stamp.size))
             self._write_pages()
@@ -131,6 +151,7 @@ class ChangeMap:
         What is changing just now would be missed: nobody may.
         """
         state = self._load()
+        self._collect()
         if max(self.sequence, at_least) >= MAX_SEQUENCE:
             at_least = 0
             state = self._reset(state.number)
@@ -153,6 +174,7 @@ class ChangeMap:
         Raises ChangesUnknownError for an id that is ahead.
         """
         self._load()
+        self._collect()
         if sequence >= self.sequence:
             raise ChangesUnknownError(UNKNOWN)
         tail = min((block for mark, block in self._tails if mark > sequence), default=None)
@@ -162,6 +184,25 @@ class ChangeMap:
         os.close(self._fd)
 
     # Inside
+
+    def _collect(self) -> None:
+        """What was set in `marks`."""
+        bits = self._marks
+        if bits is None:
+            return
+        for start in range(0, len(bits), _STEP):
+            step = bits[start : start + _STEP]
+            if step.count(0) == len(step):
+                continue
+            bits[start : start + len(step)] = bytes(len(step))
+            block, rest = start * 8, int.from_bytes(step, "little")
+            while rest:
+                zeros = (rest & -rest).bit_length() - 1
+                rest >>= zeros
+                ones = (~rest & (rest + 1)).bit_length() - 1
+                rest >>= ones
+                self.mark(block + zeros, block + zeros + ones - 1)
+                block += zeros + ones
 
     def _marked(self, sequence: int, start: int) -> Iterator[tuple[int, int]]:
         """Runs (first, number) of blocks with a higher mark; those side by side may come apart."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 
 from ioflt.filters.base import Filter, Link
+from ioflt.filters.native import Native
 
 
 @dataclass(slots=True)
@@ -45,6 +46,9 @@ class Trace(Filter):
         counters.writes += 1
         counters.write_bytes += len(data)
         counters.write_ns += perf_counter_ns() - begin
+
+    def native(self) -> Native | None:
+        return self.below.native()  # who reads and writes by that counts, too
 
     def sync(self, *, data_only: bool) -> None:
         begin = perf_counter_ns()

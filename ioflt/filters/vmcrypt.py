@@ -9,9 +9,11 @@ the `initialised` mark on.
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 from ioflt.crypto.xts import SectorLoop
 from ioflt.filters.base import Filter, Link
+from ioflt.filters.native import Native
 from ioflt.sectors import cover, inner, round_down, round_up
 from ioflt.types import SECTOR_SIZE
 
@@ -76,6 +78,12 @@ class VmCrypt(Filter):
         if self.thin:
             return self.below.seek_hole(offset)
         return self.below.size()
+
+    def native(self) -> Native | None:
+        below, key = self.below.native(), self._cipher.key
+        if below is None or key is None or self.initialised is not None:
+            return None
+        return replace(below, key=key, holes=self.thin)
 
     def close(self) -> None:
         self._cipher.wipe()

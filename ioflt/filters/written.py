@@ -90,6 +90,11 @@ class Written:
     def __init__(self) -> None:
         self._watches: tuple[Watch, ...] = ()
 
+    @property
+    def watched(self) -> bool:
+        """Whether there is a watch."""
+        return bool(self._watches)
+
     def watch(self) -> Watch:
         """One more."""
         made = Watch()
@@ -113,6 +118,11 @@ class Notes:
         self._written = written
         info = os.fstat(fd)
         self._key = info.st_dev, info.st_ino
+
+    @property
+    def asked(self) -> bool:
+        """Whether anybody wants to know."""
+        return self._written is not None and self._written.watched
 
     def note(self, start: int, end: int) -> None:
         """Those bytes were written, or may have been: after they were."""

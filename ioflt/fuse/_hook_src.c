@@ -1,21 +1,12 @@
-/* Gives pyfuse3 two operations that it has no handlers for: lseek and fallocate.
+/* Gives pyfuse3 two operations that it has no handlers for: lseek and fallocate. And the queue of `_requests_src.c`,
+ * which is compiled before this.
  *
  * Loaded with RTLD_GLOBAL before pyfuse3, so that pyfuse3's call of fuse_session_new comes here; the operations are
  * copied, completed and handed to the libfuse that pyfuse3 itself is linked to (hence dlsym, and no linking here:
  * replies must go to the same libfuse that made the request). Struct layout: libfuse only ever appends to it.
  */
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#define FUSE_USE_VERSION 35
-
-#include <dlfcn.h>
 #include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <fuse_lowlevel.h>
 
 #undef fuse_session_new /* a macro around fuse_session_new_versioned since libfuse 3.17 */
 
@@ -30,11 +21,20 @@ static new_session *next_new;
 static new_session_versioned *next_new_versioned;
 static int (*next_reply_err)(fuse_req_t, int);
 static int (*next_reply_lseek)(fuse_req_t, off_t);
+static void (*next_init)(void *, struct fuse_conn_info *);
 static int sessions;
 
 /* in Python, through cffi */
 static void ioflt_on_lseek(void *request, uint64_t handle, int64_t offset, int whence);
 static void ioflt_on_fallocate(void *request, uint64_t handle, int mode, int64_t offset, int64_t length);
+
+/* libfuse 3.17 takes more at once, where the kernel is told to. */
+static void on_init(void *userdata, struct fuse_conn_info *connection)
+{
+    next_init(userdata, connection);
+    if (connection->max_write > MOST_DATA)
+        connection->max_write = MOST_DATA;
+}
 
 static void on_lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence, struct fuse_file_info *file)
 {
@@ -59,6 +59,8 @@ static struct fuse_lowlevel_ops *completed(const struct fuse_lowlevel_ops *opera
     if (size < offsetof(struct fuse_lowlevel_ops, lseek) + sizeof copy->lseek || (copy = malloc(size)) == NULL)
         return NULL;
     memcpy(copy, operations, size);
+    next_init = copy->init;
+    copy->init = on_init;
     copy->lseek = on_lseek;
     copy->fallocate = on_fallocate;
     return copy;
@@ -90,6 +92,7 @@ __attribute__((visibility("default"))) struct fuse_session *fuse_session_new_ver
 static const char *ioflt_attach(const char *pyfuse3)
 {
     void *library = dlopen(pyfuse3, RTLD_LAZY | RTLD_LOCAL);
+    const char *missing;
     if (library == NULL)
         return dlerror();
     next_new = (new_session *)dlvsym(library, "fuse_session_new", "FUSE_3.0"); /* hidden to dlsym since 3.17 */
@@ -98,6 +101,9 @@ static const char *ioflt_attach(const char *pyfuse3)
     next_new_versioned = (new_session_versioned *)dlsym(library, "fuse_session_new_versioned");
     next_reply_err = (int (*)(fuse_req_t, int))dlsym(library, "fuse_reply_err");
     next_reply_lseek = (int (*)(fuse_req_t, off_t))dlsym(library, "fuse_reply_lseek");
+    missing = attach_queue(library);
+    if (missing != NULL)
+        return missing;
     if (next_new == NULL && next_new_versioned == NULL)
         return "its libfuse has no known fuse_session_new";
     if (next_reply_err == NULL || next_reply_lseek == NULL)

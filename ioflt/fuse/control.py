@@ -31,7 +31,7 @@ from ioflt.errors import (
     UsageError,
 )
 from ioflt.filters.written import Area, Watch, Written
-from ioflt.fuse import tracking
+from ioflt.fuse import fastpath, tracking
 from ioflt.fuse.nodes import Node
 from ioflt.fuse.operations import Operations
 from ioflt.fuse.ranges import END
@@ -132,6 +132,7 @@ class Control:
             client.resume()
         elif isinstance(request, messages.Watch):
             client.begin_watch()
+            await self._operations.reopen_fast()
         elif isinstance(request, messages.TakeWritten):
             return client.take_written()
         elif isinstance(request, messages.TrackChanges):
@@ -156,7 +157,6 @@ class Control:
 
     def _status(self) -> messages.Status:
         operations = self._operations
-        counters = operations.counters
         return messages.Status(
             datastore=failure.shown(operations.volume.path),
             mountpoint=failure.shown(self._mountpoint),
@@ -164,7 +164,7 @@ class Control:
             read_only=operations.volume.read_only,
             locked=operations.gate.locked,
             open_files=len(operations.handles.files),
-            statistics={name: getattr(counters, name) for name in counters.__slots__},
+            statistics=fastpath.add_to(operations.counters),
         )
 
     # Locking

@@ -17,7 +17,7 @@ from ioflt.datastore.container import Container
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.vmx import VmxFile
 from ioflt.fuse.errnos import translated
-from ioflt.fuse.handles import FileHandle, writes
+from ioflt.fuse.handles import writes
 from ioflt.fuse.nodes import Node
 from ioflt.fuse.ranges import END
 from ioflt.fuse.served import Served, file_of
@@ -148,7 +148,7 @@ class Files(Served):
         await self.opener.acquire(node, write=write)
         if self.events.is_first(node, ctx.uid):
             self.events.opened(node, ctx.uid)
-        fh = FileHandleT(self.handles.add_file(FileHandle(node, write)))
+        fh = await self._handle(node, writes=write)
         if flags & os.O_TRUNC:
             try:
                 await self._truncate(node, 0, fh)
@@ -162,7 +162,12 @@ class Files(Served):
 
     @translated
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        """What `fastpath` does not answer."""
         node = self.handles.files[fh].node
+        async with node.fast:
+            return await self._read(node, off, size)
+
+    async def _read(self, node: Node, off: int, size: int) -> bytes:
         if node.writers == 0 and off + size >= file_of(node).length:
             await self.opener.catch_up(node)
         if self.gate.closed:
@@ -197,8 +202,12 @@ class Files(Served):
 
     @translated
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        handle = self.handles.files[fh]
-        node = handle.node
+        """What `fastpath` does not answer."""
+        node = self.handles.files[fh].node
+        async with node.fast:
+            return await self._write(node, off, buf)
+
+    async def _write(self, node: Node, off: int, buf: bytes) -> int:
         if self.gate.closed:
             await self.gate.write(node.shown, keyless=node.keyless)
         file = file_of(node)
@@ -240,6 +249,7 @@ class Files(Served):
 
     async def release(self, fh: FileHandleT) -> None:
         handle = self.handles.files.pop(fh)
+        handle.node.fast.drop(fh)
         try:
             await self.opener.release(handle.node, write=handle.writes)
         except OSError as error:

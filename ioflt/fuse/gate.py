@@ -5,6 +5,7 @@ writes wait.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import NoReturn
 
 import trio
@@ -24,8 +25,10 @@ class Gate:
     `file` is what a refusal names.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shut: Callable[[bool], None] = lambda _: None) -> None:
+        """`shut` is told of each change of `closed`."""
         self.closed = False
+        self._shut = shut
         self._closing = False
         self._reads_denied = False
         self._denied = False
@@ -133,3 +136,4 @@ class Gate:
 
     def _update(self) -> None:
         self.closed = self.locked or self._writes is not None
+        self._shut(self.closed)

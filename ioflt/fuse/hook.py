@@ -55,6 +55,15 @@ def active() -> bool:
     return _lib is not None and _lib.ioflt_sessions() > 0
 
 
+def extension() -> _hook.Extension | None:
+    """The C files, once `install` has loaded them."""
+    if _lib is None:
+        return None
+    from ioflt.fuse import _hook
+
+    return _hook
+
+
 async def serve(
     lseek: Lseek, fallocate: Fallocate, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:

@@ -22,7 +22,7 @@ from ioflt.datastore import atomic, newhome
 from ioflt.datastore.volume import Volume
 from ioflt.errors import KeyUnavailableError, PeerError
 from ioflt.format.record.record import DatastoreRecord
-from ioflt.fuse import hook, resuming, visitors
+from ioflt.fuse import fastpath, hook, resuming, visitors
 from ioflt.fuse.broker import Broker
 from ioflt.fuse.control import Control
 from ioflt.fuse.events import Events
@@ -135,8 +135,10 @@ async def _serve(
         ready()
         _log.info("serves %s", operations.volume.path)
         try:
+            fastpath.start()
             await pyfuse3.main(max_tasks=REQUESTS)
         finally:  # also when another task fails
+            fastpath.stop()
             ending.set()
             with trio.CancelScope(shield=True):
                 await operations.sync_all()
@@ -188,6 +190,7 @@ def _mount(operations: Operations, options: Options) -> int:
     said = os.memfd_create("stderr")
     os.dup2(said, 2)
     try:
+        fastpath.use()
         with _visitors(options):
             pyfuse3.init(operations, options.mountpoint, _fuse_options(options, operations.volume))
     except RuntimeError as error:

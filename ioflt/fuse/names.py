@@ -17,7 +17,7 @@ from ioflt.datastore import atomic, files, namespace
 from ioflt.datastore.home import Home
 from ioflt.datastore.standing import is_private, stored_as
 from ioflt.fuse.errnos import translated
-from ioflt.fuse.handles import DirHandle, FileHandle
+from ioflt.fuse.handles import DirHandle
 from ioflt.fuse.nodes import Node
 from ioflt.fuse.ranges import END
 from ioflt.fuse.served import Served, entry, file_of
@@ -48,7 +48,7 @@ class Names(Served):
             await self.opener.acquire(node, write=True, created=fd)
             if self.events.is_first(node, ctx.uid):
                 self.events.opened(node, ctx.uid)
-            fh = FileHandleT(self.handles.add_file(FileHandle(node, True)))
+            fh = await self._handle(node, writes=True)
             return FileInfo(fh=fh, direct_io=False, keep_cache=False), node.attributes()
         except BaseException:  # cancelled, too: the reference goes with the try
             node.lookups -= 1

@@ -8,17 +8,19 @@ import resource
 import stat
 import time
 from collections import OrderedDict
+from dataclasses import replace
 
 import pyfuse3
 import trio
 
 from ioflt.datastore import files
 from ioflt.datastore.home import Home
-from ioflt.datastore.openfile import OpenFile
+from ioflt.datastore.openfile import NativeFile, OpenFile
 from ioflt.datastore.standing import Standing, Treatment
 from ioflt.datastore.vmx import VmxFile
 from ioflt.errors import CorruptDataError
 from ioflt.format.luks2.layout import DATA_OFFSET
+from ioflt.fuse.fastpath import FastFile
 from ioflt.fuse.ranges import RangeLocks
 
 #: Seconds that the kernel may keep names and attributes: another mount or command may change the backing
@@ -50,6 +52,7 @@ class Node:
         "_face_stamp",
         "_stamp",
         "entered",
+        "fast",
         "file",
         "format",
         "home",
@@ -85,7 +88,8 @@ class Node:
         self.readers = 0
         self.writers = 0
         self.opening = trio.Lock()
-        self.ranges = RangeLocks()
+        self.fast = FastFile(self._native)
+        self.ranges = RangeLocks(self.fast)
         self._face: files.Face | None = None
         self._face_stamp: _Stamp | None = None
         self._stamp: _Stamp | None = None
@@ -142,6 +146,12 @@ class Node:
 
     def close(self) -> None:
         os.close(self.path_fd)
+
+    def _native(self) -> NativeFile | None:
+        if self.file is None:
+            return None
+        form = self.file.native()
+        return form if form is None or self.writers else replace(form, clamps=False)
 
     def rebind(self) -> None:
         """After a sealed VMX was replaced: the backing inode is another one."""

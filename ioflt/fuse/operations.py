@@ -53,6 +53,12 @@ class Operations(Names, Files):
 
         await self._settle(node, action)
 
+    async def reopen_fast(self) -> None:
+        """What is under way in C ends; what comes is read and written as is right from now on."""
+        for node in self.nodes.all():
+            async with node.fast:
+                pass
+
     def resume_filling(self) -> None:
         """After an unlock: the filler ended when it was refused."""
         for node in self.nodes.all():

@@ -7,7 +7,7 @@ Single-threaded: all calls come from the mount's loop.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import trio
 
@@ -31,7 +31,9 @@ class _Request:
 class RangeLocks:
     """Ranges are [start, end) in bytes; shared ones overlap, exclusive ones do not."""
 
-    def __init__(self) -> None:
+    def __init__(self, fast: AbstractAsyncContextManager[object] | None = None) -> None:
+        """`fast`: held, too, while a range is."""
+        self._fast = fast or nullcontext()
         self._requests: list[_Request] = []
 
     def free(self, start: int, end: int, *, exclusive: bool) -> bool:
@@ -43,17 +45,18 @@ class RangeLocks:
     @asynccontextmanager
     async def hold(self, start: int, end: int, *, exclusive: bool) -> AsyncIterator[None]:
         """Wait for the range, hold it in the `async with` block."""
-        mine = _Request(start, end, exclusive)
-        blocked = not self.free(start, end, exclusive=exclusive)
-        self._requests.append(mine)
-        try:
-            if blocked:
-                mine.granted = trio.Event()
-                await mine.granted.wait()
-            yield
-        finally:
-            self._requests.remove(mine)
-            self._grant()
+        async with self._fast:
+            mine = _Request(start, end, exclusive)
+            blocked = not self.free(start, end, exclusive=exclusive)
+            self._requests.append(mine)
+            try:
+                if blocked:
+                    mine.granted = trio.Event()
+                    await mine.granted.wait()
+                yield
+            finally:
+                self._requests.remove(mine)
+                self._grant()
 
     def _grant(self) -> None:
         """Wake those whose way is free now: nothing before them in the queue conflicts."""

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import pyfuse3
 import trio
-from pyfuse3 import EntryAttributes
+from pyfuse3 import EntryAttributes, FileHandleT
 
 from ioflt.datastore.container import Container
 from ioflt.datastore.copies import Copies
@@ -24,11 +24,12 @@ from ioflt.datastore.volume import Volume
 from ioflt.errors import IntegrityError, IofltError
 from ioflt.filters.trace import Counters
 from ioflt.filters.written import Written
+from ioflt.fuse import fastpath
 from ioflt.fuse.events import Events
 from ioflt.fuse.filler import Filler
 from ioflt.fuse.forgetting import Forgetter
 from ioflt.fuse.gate import Gate
-from ioflt.fuse.handles import Handles
+from ioflt.fuse.handles import FileHandle, Handles
 from ioflt.fuse.nodes import Node, Nodes, identity_of
 from ioflt.fuse.opening import Opener
 
@@ -55,7 +56,7 @@ class Served(pyfuse3.Operations):
         super().__init__()
         self.volume = volume
         self.events = events
-        self.gate = Gate()
+        self.gate = Gate(fastpath.shut_all)
         self.counters = Counters()
         self.written = Written()
         self.handles = Handles()
@@ -80,6 +81,14 @@ class Served(pyfuse3.Operations):
 
     async def _in_thread(self, call: Callable[..., _T], *args: object) -> _T:
         return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
+
+    async def _handle(self, node: Node, *, writes: bool) -> FileHandleT:
+        """The number of one more open(2)."""
+        number = self.handles.add_file(FileHandle(node, writes))
+        if node.file is not None and node.file.compiles:
+            async with node.fast:
+                node.fast.add(number)
+        return FileHandleT(number)
 
     async def _ask(self, call: Callable[..., _T], *args: object) -> _T:
         """What may ask keyd, and wait for it."""

@@ -4,6 +4,8 @@ import errno
 import os
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ioflt.errors import ChangesUnknownError
 from ioflt.filters.backing import Backing
@@ -343,3 +345,39 @@ def test_a_map_that_takes_no_writes(disk):
     with pytest.raises(ChangesUnknownError, match="good order"):
         list(found.since(taken.sequence))
     found.close()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    blocks=st.sets(st.integers(0, 100_000), max_size=40), more=st.sets(st.integers(0, 300_000), max_size=40)
+)
+def test_marks_that_others_set(disk, blocks, more):
+    """As from a mount's threads: bits, which the next call here takes for marks of this sequence."""
+
+    def mark(numbers):
+        marks = disk.map.marks(max(numbers, default=0))
+        for number in numbers:
+            marks[number // 8] |= 1 << number % 8
+
+    first = disk.map.take()
+    mark(blocks)
+    second = disk.map.take()
+    mark(more)
+    assert named(disk.since(first)) == blocks | more
+    assert named(disk.since(second)) == more
+    assert named(disk.since(disk.map.take())) == set()
+
+
+def named(runs):
+    return {block for first, count in runs for block in range(first, first + count)}
+
+
+def test_marks_are_on_the_medium_when_the_writer_went(disk):
+    taken = disk.map.take()
+    disk.cbt.write(0, b"begins")
+    assert disk.cbt.native().marks is not None
+    disk.cbt.native().marks[5] = 0b1000
+    disk.cbt.settle()
+    assert disk.cbt.native().writes is False
+    disk.open()
+    assert disk.since(taken) == [(0, 1), (43, 1)]
