@@ -22,7 +22,6 @@
 
 #define SECTOR 4096ULL
 #define MOST_DATA (1U << 20) /* of one request: libfuse's own limit up to 3.16, and ours */
-#define MOST_RANGES 64
 #define MOST_LENGTH (INT64_MAX - (1LL << 21)) /* of a file: `openfile.MAX_LENGTH` */
 #define BLOCK_SHIFT 16                        /* of changed blocks */
 #define BUCKETS 1024
@@ -35,6 +34,8 @@ typedef int sector_loop(const unsigned char *key, unsigned char *data, size_t co
 struct range {
     uint64_t start, end; /* bytes, whole sectors */
     int writes;
+    int granted;
+    struct range *next;
 };
 
 struct file {
@@ -49,8 +50,8 @@ struct file {
     unsigned char key[64];
     unsigned char *marks; /* a bit for each block that was written; NULL: nobody wants to know */
     uint64_t blocks;
-    int busy; /* ranges in use */
-    struct range ranges[MOST_RANGES];
+    int busy;             /* ranges that are granted */
+    struct range *ranges; /* in the order of their arrival, on their threads' stacks */
     int waiting;
     pthread_cond_t changed;
 };
@@ -115,16 +116,36 @@ static struct file *file_of(uint64_t number)
     return handle == NULL ? NULL : handle->file;
 }
 
+/* Requests are granted in the order of their arrival, past those that they do not touch; so nobody starves. */
 static int conflicts(const struct file *file, const struct range *range)
 {
-    if (file->busy == MOST_RANGES)
-        return 1;
-    for (int i = 0; i < file->busy; i++) {
-        const struct range *other = &file->ranges[i];
-        if (range->start < other->end && other->start < range->end && (range->writes || other->writes))
+    int before = 1;
+    for (const struct range *other = file->ranges; other != NULL; other = other->next)
+        if (other == range)
+            before = 0;
+        else if ((before || other->granted) && range->start < other->end && other->start < range->end
+                 && (range->writes || other->writes))
             return 1;
-    }
     return 0;
+}
+
+static void append(struct file *file, struct range *range)
+{
+    struct range **place = &file->ranges;
+    while (*place != NULL)
+        place = &(*place)->next;
+    *place = range;
+}
+
+static void take_out(struct file *file, const struct range *range)
+{
+    struct range **place = &file->ranges;
+    while (*place != range)
+        place = &(*place)->next;
+    *place = range->next;
+    file->busy -= range->granted;
+    if (file->waiting)
+        pthread_cond_broadcast(&file->changed);
 }
 
 /* What a request takes, and the bytes of it that there are. 0 when it is none for us. */
@@ -166,34 +187,30 @@ static struct file *enter(uint64_t handle, uint64_t offset, size_t *size, struct
 
     pthread_mutex_lock(&lock);
     file = file_of(handle);
-    while (file != NULL) {
+    if (file != NULL && !range_of(file, offset, size, range))
+        file = NULL;
+    if (file != NULL)
+        append(file, range);
+    while (file != NULL && conflicts(file, range)) {
+        file->waiting++;
+        pthread_cond_wait(&file->changed, &lock);
+        file->waiting--;
         *size = asked;
         if (!range_of(file, offset, size, range)) {
+            take_out(file, range);
             file = NULL;
-        } else if (conflicts(file, range)) {
-            file->waiting++;
-            pthread_cond_wait(&file->changed, &lock);
-            file->waiting--;
-            continue;
-        } else {
-            file->ranges[file->busy++] = *range;
         }
-        break;
     }
+    if (file != NULL)
+        file->busy += range->granted = 1;
     pthread_mutex_unlock(&lock);
     return file;
 }
 
 static void leave(struct file *file, const struct range *range)
 {
-    int i = 0;
     pthread_mutex_lock(&lock);
-    while (file->ranges[i].start != range->start || file->ranges[i].end != range->end
-           || file->ranges[i].writes != range->writes)
-        i++;
-    file->ranges[i] = file->ranges[--file->busy];
-    if (file->waiting)
-        pthread_cond_broadcast(&file->changed);
+    take_out(file, range);
     pthread_mutex_unlock(&lock);
 }
 
