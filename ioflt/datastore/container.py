@@ -358,6 +358,10 @@ class Container(Tracked):
             self._sync_data(data_only=data_only)
             self._commit(self._to_store(), self._crypt.initialised)
 
+    def sync_data(self, *, data_only: bool) -> None:
+        self._check_failed()
+        self._sync_data(data_only=data_only)
+
     def close(self) -> None:
         """Wipe keys, close the descriptors."""
         self.wipe()

@@ -54,7 +54,7 @@ class OpenFile(Protocol):
     """An open file. Offsets and lengths are bytes of what the user sees.
 
     Calls may raise OSError (of the backing file) and IofltError. Calls that overlap must be kept apart by
-    the caller; `sync` may run beside `read`, and beside `write` when `settled` is true.
+    the caller; `sync_data` may run beside `read` and `write`, and beside what `native` lets others do.
     """
 
     @property
@@ -98,7 +98,7 @@ class OpenFile(Protocol):
     def native(self) -> NativeFile | None:
         """How to read and write it in C, until another call but `read`, `write` and `sync`; None: not in C.
 
-        The caller keeps that apart from all calls here, `sync` excepted.
+        The caller keeps that apart from all calls here, `sync_data` excepted.
         """
 
     def flush(self) -> None:
@@ -106,6 +106,9 @@ class OpenFile(Protocol):
 
     def sync(self, *, data_only: bool) -> None:
         """fsync(2): data, then length, on the medium."""
+
+    def sync_data(self, *, data_only: bool) -> None:
+        """All of it while `settled` is true: the length needs nothing."""
 
     def close(self) -> None:
         """Drop keys and descriptors. Writes nothing."""

@@ -94,6 +94,9 @@ class PlainFile(Tracked):
     def sync(self, *, data_only: bool) -> None:
         self._chain.sync(data_only=data_only)
 
+    def sync_data(self, *, data_only: bool) -> None:
+        self.sync(data_only=data_only)
+
     def close(self) -> None:
         self._chain.close()
         os.close(self._fd)

@@ -197,6 +197,9 @@ class VmxFile:
         else:
             os.fsync(self._fd)
 
+    def sync_data(self, *, data_only: bool) -> None:
+        os.fsync(self._fd)
+
     def commit(self) -> None:
         """If dirty: seal the buffer, put it in the file's place, durably."""
         with self._lock:

@@ -240,7 +240,11 @@ class Files(Served):
         async def sync(node: Node) -> None:
             file = file_of(node)
             if file.settled:
-                await self._in_thread(lambda: file.sync(data_only=datasync))
+                try:
+                    await self._in_thread(lambda: file.sync_data(data_only=datasync))
+                except Exception:  # it is shut, which whoever reads and writes it in C has to hear
+                    async with node.fast:
+                        raise
                 return
             async with node.ranges.hold(0, END, exclusive=True):
                 await self.opener.thread_for(file)(lambda: file.sync(data_only=datasync))

@@ -12,6 +12,7 @@ from ioflt.datastore import container, newcontainer, openfile, stateblocks
 from ioflt.format.luks2 import state
 from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.testing.local_keys import LocalKeys
+from ioflt.types import SECTOR_SIZE
 
 
 @pytest.mark.parametrize("thin", [True, False])
@@ -59,4 +60,24 @@ def test_a_long_range_of_a_thick_file_is_emptied_in_the_background(tmp_path: Pat
         assert bytes(file.read(0, size)) == wanted
         body = os.pread(fd, size, DATA_OFFSET)
         assert not [at for at in range(0, size, 4096) if body[at : at + 4096] == bytes(4096)]
+        file.close()
+
+
+def test_a_sync_beside_what_extends_it_in_c(tmp_path: Path) -> None:
+    """It commits nothing: whoever extends the file goes by what the medium says of its length."""
+    with LocalKeys(tmp_path) as keys:
+        fd = os.open(tmp_path / "disk", os.O_RDWR | os.O_CREAT)
+        newcontainer.create(fd, keys, [keys.new_key(None)], thin=True)
+        file = container.Container.open(fd, keys, writable=True)
+        file.write(0, b"content")
+        file.sync(data_only=False)
+        form = file.native()
+        assert form is not None
+        assert form.writes is openfile.Writes.ANY
+        assert file.settled
+        form.length[0] = SECTOR_SIZE  # its first sector is full
+        file.sync_data(data_only=True)
+        again = file.native()
+        assert again is not None
+        assert again.writes is openfile.Writes.ANY
         file.close()
