@@ -204,6 +204,24 @@ static int (*next_session_fd)(struct fuse_session *);
 static int (*next_receive)(struct fuse_session *, struct fuse_buf *);
 static void (*next_exit)(struct fuse_session *);
 
+/* What an earlier session has left. */
+static void forget_all(void)
+{
+    struct request *request;
+    struct handle *handle;
+    while ((request = first) != NULL) {
+        first = request->next;
+        free(request);
+    }
+    last = &first;
+    queued = ended = stopping = all_shut = 0;
+    for (int i = 0; i < BUCKETS; i++)
+        while ((handle = handles[i]) != NULL) {
+            handles[i] = handle->next;
+            free(handle);
+        }
+}
+
 /* Before the session's first request. */
 __attribute__((visibility("default"))) int fuse_session_fd(struct fuse_session *session)
 {
@@ -213,7 +231,7 @@ __attribute__((visibility("default"))) int fuse_session_fd(struct fuse_session *
     if (queue_fd >= 0)
         close(queue_fd);
     queue_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    ended = stopping = all_shut = 0;
+    forget_all();
     return queue_fd < 0 ? device : queue_fd;
 }
 

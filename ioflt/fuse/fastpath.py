@@ -102,10 +102,10 @@ class FastFile:
         self._held += 1
         if self._file is not None and _c is not None and _c.lib.ioflt_file_shut(self._file):
             try:
-                await trio.to_thread.run_sync(_c.lib.ioflt_file_wait, self._file)
-            except BaseException:  # cancelled before it began
-                self._leave()
-                raise
+                with trio.CancelScope(shield=True):  # for as long as what was begun takes
+                    await trio.to_thread.run_sync(_c.lib.ioflt_file_wait, self._file)
+            except RuntimeError:  # the machine has no thread left
+                _c.lib.ioflt_file_wait(self._file)
 
     async def __aexit__(self, *error: object) -> None:
         self._leave()
