@@ -12,6 +12,7 @@ from ioflt.datastore import container, files
 from ioflt.filters.backing import Backing
 from ioflt.filters.base import Link
 from ioflt.filters.fault import Fault, Plan
+from ioflt.filters.written import Written
 from tests.operations.fuse.client import ROOT, Client, fails
 
 SIZE = 64 << 10
@@ -25,8 +26,8 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
     """Every file that is opened has a filter at its bottom that fails by this plan."""
     made = Plan()
 
-    def faulty(fd: int, start: int) -> Link:
-        return Fault(Backing(fd, start), made)
+    def faulty(fd: int, start: int, written: Written | None) -> Link:
+        return Fault(Backing(fd, start, written), made)
 
     monkeypatch.setattr(container, "Backing", faulty)
     monkeypatch.setattr(files, "Backing", faulty)
