@@ -1,9 +1,9 @@
-"""Throughput and latency of a mount against the directory behind it, measured by fio.
+"""How fast ioflt is, beside other file systems: `python tools/bench.py ROWS…`, all rows if none is named.
 
-Four places, the same jobs, one after the other on one file each: the backing directory itself, a clear VM, an
-encrypted VM and one with integrity through one mount; of the last also how many times longer it takes than
-the one without: what tags cost. What makes the numbers doubtful is printed with them: the load of the
-machine at the start, its file system, whether the C files are built. Take the best of several quiet runs.
+One after the other, round after round: an encrypted VM, a clear one and one with integrity through one ioflt
+mount, a pass-through by pyfuse3 alone (`tools/bare_mount.py`), gocryptfs, QEMU's LUKS. Shown are medians,
+half of the distance from lowest to highest, seconds of processor time a GiB, ratios, and whether targets are
+met. What is measured and how is said in `tools/benching`.
 """
 
 from __future__ import annotations
@@ -11,130 +11,98 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
-from rich.table import Table
 
-from ioflt.crypto import xts
+from benching import report, rounds, rows
+from benching.places import Places
+from benching.programs import BenchError, need
+from benching.results import PLACES, Figures, to_json
+from benching.targets import TARGETS
+from benching.work import MIB, Extent
 
-IOFLT = Path(sys.executable).parent / "ioflt"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row: what fio is told beside file, size and time."""
-
-    name: str
-    rw: str
-    block: str
-    depth: int
-
-    @property
-    def writes(self) -> bool:
-        return "write" in self.rw
+FULL = {"rounds": 5, "seconds": 1.0, "mib": 512, "names": 10_000, "places": ",".join(rows.PLACES)}
+QUICK = {"rounds": 3, "seconds": 0.3, "mib": 128, "names": 200, "places": ",".join(PLACES)}
 
 
-JOBS = (
-    Job("sequential write 1 MiB", "write", "1m", 4),
-    Job("sequential read 1 MiB", "read", "1m", 4),
-    Job("random read 4 KiB", "randread", "4k", 1),
-    Job("random read 4 KiB, 16 at once", "randread", "4k", 16),
-    Job("random write 4 KiB", "randwrite", "4k", 1),
-    Job("random write 4 KiB, 16 at once", "randwrite", "4k", 16),
-)
-
-
-@dataclass(frozen=True)
-class Result:
-    """MiB and requests a second, and the 99th percentile of a request's time in microseconds."""
-
-    mib: float
-    iops: float
-    p99: float
-
-    def __str__(self) -> str:
-        return f"{self.mib:,.0f} MiB/s  {self.iops:,.0f}/s  p99 {self.p99:,.0f} µs"
-
-
-def measure(job: Job, file: Path, size: str, seconds: int) -> Result:
-    command = [
-        *("fio", "--name=row", "--output-format=json", "--ioengine=libaio", "--direct=1", "--randseed=1"),
-        *(f"--filename={file}", f"--size={size}", f"--runtime={seconds}", "--time_based"),
-        *(f"--rw={job.rw}", f"--bs={job.block}", f"--iodepth={job.depth}"),
-        *(["--end_fsync=1"] if job.writes else []),
-    ]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    row = json.loads(done.stdout)["jobs"][0]["write" if job.writes else "read"]
-    return Result(row["bw_bytes"] / (1 << 20), row["iops"], row["clat_ns"]["percentile"]["99.000000"] / 1000)
-
-
-def ioflt(*arguments: str | Path) -> None:
-    subprocess.run([IOFLT, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def places(base: Path, cleanup: ExitStack) -> dict[str, Path]:
-    """A directory for each place, with the mount up."""
-    os.environ["IOFLT_HOME"] = str(base / "home")
-    store, mount, backing = base / "store", base / "mnt", base / "backing"
-    for path in (store / "clear", store / "integrity", mount, backing):
-        path.mkdir(parents=True)
-    ioflt("datastore", "init", store, "--encrypt")
-    for name in ("clear", "integrity"):  # empty, and therefore encrypted
-        ioflt("vm", "decrypt", store / name)
-    ioflt("vm", "encrypt", store / "integrity", "--integrity")
-    stop: Callable[..., object] = subprocess.run
-    cleanup.callback(stop, [IOFLT, "keyd", "stop"], stderr=subprocess.DEVNULL)
-    ioflt("mount", store, mount)
-    cleanup.callback(stop, [IOFLT, "umount", mount])
-    (mount / "encrypted").mkdir()
-    through_mount = {name: mount / name for name in ("clear", "encrypted", "integrity")}
-    return {"backing": backing, **through_mount}
-
-
-def facts(base: Path) -> str:
-    kind = subprocess.run(["stat", "-f", "-c", "%T", base], check=True, capture_output=True, text=True)
-    native = "C files built" if xts.NATIVE else "C files NOT built"
-    load = os.getloadavg()[0]
-    return f"{os.cpu_count()} CPUs, {platform.release()}, {kind.stdout.strip()}, {native}, load {load:.1f}"
-
-
-def main() -> int:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(rows.NAMES))
+    parser.add_argument("--quick", action="store_true", help="rows with targets, 3 short rounds: 2 minutes")
+    parser.add_argument("--places", metavar="A,B,…", help=f"of {','.join(rows.PLACES)}")
+    parser.add_argument("--rounds", type=int, help="of each row (default 5)")
+    parser.add_argument("--seconds", type=float, help="of a job that goes by time (default 1)")
+    parser.add_argument("--mib", type=int, help="of a disk (default 512); takes room for 20")
+    parser.add_argument("--names", type=int, help="files of the rows about names (default 10,000)")
+    parser.add_argument("--vms", type=int, default=10_000, help="of the datastore of many (default 10,000)")
     parser.add_argument("--directory", type=Path, help="where to measure (default: the temporary directory)")
-    parser.add_argument("--seconds", type=int, default=5, help="for each of the 24 measurements (default 5)")
-    parser.add_argument("--size", default="1g", help="of each file (default 1g)")
-    arguments = parser.parse_args()
-    console = Console()
-    with ExitStack() as cleanup:
-        base = Path(
-            cleanup.enter_context(tempfile.TemporaryDirectory(prefix="ioflt-bench-", dir=arguments.directory))
-        )
-        table = Table(title=facts(base), title_justify="left")
-        table.add_column("job")
-        where = places(base, cleanup)
-        for place in where:
-            table.add_column(place)
-        for job in JOBS:
-            results = {
-                place: measure(job, path / "disk-flat.vmdk", arguments.size, arguments.seconds)
-                for place, path in where.items()
-            }
-            shares = {place: result.mib / results["backing"].mib for place, result in results.items()}
-            notes = {place: f"{share:.0%}" for place, share in shares.items()}
-            notes["integrity"] += f", {results['encrypted'].mib / results['integrity'].mib:.2f} × encrypted"
-            table.add_row(job.name, *(f"{result}\n{notes[place]}" for place, result in results.items()))
-        console.print(table)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--history", type=Path, metavar="FILE", help="append a line of JSON there")
+    parser.set_defaults(**FULL)
+    if parser.parse_args().quick:
+        parser.set_defaults(**QUICK)
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = arguments()
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _end)
+    machine = report.facts(options.directory or Path(tempfile.gettempdir()))
+    found: list[Figures] = []
+    try:
+        _measure(options, found)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    finally:  # what was done before a failure or Ctrl-C, too
+        if found:
+            Console(width=max(Console().width, report.WIDTH)).print(report.table(found, machine))
+    if options.json is not None:
+        text = json.dumps(to_json(found, TARGETS), indent=1, ensure_ascii=False)
+        options.json.write_text(f"{text}\n", encoding="utf-8")
+    if options.history is not None:
+        report.remember(options.history, found, machine)
     return 0
+
+
+def _measure(options: argparse.Namespace, found: list[Figures]) -> None:
+    """Append to `found` as rows are done. Nothing is left mounted, running or stored."""
+    wanted = rows.chosen(options.rows or (rows.QUICK if options.quick else ()), rows.NAMES)
+    where = rows.chosen(options.places.split(","), rows.PLACES)
+    if os.geteuid() != 0:
+        raise BenchError("needs root, who sees the memory of keyd")
+    if options.directory is not None and not options.directory.is_dir():
+        raise BenchError(f"not a directory: {options.directory}")
+    need("fio", "gocryptfs", "qemu-img", "qemu-storage-daemon")
+    extent = Extent(options.mib * MIB, options.seconds, options.names, options.vms)
+    with (
+        tempfile.TemporaryDirectory(prefix="ioflt-bench-", dir=options.directory) as base,
+        ExitStack() as cleanup,
+        Console(stderr=True).status("") as status,
+    ):
+        try:
+            places = Places(Path(base), cleanup, extent.size)
+            plan = rounds.Plan(wanted, where, extent, options.rounds)
+            for figures in rounds.measure(rows.WORKS, plan, places, status.update):
+                found += figures
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave mounts
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    """What was begun is cleaned up."""
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

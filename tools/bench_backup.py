@@ -23,12 +23,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import IOFLT, facts, places
+from benching import report
+from benching.filesystem import fill
+from benching.places import Places
+from benching.programs import IOFLT
+from benching.vms import thin_disk
 
 MIB = 1 << 20
-
-#: A piece of data in each block group of ext4, which has 128 MiB.
-PIECE_MIB = 8
 
 #: What makes requests large, and keeps them out of the kernel's cache: README has them, too.
 LARGE = "--request-size=1048576"
@@ -42,20 +43,9 @@ Command = Sequence[object]
 
 def make_disk(home: Path, data_mib: int) -> None:
     """The thin disk, and the dense file with as much data."""
-    with open(home / "thin-flat.vmdk", "wb") as thin, open(home / "dense.raw", "wb") as dense:
-        thin.truncate(16 * data_mib * MIB)
-        for number in range(data_mib // PIECE_MIB):
-            data = os.urandom(PIECE_MIB * MIB)
-            thin.seek(16 * number * PIECE_MIB * MIB)
-            thin.write(data)
-            dense.write(data)
-        os.fsync(thin.fileno())
-        os.fsync(dense.fileno())
-    (home / "thin.vmdk").write_text(
-        "# Disk DescriptorFile\nversion=1\nCID=5e0c2d01\nparentCID=ffffffff\n"
-        f'createType="vmfs"\nRW {16 * data_mib * MIB // 512} VMFS "thin-flat.vmdk"\n'
-        '#DDB\nddb.adapterType = "lsilogic"\n'
-    )
+    thin_disk(home, "thin", data_mib * MIB, share=16)
+    fill(home / "dense.raw", data_mib * MIB)
+    os.sync()
 
 
 def rows(home: Path, uri: str, target: Path) -> Mapping[str, Command]:
@@ -121,11 +111,12 @@ def main() -> int:
         base = Path(
             cleanup.enter_context(tempfile.TemporaryDirectory(prefix="ioflt-bench-", dir=arguments.directory))
         )
-        table = Table(title=facts(base), title_justify="left")
+        table = Table(title=report.title(report.facts(base)), title_justify="left")
         table.add_column("backup")
-        home = places(base, cleanup)["encrypted"]
+        place = Places(base, cleanup, 0)["ioflt"]
+        home = place.directory
         make_disk(home, arguments.mib)
-        uri = cleanup.enter_context(exported(base / "store" / "encrypted"))
+        uri = cleanup.enter_context(exported(place.system.store / place.name))
         target = base / "copy"
         commands = rows(home, uri, target)
         columns = []

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes this machine ready: system packages, virtual environment, C files.
 #
-#   tools/setup.sh LIST...        LIST names a file of tools/packages (build, test, demo)
+#   tools/setup.sh LIST...        LIST names a file of tools/packages (build, test, demo, bench)
 #
 # As root missing packages are installed; as another user the one line that installs them is printed and
 # nothing is done. PYTHON chooses the interpreter (default python3), VENV the environment (default .venv).

@@ -1,0 +1,96 @@
+"""The bench in miniature: it measures beside other file systems, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.fuse, pytest.mark.root, pytest.mark.interop("fio", "gocryptfs", "qemu-img")]
+
+ROOT = Path(__file__).parents[2]
+TINY = ("--rounds=1", "--mib=4", "--seconds=0.1", "--names=20", "--places=ioflt,clear,bare,gocryptfs")
+PLACES = ("ioflt", "clear", "bare", "gocryptfs")
+
+
+def command(directory: Path, *words: str) -> list[str | Path]:
+    return [sys.executable, ROOT / "tools" / "bench.py", f"--directory={directory}", *TINY, *words]
+
+
+def mounts_below(directory: Path) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if line.split()[4].startswith(f"{directory}/")]
+
+
+def test_each_place_has_a_figure(short_tmp: Path) -> None:
+    figures, history = short_tmp / "figures.json", short_tmp / "history.jsonl"
+    words = (f"--json={figures}", f"--history={history}", "read-1m-buffered", "create", "help")
+    done = subprocess.run(command(short_tmp, *words), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = {row["row"]: row for row in json.loads(figures.read_text())["rows"]}
+    assert {name: row["unit"] for name, row in rows.items()} == {
+        "read-1m-buffered": "MiB/s",
+        "create": "files/s",
+        "help": "ms",
+    }
+    for name in ("read-1m-buffered", "create"):
+        assert all(rows[name][place] > 0 for place in PLACES)
+    assert rows["help"]["ioflt"] > 0
+    assert [rows["help"][place] for place in PLACES[1:]] == [None] * 3
+    (line,) = history.read_text().splitlines()
+    assert json.loads(line)["medians"]["create"] == {place: rows["create"][place] for place in PLACES}
+    assert {path.name for path in short_tmp.iterdir()} == {"figures.json", "history.jsonl"}
+    assert mounts_below(short_tmp) == []
+
+
+def test_interrupted_it_leaves_nothing(short_tmp: Path) -> None:
+    words = ("--rounds=1000", "read-1m-direct")  # in the middle of which it is
+    process = subprocess.Popen(
+        command(short_tmp, *words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0
+    )
+    eventually(lambda: len(mounts_below(short_tmp)) == 3)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGINT
+    assert list(short_tmp.iterdir()) == []
+    assert mounts_below(short_tmp) == []
+
+
+def test_the_bare_pass_through_is_a_file_system(short_tmp: Path) -> None:
+    """What it is measured for, it does right."""
+    store, mountpoint = short_tmp / "store", short_tmp / "mnt"
+    store.mkdir()
+    mountpoint.mkdir()
+    process = subprocess.Popen([sys.executable, ROOT / "tools" / "bare_mount.py", store, mountpoint])
+    eventually(mountpoint.is_mount)
+    try:
+        (mountpoint / "vm").mkdir(0o750)
+        file = mountpoint / "vm" / "disk"
+        data = os.urandom((3 << 20) + 77)
+        file.write_bytes(data)
+        assert file.read_bytes() == (store / "vm" / "disk").read_bytes() == data
+        with file.open("ab") as appended:
+            appended.write(b"more")
+        os.truncate(file, 100)
+        file.chmod(0o640)
+        os.utime(file, ns=(1, 2))
+        assert (store / "vm" / "disk").read_bytes() == data[:100]
+        ours, theirs = file.stat(), (store / "vm" / "disk").stat()
+        for field in ("st_size", "st_mode", "st_mtime_ns", "st_ino", "st_nlink"):
+            assert getattr(ours, field) == getattr(theirs, field)
+        assert os.listdir(mountpoint / "vm") == ["disk"]
+        file.unlink()
+        (mountpoint / "vm").rmdir()
+        with pytest.raises(FileNotFoundError):
+            file.stat()
+        assert list(store.iterdir()) == []
+    finally:
+        subprocess.run(["umount", mountpoint], check=True)
+        assert process.wait() == 0

@@ -1,0 +1,134 @@
+"""What a run found: a table, JSON, a line in the history; and on what kind of machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.table import Table
+
+import ioflt
+from ioflt.crypto import xts
+
+from .results import PLACES, Figures, Verdict, judged, ratio
+from .targets import TARGETS
+
+#: Columns that the table takes.
+WIDTH = 170
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def facts(directory: Path) -> dict[str, object]:
+    """What makes figures of two runs comparable, or not."""
+    kind = _said("stat", "-f", "-c", "%T", str(directory))
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cpu": model[0].partition(":")[2].strip() if model else platform.machine(),
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "file_system": kind,
+        "native": xts.NATIVE,
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what is measured, and of what measures."""
+    return {
+        "ioflt": ioflt.__version__,
+        "python": platform.python_version(),
+        "pyfuse3": version("pyfuse3"),
+        "openssl": _said("openssl", "version").removeprefix("OpenSSL ").partition(" (")[0],
+        "gocryptfs": _said("gocryptfs", "-version").removeprefix("gocryptfs ").partition(";")[0],
+        "fio": _said("fio", "--version").removeprefix("fio-"),
+        "qemu": _said("qemu-img", "--version").partition("\n")[0].removeprefix("qemu-img version "),
+    }
+
+
+def _said(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
+    return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def title(machine: Mapping[str, object]) -> str:
+    """The facts in a line."""
+    native = "C files built" if machine["native"] else "C files NOT built"
+    return "{cpus} × {cpu}, {kernel}, {file_system}, load {load}".format(**machine) + f", {native}"
+
+
+def table(run: Sequence[Figures], machine: Mapping[str, object]) -> Table:
+    """A line for each row: medians, spread and ratios with their targets; below, processor time a GiB."""
+    others = sorted({place for figures in run for place in figures.samples} - set(PLACES))
+    shown = Table(title=title(machine), title_justify="left", show_lines=True)
+    shown.caption = ", ".join(f"{name} {said}" for name, said in versions().items())
+    shown.add_column("row")
+    for column in (*PLACES, *others, "÷ gocryptfs", "÷ bare"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for figures in run:
+        shown.add_row(
+            f"{figures.row.name}\n[dim]{figures.row.title}, {figures.row.unit}[/dim]",
+            *(_cell(figures, place) for place in (*PLACES, *others)),
+            *(_ratios(figures, place) for place in ("gocryptfs", "bare")),
+        )
+    return shown
+
+
+def _cell(figures: Figures, place: str) -> str:
+    median = figures.median(place)
+    if median is None:
+        return ""
+    low, high = figures.spread(place)
+    lines = [f"{_number(median)} ±{(high - low) / 2 / median:.0%}"]
+    if (cost := figures.cpu(place)) is not None:
+        lines.append(f"[dim]{cost:.2f} s/GiB[/dim]")
+    if place == "ioflt":
+        lines += [_shown(verdict) for verdict in judged(figures, TARGETS) if verdict.target.than is None]
+    return "\n".join(lines)
+
+
+def _ratios(figures: Figures, place: str) -> str:
+    verdicts = {
+        verdict.target.of_cpu: _shown(verdict)
+        for verdict in judged(figures, TARGETS)
+        if verdict.target.than == place
+    }
+    return "\n".join(
+        f"{found:.2f} {verdicts.get(of_cpu, '')}".rstrip()
+        for of_cpu in (False, True)
+        if (found := ratio(figures, place, of_cpu=of_cpu)) is not None
+    )
+
+
+def _shown(verdict: Verdict) -> str:
+    sign = "≤" if verdict.target.at_most else "≥"
+    outcome = "[green]met[/green]" if verdict.met else "[red]not met[/red]"
+    return f"{sign} {verdict.target.bound:g} {outcome}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def remember(history: Path, run: Sequence[Figures], machine: Mapping[str, object]) -> None:
+    """Append a line of JSON: when, of which commit, where, the medians of each row by place."""
+    line = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _said("git", "describe", "--always", "--dirty", "--exclude=*"),
+        "machine": machine,
+        "versions": versions(),
+        "medians": {
+            figures.row.name: {place: figures.median(place) for place in figures.samples} for figures in run
+        },
+    }
+    history.parent.mkdir(parents=True, exist_ok=True)
+    with open(history, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
