@@ -12,7 +12,7 @@ For programs: the names below, and `aio` under trio. README has an example.
     qmp, blocknodes, mountedfiles, qemunames        what there is in somebody's QEMU, and what of it is ours
     repository, shelf, listing, sealing, proved     a destination, its points, their signatures and bytes
     run, sources, homefiles, increments             a backup made
-    quiet, settling                                 of a VM that is in use, through its mounts
+    quiet, writers, settling                        of a VM that is in use, through its mounts
     verify, prune, retention, replicate             points kept
     restore, filling, putback, copying              a VM made anew
     signals, children                               what ends early, and programs that work for us

@@ -146,7 +146,7 @@ def _sources(
                     yield settled.record(), settled, settled
             else:
                 stored = Stored(home)
-                yield stored.record(), stored, Quiet(home, "powered off", [])
+                yield stored.record(), stored, Quiet("powered off", None)
         return
     with quiet(home) as moment:
         yield clone.sound(home), Plain(volume, home, wanted.transport), moment

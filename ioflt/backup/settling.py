@@ -20,9 +20,9 @@ from ioflt.backup.copying import Frame
 from ioflt.backup.disk import Area, VirtualDisk, aligned
 from ioflt.backup.flat import FlatDisk
 from ioflt.backup.homefiles import FoundDisk
-from ioflt.backup.quiet import Quiet
 from ioflt.backup.shelf import Shelf
 from ioflt.backup.sources import CIPHERTEXT, LARGE, Stored, Tracked
+from ioflt.backup.writers import Writers, held
 from ioflt.datastore import regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
@@ -34,7 +34,6 @@ from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.format.manifest.model import Consistency, File
 from ioflt.format.qcow2.writer import CLUSTER
 from ioflt.format.record.record import HomeRecord
-from ioflt.keys.mounts import MountControl
 
 #: Bytes copied at once.
 STEP: Final = 1 << 20
@@ -49,10 +48,6 @@ FEW: Final = 8 << 20
 PASSES: Final = 8
 MOST: Final = 32 << 20
 
-#: Seconds after which mounts let writes go on whatever became of us: a destination that hangs, say. Ten times
-#: what a disk of 10 MB/s takes for `MOST`.
-HOLD_S: Final = 30
-
 #: Which areas of a disk are wanted at the least; None: all that it has.
 Plan: TypeAlias = Callable[[FoundDisk, VirtualDisk], list[Area] | None]
 
@@ -63,11 +58,10 @@ class Settled(Stored):
     transport = CIPHERTEXT
     consistency: Consistency = "crash-consistent"
 
-    def __init__(self, home: Home, mounts: list[MountControl]) -> None:
-        """`mounts`: all that may write to it. Raises as `Stored`."""
+    def __init__(self, home: Home, used: Writers) -> None:
+        """`used`: all that may write to it. Raises as `Stored`."""
         super().__init__(home)
-        self._mounts = mounts
-        self._used = Quiet(home, self.consistency, mounts)
+        self._used = used
         self._before = super().record()
         self._large: dict[str, _Large] = {}
         self._small: dict[str, tuple[os.stat_result, bytes]] = {}
@@ -89,8 +83,7 @@ class Settled(Stored):
     def settle(self, shelf: Shelf, plan: Plan) -> None:
         """Raises BusyError where it is written faster than copied, PeerError where a mount ends meanwhile."""
         with regular.named(self._home):
-            for mount in self._mounts:
-                mount.watch()
+            self._used.watch()
             for number in range(2 * PASSES):
                 self._begin(shelf, plan)
                 self._gather()
@@ -171,10 +164,9 @@ class Settled(Stored):
         by_key: dict[tuple[int, int], list[_Large]] = {}
         for large in self._large.values():
             by_key.setdefault(large.key, []).append(large)
-        for mount in self._mounts:
-            for device, inode, start, length in mount.take_written():
-                for large in by_key.get((device, inode), ()):
-                    large.rest.append(Area(start, length))
+        for device, inode, start, length in self._used.take_written():
+            for large in by_key.get((device, inode), ()):
+                large.rest.append(Area(start, length))
 
     def _weight(self) -> int:
         return sum(large.weight() for large in self._large.values())
@@ -186,7 +178,7 @@ class Settled(Stored):
 
     def _finish(self) -> bool:
         """All that is left, at one moment; False where that is too much, or something came or went."""
-        with self._held():
+        with held(self._used):
             for large in self._large.values():
                 large.copy_again(
                     [Area(0, DATA_OFFSET)]
@@ -216,15 +208,6 @@ class Settled(Stored):
             if len(data) != info.st_size:
                 raise MalformedError("truncated", "it became shorter meanwhile", file=path)
             return info, data
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Writes wait. Raises BusyError where a mount let them go on before the end."""
-        with ExitStack() as held:
-            for mount in self._mounts:
-                held.callback(mount.resume)
-                mount.quiesce(HOLD_S)
-            yield
 
 
 class _Large:

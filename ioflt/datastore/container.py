@@ -48,7 +48,7 @@ from ioflt.filters.base import Link
 from ioflt.filters.tagged import Tagged
 from ioflt.filters.trace import Counters, Trace
 from ioflt.filters.vmcrypt import VmCrypt
-from ioflt.filters.written import Written
+from ioflt.filters.written import Within
 from ioflt.format.cbt import sidecar
 from ioflt.format.luks2 import header as luks2
 from ioflt.format.luks2 import state, tags
@@ -86,7 +86,7 @@ class Container(Tracked):
         counters: Counters | None = None,
         name: str = "",
         tags_in: int | None = None,
-        written: Written | None = None,
+        written: Within | None = None,
     ) -> None:
         """Takes over `fd` and `dek`. `tags_in`: the directory of the home, where its tags are if it has any.
         `written` is told what is written to the stored files, but for header and state.
@@ -150,7 +150,7 @@ class Container(Tracked):
         name: str = "",
         tags_in: int | None = None,
         needs_tags: bool = False,
-        written: Written | None = None,
+        written: Within | None = None,
     ) -> Container:
         """Open the container in `fd`, which is taken over, and closed on failure.
 

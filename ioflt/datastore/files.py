@@ -23,7 +23,7 @@ from ioflt.errors import IofltError, MalformedError
 from ioflt.filters.backing import Backing
 from ioflt.filters.base import Link
 from ioflt.filters.trace import Counters, Trace
-from ioflt.filters.written import Written
+from ioflt.filters.written import Within
 from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.format.vmx import sealed
 from ioflt.sectors import round_down
@@ -86,7 +86,7 @@ def open_file(
     place: Place,
     counters: Counters | None = None,
     name: str = "",
-    written: Written | None = None,
+    written: Within | None = None,
 ) -> OpenFile:
     """The open file over the backing descriptor `fd`, which is taken over, and closed on failure.
 

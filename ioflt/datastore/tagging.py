@@ -10,7 +10,7 @@ from ioflt.errors import CorruptDataError, IntegrityError
 from ioflt.filters.base import Link
 from ioflt.filters.tagfile import TagFile
 from ioflt.filters.tagged import Tagged, named
-from ioflt.filters.written import Written
+from ioflt.filters.written import Within
 from ioflt.format.luks2 import tags
 
 #: Findings of one open file that are logged: whoever changes all of a disk does not fill the log, too.
@@ -46,7 +46,7 @@ def link(
     dek: Secret,
     uuid: str,
     findings: Findings,
-    written: Written | None = None,
+    written: Within | None = None,
 ) -> Tagged:
     """The filter over `below`, for the container `uuid` in `fd`. `written` is told what is written to the
     tags. Raises IntegrityError for others' tags.

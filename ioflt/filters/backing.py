@@ -7,13 +7,13 @@ import os
 
 from ioflt import syscalls
 from ioflt.filters.native import Native
-from ioflt.filters.written import END, Notes, Written
+from ioflt.filters.written import END, Notes, Within
 
 
 class Backing:
     """Bytes from `start` to the end of the file behind `fd`. Does not own `fd`."""
 
-    def __init__(self, fd: int, start: int, written: Written | None = None) -> None:
+    def __init__(self, fd: int, start: int, written: Within | None = None) -> None:
         """`written` is told what is written, by its place in the file."""
         self.fd = fd
         self.start = start

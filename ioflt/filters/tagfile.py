@@ -7,7 +7,7 @@ import os
 
 from ioflt import syscalls
 from ioflt.crypto.sectortags import TAG_SIZE
-from ioflt.filters.written import Notes, Written
+from ioflt.filters.written import Notes, Within
 from ioflt.format.luks2 import tags
 from ioflt.format.luks2.tags import AREA_SECTORS, Journal, TagKeys
 
@@ -18,7 +18,7 @@ class TagFile:
     After a sync that failed nothing is written any more: what is on the medium is unknown.
     """
 
-    def __init__(self, fd: int, keys: TagKeys, written: Written | None = None) -> None:
+    def __init__(self, fd: int, keys: TagKeys, written: Within | None = None) -> None:
         """`written` is told what is written."""
         self.fd = fd
         self._notes = Notes(written, fd)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 #: Bytes of a region, at first.
@@ -65,9 +65,10 @@ class _Notes:
 
 
 class Watch:
-    """What was written since it began, or since it was asked last. Safe for several threads."""
+    """What was written to a home since it began, or since it was asked last. Safe for several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: object) -> None:
+        self.home = home
         self._lock = threading.Lock()
         self._notes: dict[Key, _Notes] = {}
 
@@ -95,9 +96,9 @@ class Written:
         """Whether there is a watch."""
         return bool(self._watches)
 
-    def watch(self) -> Watch:
-        """One more."""
-        made = Watch()
+    def watch(self, home: object) -> Watch:
+        """One more, of that home alone."""
+        made = Watch(home)
         self._watches = (*self._watches, made)
         return made
 
@@ -105,26 +106,35 @@ class Written:
         """One less."""
         self._watches = tuple(each for each in self._watches if each is not watch)
 
-    def note(self, key: Key, start: int, end: int) -> None:
-        """Bytes of that file were written, or may have been."""
+    def note(self, home: object, key: Key, start: int, end: int) -> None:
+        """Bytes of that file in that home were written, or may have been."""
         for watch in self._watches:
-            watch.note(key, start, end)
+            if watch.home is home:
+                watch.note(key, start, end)
+
+
+class Within:
+    """Whom to tell of writes to one file. `home`: in which it is by now, as it may be moved."""
+
+    def __init__(self, written: Written, home: Callable[[], object]) -> None:
+        self.written = written
+        self.home = home
 
 
 class Notes:
     """Of one open file: where to tell of its writes; nowhere, where nobody can ask."""
 
-    def __init__(self, written: Written | None, fd: int) -> None:
-        self._written = written
+    def __init__(self, within: Within | None, fd: int) -> None:
+        self._within = within
         info = os.fstat(fd)
         self._key = info.st_dev, info.st_ino
 
     @property
     def asked(self) -> bool:
         """Whether anybody wants to know."""
-        return self._written is not None and self._written.watched
+        return self._within is not None and self._within.written.watched
 
     def note(self, start: int, end: int) -> None:
         """Those bytes were written, or may have been: after they were."""
-        if self._written is not None:
-            self._written.note(self._key, start, end)
+        if self._within is not None and self._within.written.watched:
+            self._within.written.note(self._within.home(), self._key, start, end)

@@ -8,7 +8,7 @@ Two processes: this one, confined, and its `broker`, which reaches keyd and unmo
     fastpath, hook                            reads and writes in C; what pyfuse3 lacks
     operations: served, names, files          requests: what all share, those for names, those for open files
     nodes, handles, opening, ranges, filler   what the kernel knows of; open files, who may do what to them
-    gate, control                             locks and quiesces; who asks for them, over a socket
+    gate, turns, control                      locks and quiesces, by turns; who asks for them, over a socket
     events                                    what keyd's event log is told
     kernel, forgetting, errnos                what the kernel is told, errors as errnos
 

@@ -7,9 +7,9 @@ Only the uid that runs the mount, and root, are listened to.
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import trio
@@ -18,6 +18,7 @@ from ioflt import syscalls
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import files, recovery
 from ioflt.datastore.container import Container
+from ioflt.datastore.home import Home
 from ioflt.datastore.standing import Treatment, stored_as
 from ioflt.datastore.vmx import VmxFile
 from ioflt.datastore.wrapping import Change, change_container, changed_vmx
@@ -35,6 +36,7 @@ from ioflt.fuse import fastpath, tracking
 from ioflt.fuse.nodes import Node
 from ioflt.fuse.operations import Operations
 from ioflt.fuse.ranges import END
+from ioflt.fuse.turns import Turns
 from ioflt.transport.listener import Listener
 from ioflt.transport.unix import peer_of
 from ioflt.wire import failure
@@ -56,12 +58,14 @@ class Control:
         self._operations = operations
         self._mountpoint = mountpoint
         self._commands = trio.Lock()
+        self._turns = Turns()
 
     async def serve(
         self, listener: Listener, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Runs until cancelled."""
-        await trio.serve_listeners(self._handle, [listener.trio_listener()], task_status=task_status)
+        async with trio.open_nursery() as self._limits:
+            await trio.serve_listeners(self._handle, [listener.trio_listener()], task_status=task_status)
 
     async def _handle(self, stream: trio.SocketStream) -> None:
         peer = peer_of(stream.socket)
@@ -84,8 +88,11 @@ class Control:
     async def answer(self, client: _Client, request: messages.RequestBody) -> messages.ReplyBody:
         """The reply to one request; errors travel as Failure."""
         try:
-            # Whoever has the lock may wait for just this; and what is written concerns no state.
-            if isinstance(request, messages.Resume | messages.Watch | messages.TakeWritten):
+            # Whoever has the lock may wait for just this; what is written concerns no state; and a quiesce
+            # takes the lock itself, once it is its turn.
+            if isinstance(
+                request, messages.Resume | messages.Watch | messages.TakeWritten | messages.Quiesce
+            ):
                 return await self._do(client, request)
             async with self._commands:
                 return await self._do(client, request)
@@ -124,14 +131,11 @@ class Control:
             ensure, drop = (tuple(key.ref for key in keys) for keys in (request.ensure, request.drop))
             await self.rewrap(request.path, Change(ensure, drop))
         elif isinstance(request, messages.Quiesce):
-            if not client.quiesces:
-                client.begin(request.limit)
-                self._operations.gate.hold_writes()
-            await self._operations.sync_all()
+            await self._quiesce(client, request)
         elif isinstance(request, messages.Resume):
             client.resume()
         elif isinstance(request, messages.Watch):
-            client.begin_watch()
+            client.begin_watch(await self._home(request.home))
             await self._operations.reopen_fast()
         elif isinstance(request, messages.TakeWritten):
             return client.take_written()
@@ -146,9 +150,47 @@ class Control:
             await self._invalidate(request.path)
         return messages.Done()
 
-    def release_writes(self) -> None:
+    async def _quiesce(self, client: _Client, request: messages.Quiesce) -> None:
+        home = None if request.home is None else await self._home(request.home)
+        if home is not None and not client.quiesces:
+            await self._turns.await_own(home)
+        async with self._commands:
+            if not client.quiesces:
+                if home is not None:
+                    self._turns.begin(home)
+                client.begin(request.limit, home)
+                self._operations.gate.hold_writes(home)
+            elif client.home is not home:
+                raise UsageError("this connection has other writes wait already")
+            await self._operations.sync_all(home)
+
+    async def _home(self, asked: messages.Home) -> Home:
+        """The home with that directory and that id. Raises NotFoundError."""
+
+        def found() -> Home:
+            volume = self._operations.volume
+            for name in volume.homes():
+                with suppress(FileNotFoundError):  # gone meanwhile
+                    info = os.stat(name, dir_fd=volume.fd, follow_symlinks=False)
+                    if (info.st_dev, info.st_ino) == (asked.device, asked.inode):
+                        home = volume.home(name)
+                        record = home.unverified().record
+                        if record is not None and record.home_id == asked.id:
+                            return home
+            raise NotFoundError("no such VM in this mount")
+
+        return await _in_thread(found)
+
+    def release_writes(self, home: Home | None) -> None:
         """End a quiesce."""
-        self._operations.gate.release_writes()
+        if home is not None:
+            self._turns.end(home)
+        self._operations.gate.release_writes(home)
+
+    @property
+    def limits(self) -> trio.Nursery:
+        """For what ends quiesces at their limits, whatever else is under way."""
+        return self._limits
 
     @property
     def written(self) -> Written:
@@ -312,7 +354,8 @@ class _Client:
         self._control = control
         self.greeted = False
         self.quiesces = False
-        self._until = math.inf  # by trio's clock
+        self.home: Home | None = None  # whose writes wait; None: all
+        self._limit = trio.CancelScope()  # of what ends the quiesce at its limit
         self._ended = False
         self._watch: Watch | None = None
         self._taken: list[Area] = []
@@ -324,23 +367,22 @@ class _Client:
             if event is Pause.CLOSED:
                 return
             if event is Pause.NEED_DATA:
-                buffer.receive_data(await self._receive(stream))
+                buffer.receive_data(await stream.receive_some(_CHUNK))
                 continue
             await stream.send_all(write(await self._control.answer(self, event)))
 
-    async def _receive(self, stream: trio.SocketStream) -> bytes | bytearray:
-        """What comes next; the limit of a quiesce ends it meanwhile."""
-        with trio.move_on_at(self._until):
-            return await stream.receive_some(_CHUNK)
-        _log.warning("control: writes were held back as long as was asked for, and go on")
-        self.end()
-        self._ended = True
-        return await stream.receive_some(_CHUNK)
-
-    def begin(self, limit: int | None) -> None:
+    def begin(self, limit: int | None, home: Home | None) -> None:
         """A quiesce of no more than so many seconds."""
-        self.quiesces, self._ended = True, False
-        self._until = math.inf if limit is None else trio.current_time() + limit
+        self.quiesces, self._ended, self.home = True, False, home
+        if limit is not None:
+            self._control.limits.start_soon(self._end_after, limit, self._limit)
+
+    async def _end_after(self, limit: int, scope: trio.CancelScope) -> None:
+        with scope:
+            await trio.sleep(limit)
+            _log.warning("control: writes were held back as long as was asked for, and go on")
+            self.end()
+            self._ended = True
 
     def resume(self) -> None:
         """Raises BusyError where its limit ended it."""
@@ -351,15 +393,18 @@ class _Client:
 
     def end(self) -> None:
         """A quiesce ends with the connection that asked for it."""
-        self._until = math.inf
+        self._limit.cancel()
+        self._limit = trio.CancelScope()
         if self.quiesces:
             self.quiesces = False
-            self._control.release_writes()
+            self._control.release_writes(self.home)
 
-    def begin_watch(self) -> None:
-        """Unless it has begun."""
+    def begin_watch(self, home: Home) -> None:
+        """Raises UsageError where another one is watched."""
         if self._watch is None:
-            self._watch = self._control.written.watch()
+            self._watch = self._control.written.watch(home)
+        elif self._watch.home is not home:
+            raise UsageError("a connection watches one VM")
 
     def take_written(self) -> messages.WrittenAreas:
         """Raises UsageError where nothing is watched."""

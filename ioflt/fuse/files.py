@@ -209,7 +209,7 @@ class Files(Served):
 
     async def _write(self, node: Node, off: int, buf: bytes) -> int:
         if self.gate.closed:
-            await self.gate.write(node.shown, keyless=node.keyless)
+            await self.gate.write(node.shown, keyless=node.keyless, homes=(node.home,))
         file = file_of(node)
         size = len(buf)
         start, end, waits = _written_range(file, off, off + size)
@@ -278,7 +278,7 @@ class Files(Served):
         """By way of `hook`."""
         node = self.handles.files[fh].node
         if self.gate.closed:
-            await self.gate.write(node.shown, keyless=node.keyless)
+            await self.gate.write(node.shown, keyless=node.keyless, homes=(node.home,))
         async with node.ranges.hold(0, END, exclusive=True):
             await self._in_thread(file_of(node).allocate, mode, offset, length)
         self._start_filler(node)
@@ -291,7 +291,7 @@ class Files(Served):
             await self.opener.acquire(node, write=True)
         try:
             if self.gate.closed:
-                await self.gate.write(node.shown, keyless=node.keyless)
+                await self.gate.write(node.shown, keyless=node.keyless, homes=(node.home,))
             async with node.ranges.hold(0, END, exclusive=True):
                 await self._in_thread(file_of(node).truncate, length)
             if not held:

@@ -42,7 +42,7 @@ class Filler:
         saved = 0
         try:
             while node.writers and isinstance(node.file, Container):
-                await self._gate.write(node.shown, keyless=False)
+                await self._gate.write(node.shown, keyless=False, homes=(node.home,))
                 step = node.file.fill_step()
                 if step is None:
                     return

@@ -5,11 +5,12 @@ writes wait.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NoReturn
 
 import trio
 
+from ioflt.datastore.home import Home
 from ioflt.errors import ProviderLocked
 
 _log = logging.getLogger("ioflt.mount")
@@ -17,6 +18,14 @@ _log = logging.getLogger("ioflt.mount")
 
 class Shut(ProviderLocked):
     """A request came while the keys are locked. Logged already, once per file and lock."""
+
+
+class _Hold:
+    """Writes that wait: `count`, for how many; `over`, once it is for none."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.over = trio.Event()
 
 
 class Gate:
@@ -33,8 +42,7 @@ class Gate:
         self._reads_denied = False
         self._denied = False
         self._all: trio.Event | None = None
-        self._writes: trio.Event | None = None
-        self._holds = 0
+        self._holds: dict[Home | None, _Hold] = {}  # None: of all homes
         self._named: set[str] = set()
 
     def enter(self, file: str, *, keyless: bool) -> None:
@@ -48,11 +56,11 @@ class Gate:
             self._refuse(file)
         await self._pass(file, keyless=keyless)
 
-    async def write(self, file: str = "", *, keyless: bool) -> None:
-        """Like `read`; waits while writes are held back, too, whatever they need."""
+    async def write(self, file: str = "", *, keyless: bool, homes: Collection[Home] = ()) -> None:
+        """Like `read`; waits while writes to one of these homes are held back, too, whatever they need."""
         await self._pass(file, keyless=keyless)
-        while self._writes is not None:
-            await self._writes.wait()
+        while (hold := self._hold_on(homes)) is not None:
+            await hold.over.wait()
             await self._pass(file, keyless=keyless)
 
     def begin(self, *, deny_reads: bool) -> None:
@@ -85,32 +93,35 @@ class Gate:
         self._release_all()
         self._update()
 
-    def hold_writes(self) -> None:
-        """Writes wait until each of these was followed by a `release_writes`."""
-        self._holds += 1
-        if self._writes is None:
-            self._writes = trio.Event()
+    def hold_writes(self, home: Home | None = None) -> None:
+        """Writes to that home, or all, wait until each of these was followed by a `release_writes` of it."""
+        self._holds.setdefault(home, _Hold()).count += 1
         self._update()
 
-    def release_writes(self) -> None:
-        """End `hold_writes`."""
-        self._holds = max(0, self._holds - 1)
-        if self._holds == 0 and self._writes is not None:
-            self._writes.set()
-            self._writes = None
+    def release_writes(self, home: Home | None = None) -> None:
+        """End `hold_writes`, unless `end` did."""
+        hold = self._holds.get(home)
+        if hold is not None:
+            hold.count -= 1
+            if hold.count == 0:
+                self._holds.pop(home).over.set()
         self._update()
 
     def end(self) -> None:
         """The mount ends: nothing waits any more. What a lock keeps back fails."""
         if self.locked:
             self.deny()
-        self._holds = 1
-        self.release_writes()
+        while self._holds:
+            self._holds.popitem()[1].over.set()
+        self._update()
 
     @property
     def locked(self) -> bool:
         """Whether `begin`, `suspend` or `deny` is in force."""
         return self._closing or self._denied or self._all is not None
+
+    def _hold_on(self, homes: Collection[Home]) -> _Hold | None:
+        return next((self._holds[each] for each in (None, *homes) if each in self._holds), None)
 
     async def _pass(self, file: str, *, keyless: bool) -> None:
         if keyless:
@@ -135,5 +146,5 @@ class Gate:
             self._all = None
 
     def _update(self) -> None:
-        self.closed = self.locked or self._writes is not None
+        self.closed = self.locked or bool(self._holds)
         self._shut(self.closed)

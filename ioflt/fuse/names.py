@@ -352,7 +352,7 @@ class Names(Served):
     async def _rename_converting(self, node: Node, move: namespace.Move) -> None:
         """To or from *.vmx: the content is stored the other way, under the same inode number."""
         if self.gate.closed:
-            await self.gate.write(node.shown, keyless=node.keyless)
+            await self.gate.write(node.shown, keyless=node.keyless, homes=(node.home,))
         async with node.ranges.hold(0, END, exclusive=True):
             source = file_of(node)
             target = await self._ask(namespace.convert, move, source, node.place, node.number)
@@ -387,11 +387,14 @@ class Names(Served):
         """One change of names at a time in these homes and in those of `nodes`; none while writes wait, none
         in a home that is converted.
         """
+
+        def concerned() -> set[Home]:
+            return {*homes, *(node.home for node in nodes if node is not None)}
+
         if self.gate.closed:
-            await self.gate.write(keyless=True)
+            await self.gate.write(keyless=True, homes=concerned())
         async with AsyncExitStack() as held:
-            concerned = {*homes, *(node.home for node in nodes if node is not None)}
-            for home in sorted(concerned, key=id):  # everyone's order
+            for home in sorted(concerned(), key=id):  # everyone's order
                 await held.enter_async_context(self._names_of(home))
             with ExitStack() as entered:
                 for home in homes:

@@ -25,7 +25,7 @@ from ioflt.datastore.standing import Standing, Treatment
 from ioflt.datastore.vmx import VmxFile
 from ioflt.errors import BusyError, IntegrityError, ReadOnlyError
 from ioflt.filters.trace import Counters
-from ioflt.filters.written import Written
+from ioflt.filters.written import Within, Written
 from ioflt.fuse import kernel, tracking
 from ioflt.fuse.gate import Gate
 from ioflt.fuse.nodes import Node, Nodes
@@ -217,7 +217,7 @@ class Opener:
                 place=node.place,
                 counters=self._counters,
                 name=node.shown,
-                written=self._written,
+                written=Within(self._written, lambda: node.home),
             )
         except IntegrityError as error:  # of its tags, which do not know the file's name
             error.file = error.file or node.shown

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from ioflt.datastore.home import Home
 from ioflt.datastore.vmx import VmxFile
 from ioflt.fuse import kernel
 from ioflt.fuse.files import Files
@@ -21,12 +22,12 @@ _log = logging.getLogger("ioflt.mount")
 class Operations(Names, Files):
     """All handlers of one mount, and what `mount` and `control` do to it as a whole."""
 
-    async def sync_all(self) -> list[str]:
-        """Write back every open file; the names of those that could not be."""
+    async def sync_all(self, home: Home | None = None) -> list[str]:
+        """Write back every open file, or those of that home; the names of those that could not be."""
         failed = []
         for node in self.nodes.all():
             file = node.file
-            if file is None or node.writers == 0:
+            if file is None or node.writers == 0 or home not in (None, node.home):
                 continue
             try:
                 async with self._steady(node), node.ranges.hold(0, END, exclusive=True):

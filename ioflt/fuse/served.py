@@ -129,7 +129,7 @@ class Served(pyfuse3.Operations):
     async def _settle(self, node: Node, action: Callable[[Node], Awaitable[None]]) -> None:
         """Flush or sync; a VMX may have another backing inode afterwards."""
         if self.gate.closed:
-            await self.gate.write(node.shown, keyless=node.keyless)
+            await self.gate.write(node.shown, keyless=node.keyless, homes=(node.home,))
         async with self._steady(node):
             await action(node)
             self._rebind(node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -18,7 +18,7 @@ from ioflt.types import KeyRef
 from ioflt.wire import failure
 from ioflt.wire.control import messages
 from ioflt.wire.control.connection import replies, write
-from ioflt.wire.control.messages import LockMode
+from ioflt.wire.control.messages import Home, LockMode
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import wipe
 from ioflt.wire.keyd.values import Key
@@ -32,10 +32,14 @@ Answer = TypeVar("Answer", bound=messages.ReplyBody)
 class MountControl:
     """A connection to one mount, for one thread at a time. Every call raises what the mount answers."""
 
-    def __init__(self, path: Path) -> None:
-        """Connect to the control socket at `path`. Raises NotListening, DeniedError, PeerError."""
+    def __init__(self, path: Path, timeout: float = TIMEOUT) -> None:
+        """Connect to the control socket at `path`; `timeout`: seconds that each answer may take.
+
+        Raises NotListening, DeniedError, PeerError.
+        """
         self.path = path
-        sock = unix.connect(path, TIMEOUT)
+        self.timeout = timeout
+        sock = unix.connect(path, timeout)
         self._channel = Channel(sock, f"the mount at {path.name}")
         self._replies: Receiver[messages.ReplyBody] = replies()
         try:
@@ -84,29 +88,25 @@ class MountControl:
         keys = [tuple(map(Key.of, some)) for some in (ensure, drop)]
         self._ask(messages.Rewrap(path, *keys), messages.Done)
 
-    def quiesce(self, limit: int | None = None) -> None:
+    def quiesce(self, limit: int | None = None, home: Home | None = None) -> None:
         """Write everything back; writes wait until `resume`, until this connection is closed, or for `limit`
-        seconds.
+        seconds. `home`: all this of that VM alone.
+
+        Raises BusyError where its writes wait for somebody else, NotFoundError.
         """
-        self._ask(messages.Quiesce(limit), messages.Done)
+        self._ask(messages.Quiesce(limit, home), messages.Done)
 
     def resume(self) -> None:
         """End `quiesce`. Raises BusyError where the limit ended it before."""
         self._ask(messages.Resume(), messages.Done)
 
-    def watch(self) -> None:
-        """From now on the mount notes what is written to stored files."""
-        self._ask(messages.Watch(), messages.Done)
+    def watch(self, home: Home) -> None:
+        """From now on the mount notes what is written to stored files of that VM. Raises NotFoundError."""
+        self._ask(messages.Watch(home), messages.Done)
 
-    def take_written(self) -> Iterator[tuple[int, int, int, int]]:
-        """What was written since `watch`, or since it was taken last: device and inode number of a stored
-        file, offset and length in bytes.
-        """
-        more = True
-        while more:
-            answer = self._ask(messages.TakeWritten(), messages.WrittenAreas)
-            yield from answer.areas
-            more = answer.more
+    def take_written(self) -> messages.WrittenAreas:
+        """What was written since `watch`, or since it was taken last, or the first part of it."""
+        return self._ask(messages.TakeWritten(), messages.WrittenAreas)
 
     def invalidate(self, path: str) -> None:
         """Tell the mount that a file was changed under it."""
@@ -151,7 +151,7 @@ class MountControl:
         return _expect(self._ask_any(request), kind)
 
     def _ask_any(self, request: messages.RequestBody) -> messages.ReplyBody:
-        answer = self._channel.exchange(write(request), self._replies, TIMEOUT)
+        answer = self._channel.exchange(write(request), self._replies, self.timeout)
         if isinstance(answer, Failure):
             raise failure.rebuild(answer)
         return answer

@@ -13,13 +13,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from ioflt import paths
+from ioflt.backup.writers import named
 from ioflt.cli import mount_helper
-from ioflt.errors import BusyError, IofltError
+from ioflt.datastore.volume import Volume
+from ioflt.errors import BusyError, IofltError, NotFoundError
 from ioflt.fuse.opening import LOCK_WAIT_S
 from ioflt.fuse.starter import is_mounted
 from ioflt.keys.channel import ConnectionLost
+from ioflt.keys.client import KeyClient
 from ioflt.keys.mounts import MountControl
 from ioflt.transport.unix import NotListening
 from tests.mounted.second import second_mount
@@ -64,6 +68,12 @@ def reads(path):
         if error.errno != errno.ESTALE:
             raise
         return None
+
+
+def vm(stored):
+    """What a mount is told of that home."""
+    with KeyClient() as keys, Volume.open(stored.parent, keys) as volume:
+        return named(volume.home(stored.name))
 
 
 def control(mountpoint):
@@ -434,6 +444,39 @@ def test_two_quiesces_overlap(place, one):
             writing = pool.submit(os.pwrite, fd, b"after!", 0)
             assert not wait([writing], A_WHILE).done
         assert writing.result(PATIENCE_S) == 6
+
+
+def test_one_vm_alone_is_held_and_watched(place, one):
+    other = one.parent / "other"
+    other.mkdir()
+    (other / "disk").write_bytes(TEXT)
+    asked_for = vm(place.datastore / "vm")
+    with (
+        opened(one / "disk") as fd,
+        opened(other / "disk") as fd2,
+        ThreadPoolExecutor() as pool,
+        control(place.mountpoint) as first,
+        control(place.mountpoint) as second,
+    ):
+        for nobodys in (replace(asked_for, id=vm(place.datastore / "other").id), replace(asked_for, inode=1)):
+            with pytest.raises(NotFoundError):
+                first.watch(nobodys)
+            with pytest.raises(NotFoundError):
+                first.quiesce(30, nobodys)
+        first.watch(asked_for)
+        first.quiesce(30, asked_for)
+        with pytest.raises(BusyError, match="another backup"):
+            second.quiesce(30, asked_for)
+        writing = pool.submit(os.pwrite, fd, b"after!", 0)
+        assert os.pwrite(fd2, b"passes", 0) == 6
+        (other / "new").write_bytes(TEXT)
+        (other / "new").rename(other / "newer")
+        assert not wait([writing], A_WHILE).done
+        assert first.take_written().areas == ()
+        first.resume()
+        assert writing.result(PATIENCE_S) == 6
+        stored = (place.datastore / "vm" / "disk").stat()
+        assert {area[:2] for area in first.take_written().areas} == {(stored.st_dev, stored.st_ino)}
 
 
 def test_a_quiesced_mount_ends_by_signal(place, one):

@@ -23,13 +23,13 @@ def main() -> int:
     from ioflt.datastore import container, files
     from ioflt.filters.backing import Backing
     from ioflt.filters.base import Link
-    from ioflt.filters.written import Written
+    from ioflt.filters.written import Within
     from ioflt.fuse import process
     from ioflt.testing.testbed.faulty import Faulty, Switches
 
     switches = Switches(Path(os.environ[VARIABLE]))
 
-    def bottom(fd: int, start: int, written: Written | None = None) -> Link:
+    def bottom(fd: int, start: int, written: Within | None = None) -> Link:
         return Faulty(Backing(fd, start, written), fd, switches)
 
     for module in (container, files):

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from ioflt.wire.failure import Failure
-from ioflt.wire.keyd.values import Key
+from ioflt.wire.keyd.values import HomeId, Key
 
 #: The version of this protocol. A mount answers a Hello with another one by UnsupportedError.
 VERSION = 1
@@ -96,12 +96,22 @@ class Rewrap(_Message, frozen=True):
     drop: Annotated[tuple[Key, ...], Meta(max_length=MAX_KEYS)]
 
 
+class Home(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A VM's: which directory of the datastore, as the host numbers it, and the id that its record has."""
+
+    device: Number
+    inode: Number
+    id: HomeId
+
+
 class Quiesce(_Message, frozen=True):
     """→ Done, when all data is on disk. Writes wait until Resume, or until the connection ends; not longer
-    than `limit` seconds, if it is given: then Resume gets BusyError.
+    than `limit` seconds, if it is given: then Resume gets BusyError. `home`: all this of that VM alone, which
+    first has had as long for itself as writes waited for it before; BusyError while they wait for another.
     """
 
     limit: Annotated[int, Meta(ge=1, le=3600)] | None
+    home: Home | None = None
 
 
 class Resume(_Message, frozen=True):
@@ -109,7 +119,9 @@ class Resume(_Message, frozen=True):
 
 
 class Watch(_Message, frozen=True):
-    """→ Done. From now on the mount notes what is written, for this connection."""
+    """→ Done. From now on the mount notes what is written to that VM, for this connection."""
+
+    home: Home
 
 
 class TakeWritten(_Message, frozen=True):

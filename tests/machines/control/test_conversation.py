@@ -10,6 +10,8 @@ from ioflt.wire.failure import Failure
 from ioflt.wire.frame import NEED_DATA, CutShort, RemoteProtocolError
 from ioflt.wire.keyd.values import Key
 
+HOME = m.Home(2**32, 2**64 - 1, "0f0e0d0c-0b0a-4908-8706-050403020100")
+
 REQUESTS = [
     m.Hello(1),
     m.Lock("refuse"),
@@ -20,8 +22,9 @@ REQUESTS = [
     m.Rewrap("web/web.vmx", (Key("local", "key-2"),), (Key("local", "key-1"),)),
     m.Quiesce(None),
     m.Quiesce(30),
+    m.Quiesce(30, HOME),
     m.Resume(),
-    m.Watch(),
+    m.Watch(HOME),
     m.TakeWritten(),
     m.Invalidate("web/web.vmdk"),
     m.TrackChanges("web/web.vmdk", True),
@@ -50,6 +53,8 @@ WRONG = {
     "a sequence out of range": m.TakeChangeId("a", 2**32),
     "an offset out of range": m.ChangedAreas("a", 1, -1),
     "no time to hold writes back": m.Quiesce(0),
+    "a VM of no id": m.Watch(m.Home(1, 2, "web")),
+    "a directory of no number": m.Quiesce(1, m.Home(1, -2, HOME.id)),
     "a reply": m.Done(),
 }
 

@@ -8,8 +8,10 @@ import pytest
 import trio
 import trio.testing
 
-from ioflt.errors import ProviderLocked
+from ioflt.datastore.home import Home
+from ioflt.errors import BusyError, ProviderLocked
 from ioflt.fuse.gate import Gate
+from ioflt.fuse.turns import Turns
 
 pytestmark = pytest.mark.allow_log("^vm/[a-z]+: the key cache is locked$")
 
@@ -196,3 +198,48 @@ async def test_held_back_again_before_the_waiter_ran() -> None:
         gate.hold_writes()
         assert await requests.now() == outcome("passes", "passes", "waits", "waits")
         nursery.cancel_scope.cancel()
+
+
+async def test_writes_to_one_home_wait_and_others_pass() -> None:
+    async with trio.open_nursery() as nursery:
+        gate = Gate()
+        web, db = (Home.__new__(Home) for _ in range(2))
+        passed: list[str] = []
+
+        async def write(name: str, *homes: Home) -> None:
+            await gate.write("vm/disk", keyless=False, homes=homes)
+            passed.append(name)
+
+        gate.hold_writes(web)
+        assert gate.closed
+        for name, homes in {"web": (web,), "db": (db,), "both": (db, web)}.items():
+            nursery.start_soon(write, name, *homes)
+        await trio.testing.wait_all_tasks_blocked()
+        assert passed == ["db"]
+        gate.hold_writes()
+        gate.release_writes(web)
+        await trio.testing.wait_all_tasks_blocked()
+        assert passed == ["db"]
+        gate.release_writes()
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(passed) == ["both", "db", "web"]
+        assert not gate.closed
+
+
+async def test_a_vm_writes_for_as_long_as_it_waited(autojump_clock: trio.testing.MockClock) -> None:
+    turns = Turns()
+    web, db = (Home.__new__(Home) for _ in range(2))
+    turns.begin(web)
+    turns.begin(db)
+    with pytest.raises(BusyError, match="wait for another backup"):
+        await turns.await_own(web)
+    with pytest.raises(BusyError, match="wait for another backup"):
+        turns.begin(web)
+    await trio.sleep(7)
+    turns.end(web)
+    with pytest.raises(BusyError, match="a moment ago"):
+        turns.begin(web)
+    ended = trio.current_time()
+    await turns.await_own(web)
+    assert trio.current_time() - ended == pytest.approx(7)
+    turns.begin(web)

@@ -9,6 +9,7 @@ from ioflt.filters import written
 from ioflt.filters.written import END, REGION, Area, Written
 from ioflt.types import Area as Part
 
+HOME = object()
 KEY = (1, 2)
 PLACES = st.tuples(st.integers(0, 300 * REGION), st.integers(1, 80 * REGION)).map(lambda at: (at[0], sum(at)))
 
@@ -25,26 +26,26 @@ def covering(writes: list[tuple[int, int]]) -> set[int]:
 @given(st.lists(st.lists(PLACES, max_size=20), max_size=5))
 def test_each_watch_is_told_of_all_since_it_was_told_last(rounds: list[list[tuple[int, int]]]) -> None:
     notes = Written()
-    always, once = notes.watch(), notes.watch()
+    always, once, other = notes.watch(HOME), notes.watch(HOME), notes.watch(object())
     for writes in rounds:
         for start, end in writes:
-            notes.note(KEY, start, end)
+            notes.note(HOME, KEY, start, end)
         told = always.take()
         assert {tuple(each[:2]) for each in told} == ({KEY} if writes else set())
         assert numbers(told) == covering(writes)
     notes.end(always)
-    notes.note(KEY, 0, 1)
-    assert always.take() == []
+    notes.note(HOME, KEY, 0, 1)
+    assert always.take() == other.take() == []
     assert numbers(once.take()) == covering([*(each for writes in rounds for each in writes), (0, 1)])
 
 
 def test_more_than_are_kept_become_larger_regions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(written, "MOST", 4)
     notes = Written()
-    watch = notes.watch()
+    watch = notes.watch(HOME)
     for number in range(0, 1000, 10):
-        notes.note(KEY, number * REGION, number * REGION + 1)
-    notes.note(KEY, 5000 * REGION, END)
+        notes.note(HOME, KEY, number * REGION, number * REGION + 1)
+    notes.note(HOME, KEY, 5000 * REGION, END)
     areas = watch.take()
     assert len(areas) <= 6
     for number in range(0, 1000, 10):
