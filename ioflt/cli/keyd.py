@@ -45,10 +45,11 @@ def stop(as_json: bool) -> None:
     """Stop keyd. Open files go on; the next command starts a new one."""
     from ioflt.keys.client import KeyClient
     from ioflt.transport.unix import NotListening
+    from ioflt.wire.keyd.messages import STOPPED_IN
 
     ran = True
     try:
-        KeyClient(start=False).stop()
+        KeyClient(start=False, versions=STOPPED_IN).stop()
     except NotListening:
         ran = False
     done = {"running": False, "ended": ran}

@@ -22,6 +22,7 @@ from ioflt.transport.unix import NotListening
 from ioflt.wire import failure
 from ioflt.wire.failure import Failure
 from ioflt.wire.keyd import replies, requests
+from ioflt.wire.keyd.messages import VERSIONS
 
 #: Connections kept for the next call.
 MAX_IDLE = 8
@@ -61,16 +62,18 @@ class Asker:
         start: bool = True,
         reach: Reach | None = None,
         operation: str = "",
+        versions: tuple[int, ...] = VERSIONS,
     ) -> None:
         """Connects at the first call. `start=False`: a call raises NotListening when no keyd is running.
 
         `operation`: what the client is for, by which keyd decides what it may. `reach` is for who may not
-        connect by himself, and has that said in his place.
+        connect by himself, and has that said in his place. `versions` of the protocol, for who asks nothing
+        that is in one of them alone.
         """
         self._paths: Final = paths.find()
         self._start = start
         self._reach: Reach = reach or (
-            lambda start: starter.greet(self._paths, start=start, operation=operation)
+            lambda start: starter.greet(self._paths, start=start, operation=operation, versions=versions)
         )
         self._lock = threading.Lock()
         self._idle: list[Link] = []

@@ -50,12 +50,19 @@ class Link:
         return cls.over(unix.connect(path, TIMEOUT))
 
     @classmethod
-    def over(cls, sock: socket.socket, operation: str = "", as_principal: str | None = None) -> Link:
-        """Greet over a connected socket, which is taken over: for that operation, and for whom.
+    def over(
+        cls,
+        sock: socket.socket,
+        operation: str = "",
+        as_principal: str | None = None,
+        versions: tuple[int, ...] = VERSIONS,
+    ) -> Link:
+        """Greet over a connected socket, which is taken over: for that operation, and for whom, in one of
+        these versions of the protocol.
 
         Raises DeniedError, PeerError.
         """
-        link = cls(sock)
+        link = cls(sock, ClientConnection(versions))
         try:
             # Requests hold passphrases: they go to root or to ourselves only.
             if unix.peer_of(sock).uid not in (0, os.geteuid()):

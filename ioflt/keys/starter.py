@@ -19,6 +19,7 @@ from ioflt.keys.link import TIMEOUT, Link
 from ioflt.paths import Paths
 from ioflt.transport import unix
 from ioflt.transport.unix import NotListening
+from ioflt.wire.keyd.messages import VERSIONS
 
 #: What a keyd that is ready writes to its ready descriptor. Anything else is why it is not.
 READY = b"ready\n"
@@ -48,10 +49,17 @@ def reach(where: Paths, *, start: bool) -> socket.socket:
         raise
 
 
-def greet(where: Paths, *, start: bool, operation: str = "", as_principal: str | None = None) -> Link:
-    """A connection to keyd for that operation, and for whom; raises what `reach` raises, and `Link.over`."""
+def greet(
+    where: Paths,
+    *,
+    start: bool,
+    operation: str = "",
+    as_principal: str | None = None,
+    versions: tuple[int, ...] = VERSIONS,
+) -> Link:
+    """A connection to keyd as by `Link.over`; raises what that raises, and `reach`."""
     try:
-        return Link.over(reach(where, start=start), operation, as_principal)
+        return Link.over(reach(where, start=start), operation, as_principal, versions)
     except ConnectionLost:
         with contextlib.suppress(NotListening, ConnectionLost):
             Link.refuse_older(reach(where, start=False))

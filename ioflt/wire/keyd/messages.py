@@ -8,8 +8,11 @@ from ioflt.wire.keyd.replies import ReplyBody
 from ioflt.wire.keyd.requests import RequestBody
 from ioflt.wire.keyd.values import Meta, Struct
 
-#: The versions of the protocol that this side speaks.
-VERSIONS = (2,)
+#: The versions of the protocol that this side speaks: whatever is changed of a message, it is another one.
+VERSIONS = (3,)
+
+#: Those in which Stop is the same: a keyd of any of them can be ended.
+STOPPED_IN = (2, 3)
 
 
 class Request(Struct, frozen=True):

@@ -9,8 +9,9 @@ from ioflt.errors import PeerError
 from ioflt.types import MAX_KEY_ID, KeyRef
 from ioflt.wire.failure import Failure
 from ioflt.wire.frame import CLOSED, NEED_DATA, CutShort, LocalProtocolError, RemoteProtocolError, write_frame
-from ioflt.wire.keyd import access, messages, providers, replies, requests, values
+from ioflt.wire.keyd import access, connection, messages, providers, replies, requests, values
 from ioflt.wire.keyd.connection import ClientConnection, ServerConnection, State, welcome
+from ioflt.wire.keyd.messages import STOPPED_IN
 
 KEY = values.Key("local", "id-1")
 
@@ -460,8 +461,18 @@ def test_two_versions_end_in_one_clear_error():
     client, server = ClientConnection((1,)), ServerConnection()
     server.receive_data(client.hello())
     hello = server.next_event()
-    with pytest.raises(PeerError, match="another version of ioflt: it speaks version 2, asked was 1"):
+    with pytest.raises(PeerError, match="another version of ioflt: it speaks version 3, asked was 1"):
         welcome(hello)
+
+
+def test_a_keyd_of_an_earlier_version_is_ended(monkeypatch):
+    monkeypatch.setattr(connection, "VERSIONS", (2,))
+    client, server = ClientConnection(STOPPED_IN), ServerConnection()
+    server.receive_data(client.hello())
+    client.receive_data(server.send(welcome(server.next_event())))
+    assert client.next_event() == replies.Welcome(2)
+    server.receive_data(client.send(requests.Stop()))
+    assert server.next_event() == requests.Stop()
 
 
 def test_the_greeting_of_version_1_is_read_by_its_keyd():

@@ -74,7 +74,7 @@ def test_a_client_of_an_earlier_version_is_told_why(keys, where):
             frame += more
     body = msgspec.msgpack.decode(frame[4:])["body"]
     assert (body["type"], body["error"]) == ("failure", "PeerError")
-    assert "it speaks version 2, asked was 1" in body["message"]
+    assert "it speaks version 3, asked was 1" in body["message"]
 
 
 def test_who_keyd_belongs_to_may_act_for_others(keys, where):
