@@ -80,12 +80,18 @@ def note(datastore_id: str, path: str, *, certain: bool = True) -> None:
         known = files.read(place, _MAX_NOTE) if place.exists() else b""
         if known == content or (known and not certain):
             return
-        before = at(path) if certain else None
+        if certain:
+            give_up(path, to=datastore_id)
         files.replace(place, content)
-        if before not in (None, datastore_id):
-            files.replace(place.with_name(before), os.fsencode(path) + _LOOSE)
     except (IofltError, OSError) as error:
         _log.warning("cannot remember where the datastore is: %s", error)
+
+
+def give_up(path: str, *, to: str) -> None:
+    """The path is no other datastore's any more: that one is made there, or found. Raises StorageError."""
+    before = at(path)
+    if before not in (None, to):
+        files.replace(paths.find().datastores / before, os.fsencode(path) + _LOOSE)
 
 
 def place(datastore_id: str) -> str | None:

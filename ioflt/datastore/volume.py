@@ -105,6 +105,7 @@ class Volume:
                 raise ExistsError("is a datastore already", file=directory)
             key = keys.new_key(provider)
             record = DatastoreRecord(new_uuid(), default, (key,), OF_STATE[default].name)
+            seen.give_up(os.path.abspath(directory), to=record.datastore_id)  # else, killed, it is a stranger
             records.store(fd, record, (key,), keys, os.path.abspath(directory), new=True)
             seen.note(record.datastore_id, os.path.abspath(directory))
         except FileExistsError as error:

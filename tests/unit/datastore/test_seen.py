@@ -88,6 +88,16 @@ def test_a_home_that_cannot_be_read_is_unknown(directory):
     ]
 
 
+def test_what_is_made_where_another_was_is_no_stranger(directory, keys):
+    """Not even where its making ended before it was noted."""
+    shutil.rmtree(directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seen, "note", lambda *_, **__: None)
+        Volume.init(directory, HomeState.CLEAR, keys)
+    with Volume.open(directory, keys) as volume:
+        assert seen.at(str(directory)) == volume.record.datastore_id
+
+
 @pytest.mark.allow_log("cannot remember where the datastore is")
 def test_a_note_that_cannot_be_written_is_no_obstacle(directory, keys, tmp_path):
     moved = tmp_path / "moved"
