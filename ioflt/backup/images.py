@@ -269,11 +269,8 @@ def _check_amount(reader: Reader, length: int) -> None:
     """
     if reader.header.cluster != CLUSTER:
         raise MalformedError("bad cluster size", f"{reader.header.cluster} bytes, no image of a backup's")
-    data = reader.tables() * CLUSTER
-    if data <= length:
-        for run in reader.runs(0, reader.capacity):
-            data += run.length if run.kind is Kind.DATA else 0
-    if data > length:
+    tables = reader.tables() * CLUSTER
+    if tables > length or tables + reader.clusters() * CLUSTER > length:
         raise MalformedError("more than it holds", f"an image of {length} bytes")
 
 

@@ -47,6 +47,15 @@ class Reader:
         """How many tables of clusters are named, each as often as it is. Raises as `runs`."""
         return sum(1 for number in range(self._entries) if self._l1[number])
 
+    def clusters(self) -> int:
+        """How many clusters tables name, each as often as it is. Raises as `runs`, but for entries."""
+        named = 0
+        for number in range(self._entries):
+            if entry := self._l1[number]:
+                table = self._load(entry)
+                named += len(table) - table.count(0) - table.count(_ZERO)
+        return named
+
     def unpack(self, offset: int) -> tuple[int, bytes]:
         """The compressed cluster there. Raises MalformedError "bad compressed cluster"."""
         number = offset // self._cluster

@@ -116,6 +116,16 @@ def test_space_is_for_data_alone() -> None:
     ]
 
 
+def test_clusters_that_are_named_are_counted() -> None:
+    file = File()
+    writer = Writer(file.put, 2 << 30, backing="base")
+    writer.write(0, b"x" * CLUSTER * 3)
+    writer.zeros(3 * CLUSTER, 5 * CLUSTER)
+    writer.write(1 << 30, b"x" * CLUSTER)
+    writer.finish()
+    assert (image(file).clusters(), image(file).tables()) == (4, 2)
+
+
 def test_what_lies_together_is_written_and_read_together() -> None:
     file = File()
     writer = Writer(file.put, 1 << 30)
