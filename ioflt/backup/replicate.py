@@ -58,8 +58,10 @@ def replicate(source: Shelf, target: Shelf, point: str, progress: Progress | Non
             with source.opened(f"{point}/{path}") as old, target.created(f"{draft}/{path}") as new:
                 files.copy_contents(old, new, progress)
             if images.digest(target, f"{draft}/{path}", progress) != sha256:
+                damaged = images.digest(source, f"{point}/{path}") != sha256
+                where = (source if damaged else target).path
                 raise MalformedError(
-                    "changed", "its digest is not that of the manifest", file=f"{point}/{path}"
+                    "changed", "its digest is not that of the manifest", file=f"{where}/{point}/{path}"
                 )
         with target.created(f"{draft}/{text.NAME}") as new:
             new.write(0, text.write(manifest, document.signed))

@@ -125,7 +125,13 @@ class Shelf:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """The one command that makes or removes points; what others left is cleared. Raises BusyError."""
+        """The one command that makes or removes points; what others left is cleared.
+
+        Raises BusyError; ReadOnlyError where nothing can be made, before anything is.
+        """
+        if self.home is not None:
+            with self.naming(""):
+                self.home.check_writable()
         with ExitStack() as held:
             try:
                 held.enter_context(self.home.recrypting() if self.home is not None else self._flock())

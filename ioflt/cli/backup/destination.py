@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from ioflt.cli.hints import advising
 from ioflt.cli.render import say
 from ioflt.cli.session import connect_keys, open_volume
 from ioflt.errors import CorruptDataError, NotFoundError, UsageError
@@ -35,14 +36,25 @@ def open_destination(path: Path, *, read_only: bool = True) -> Iterator[Reposito
     kind = repository.kind_of(path)
     if kind is None:
         raise NotFoundError("no backups here", file=path)
-    verify = f"what else is missing or changed: ioflt backup verify {shlex.quote(str(path))}"
-    with advising(CorruptDataError, r"^(changed|link missing|file missing)", verify):
+    with _advising_verify(path):
         if kind == "ciphertext":
             with repository.open_ciphertext(path) as found:
                 yield found
             return
         with open_volume(path, read_only=read_only) as volume, repository.of_volume(volume) as found:
             yield found
+
+
+@contextmanager
+def _advising_verify(path: Path) -> Iterator[None]:
+    """Advice for what is not whole in that destination, not in another one beside it."""
+    try:
+        yield
+    except CorruptDataError as error:
+        inside = Path(os.path.abspath(path)) in Path(error.file or "").parents
+        if inside and re.match("changed|link missing|file missing", error.message):
+            error.add_note(f"what else is missing or changed: ioflt backup verify {shlex.quote(str(path))}")
+        raise
 
 
 @contextmanager

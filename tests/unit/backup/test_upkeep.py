@@ -15,7 +15,7 @@ import pytest
 from ioflt.backup import listing, prune, putback, replicate, restore, verify
 from ioflt.backup.retention import Keep
 from ioflt.datastore import check, recrypt
-from ioflt.errors import BusyError, CorruptDataError, ExistsError, MalformedError, UsageError
+from ioflt.errors import BusyError, CorruptDataError, ExistsError, MalformedError, ReadOnlyError, UsageError
 from tests.unit.backup.points import K64, Site, contents
 from tests.unit.backup.test_points import Stop, after, findings, same
 
@@ -214,12 +214,22 @@ def test_what_is_not_whole_is_not_copied(site: Site, tmp_path: Path) -> None:
     with site.destination("ciphertext") as source, twin.destination("ciphertext") as target:
         target.make_shelf("web")
         with source.shelf("web") as old, target.shelf("web") as new, new.alone():
-            with pytest.raises(MalformedError, match="changed"):
+            with pytest.raises(MalformedError, match="changed") as raised:
                 replicate.replicate(old, new, first)
+            assert raised.value.file == str(image)
             with pytest.raises(MalformedError, match="link missing"):
                 replicate.replicate(old, new, second)
             assert new.points() == []
             assert os.listdir(tmp_path / "second" / "ciphertext" / "web") == []
+
+
+def test_where_nothing_can_be_made_that_is_said_of_the_vm(site: Site, tmp_path: Path) -> None:
+    chain(site, "encrypted", 2)
+    home = tmp_path / "encrypted" / "web"
+    (home / ".ioflt").write_bytes(b"no record")
+    with pytest.raises(ReadOnlyError, match="its record is unusable") as raised:
+        pruned(site, "encrypted", Keep(last=1))
+    assert raised.value.file == str(home)
 
 
 # Ciphertext
