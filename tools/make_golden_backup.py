@@ -25,9 +25,11 @@ from ioflt.datastore import files
 from ioflt.datastore.home import Home
 from ioflt.datastore.newhome import new_home
 from ioflt.datastore.volume import Volume
+from ioflt.errors import NotFoundError
 from ioflt.keyd.attester import Attester
 from ioflt.keys.directory import LOCAL
 from ioflt.keys.native.store import NativeStore
+from ioflt.keys.watch_requests import WatchedVm
 from ioflt.paths import find
 from ioflt.testing.local_keys import LocalKeys
 from ioflt.types import HomeState
@@ -77,6 +79,9 @@ class Signer:
 
     def __init__(self, path: Path) -> None:
         self.attester = Attester(path)
+
+    def watch_vm(self, home_id: str, shown: str, device: int, inode: int) -> WatchedVm:
+        raise NotFoundError("nothing is mounted here", file=shown)
 
     def may_sign(self, about: Signing) -> None:
         """Everything."""

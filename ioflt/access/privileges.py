@@ -65,7 +65,7 @@ MEANING: Final[Mapping[Privilege, str]] = {
     Privilege.READ: "see the state of keys and what is given; part of every role",
     Privilege.CHANGE_TRACKING: "track the changed blocks of a disk, or no more",
     Privilege.EXTEND_DISK: "make a disk longer",
-    Privilege.BACKUP: "have backups of a VM signed",
+    Privilege.BACKUP: "have backups of a VM signed, and its writes wait for them",
     Privilege.CREATE_VM: "make a VM",
     Privilege.MOVE_VM: "rename a VM, and move it away",
     Privilege.REGISTER_INVENTORY: "register a VM, and vouch for one",

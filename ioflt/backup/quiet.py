@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from ioflt.backup.writers import Mounts, mounts_of
+from ioflt.backup.writers import Asked, Mounts, Watcher, Writers, mounts_of, named
 from ioflt.datastore.home import Home
-from ioflt.errors import BusyError, IofltError
+from ioflt.errors import BusyError, IofltError, NotFoundError
 from ioflt.format.manifest.model import Consistency
+from ioflt.keys.watch_requests import WatchedVm
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,43 @@ def users(home: Home) -> Iterator[Mounts | None]:
     Raises BusyError where its files are in use and no mount can be asked.
     """
     with ExitStack() as held:
-        mounts = None
+        found = None
         try:
             held.enter_context(home.exclusive())
         except BusyError:
-            found = mounts_of(home.volume.path, held)
-            if not found:
+            mounts = mounts_of(home.volume.path, held)
+            if not mounts:
                 raise
-            mounts = Mounts(home, found)
+            found = Mounts(home, mounts)
             held.enter_context(home.shared())
-        yield mounts
+        yield found
+
+
+@contextmanager
+def writers(home: Home, keyd: Watcher) -> Iterator[Writers | None]:
+    """The same, where they only are to be watched, and to wait for a moment: keyd asks mounts that one may
+    not ask oneself.
+
+    Raises DeniedError, PeerError, BusyError where its files are in use and no mount shows them.
+    """
+    with ExitStack() as held:
+        found: Writers | None = None
+        try:
+            held.enter_context(home.exclusive())
+        except BusyError as busy:
+            mounts = mounts_of(home.volume.path, held)
+            if mounts:
+                found = Mounts(home, mounts)
+            else:
+                found = Asked(held.enter_context(_watched(home, keyd, busy)))
+            held.enter_context(home.shared())
+        yield found
+
+
+def _watched(home: Home, keyd: Watcher, busy: BusyError) -> WatchedVm:
+    where = named(home)
+    shown = os.fsencode(home.name).decode("utf-8", "replace")
+    try:
+        return keyd.watch_vm(where.id, shown, where.device, where.inode)
+    except NotFoundError as error:
+        raise busy from error

@@ -17,12 +17,13 @@ from ioflt.backup.disk import Area, VirtualDisk
 from ioflt.backup.homefiles import FoundDisk
 from ioflt.backup.images import Chain
 from ioflt.backup.qmp import Monitor
-from ioflt.backup.quiet import Quiet, quiet, users
+from ioflt.backup.quiet import Quiet, quiet, writers
 from ioflt.backup.repository import Repository
 from ioflt.backup.sealing import Signer
 from ioflt.backup.settling import Settled
 from ioflt.backup.shelf import TIME, Shelf
 from ioflt.backup.sources import Live, Plain, Source, Stored, Tracked
+from ioflt.backup.writers import Watcher
 from ioflt.datastore import clone, regular
 from ioflt.datastore.container import Progress
 from ioflt.datastore.home import Home
@@ -46,6 +47,10 @@ class Wanted:
 
 #: How much later than now a point may be called without a word: several in a second are one behind the other.
 _AHEAD: Final = timedelta(minutes=1)
+
+
+class Keyd(Signer, Watcher, Protocol):
+    """What a backup asks of keyd: a signature, and of mounts of a VM that runs what they tell nobody else."""
 
 
 class Moment(Protocol):
@@ -72,7 +77,7 @@ def run(
     vm: str,
     repository: Repository,
     wanted: Wanted,
-    signer: Signer,
+    keyd: Keyd,
     told: Told = _untold,
     progress: Progress | None = None,
     key: str | None = None,
@@ -88,7 +93,7 @@ def run(
     home = volume.home(vm)
     with (
         regular.named(home),
-        _sources(volume, home, repository.kind, wanted) as (record, source, moment),
+        _sources(volume, home, repository.kind, wanted, keyd) as (record, source, moment),
     ):
         notes = list(source.notes)
         if repository.kind == "ciphertext":
@@ -98,7 +103,7 @@ def run(
             with repository.shelf(vm) as shelf, shelf.alone():
                 shelf.check_backups()
                 job = _Job(home, record, source, shelf, moment, repository.kind, notes, progress, key)
-                return job.run(incremental=wanted.incremental, signer=signer, told=told)
+                return job.run(incremental=wanted.incremental, signer=keyd, told=told)
         except BaseException:  # also after Ctrl-C: no shelf stays that has no point
             if made:
                 with suppress(IofltError, OSError):  # what went wrong is said in any case
@@ -125,7 +130,7 @@ def ask(volume: Volume, vm: str, place: str | os.PathLike[str], wanted: Wanted, 
 
 @contextmanager
 def _sources(
-    volume: Volume, home: Home, kind: Kind, wanted: Wanted
+    volume: Volume, home: Home, kind: Kind, wanted: Wanted, keyd: Watcher
 ) -> Iterator[tuple[HomeRecord, Source, Moment]]:
     """What is read of the VM; but for `Settled` it does not change while the block runs, which `Moment.check`
     sees.
@@ -140,9 +145,9 @@ def _sources(
                     yield record, Live(home, found, taken, live), live
         return
     if kind == "ciphertext":
-        with users(home) as mounts:
-            if mounts:
-                with Settled(home, mounts) as settled:
+        with writers(home, keyd) as used:
+            if used is not None:
+                with Settled(home, used) as settled:
                     yield settled.record(), settled, settled
             else:
                 stored = Stored(home)

@@ -14,11 +14,21 @@ from ioflt import paths
 from ioflt.datastore.home import Home
 from ioflt.errors import BusyError, IofltError
 from ioflt.keys.mounts import MountControl, sockets
+from ioflt.keys.watch_requests import WatchedVm
 from ioflt.wire.control import messages
+from ioflt.wire.keyd.values import MAX_HOLD_S
 
 #: Seconds after which mounts let writes go on whatever became of us: a destination that hangs, say. Ten times
 #: what a disk of 10 MB/s takes for the most that is copied meanwhile.
-HOLD_S: Final = 30
+HOLD_S: Final = MAX_HOLD_S
+
+
+class Watcher(Protocol):
+    """keyd."""
+
+    def watch_vm(self, home_id: str, shown: str, device: int, inode: int) -> WatchedVm:
+        """Raises DeniedError unless he may back it up, NotFoundError where no mount shows it, PeerError."""
+        ...
 
 
 class Writers(Protocol):
@@ -97,6 +107,28 @@ class Mounts:
             for mount in mounts_of(self._home.volume.path, opened):
                 if mount.status.pid not in asked:
                     raise BusyError("another mount of its datastore began meanwhile", file=self._home.name)
+
+
+class Asked:
+    """As `Writers`: by keyd, over a connection of its own."""
+
+    def __init__(self, watched: WatchedVm) -> None:
+        self._watched = watched
+
+    def watch(self) -> None:
+        """Nothing: they do, since keyd was asked."""
+
+    def take_written(self) -> Iterator[tuple[int, int, int, int]]:
+        return self._watched.take_written()
+
+    def hold(self) -> None:
+        self._watched.hold(HOLD_S)
+
+    def resume(self) -> None:
+        self._watched.resume()
+
+    def check(self) -> None:
+        """Nothing: keyd does, when they are to go on."""
 
 
 def mounts_of(datastore: str, opened: ExitStack) -> list[MountControl]:

@@ -156,6 +156,18 @@ def _answer(service: Guarded, request: requests.KeyRequest) -> replies.ReplyBody
             return replies.Done()
         case requests.GetExports(after):
             return replies.Exports(tuple(service.exporting.seen(after)))
+        case requests.WatchVm():
+            service.watching.begin(request)
+            return replies.Done()
+        case requests.TakeVmWritten():
+            written = service.watching.take()
+            return replies.VmWritten(written.areas, written.more)
+        case requests.HoldVm(limit):
+            service.watching.hold(limit)
+            return replies.Done()
+        case requests.ResumeVm():
+            service.watching.resume()
+            return replies.Done()
         case requests.GetWarnings():
             return replies.Warnings(tuple(service.warnings()))
         case requests.Lock(mode):

@@ -32,6 +32,7 @@ from ioflt.keyd.service import Service
 from ioflt.keyd.session import Session
 from ioflt.keyd.telling import Telling
 from ioflt.keyd.vouching import Vouching
+from ioflt.keyd.watching import Watching
 from ioflt.keys.kmip.file import KmipServer
 from ioflt.keys.state import KeyState
 from ioflt.keys.trial import Step
@@ -76,6 +77,7 @@ class Guarded:
         self._records = Records(service, rules, session, self._permits, self._telling)
         self.exporting = Exporting(rules, service.recorder, session, self._permits, self._telling)
         self.vouching = Vouching(service, rules, session, self._permits, self._telling)
+        self.watching = Watching(service, rules, session, self._permits, self._telling, self.vouching)
 
     def tell_denial(self, error: DeniedError) -> None:
         """An event of what was answered with that error."""

@@ -80,7 +80,9 @@ BY_ANY: Final = frozenset(("integrity failure", "port warning"))
 #: What keyd tells of itself, where that is no command.
 BY_KEYD: Final = frozenset(
     (
+        "backup hold",
         "backup sign",
+        "backup watch",
         "denials",
         "events repair",
         "export end",

@@ -48,6 +48,7 @@ from ioflt.wire.keyd.requests import (
     GetStatus,
     GetWarnings,
     Hello,
+    HoldVm,
     KeyRequest,
     Lock,
     LookAtServers,
@@ -56,10 +57,13 @@ from ioflt.wire.keyd.requests import (
     ReadEvents,
     Reload,
     RequestBody,
+    ResumeVm,
     SetKeyCache,
     Stop,
+    TakeVmWritten,
     TryProvider,
     Unlock,
+    WatchVm,
 )
 
 #: Threads of each sort.
@@ -77,6 +81,10 @@ _WAITING = (
     TryProvider,
     BackUpProvider,
     ChangeProvider,
+    WatchVm,
+    TakeVmWritten,
+    HoldVm,
+    ResumeVm,
 )
 
 #: Requests that take a processor for long: whoever asks has one answered at a time.
@@ -262,6 +270,8 @@ class _Conversation:
                 if isinstance(request, Stop) and not isinstance(reply, failure.Failure):
                     self._server.stop()
         finally:
+            if session.watched is not None:
+                session.watched[0].close()
             await self._server.end_export(session)
 
     async def _await_export(self, session: Session) -> bool:

@@ -77,7 +77,8 @@ class Service:
         self, where: Paths, clock: LatestTime | None = None, sealer: Sealer = seal.to_this_host
     ) -> None:
         store = NativeStore(where.providers)
-        self._paths = where
+        #: Of this host.
+        self.paths = where
         #: What happens goes there.
         self.recorder = Recorder(where)
         #: Signs statements about reports.
@@ -378,10 +379,10 @@ class Service:
             if self._keks.state is State.LOCKED:
                 self._keks.registry.lock()  # an unlock may just be opening providers
                 # From suspend to force, say. A refusal leaves locked what is.
-                again = Lockdown(self._paths, mode, rollback=False)
+                again = Lockdown(self.paths, mode, rollback=False)
                 again.spread()
                 return again.report()
-            lockdown = Lockdown(self._paths, mode)
+            lockdown = Lockdown(self.paths, mode)
             lockdown.spread()
             # From here no file opens; mounts that came up during the first pass are locked by the second.
             self._keks.become(State.CLOSING)
@@ -408,7 +409,7 @@ class Service:
             if self._keks.state is not State.OPEN:
                 self._keks.sealing.unlock()
                 self._keks.become(State.OPEN)
-            unlock_all(self._paths)  # a keyd that died may have locked them
+            unlock_all(self.paths)  # a keyd that died may have locked them
 
     def _serve(self, keys: Iterable[KeyRef]) -> None:
         """Data keys under these go to whoever asks: an event for the first time. Raises StorageError."""

@@ -14,6 +14,7 @@ from ioflt.errors import IofltError
 from ioflt.keyd import accounts
 from ioflt.keyd.authority import Authority
 from ioflt.keyd.exports import Export
+from ioflt.keyd.watched import Watched
 from ioflt.transport.unix import Peer
 from ioflt.wire.keyd.requests import Hello
 
@@ -37,6 +38,8 @@ class Session:
     about: Place = field(init=False, default=ANYWHERE)
     #: What this connection exports.
     export: Export | None = field(init=False, default=None)
+    #: The VM whose mounts it has asked.
+    watched: tuple[Watched, Place] | None = field(init=False, default=None)
     #: What was decided by that state, so that the next request waits for nothing.
     _state: AccessState | None = field(init=False, default=None)
     _allowed: set[tuple[Privilege, str | None, str | None, str | None]] = field(

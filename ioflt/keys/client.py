@@ -11,6 +11,7 @@ from ioflt.keys.event_requests import EventRequests
 from ioflt.keys.export_requests import ExportRequests
 from ioflt.keys.key_requests import KeyRequests
 from ioflt.keys.provider_requests import ProviderRequests
+from ioflt.keys.watch_requests import WatchRequests
 from ioflt.transport import owned
 from ioflt.wire import failure
 from ioflt.wire.failure import Failure
@@ -21,7 +22,7 @@ from ioflt.wire.keyd.access import Change, Object
 END_TIMEOUT_S = 10.0
 
 
-class KeyClient(KeyRequests, ProviderRequests, EventRequests, ExportRequests):
+class KeyClient(KeyRequests, ProviderRequests, EventRequests, ExportRequests, WatchRequests):
     """Also who may do what, and the end of keyd."""
 
     def access(self) -> AccessState:

@@ -18,6 +18,7 @@ import pytest
 
 from ioflt import syscalls
 from ioflt.format.luks2.layout import DATA_OFFSET
+from tests.machine import ROOT, Machine, User
 from tests.mounted.place import Place
 from tests.waiting import eventually
 
@@ -144,11 +145,15 @@ def writer(place: Place, kind: str) -> Writer:
     return Writer([home / "a.raw", home / "b.raw"])
 
 
-def started(place: Place, kind: str, patch: str) -> subprocess.CompletedProcess[str]:
-    """A backup that something befalls at one place; all else of it is as it is."""
+def patched(patch: str) -> str:
+    """The program of a backup that something befalls at one place; all else of it is as it is."""
     script = f"import os, signal, sys\nfrom ioflt.backup import settling\n{patch}\n"
-    script += "from ioflt.cli.main import main\nsys.exit(main())"
-    arguments = [sys.executable, "-c", script, *_command(place, kind)]
+    return script + "from ioflt.cli.main import main\nsys.exit(main())"
+
+
+def started(place: Place, kind: str, patch: str) -> subprocess.CompletedProcess[str]:
+    """Such a backup."""
+    arguments = [sys.executable, "-c", patched(patch), *_command(place, kind)]
     return subprocess.run(arguments, capture_output=True, text=True, check=False)
 
 
@@ -266,3 +271,54 @@ def test_what_is_written_faster_than_copied_gives_no_point(place: Place, kind: s
     assert "written faster than it is copied" in failed.stderr
     assert failed.returncode == 6
     assert not (place.base / "kept" / kind).exists()
+
+
+KEEPER, OTHER = User("keeper", 61021), User("other", 61022)
+DENIED = 3
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """Where root has a mount, and KEEPER may back up the VM `web` of it, and nothing else."""
+    with Machine([KEEPER, OTHER]) as found:
+        found.root("datastore", "init", "/mnt/work/ds")
+        found.path("/mnt/work/mnt").mkdir()
+        found.root("mount", "/mnt/work/ds", "/mnt/work/mnt")
+        try:
+            found.path("/mnt/work/mnt/web").mkdir()
+            found.root("permission", "grant", "user:keeper", "no-crypto-admin", "/mnt/work/ds/web")
+            yield found
+        finally:
+            found.root("umount", "/mnt/work/mnt")
+
+
+@pytest.mark.root
+@pytest.mark.interop("unshare", "setpriv", "nsenter")
+def test_by_somebody_without_any_privilege_for_keys(machine: Machine) -> None:
+    home = machine.path("/mnt/work/mnt/web")
+    (home / "web.vmx").write_text('displayName = "web"\n')
+    for name in ("a.raw", "b.raw"):
+        with (home / name).open("wb") as disk:
+            disk.truncate(SIZE)
+    machine.run(ROOT, "chmod", "-R", "a+rX", "/mnt/work/ds")
+    command = ["backup", "run", "/mnt/work/ds/web", "/mnt/work/kept", "--ciphertext", "--json"]
+    writer = Writer([home / "a.raw", home / "b.raw"])
+    with writer.working():
+        denied = machine.ioflt(OTHER, *command)
+        assert (denied.returncode, "Interact.Backup on web" in denied.stderr) == (DENIED, True), denied.stderr
+        killed = machine.run(KEEPER, *machine.python(), "-c", patched(KILLED), *command)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        writer.goes_on()
+        for options in ([], ["--incremental"]):
+            done = machine.ioflt(KEEPER, *command, *options)
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["consistency"] == "crash-consistent"
+            writer.goes_on()
+    told = json.loads(machine.root("events", "--json"))
+    watched = [each for each in told if each["operation"] == "backup watch"]
+    assert {(each["by"]["who"], each["object"]["shown"]) for each in watched} == {("user:keeper", "web")}
+    assert watched[0]["changes"][0]["after"] == "/mnt/work/mnt"
+    assert [each for each in told if each["operation"] == "backup hold"]
+    shutil.rmtree(home)
+    machine.root("backup", "restore", "/mnt/work/kept", "/mnt/work/ds")
+    assert is_prefix([path.read_bytes() for path in writer.disks])

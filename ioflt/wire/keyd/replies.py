@@ -20,12 +20,14 @@ from ioflt.wire.keyd.values import (
     MAX_TAGS,
     MAX_USERS,
     MAX_VMX,
+    MAX_WRITTEN,
     Batch,
     Blob,
     Count,
     DataKey,
     EventSink,
     ExportId,
+    FileNumber,
     HomeId,
     Key,
     Message,
@@ -234,6 +236,13 @@ class Exports(Message, frozen=True):
     exports: Annotated[tuple[OpenExport, ...], Meta(max_length=MAX_EXPORT_PAGE)]
 
 
+class VmWritten(Message, frozen=True):
+    """Of stored files: device and inode number, offset and length in bytes. `more`: take again."""
+
+    areas: Annotated[tuple[tuple[FileNumber, FileNumber, Count, Count], ...], Meta(max_length=MAX_WRITTEN)]
+    more: bool
+
+
 class Attested(Message, frozen=True):
     """The statement and its signature (`audit/SPEC.md`)."""
 
@@ -331,6 +340,7 @@ ReplyBody = (
     | ManifestSigned
     | ExportBegun
     | Exports
+    | VmWritten
     | Warnings
     | Locked
     | Access

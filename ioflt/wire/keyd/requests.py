@@ -9,6 +9,7 @@ from ioflt.wire.keyd import access, providers
 from ioflt.wire.keyd.values import (
     MAX_CACHE_DAYS,
     MAX_CRITERIA,
+    MAX_HOLD_S,
     MAX_HOME_KEYS,
     MAX_OPERATION,
     MAX_POLICIES,
@@ -27,6 +28,7 @@ from ioflt.wire.keyd.values import (
     ExportId,
     ExportText,
     ExportTransport,
+    FileNumber,
     HomeId,
     Key,
     LockMode,
@@ -406,6 +408,32 @@ class EndExport(Message, frozen=True):
     reason: ExportText
 
 
+class WatchVm(Message, frozen=True):
+    """→ Done: the mounts of that VM note what is written to it, until this connection ends.
+
+    `device`, `inode`: of its directory.
+    """
+
+    home_id: HomeId
+    shown: Shown
+    device: FileNumber
+    inode: FileNumber
+
+
+class TakeVmWritten(Message, frozen=True):
+    """→ VmWritten: what was noted since WatchVm, or since it was taken last."""
+
+
+class HoldVm(Message, frozen=True):
+    """→ Done: its writes wait until ResumeVm, until this connection ends, or for `limit` seconds."""
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_HOLD_S)]
+
+
+class ResumeVm(Message, frozen=True):
+    """→ Done: it went on now. BusyError: it did before, or another mount of it began."""
+
+
 class GetWarnings(Message, frozen=True):
     """→ Warnings."""
 
@@ -546,6 +574,10 @@ KeyRequest = (
     | GetManifestKey
     | BeginExport
     | EndExport
+    | WatchVm
+    | TakeVmWritten
+    | HoldVm
+    | ResumeVm
     | GetExports
     | GetWarnings
     | Lock

@@ -79,6 +79,10 @@ MAX_REPORT_CHANGES = 2
 #: Most exports in one page.
 MAX_EXPORT_PAGE = 64
 
+#: Seconds for which writes of a VM wait at the most, and most places that were written, in one reply.
+MAX_HOLD_S = 30
+MAX_WRITTEN = 1 << 16
+
 #: Longest export or ticket of a virtual disk, and longest reason for its end, in characters.
 MAX_EXPORT_TEXT = 1024
 
@@ -106,6 +110,8 @@ ExportTransport = Literal["nbd", "nbdssl"]
 ExportId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 HomeId = Annotated[str, Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+#: Of a device or a file, as the host numbers it.
+FileNumber = Annotated[int, Meta(ge=0)]
 #: Why a key is revoked, as KMIP has it.
 Revocation = Literal[
     "unspecified",

@@ -192,6 +192,13 @@ EXCHANGES = [
     ),
     (requests.GetExports(), replies.Exports(())),
     (requests.EndExport("0123456789abcdef" * 2, "its ticket is used up"), replies.Done()),
+    (
+        requests.WatchVm("0f0e0d0c-0b0a-4908-8706-050403020100", "web01", 2**32, 2**64 - 1),
+        replies.Done(),
+    ),
+    (requests.TakeVmWritten(), replies.VmWritten(((2**32, 2**64 - 1, 0, 2**63 - 1),), True)),
+    (requests.HoldVm(30), replies.Done()),
+    (requests.ResumeVm(), Failure("BusyError", "writes went on")),
     (requests.GetWarnings(), replies.Warnings(("never backed up",))),
     (requests.Lock("suspend"), replies.Locked(("/m/a",), ())),
     (requests.Unlock("corp", bytearray(b"passphrase")), replies.Done()),
