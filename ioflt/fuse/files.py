@@ -143,7 +143,6 @@ class Files(Served):
         write = writes(flags)
         if write and self.volume.read_only:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        node.check_told()
         if self.events.is_first(node, ctx.uid):
             await self.events.room()
         await self.opener.acquire(node, write=write)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import resource
@@ -52,7 +51,6 @@ class Node:
         "_face",
         "_face_stamp",
         "_stamp",
-        "_told",
         "entered",
         "fast",
         "file",
@@ -95,7 +93,6 @@ class Node:
         self._face: files.Face | None = None
         self._face_stamp: _Stamp | None = None
         self._stamp: _Stamp | None = None
-        self._told: int | None = None
 
     @property
     def is_dir(self) -> bool:
@@ -207,29 +204,14 @@ class Node:
         entry.entry_timeout = CACHE_S
         entry.attr_timeout = CACHE_S
         if self.is_regular:
+            entry.entry_timeout = 0  # each open(2) asks: an append goes to the end that another mount made
             if isinstance(self.file, VmxFile):
                 entry.st_mtime_ns = self.file.mtime_ns
-            entry.st_size = self._told = self._length(info)
+            if self.file is not None and self.writers:
+                entry.st_size = self.file.length
+            elif self.treatment is not Treatment.CLEAR:
+                entry.st_size = self.face(info).length
         return entry
-
-    def note_told(self) -> None:
-        """The last writer goes: the kernel knows the length that it has made."""
-        if self.file is not None:
-            self._told = self.file.length
-
-    def check_told(self) -> None:
-        """Before an open: raises ESTALE, once, where another mount changed the length that the kernel knows.
-
-        It looks the name up then, and opens again: an append goes to the end that the other mount made.
-        """
-        if self.writers == 0 and self._told not in (None, self._length(os.stat(self.path_fd))):
-            self._told = None
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-
-    def _length(self, info: os.stat_result) -> int:
-        if self.file is not None and self.writers:
-            return self.file.length
-        return info.st_size if self.treatment is Treatment.CLEAR else self.face(info).length
 
 
 class Nodes:

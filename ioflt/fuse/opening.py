@@ -99,8 +99,6 @@ class Opener:
         async with node.opening:
             if write:
                 node.writers -= 1
-                if node.writers == 0:
-                    node.note_told()
             else:
                 node.readers -= 1
             if node.writers > 0 or (node.readers > 0 and not write):

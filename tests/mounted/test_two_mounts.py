@@ -131,20 +131,6 @@ def test_the_length_is_seen_after(one, two, settle):
             os.close(fd)
 
 
-@pytest.mark.parametrize("name", ["disk", "vm.vmx"])
-@pytest.mark.parametrize("length", [len(TEXT) + 5000, 100])
-def test_an_append_goes_to_the_end_that_the_other_mount_made(one, two, name, length):
-    """Whatever the kernel keeps of the name and the length."""
-    (one / name).write_bytes(TEXT)
-    assert (two / name).stat().st_size == len(TEXT)
-    os.truncate(one / name, length)
-    with opened(two / name, os.O_WRONLY | os.O_APPEND) as fd:
-        os.write(fd, b"tail")
-    expected = TEXT.ljust(length, b"\0")[:length] + b"tail"
-    assert (two / name).read_bytes() == expected
-    eventually(lambda: (one / name).read_bytes() == expected)
-
-
 def test_a_reader_that_stays_open_reads_what_another_mount_appended(one, two):
     with opened(two / "disk", os.O_RDONLY) as reader:
         assert os.pread(reader, 1 << 20, 0) == TEXT
