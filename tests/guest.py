@@ -45,6 +45,7 @@ class Guest:
         disk: Path,
         *arguments: object,
         mode: str = "writer",
+        form: str = "raw",
         incoming: str | None = None,
     ) -> None:
         self._name = name
@@ -57,7 +58,7 @@ class Guest:
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-kernel", where / "vmlinuz", "-initrd", where / "initrd.gz"),
             *("-append", f"console=ttyS0 quiet panic=-1 guest.mode={mode}"),
-            *("-drive", f"file={disk},format=raw,if=virtio,cache=none"),
+            *("-drive", f"file={disk},format={form},if=virtio,cache=none"),
             *("-qmp", f"unix:{self._qmp_path},server=on,wait=off"),
             *("-qmp", f"unix:{self.qmp},server=on,wait=off"),
             *("-serial", f"unix:{self._serial_path},server=on,wait=off"),

@@ -7,15 +7,14 @@ Contents, names and times are fixed; keys, ids and salts are random, as they are
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import golden_common
 from ioflt.crypto.secret import Secret
 from ioflt.datastore import files, lifecycle, recovery, recrypt
 from ioflt.datastore.home import Home
@@ -218,37 +217,15 @@ def make(out: Path) -> None:
         for path in (top, *top.rglob("*")):
             os.utime(path, (TIME, TIME), follow_symlinks=False)
         out.mkdir(parents=True)
-        archive = out / "datastore.tar.xz"
-        command = ["tar", "--sparse", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"]
-        subprocess.run([*command, "-C", scratch, "-cJf", archive, "ds"], check=True)
+        golden_common.pack(Path(scratch), "ds", out / "datastore.tar.xz")
     (out / "provider.backup").write_bytes(backup)
-    (out / "CONTENTS.sha256").write_text(
-        "".join(
-            f"{hashlib.sha256(plaintext(file)).hexdigest()}  {Path(home) / path}\n"
-            for home, contents in HOMES.items()
-            for path, file in contents.items()
-        )
+    listed = (
+        f"{hashlib.sha256(plaintext(file)).hexdigest()}  {Path(home) / path}\n"
+        for home, contents in HOMES.items()
+        for path, file in contents.items()
     )
-    (out / "MANIFEST.sha256").write_text(
-        "".join(
-            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
-            for path in sorted(out.iterdir())
-        )
-    )
-    (out / "README.md").write_text(README)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="make a golden datastore")
-    parser.add_argument("out", nargs="?", type=Path, default=OUT)
-    out: Path = parser.parse_args().out
-    if out.exists():
-        print(f"make_golden: {out} exists; a golden datastore is never made again", file=sys.stderr)
-        return 1
-    make(out)
-    print(f"make_golden: {out}")
-    return 0
+    golden_common.close(out, "".join(listed), README)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(golden_common.main("a golden datastore", OUT, make))

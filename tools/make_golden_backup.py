@@ -7,15 +7,14 @@ Contents and names are fixed; keys, ids and salts are random, and points are cal
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
-import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+import golden_common
 from ioflt.audit.attestation import ManifestStatement
 from ioflt.audit.event import Actor
 from ioflt.backup import repository, run
@@ -160,32 +159,11 @@ def make(out: Path) -> None:
         with Secret(PASSPHRASE) as passphrase:
             backup = NativeStore(find().providers).backup(LOCAL, passphrase)
         out.mkdir(parents=True)
-        command = ["tar", "--sparse", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"]
-        archive = out / "backups.tar.xz"
-        subprocess.run([*command, "-C", scratch, "-cJf", archive, "backups"], check=True)
+        golden_common.pack(Path(scratch), "backups", out / "backups.tar.xz")
         (out / "signer.pem").write_text(signer.attester.public_key())
     (out / "provider.backup").write_bytes(backup)
-    (out / "CONTENTS.sha256").write_text("".join(listed))
-    (out / "MANIFEST.sha256").write_text(
-        "".join(
-            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
-            for path in sorted(out.iterdir())
-        )
-    )
-    (out / "README.md").write_text(README)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="make golden backups")
-    parser.add_argument("out", nargs="?", type=Path, default=OUT)
-    out: Path = parser.parse_args().out
-    if out.exists():
-        print(f"make_golden_backup: {out} exists; golden backups are never made again", file=sys.stderr)
-        return 1
-    make(out)
-    print(f"make_golden_backup: {out}")
-    return 0
+    golden_common.close(out, "".join(listed), README)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(golden_common.main("golden backups", OUT, make))

@@ -179,10 +179,8 @@ class Settled(Stored):
     def _finish(self) -> bool:
         """All that is left, at one moment; False where that is too much, or something came or went."""
         with held(self._used):
-            for large in self._large.values():
-                large.copy_again(
-                    [Area(0, DATA_OFFSET)]
-                )  # state before data: what it says of them is so already
+            for large in self._large.values():  # state before data: what it says of them is so already
+                large.copy_again([Area(0, DATA_OFFSET)])
             self._gather()
             if self._weight() > MOST:
                 return False

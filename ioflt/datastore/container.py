@@ -18,6 +18,9 @@ A container with tags never has *none*: its length is always absolute, and a bod
 somebody else. `filters.tagged` has what must be durable before what of data and tags.
 
 In memory the length runs ahead; `flush` and `sync` write it.
+
+One file, long as it is: length, mark and state block are one state under one lock. What needs none of it is
+elsewhere: `stateblocks`, `tagging`, `tracked`.
 """
 
 from __future__ import annotations

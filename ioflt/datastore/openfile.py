@@ -96,9 +96,8 @@ class OpenFile(Protocol):
         """Whether `native` is ever anything but None."""
 
     def native(self) -> NativeFile | None:
-        """How to read and write it in C, until another call but `read`, `write` and `sync`; None: not in C.
-
-        The caller keeps that apart from all calls here, `sync_data` excepted.
+        """How to read and write it in C until something else is called here, `sync_data` excepted, from which
+        the caller keeps what is done in C apart. None: not in C. Raises OSError.
         """
 
     def flush(self) -> None:

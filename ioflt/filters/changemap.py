@@ -119,7 +119,8 @@ class ChangeMap:
         """
         if self._marks is None or len(self._marks) * 8 <= last:
             self._collect()
-            self._marks = mmap.mmap(-1, last // 8 + 1)
+            # private: looking at a shared one takes memory for all of it, 2 MiB for each TiB of the disk
+            self._marks = mmap.mmap(-1, last // 8 + 1, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         return self._marks
 
     def settle(self) -> None:

@@ -112,8 +112,13 @@ class FastFile:
 
     def _leave(self) -> None:
         self._held -= 1
-        form = self._form() if self._held == 0 and self._handles > 0 else None
-        if form is None or _c is None:
+        if _c is None or self._held > 0 or self._handles == 0:
+            return
+        try:
+            form = self._form()
+        except OSError:  # of the backing file: whoever comes next hears of it, not who is done
+            return
+        if form is None:
             return
         chain, bytes_of, null = form.chain, partial(_c.ffi.from_buffer, "unsigned char[]"), _c.ffi.NULL
         length = _c.ffi.from_buffer("uint64_t[]", form.length)

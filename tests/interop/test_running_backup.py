@@ -86,14 +86,37 @@ def rig(place: Place) -> Iterator[Rig]:
     assert place.complaints() == []
 
 
-def restored(rig: Rig, name: str) -> int:
-    """The last beat that the newest backup has, by a guest that verifies it."""
-    place = rig.place
-    place.ioflt("backup", "restore", rig.destination, place.datastore, "--as", name)
-    with Guest(place.base, name, place.mountpoint / name / "disk.raw", mode="reader") as reader:
+def verified(rig: Rig, name: str, disk: Path, form: str = "raw") -> int:
+    """The last beat that a disk has, by a guest that boots and verifies it."""
+    with Guest(rig.place.base, name, disk, mode="reader", form=form) as reader:
         said = reader.hear(r"guest: .*\r").split()
+        assert reader.process.wait(60) == 0
     assert said[:2] == ["guest:", "ok"], said
     return int(said[2])
+
+
+def booted(rig: Rig, point: str) -> int:
+    """Of a point, as it is shown; what the guest writes goes into a layer in an encrypted VM."""
+    shown, scratch = rig.place.base / "shown", rig.place.mountpoint / "scratch"
+    shown.mkdir()
+    scratch.mkdir()
+    image, layer = shown / "web01" / point / "disk.raw.qcow2", scratch / "layer.qcow2"
+    rig.place.ioflt("backup", "mount", rig.destination, shown)
+    try:
+        create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image, layer]
+        subprocess.run(create, check=True)
+        empty = os.stat(layer).st_blocks
+        beat = verified(rig, "booted", layer, "qcow2")
+        assert os.stat(layer).st_blocks > empty
+    finally:
+        rig.place.ioflt("umount", shown)
+    return beat
+
+
+def restored(rig: Rig, name: str) -> int:
+    """Of the newest backup."""
+    rig.place.ioflt("backup", "restore", rig.destination, rig.place.datastore, "--as", name)
+    return verified(rig, name, rig.place.mountpoint / name / "disk.raw")
 
 
 def _troubles(rig: Rig) -> None:
@@ -159,7 +182,7 @@ def _troubles(rig: Rig) -> None:
 
 def test_a_day(rig: Rig) -> None:
     """Troubles; then a full backup, five increments while the guest writes, another key in between; the VM is
-    lost, and comes back.
+    lost, boots from its backup, and comes back.
     """
     _troubles(rig)
     rig.guest.beats(1)
@@ -183,4 +206,6 @@ def test_a_day(rig: Rig) -> None:
     assert rig.guest.process.wait(60) == 0
     rig.place.ioflt("backup", "verify", rig.destination)
     shutil.rmtree(rig.home)
+    assert booted(rig, made["point"]) >= before
+    rig.place.ioflt("backup", "verify", rig.destination)
     assert restored(rig, "back") >= before

@@ -20,10 +20,11 @@ from ioflt.errors import NotFoundError, UsageError
 def mount(destination: Path, mountpoint: Path, foreground: bool, allow_other: bool) -> int:
     """Show what DEST has at MOUNTPOINT, decrypted: MOUNTPOINT/VM/POINT/DISK.qcow2, for reading only.
 
-    QEMU reads an increment with all that it builds on. To boot a VM from a backup give it a layer of its own:
+    QEMU reads an increment with all that it builds on. To boot a VM from a backup give it a layer of its own,
+    in an encrypted VM of a mounted datastore, as it gets what the guest writes:
 
     \b
-    qemu-img create -f qcow2 -F qcow2 -b MOUNTPOINT/VM/POINT/DISK.qcow2 /tmp/layer.qcow2
+    qemu-img create -f qcow2 -F qcow2 -b MOUNTPOINT/VM/POINT/DISK.qcow2 LAYER.qcow2
 
     Ends as `ioflt mount`, by `ioflt umount`. A backup made with --ciphertext cannot be shown so.
     """

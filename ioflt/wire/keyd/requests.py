@@ -1,4 +1,7 @@
-"""The requests of the keyd protocol. SPEC.md says what each asks for and which errors answer it."""
+"""The requests of the keyd protocol. SPEC.md says what each asks for and which errors answer it.
+
+One list, long as it is: a request is a few lines without logic, and whoever looks for one looks here.
+"""
 
 from __future__ import annotations
 

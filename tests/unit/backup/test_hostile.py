@@ -44,6 +44,17 @@ def forge(site: Site, manifest: Manifest) -> None:
     site.attester = own
 
 
+def refused(site: Site, manifest: Manifest, error: type[Exception], match: str) -> None:
+    """A restore by that manifest, of the clear destination; of the VM nothing is there then."""
+    with (
+        site.destination("clear") as found,
+        found.shelf("web") as shelf,
+        pytest.raises(error, match=match),
+    ):
+        restore.restore(shelf, manifest, site.volume, "back")
+    assert site.volume.homes() == ["web"]
+
+
 def test_names_that_are_no_time_are_no_points(site: Site) -> None:
     made = site.back_up("clear")
     top = site.path_of_all / "clear" / "web"
@@ -173,13 +184,7 @@ def test_no_more_is_copied_than_the_manifest_says(site: Site) -> None:
     file = site.path_of_all / "clear" / "web" / made.point / "files" / "web.nvram"
     os.truncate(file, 1 << 40)
     told = f"changed \\({1 << 40} bytes, the manifest says 5000\\)"
-    with (
-        site.destination("clear") as found,
-        found.shelf("web") as shelf,
-        pytest.raises(MalformedError, match=told),
-    ):
-        restore.restore(shelf, made, site.volume, "back")
-    assert site.volume.homes() == ["web"]
+    refused(site, made, MalformedError, told)
 
 
 @pytest.mark.parametrize("zeros", [False, True])
@@ -204,26 +209,14 @@ def test_a_small_image_is_no_disk_beyond_measure(site: Site, *, zeros: bool) -> 
         for disk in made.disks
     )
     forged = msgspec.structs.replace(made, disks=disks)
-    with (
-        site.destination("clear") as found,
-        found.shelf("web") as shelf,
-        pytest.raises(MalformedError, match="more than it holds"),
-    ):
-        restore.restore(shelf, forged, site.volume, "back")
-    assert site.volume.homes() == ["web"]
+    refused(site, forged, MalformedError, "more than it holds")
 
 
 def test_no_thick_disk_without_room(site: Site) -> None:
     made = site.back_up("clear")
     disks = tuple(msgspec.structs.replace(disk, capacity=1 << 55) for disk in made.disks)
     forged = msgspec.structs.replace(made, disks=disks, thick=True)
-    with (
-        site.destination("clear") as found,
-        found.shelf("web") as shelf,
-        pytest.raises(StorageError, match="its thick disks take"),
-    ):
-        restore.restore(shelf, forged, site.volume, "back")
-    assert site.volume.homes() == ["web"]
+    refused(site, forged, StorageError, "its thick disks take")
 
 
 def test_the_record_that_is_looked_at_is_the_one_that_comes_back(site: Site) -> None:
