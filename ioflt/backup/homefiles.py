@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -96,14 +96,14 @@ def _walk(home: Home) -> tuple[list[str], list[str], dict[str, str]]:
     directories: list[str] = []
     links: dict[str, str] = {}
     with regular.named(home):
-        for root, below, names, fd in os.fwalk(".", dir_fd=home.fd):
+        for root, below, names, fd in regular.directories(home):
             names = [name for name in names if not is_fleece(name)]
             if root == ".":
                 below[:] = [name for name in below if not is_private(name)]
                 names = [name for name in names if not is_private(name)]
             for name in [*below, *names]:
                 path = os.path.normpath(os.path.join(root, name))
-                with regular.named(home, path):
+                with regular.named(home, path), suppress(FileNotFoundError):
                     mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
                     if stat.S_ISREG(mode):
                         files.append(path)

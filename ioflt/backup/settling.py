@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, TypeAlias
 
 from ioflt.backup import copying, increments
@@ -89,7 +89,7 @@ class Settled(Stored):
                 self._gather()
                 if self._weight() > (FEW if number < PASSES else MOST):
                     self._copy_rest()
-                elif self._finish():
+                elif self._finish(shelf, plan):
                     return
                 else:
                     self._look()
@@ -139,9 +139,10 @@ class Settled(Stored):
         """By its path each large file; a file of tags is one, too."""
         large = {disk.path: disk for disk in self.disks}
         for path in self.files:
-            info = os.stat(path, dir_fd=self._home.fd, follow_symlinks=False)
-            if info.st_size >= LARGE:
-                large[path] = FoundDisk(path, "container")
+            with suppress(FileNotFoundError):  # seen missing, with writes held back, if it is
+                info = os.stat(path, dir_fd=self._home.fd, follow_symlinks=False)
+                if info.st_size >= LARGE:
+                    large[path] = FoundDisk(path, "container")
         return large
 
     def _begin(self, shelf: Shelf, plan: Plan) -> None:
@@ -154,7 +155,10 @@ class Settled(Stored):
         disks = {disk.path for disk in self.disks}
         for path, disk in now.items():
             if path not in self._large:
-                large = self._large[path] = _Large(self._home, path, shelf)
+                try:
+                    large = self._large[path] = _Large(self._home, path, shelf)
+                except FileNotFoundError:  # gone meanwhile
+                    continue
                 source = large.source()
                 large.areas = plan(disk, source) if path in disks else None
                 large.copy_areas(source.areas() if large.areas is None else large.areas)
@@ -176,18 +180,26 @@ class Settled(Stored):
             large.copy_rest()
             os.fdatasync(large.fd)  # else it is the mounts that sync it, while writes wait
 
-    def _finish(self) -> bool:
-        """All that is left, at one moment; False where that is too much, or something came or went."""
+    def _unseen(self) -> int:
+        """Bytes of large files that came since, without holes."""
+        found = 0
+        for path in self._now():
+            if path not in self._large or not self._large[path].is_at(self._home):
+                with suppress(FileNotFoundError):
+                    found += os.stat(path, dir_fd=self._home.fd, follow_symlinks=False).st_blocks * 512
+        return found
+
+    def _finish(self, shelf: Shelf, plan: Plan) -> bool:
+        """All that is left, at one moment; False where that is too much."""
         with held(self._used):
             for large in self._large.values():  # state before data: what it says of them is so already
                 large.copy_again([Area(0, DATA_OFFSET)])
             self._gather()
-            if self._weight() > MOST:
-                return False
             self._look()
-            if self._now().keys() != self._large.keys() or not all(
-                large.is_at(self._home) for large in self._large.values()
-            ):
+            if self._weight() + self._unseen() > MOST:
+                return False
+            self._begin(shelf, plan)
+            if self._now().keys() != self._large.keys():  # not by a mount: those wait
                 return False
             for large in self._large.values():
                 large.copy_rest()
@@ -234,7 +246,10 @@ class _Large:
 
     def is_at(self, home: Home) -> bool:
         """Whether it still is the file of that path."""
-        info = os.stat(self.path, dir_fd=home.fd, follow_symlinks=False)
+        try:
+            info = os.stat(self.path, dir_fd=home.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
         return (info.st_dev, info.st_ino) == self.key
 
     def source(self) -> FlatDisk:

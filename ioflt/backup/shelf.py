@@ -23,6 +23,7 @@ from ioflt.datastore import atomic, namespace, tree
 from ioflt.datastore.home import Home
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.tree import HomeSide, HostSide, Side
+from ioflt.datastore.walk import raise_it
 from ioflt.errors import BusyError, CorruptDataError, IofltError, MalformedError, StorageError, UsageError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import Document
@@ -117,7 +118,7 @@ class Shelf:
         """The paths of all files below a directory. Raises MalformedError, StorageError."""
         found = []
         with self.naming(path), self._directory(path) as top:
-            for root, _, names, _ in os.fwalk(".", dir_fd=top):
+            for root, _, names, _ in os.fwalk(".", dir_fd=top, onerror=raise_it):
                 found += [os.path.normpath(os.path.join(root, name)) for name in names]
         return sorted(found)
 
@@ -237,7 +238,7 @@ class Shelf:
     def _sync(self, path: str) -> None:
         """All directories at and below the path."""
         with self._directory(path) as top:
-            for _, _, _, fd in os.fwalk(".", dir_fd=top):
+            for _, _, _, fd in os.fwalk(".", dir_fd=top, onerror=raise_it):
                 os.fsync(fd)
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -187,10 +188,10 @@ class Stored(_InHome):
         self.links: dict[str, str] = {}
         self.notes: list[str] = []
         with regular.named(home):
-            for root, below, names, fd in os.fwalk(".", dir_fd=home.fd):
+            for root, below, names, fd in regular.directories(home):
                 for name in (*below, *names):
                     path = os.path.normpath(os.path.join(root, name))
-                    with regular.named(home, path):
+                    with regular.named(home, path), suppress(FileNotFoundError):
                         self._sort(fd, path)
         self.disks.sort(key=lambda disk: disk.path)
         for paths in (self.files, self.directories):

@@ -30,6 +30,7 @@ from ioflt.datastore.header import read_header
 from ioflt.datastore.home import Home
 from ioflt.datastore.standing import Treatment, stored_as
 from ioflt.datastore.volume import Volume
+from ioflt.datastore.walk import raise_it
 from ioflt.errors import BusyError, CorruptDataError, IofltError, ReadOnlyError, UsageError
 from ioflt.format.luks2 import binary
 from ioflt.format.luks2.layout import BINARY_SIZE, DATA_OFFSET, HEADER_OFFSETS
@@ -272,7 +273,7 @@ def _paths(top_fd: int) -> list[str]:
     """
     paths, names = [], Counter[tuple[int, int]]()
     links: dict[tuple[int, int], tuple[int, str]] = {}
-    for root, _directories, files, dir_fd in os.fwalk(".", dir_fd=top_fd, onerror=_fail):
+    for root, _directories, files, dir_fd in os.fwalk(".", dir_fd=top_fd, onerror=raise_it):
         for name in files:
             info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
             if stat.S_ISREG(info.st_mode):
@@ -284,10 +285,6 @@ def _paths(top_fd: int) -> list[str]:
         if count > names[identity]:
             raise UsageError(f"{path!r} has names outside of the VM (hard links), which would be erased, too")
     return sorted(paths, key=lambda path: (path == RECORD, path))
-
-
-def _fail(error: OSError) -> None:
-    raise error
 
 
 # Overwriting

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from ioflt import syscalls
@@ -23,17 +23,26 @@ class Entry:
     info: os.stat_result
 
 
+def directories(home: Home) -> Iterator[tuple[str, list[str], list[str], int]]:
+    """As os.fwalk, but none is left out because it cannot be read (OSError); what is gone meanwhile is.
+
+    A name may be gone when it is looked at.
+    """
+    return os.fwalk(".", dir_fd=home.fd, onerror=_unless_gone)
+
+
 def regular_files(home: Home) -> list[Entry]:
     """All regular files of the home but our own, sorted by path. Raises OSError."""
     found = []
-    for root, directories, names, dir_fd in os.fwalk(".", dir_fd=home.fd, onerror=_fail):
+    for root, below, names, fd in directories(home):
         if root == ".":
-            directories[:] = [name for name in directories if not is_private(name)]
+            below[:] = [name for name in below if not is_private(name)]
             names = [name for name in names if not is_private(name)]
         for name in names:
-            info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-            if stat.S_ISREG(info.st_mode):
-                found.append(Entry(os.path.normpath(os.path.join(root, name)), info))
+            with suppress(FileNotFoundError):
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISREG(info.st_mode):
+                    found.append(Entry(os.path.normpath(os.path.join(root, name)), info))
     return sorted(found, key=lambda entry: entry.path)
 
 
@@ -83,5 +92,6 @@ def named(home: Home, path: str = "") -> Iterator[None]:
         raise
 
 
-def _fail(error: OSError) -> None:
-    raise error
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -178,8 +179,28 @@ def _command(place: Place, kind: str) -> list[str]:
     return ["backup", "run", str(place.datastore / kind), str(place.base / "kept"), "--ciphertext"]
 
 
+@contextmanager
+def passing(home: Path) -> Iterator[None]:
+    """Small files come, get other names, and go."""
+    stop = threading.Event()
+
+    def pass_by() -> None:
+        while not stop.is_set():
+            (home / "web.log").write_bytes(b"x")
+            (home / "web.log").rename(home / "web-1.log")
+            (home / "web-1.log").unlink()
+
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(pass_by)
+        try:
+            yield
+        finally:
+            stop.set()
+        running.result()
+
+
 def test_both_disks_are_of_one_moment(place: Place, kind: str, writer: Writer) -> None:
-    with writer.working():
+    with writer.working(), passing(writer.disks[0].parent):
         told = back_up(place, kind)
         assert (told["consistency"], told["full"]) == ("crash-consistent", True)
         writer.goes_on()
@@ -192,10 +213,10 @@ def test_both_disks_are_of_one_moment(place: Place, kind: str, writer: Writer) -
 KILLED = """
 held = settling.Settled._finish
 copy = settling._Large.copy_again
-def finish(self):
+def finish(self, *about):
     settling._Large.copy_again = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     try:
-        return held(self)
+        return held(self, *about)
     finally:
         settling._Large.copy_again = copy
 settling.Settled._finish = finish
@@ -238,10 +259,10 @@ def copy_areas(self, wanted):
     wanted = list(wanted)
     copied[holding[0]] += sum(area.length for area in wanted)
     areas(self, wanted)
-def finish(self):
+def finish(self, *about):
     holding[0] = True
     try:
-        return held(self)
+        return held(self, *about)
     finally:
         holding[0] = False
 settling._Large.copy_areas, settling.Settled._finish = copy_areas, finish
