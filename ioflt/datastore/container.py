@@ -37,6 +37,7 @@ from ioflt.crypto.xts import SectorCipher
 from ioflt.datastore import atomic, cbtfiles, openfile, stateblocks, tagfiles, tagging
 from ioflt.datastore.datakeys import unwrap
 from ioflt.datastore.header import read_header
+from ioflt.datastore.newcontainer import New
 from ioflt.datastore.openfile import NativeFile, Writes
 from ioflt.datastore.tracked import Tracked
 from ioflt.errors import (
@@ -154,16 +155,18 @@ class Container(Tracked):
         tags_in: int | None = None,
         needs_tags: bool = False,
         written: Within | None = None,
+        new: New | None = None,
     ) -> Container:
         """Open the container in `fd`, which is taken over, and closed on failure.
 
-        `needs_tags`: one without is refused. Raises CorruptDataError, KeyUnavailableError, OSError.
+        `needs_tags`: one without is refused. `new`, also taken over: it was just made. Raises
+        CorruptDataError, KeyUnavailableError, OSError.
         """
         try:
-            header = read_header(fd)
+            header = read_header(fd) if new is None else new.header
             if needs_tags and not header.tagged:
                 raise IntegrityError("no tags", "the file is from before its VM had any")
-            dek = unwrap(header, keys)
+            dek = unwrap(header, keys) if new is None else new.dek
             return cls(
                 fd,
                 header,
@@ -175,6 +178,8 @@ class Container(Tracked):
                 written=written,
             )
         except BaseException:  # taken over, so ours to close
+            if new is not None:
+                new.dek.wipe()
             os.close(fd)
             raise
 

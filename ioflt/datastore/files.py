@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from ioflt import syscalls
@@ -15,6 +16,7 @@ from ioflt.datastore import atomic, container, newcontainer, stateblocks
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container
 from ioflt.datastore.home import Home
+from ioflt.datastore.newcontainer import New
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.standing import Treatment
@@ -40,7 +42,34 @@ class Face:
     file_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A regular file that was just made: a descriptor (read and write) of the backing file, and what opens a
+    container. Owns both.
+    """
+
+    fd: int
+    new: New | None
+
+    def descriptor(self) -> int:
+        """The descriptor, without the rest."""
+        if self.new is not None:
+            self.new.dek.wipe()
+        return self.fd
+
+    def close(self) -> None:
+        """Let go of it unopened."""
+        os.close(self.descriptor())
+
+
 def create(
+    home: Home, parent_fd: int, name: str, *, mode: int, file_id: int | None = None, thin: bool | None = None
+) -> int:
+    """As `make`, as this process's own. Returns a descriptor (read and write) of the backing file."""
+    return make(home, parent_fd, name, mode=mode, file_id=file_id, thin=thin).descriptor()
+
+
+def make(
     home: Home,
     parent_fd: int,
     name: str,
@@ -49,16 +78,16 @@ def create(
     owner: tuple[int, int] | None = None,
     file_id: int | None = None,
     thin: bool | None = None,
-) -> int:
+) -> Made:
     """Make an empty regular file as its home says, complete before it has a name; FileExistsError if taken.
 
     After a power cut it is there, complete, or not there. Its name is durable when the directory is synced.
-    Returns a descriptor (read and write) of the backing file. `owner`: (uid, gid). Where the home's record
-    lists its name, it is clear: `namespace.release` comes before, where that is not meant.
+    `owner`: (uid, gid). Where the home's record lists its name, it is clear: `namespace.release` comes
+    before, where that is not meant.
     """
     keys = home.volume.keys
-    with home.acting() as known, Draft(home.fd) as draft:
-        fd = draft.fd
+    with home.acting() as known, Draft(home.fd) as draft, ExitStack() as undone:
+        fd, new = draft.fd, None
         lists = known.record is not None and known.record.clear_files
         treatment = home.treatment(home.path_of(parent_fd, name) if lists else name, standing=known)
         if treatment is Treatment.VMX:
@@ -67,14 +96,16 @@ def create(
         elif treatment is Treatment.CONTAINER:
             thin = not known.thick if thin is None else thin
             tags_in = home.fd if known.integrity else None
-            newcontainer.create(fd, keys, known.keys, thin=thin, file_id=file_id, tags_in=tags_in)
+            new = newcontainer.make(fd, keys, known.keys, thin=thin, file_id=file_id, tags_in=tags_in)
+            undone.callback(new.dek.wipe)
         if owner is not None and owner != (os.geteuid(), os.getegid()):
             os.fchown(fd, *owner)
         os.fchmod(fd, mode)
         if treatment is not Treatment.CLEAR:
             os.fsync(fd)  # else a power cut may leave a name without a header behind it, which never opens
         draft.publish_new(parent_fd, name)
-        return draft.take()
+        undone.pop_all()
+        return Made(draft.take(), new)
 
 
 def open_file(
@@ -87,17 +118,19 @@ def open_file(
     counters: Counters | None = None,
     name: str = "",
     written: Within | None = None,
+    new: New | None = None,
 ) -> OpenFile:
     """The open file over the backing descriptor `fd`, which is taken over, and closed on failure.
 
-    `written` is told what is written to it. Raises CorruptDataError, KeyUnavailableError with the file's
-    name; OSError.
+    `written` is told what is written to it. `new`, also taken over: of a container that was just made; keyd
+    is not asked. Raises CorruptDataError, KeyUnavailableError with the file's name; OSError.
     """
     try:
         if treatment is Treatment.CONTAINER:
             return Container.open(
                 fd,
                 home.volume.keys,
+                new=new,
                 writable=writable,
                 counters=counters,
                 name=name,

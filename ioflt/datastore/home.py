@@ -163,6 +163,14 @@ class Home(HomeLocks):
         judged = self._judged
         return judged is not None and judged[0] == self._see()
 
+    def writable_now(self) -> Standing | None:
+        """What `check_writable` answers where it has to ask and to wait for nobody; else None."""
+        judged = self._judged
+        if self.volume.read_only or judged is None or judged[0] != self._see():
+            return None
+        standing = judged[1]
+        return None if standing.problem is not None or _is_renaming(standing) else standing
+
     def check_writable(self) -> Standing:
         """The standing, for someone who is about to write. Raises ReadOnlyError with the reason.
 

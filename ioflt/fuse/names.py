@@ -14,6 +14,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, InodeT, M
 
 from ioflt import syscalls
 from ioflt.datastore import atomic, files, namespace
+from ioflt.datastore.files import Made
 from ioflt.datastore.home import Home
 from ioflt.datastore.standing import is_private, stored_as
 from ioflt.fuse.errnos import translated
@@ -42,26 +43,31 @@ class Names(Served):
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        node, fd = await self._create(parent_inode, name, mode, ctx)
-        node.lookups += 1  # holds the node while the file is being opened
+        home = self.nodes[parent_inode].home
+        home.enter()  # until it is open: in between nobody gives it other data keys
         try:
-            await self.opener.acquire(node, write=True, created=fd)
-            if self.events.is_first(node, ctx.uid):
-                self.events.opened(node, ctx.uid)
-            fh = await self._handle(node, writes=True)
-            return FileInfo(fh=fh, direct_io=False, keep_cache=False), node.attributes()
-        except BaseException:  # cancelled, too: the reference goes with the try
-            node.lookups -= 1
-            self.nodes.drop_unused(node)
-            raise
+            node, made = await self._create(parent_inode, name, mode, ctx)
+            node.lookups += 1  # holds the node while the file is being opened
+            try:
+                await self.opener.acquire(node, write=True, made=made)
+                if self.events.is_first(node, ctx.uid):
+                    self.events.opened(node, ctx.uid)
+                fh = await self._handle(node, writes=True)
+                return FileInfo(fh=fh, direct_io=False, keep_cache=False), node.attributes()
+            except BaseException:  # cancelled, too: the reference goes with the try
+                node.lookups -= 1
+                self.nodes.drop_unused(node)
+                raise
+        finally:
+            home.leave()
 
     @translated
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         if stat.S_ISREG(mode):
-            node, fd = await self._create(parent_inode, name, mode, ctx)
-            os.close(fd)
+            node, made = await self._create(parent_inode, name, mode, ctx)
+            made.close()
             return entry(node)
 
         def make(dir_fd: int, text: str) -> None:
@@ -250,26 +256,26 @@ class Names(Served):
 
     async def _create(
         self, parent_inode: int, name: FileNameT, mode: int, ctx: RequestContext
-    ) -> tuple[Node, int]:
-        """A new regular file, and the descriptor that made it, which may write whatever its mode."""
+    ) -> tuple[Node, Made]:
+        """A new regular file, and what made it, which may write whatever its mode."""
         parent, text = self._target(parent_inode, name)
         owner = (ctx.uid, self._group(parent, ctx))
         mode = stat.S_IMODE(mode) & ~ctx.umask
 
-        def make() -> int:
+        def make() -> Made:
             namespace.release(parent.home, parent.path_fd, text)
-            return files.create(parent.home, parent.path_fd, text, mode=mode, owner=owner)
+            return files.make(parent.home, parent.path_fd, text, mode=mode, owner=owner)
 
         await self.events.room()
         await self._have_keys(parent.home)
         async with self._changing(parent.home):
-            fd = await self._ask(make)
+            made = await self._ask(make)
             try:
                 node = await self._lookup(parent, text)
                 self.events.created(node, ctx.uid)
-                return node, fd
+                return node, made
             except BaseException:  # nobody else closes it
-                os.close(fd)
+                made.close()
                 raise
 
     async def _make(
