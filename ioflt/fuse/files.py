@@ -68,6 +68,8 @@ class Files(Served):
         node = self.nodes[inode]
         if self.volume.read_only:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if fh is None and (fields.update_size or node.file is None):  # else by a descriptor, it may be
+            self._check_name(node, ctx)
         if not node.is_top:
             await self._ask(node.home.check_writable)
         if fields.update_size:
@@ -143,6 +145,7 @@ class Files(Served):
         write = writes(flags)
         if write and self.volume.read_only:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        self._check_told(node, ctx)
         if self.events.is_first(node, ctx.uid):
             await self.events.room()
         await self.opener.acquire(node, write=write)

@@ -32,8 +32,16 @@ class Names(Served):
 
     @translated
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        parent = self.nodes[parent_inode]
-        return entry(await self._lookup(parent, os.fsdecode(name)))
+        parent, text = self.nodes[parent_inode], os.fsdecode(name)
+        try:
+            node = await self._lookup(parent, text)
+        except FileNotFoundError:
+            self.nodes.told.gone(parent, text)
+            self._refusals.looked(ctx.pid, None)
+            raise
+        self._refusals.looked(ctx.pid, node.number)
+        self.nodes.told.tell(parent, text, node)
+        return entry(node)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, lookups in inode_list:
@@ -53,6 +61,7 @@ class Names(Served):
                 if self.events.is_first(node, ctx.uid):
                     self.events.opened(node, ctx.uid)
                 fh = await self._handle(node, writes=True)
+                self.nodes.told.tell(self.nodes[parent_inode], os.fsdecode(name), node)
                 return FileInfo(fh=fh, direct_io=False, keep_cache=False), node.attributes()
             except BaseException:  # cancelled, too: the reference goes with the try
                 node.lookups -= 1
@@ -68,6 +77,7 @@ class Names(Served):
         if stat.S_ISREG(mode):
             node, made = await self._create(parent_inode, name, mode, ctx)
             made.close()
+            self.nodes.told.tell(self.nodes[parent_inode], os.fsdecode(name), node)
             return entry(node)
 
         def make(dir_fd: int, text: str) -> None:
@@ -125,10 +135,12 @@ class Names(Served):
                 source = f"/proc/self/fd/{node.path_fd}"
                 os.link(source, text, dst_dir_fd=parent.path_fd, follow_symlinks=True)
 
+        self._check_name(node, ctx)
         async with self._changing(parent.home, nodes=[node]):
             await self._ask(make)
             self.events.linked(parent, text, ctx.uid)
         node.unlinked = False
+        self.nodes.told.tell(parent, text, node)
         return entry(node)
 
     @translated
@@ -165,6 +177,9 @@ class Names(Served):
         new_parent, new = self._target(parent_inode_new, name_new)
         await self.events.room()
         node = await self._lookup(parent, old)
+        self._check_renamed(parent, old, node, ctx)
+        if flags & syscalls.RENAME_EXCHANGE:
+            self._check_renamed(new_parent, new, await self._lookup(new_parent, new), ctx)
         move = namespace.Move(
             parent.home, parent.path_fd, old, new_parent.home, new_parent.path_fd, new, flags,
             is_dir=node.is_dir, top=parent.parent is None, new_top=new_parent.parent is None,
@@ -220,6 +235,7 @@ class Names(Served):
                 self.nodes.drop_unused(node)
                 return
             if dots is None:  # the kernel takes no reference by way of the two
+                self.nodes.told.tell(directory, name, node)
                 node.lookups += 1
             if self.nodes.crowded:  # while the kernel waits for an answer it lets go of no name here
                 await trio.sleep(CROWDED_PAUSE_S)
@@ -337,23 +353,34 @@ class Names(Served):
             victim = self._known(parent, text)
             await self._ask(namespace.remove, parent.home, parent.path_fd, text, how)
             self.events.removed(parent, text, ctx.uid)
+            self.nodes.told.take(parent, text)
             self._note_unlinked(victim)
 
     async def _rename(self, node: Node, move: namespace.Move, new_parent: Node, *, converts: bool) -> None:
         replaced = self._known(new_parent, move.new)
-        parent = node.parent
+        parent, was_known = self._directory_of(node), node.attributes_hold()
         if converts:
             await self._rename_converting(node, move)
         else:
             await self._ask(namespace.rename, move, node.home if move.renames_home else None)
+        told = self.nodes.told
+        told.take(parent, move.old)
+        told.tell(new_parent, move.new, node)
         if replaced is not None and replaced is not node:
             if move.exchanges:
                 replaced.parent, replaced.name = parent, move.old
+                told.tell(parent, move.old, replaced)
             else:
                 self._note_unlinked(replaced)
         node.parent, node.name = new_parent, move.new
         if not node.is_dir:
             node.home = new_parent.home
+        if was_known and node.is_regular:
+            node.note_told()  # its time of change
+
+    def _check_renamed(self, parent: Node, name: str, node: Node, ctx: RequestContext) -> None:
+        """The kernel gives the new name to what it takes the old one for. Raises OSError ESTALE."""
+        self._refusals.check(ctx.pid, node.number, holds=self.nodes.told.is_told(parent, name, node))
 
     async def _rename_converting(self, node: Node, move: namespace.Move) -> None:
         """To or from *.vmx: the content is stored the other way, under the same inode number."""

@@ -8,6 +8,7 @@ import resource
 import stat
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import replace
 
 import pyfuse3
@@ -22,6 +23,7 @@ from ioflt.errors import CorruptDataError
 from ioflt.format.luks2.layout import DATA_OFFSET
 from ioflt.fuse.fastpath import FastFile
 from ioflt.fuse.ranges import RangeLocks
+from ioflt.fuse.told import Attributes, Identity, Known, ToldNames
 
 #: Seconds that the kernel may keep names and attributes: another mount or command may change the backing
 #: file, and this is how long its user waits to see it.
@@ -33,7 +35,6 @@ _COPY_BIT = 1 << 61
 #: Nodes looked at by `Nodes.surplus`: more than one, as some of them are in use.
 _SURPLUS = 2
 
-Identity = tuple[int, int]
 _Stamp = tuple[int, int, int]
 
 #: Nanoseconds in which a file may change twice and show the same time of change.
@@ -59,12 +60,14 @@ class Node:
         "identity",
         "lookups",
         "name",
+        "names",
         "number",
         "opening",
         "parent",
         "path_fd",
         "ranges",
         "readers",
+        "told",
         "treatment",
         "unlinked",
         "writers",
@@ -90,6 +93,8 @@ class Node:
         self.opening = trio.Lock()
         self.fast = FastFile(self._native)
         self.ranges = RangeLocks(self.fast)
+        self.names: dict[tuple[Known, str], float] = {}
+        self.told: Attributes | None = None
         self._face: files.Face | None = None
         self._face_stamp: _Stamp | None = None
         self._stamp: _Stamp | None = None
@@ -146,6 +151,11 @@ class Node:
 
     def close(self) -> None:
         os.close(self.path_fd)
+        self.path_fd = -1  # somebody's `parent` may be this still
+
+    def found(self, parent: Node, name: str, home: Home) -> None:
+        """The backing inode has that name now, whichever it had before."""
+        self.parent, self.name, self.home, self.unlinked = parent, name, home, False
 
     def _native(self) -> NativeFile | None:
         if self.file is None:
@@ -204,14 +214,29 @@ class Node:
         entry.entry_timeout = CACHE_S
         entry.attr_timeout = CACHE_S
         if self.is_regular:
-            entry.entry_timeout = 0  # each open(2) asks: an append goes to the end that another mount made
             if isinstance(self.file, VmxFile):
                 entry.st_mtime_ns = self.file.mtime_ns
-            if self.file is not None and self.writers:
-                entry.st_size = self.file.length
-            elif self.treatment is not Treatment.CLEAR:
-                entry.st_size = self.face(info).length
+            self.told = self._attributes(info)
+            entry.st_size = self.told.length
         return entry
+
+    def note_told(self) -> None:
+        """The kernel knows by itself what became of the attributes: it asked for that."""
+        with suppress(OSError):  # nobody waits for an answer; the next one is one that is not known
+            self.told = self._attributes(os.stat(self.path_fd))
+
+    def attributes_hold(self) -> bool:
+        """Whether they are what the kernel was told; what is written here it knows by itself."""
+        if self.writers or self.told is None:
+            return True
+        return self.told == self._attributes(os.stat(self.path_fd))
+
+    def _attributes(self, info: os.stat_result) -> Attributes:
+        if self.file is not None and self.writers:
+            length = self.file.length
+        else:
+            length = info.st_size if self.treatment is Treatment.CLEAR else self.face(info).length
+        return Attributes(length, info.st_mtime_ns, info.st_ctime_ns)
 
 
 class Nodes:
@@ -222,6 +247,7 @@ class Nodes:
         root.lookups = 1
         self._by_number = OrderedDict({root.number: root})
         self._by_identity: dict[Identity, Node] = {root.identity: root}
+        self.told = ToldNames()
 
     def __getitem__(self, number: int) -> Node:
         return self._by_number[number]
@@ -245,7 +271,7 @@ class Nodes:
         node = self.find(info)
         if node is not None:
             os.close(path_fd)
-            node.parent, node.name, node.home, node.unlinked = parent, name, home, False
+            node.found(parent, name, home)
             return node
         node = Node(path_fd, info, home, parent, name)
         if node.is_regular and standing is not None:
@@ -255,7 +281,7 @@ class Nodes:
                 os.close(twin.path_fd)
                 twin.path_fd = path_fd
                 self.identity_changed(twin)
-                twin.parent, twin.name, twin.home = parent, name, home
+                twin.found(parent, name, home)
                 return twin
         node.number = self._number(node, info)
         self._by_number[node.number] = node
@@ -299,6 +325,7 @@ class Nodes:
         if self._by_number.get(node.number) is node:
             del self._by_number[node.number]
             self._drop_identity(node)
+            self.told.forget(node)
             node.close()
 
     def _drop_identity(self, node: Node) -> None:

@@ -103,6 +103,8 @@ class Opener:
         """One handle less. What had to be written was written by `flush`; the rest is memory."""
         async with node.opening:
             if write:
+                if node.writers == 1:
+                    node.note_told()
                 node.writers -= 1
             else:
                 node.readers -= 1

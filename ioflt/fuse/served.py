@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import pyfuse3
 import trio
-from pyfuse3 import EntryAttributes, FileHandleT
+from pyfuse3 import EntryAttributes, FileHandleT, RequestContext
 
 from ioflt.datastore.container import Container
 from ioflt.datastore.copies import Copies
@@ -32,6 +32,7 @@ from ioflt.fuse.gate import Gate
 from ioflt.fuse.handles import FileHandle, Handles
 from ioflt.fuse.nodes import Node, Nodes, identity_of
 from ioflt.fuse.opening import Opener
+from ioflt.fuse.told import Refusals
 
 #: Worker threads: enough for a queue depth of 16 on several disks, few enough for a small machine.
 THREADS = 32
@@ -70,6 +71,7 @@ class Served(pyfuse3.Operations):
         self.forgetter = Forgetter()
         #: One change of names at a time in each home.
         self._names: WeakKeyDictionary[Home, trio.Lock] = WeakKeyDictionary()
+        self._refusals = Refusals()
         self._nowait = True  # whether the backing file system knows RWF_NOWAIT
 
     def damaged(self, error: IntegrityError) -> None:
@@ -90,6 +92,15 @@ class Served(pyfuse3.Operations):
                 node.fast.add(number)
         return FileHandleT(number)
 
+    def _check_name(self, node: Node, ctx: RequestContext) -> None:
+        """Before a file is acted upon that the kernel knows by a name. Raises OSError ESTALE."""
+        self._refusals.check(ctx.pid, node.number, holds=self.nodes.told.hold(node))
+
+    def _check_told(self, node: Node, ctx: RequestContext) -> None:
+        """Before an open, as well: an append goes to where the kernel has the end. Raises OSError ESTALE."""
+        holds = self.nodes.told.hold(node) and node.attributes_hold()
+        self._refusals.check(ctx.pid, node.number, holds=holds)
+
     async def _ask(self, call: Callable[..., _T], *args: object) -> _T:
         """What may ask keyd, and wait for it."""
         return await trio.to_thread.run_sync(call, *args, limiter=self._asking)
@@ -97,6 +108,11 @@ class Served(pyfuse3.Operations):
     async def _lookup(self, parent: Node, name: str) -> Node:
         if parent.is_top and is_private(name):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if parent.parent is not None:
+            node = self.nodes.find(os.stat(name, dir_fd=parent.path_fd, follow_symlinks=False))
+            if node is not None:
+                node.found(parent, name, parent.home)
+                return node
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.path_fd)
         home, standing = parent.home, None
         try:

@@ -131,6 +131,84 @@ def test_the_length_is_seen_after(one, two, settle):
             os.close(fd)
 
 
+# What the kernel keeps of names and attributes is for stat alone
+
+
+@pytest.mark.parametrize("name", ["disk", "vm.vmx"])
+@pytest.mark.parametrize("length", [len(TEXT) + 5000, 100])
+def test_an_append_goes_to_the_end_that_the_other_mount_made(one, two, name, length):
+    (one / name).write_bytes(TEXT)
+    assert (two / name).stat().st_size == len(TEXT)
+    os.truncate(one / name, length)
+    with opened(two / name, os.O_WRONLY | os.O_APPEND) as fd:
+        os.write(fd, b"tail")
+    expected = TEXT.ljust(length, b"\0")[:length] + b"tail"
+    assert (two / name).read_bytes() == expected
+    eventually(lambda: (one / name).read_bytes() == expected)
+
+
+@pytest.mark.parametrize("name", ["disk", "vm.vmx"])
+def test_an_open_by_a_known_name_meets_what_took_it_over(one, two, name):
+    (one / name).write_bytes(TEXT)
+    for number in range(4):
+        assert (two / name).stat().st_mode
+        (one / f"new-{name}").write_bytes(b"%d" % number)
+        (one / f"new-{name}").rename(one / name)
+        assert (two / name).read_bytes() == b"%d" % number
+    assert (two / name).stat().st_size == 1
+    (one / name).unlink()
+    with pytest.raises(FileNotFoundError):
+        (two / name).read_bytes()
+
+
+def test_what_is_known_by_an_old_name_is_not_taken_for_the_new_one(one, two):
+    for name in "ab":
+        (one / name).write_bytes(name.encode())
+    for _ in range(6):
+        content = {name: (two / name).read_bytes() for name in "ab"}
+        (one / "a").rename(one / "c")
+        (one / "b").rename(one / "a")
+        (one / "c").rename(one / "b")
+        (two / "a").rename(two / "c")  # which the kernel takes for the other file
+        assert (two / "c").read_bytes() == content["b"]
+        (two / "c").rename(two / "a")
+        assert {name: (two / name).read_bytes() for name in "ba"} == {"a": content["b"], "b": content["a"]}
+        assert {name: (one / name).read_bytes() for name in "ba"} == {"a": content["b"], "b": content["a"]}
+
+
+def test_a_known_name_is_not_linked_nor_cut_once_it_is_another_files(one, two):
+    (one / "spare").write_bytes(b"the new one")
+    assert (two / "disk").stat().st_size == len(TEXT)
+    (one / "disk").rename(one / "kept")
+    (one / "spare").rename(one / "disk")
+    os.link(two / "disk", two / "linked")
+    assert (two / "linked").read_bytes() == b"the new one"
+    (one / "disk").rename(one / "spare")
+    (one / "kept").rename(one / "disk")
+    os.truncate(two / "disk", 5)
+    assert (two / "spare").read_bytes() == b"the new one"
+    assert (two / "disk").read_bytes() == TEXT[:5]
+
+
+def test_another_link_of_a_known_file_goes_to_another_file(one, two):
+    os.link(one / "disk", one / "second")
+    for name in ("disk", "second"):
+        assert (two / name).read_bytes() == TEXT
+    (one / "new").write_bytes(b"new")
+    (one / "new").rename(one / "disk")
+    assert (two / "second").read_bytes() == TEXT
+    assert (two / "disk").read_bytes() == b"new"
+
+
+def test_a_descriptor_opens_what_it_is_of_though_its_name_is_anothers(one, two):
+    with opened(two / "disk", os.O_RDONLY) as fd:
+        (one / "new").write_bytes(b"new")
+        (one / "new").rename(one / "disk")
+        assert Path(f"/proc/self/fd/{fd}").read_bytes() == TEXT
+        os.fchmod(fd, 0o640)
+        assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o640
+
+
 def test_a_reader_that_stays_open_reads_what_another_mount_appended(one, two):
     with opened(two / "disk", os.O_RDONLY) as reader:
         assert os.pread(reader, 1 << 20, 0) == TEXT
