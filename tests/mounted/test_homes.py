@@ -298,7 +298,7 @@ def test_syncs_reach_the_datastore(homes: Place, tmp_path: Path) -> None:
     assert "attached" in tracer.stderr.readline()
 
     def ended() -> int:
-        """How many syncs ended well so far; the line of one may be in two parts, with others' between them."""
+        """How many syncs ended well so far; the line of one may be in two parts, others' between them."""
         return len(re.findall(r"f(?:data)?sync(?:\(| resumed>).* = 0$", trace.read_text(), re.MULTILINE))
 
     try:
