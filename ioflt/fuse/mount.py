@@ -124,6 +124,7 @@ async def _serve(
         await nursery.start(hook.serve, operations.lseek, operations.fallocate)
         await nursery.start(operations.filler.run)
         await nursery.start(operations.forgetter.run)
+        await nursery.start(operations.closer.run)
         await nursery.start(operations.events.run)
         await nursery.start(control.serve, listener)
         if not operations.volume.read_only:

@@ -8,6 +8,7 @@ import resource
 import stat
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -149,9 +150,9 @@ class Node:
         except PermissionError:
             return os.open(path, flags)
 
-    def close(self) -> None:
-        os.close(self.path_fd)
-        self.path_fd = -1  # somebody's `parent` may be this still
+    def close(self, close: Callable[[int], None] = os.close) -> None:
+        path_fd, self.path_fd = self.path_fd, -1  # somebody's `parent` may be this still
+        close(path_fd)
 
     def found(self, parent: Node, name: str, home: Home) -> None:
         """The backing inode has that name now, whichever it had before."""
@@ -242,7 +243,9 @@ class Node:
 class Nodes:
     """All nodes of a mount."""
 
-    def __init__(self, root: Node) -> None:
+    def __init__(self, root: Node, close: Callable[[int], None]) -> None:
+        """`close`: of a descriptor that may be the last of a removed file."""
+        self._close = close
         root.number = pyfuse3.ROOT_INODE
         root.lookups = 1
         self._by_number = OrderedDict({root.number: root})
@@ -326,7 +329,7 @@ class Nodes:
             del self._by_number[node.number]
             self._drop_identity(node)
             self.told.forget(node)
-            node.close()
+            node.close(self._close)
 
     def _drop_identity(self, node: Node) -> None:
         if self._by_identity.get(node.identity) is node:

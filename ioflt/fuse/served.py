@@ -25,6 +25,7 @@ from ioflt.errors import IntegrityError, IofltError
 from ioflt.filters.trace import Counters
 from ioflt.filters.written import Written
 from ioflt.fuse import fastpath
+from ioflt.fuse.closing import Closer
 from ioflt.fuse.events import Events
 from ioflt.fuse.filler import Filler
 from ioflt.fuse.forgetting import Forgetter
@@ -63,7 +64,8 @@ class Served(pyfuse3.Operations):
         self.handles = Handles()
         self.copies = Copies(volume)
         root_fd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=volume.fd)
-        self.nodes = Nodes(Node(root_fd, os.stat(root_fd), volume.root, None, ""))
+        self.closer = Closer()
+        self.nodes = Nodes(Node(root_fd, os.stat(root_fd), volume.root, None, ""), self.closer.close)
         self._limiter = trio.CapacityLimiter(THREADS)
         self._asking = trio.CapacityLimiter(REQUESTS)  # those that may wait for keyd
         self.opener = Opener(self.nodes, self.counters, self._limiter, self._asking, self.gate, self.written)

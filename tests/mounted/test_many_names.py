@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.mounted.place import Place
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.fuse
 
@@ -36,3 +38,25 @@ def test_more_names_than_descriptors(clear_place: Place) -> None:
         file.write(b"still open")
     assert (home / "open").read_bytes() == b"still open"
     assert clear_place.complaints() == []
+
+
+def test_what_is_removed_is_let_go_of(place: Place) -> None:
+    """Its last descriptor is closed beside the loop."""
+    home = place.mount() / "vm"
+    home.mkdir()
+    for number in range(50):
+        (home / f"disk{number}").write_bytes(b"x" * 5000)
+    for number in range(50):
+        (home / f"disk{number}").unlink()
+    held = Path(f"/proc/{place.pid}/fd")
+
+    def are_held() -> bool:
+        for fd in os.listdir(held):
+            with suppress(FileNotFoundError):
+                path = os.readlink(held / fd)
+                if path.startswith(str(place.datastore)) and path.endswith("(deleted)"):
+                    return True
+        return False
+
+    eventually(lambda: not are_held())
+    assert os.listdir(home) == []
