@@ -23,6 +23,7 @@
 #define SECTOR 4096ULL
 #define MOST_DATA (1U << 20) /* of one request: libfuse's own limit up to 3.16, and ours */
 #define MOST_LENGTH (INT64_MAX - (1LL << 21)) /* of a file: `openfile.MAX_LENGTH` */
+#define STEP (128U << 10) /* of a large write: still in the processor's cache when it is written; 10% less CPU */
 #define BLOCK_SHIFT 16                        /* of changed blocks */
 #define BUCKETS 1024
 
@@ -263,17 +264,25 @@ static int read_covered(const struct file *file, char *buffer, uint64_t offset)
     return read_sectors(file, buffer, SECTOR, offset);
 }
 
+/* `buffer` has room for a step. */
 static int write_sectors(const struct file *file, char *buffer, const char *data, size_t size, uint64_t offset)
 {
-    uint64_t start = down(offset), end = offset + size, whole = up(end) - start;
-    if (offset > start && !read_covered(file, buffer, start))
-        return 0;
-    if (end < start + whole && (offset == start || whole > SECTOR)
-        && !read_covered(file, buffer + whole - SECTOR, start + whole - SECTOR))
-        return 0;
-    memcpy(buffer + (offset - start), data, size);
-    return sectors(file->key, (unsigned char *)buffer, whole / SECTOR, start / SECTOR, ENCRYPT)
-        && write_all(file->fd, buffer, whole, file->start + start);
+    uint64_t end = offset + size, count;
+    for (uint64_t start = down(offset); start < end; start += count) {
+        uint64_t from = start < offset ? offset : start, to;
+        count = up(end) - start < STEP ? up(end) - start : STEP;
+        to = start + count < end ? start + count : end;
+        if (from > start && !read_covered(file, buffer, start))
+            return 0;
+        if (to < start + count && (from == start || count > SECTOR)
+            && !read_covered(file, buffer + count - SECTOR, start + count - SECTOR))
+            return 0;
+        memcpy(buffer + (from - start), data + (from - offset), to - from);
+        if (!sectors(file->key, (unsigned char *)buffer, count / SECTOR, start / SECTOR, ENCRYPT)
+            || !write_all(file->fd, buffer, count, file->start + start))
+            return 0;
+    }
+    return 1;
 }
 
 /* Requests. 1 when it was answered, 0 when it is for Python: that does all of it again, and knows of errors.

@@ -22,11 +22,10 @@ from ioflt.datastore import atomic, newhome
 from ioflt.datastore.volume import Volume
 from ioflt.errors import KeyUnavailableError, PeerError
 from ioflt.format.record.record import DatastoreRecord
-from ioflt.fuse import fastpath, hook, resuming, visitors
+from ioflt.fuse import fastpath, hook, kernel, mountinfo, resuming, visitors
 from ioflt.fuse.broker import Broker
 from ioflt.fuse.control import Control
 from ioflt.fuse.events import Events
-from ioflt.fuse.mountinfo import mount_id
 from ioflt.fuse.operations import Operations
 from ioflt.fuse.served import REQUESTS
 from ioflt.keys.client import KeyClient
@@ -201,10 +200,11 @@ def _mount(operations: Operations, options: Options) -> int:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(said)
-    number = mount_id(options.mountpoint)
-    if number is None:
+    found = mountinfo.find(options.mountpoint)
+    if found is None:
         raise PeerError("is not in the kernel's list of mounts", file=options.mountpoint)
-    return number
+    kernel.read_ahead(found.device)
+    return found.number
 
 
 def _visitors(options: Options) -> AbstractContextManager[None]:

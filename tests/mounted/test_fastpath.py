@@ -214,3 +214,15 @@ def test_more_requests_than_threads(shared: Place) -> None:
     with ThreadPoolExecutor(48) as pool:
         list(pool.map(read, range(48)))
     eventually(lambda: len(list(threads.iterdir())) < 24)
+
+
+@pytest.mark.root
+def test_who_reads_in_order_is_read_ahead_for(homes: Place) -> None:
+    """In requests of up to 1 MiB, where 128 KiB are asked for: the kernel by itself makes 128 of 16 MiB."""
+    data = random.Random(2).randbytes(16 * MIB)
+    path = homes.mountpoint / "thin" / "disk"
+    path.write_bytes(data)
+    before = in_c(homes)
+    with path.open("rb", buffering=128 << 10) as file:
+        assert b"".join(iter(lambda: file.read(128 << 10), b"")) == data
+    assert 16 <= in_c(homes) - before < 64
