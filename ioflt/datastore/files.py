@@ -135,9 +135,11 @@ def open_file(
                 counters=counters,
                 name=name,
                 tags_in=home.fd,
-                needs_tags=home.standing().needs_tags,
+                needs_tags=new is None and home.standing().needs_tags,
                 written=written,
             )
+        if new is not None:
+            new.dek.wipe()
         if treatment is Treatment.VMX:
             return VmxFile(fd, home.volume.keys, writable=writable, place=place)
     except IofltError as error:

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TypeVar
 
 import trio
@@ -79,11 +79,12 @@ class Opener:
                 node.home.enter()
                 node.entered = node.home
                 try:
-                    unused.pop_all()  # `_open` closes what it cannot use
-                    if made is not None and self._opens_at_once(node, made):
-                        node.file = self._open(node, made)
+                    standing = None if made is None else self._at_once(node, made)
+                    if made is not None and standing is not None:
+                        unused.pop_all()
+                        node.file = self._open_made(node, made, standing)
                     else:
-                        node.file = await self._ask(self._open, node, made)
+                        node.file = await self._ask(self._open, node, made, unused)
                 except BaseException:  # cancelled, too: who did not open it does not count
                     node.entered.leave()
                     raise
@@ -194,16 +195,18 @@ class Opener:
         raise BusyError("open for writing in another mount, or by another program", file=node.shown)
 
     @staticmethod
-    def _opens_at_once(node: Node, made: Made) -> bool:
-        """Whether to open it takes no wait: 0.2 ms, of which a thread would be as much again."""
+    def _at_once(node: Node, made: Made) -> Standing | None:
+        """By what to open it where that takes no wait: 0.2 ms, of which a thread would be as much again."""
         known = node.home.writable_now()
-        listed = known is None or known.record is None or known.record.clear_files
-        return made.new is not None and not made.new.header.tagged and not listed
+        if made.new is None or made.new.header.tagged or known is None or known.record is None:
+            return None
+        return None if known.record.clear_files else known
 
-    def _open(self, node: Node, made: Made | None) -> OpenFile:
+    def _open(self, node: Node, made: Made | None, unused: ExitStack) -> OpenFile:
         """In a worker thread."""
+        unused.pop_all()  # from here on what cannot be used is closed here
         if made is not None:
-            return self._open_file(node, made.fd, writable=True, new=made.new)
+            return self._open_made(node, made)
         standing = node.home.standing()
         if os.stat(node.path_fd).st_nlink == 0 and not node.unlinked:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # replaced; the kernel looks it up again
@@ -220,13 +223,25 @@ class Opener:
             fd = node.reopen(os.O_RDONLY)
         return self._open_file(node, fd, writable=not read_only)
 
-    def _open_file(self, node: Node, fd: int, *, writable: bool, new: New | None = None) -> OpenFile:
+    def _open_made(self, node: Node, made: Made, standing: Standing | None = None) -> OpenFile:
+        try:
+            with node.home.steady() if standing is None else nullcontext(standing) as known:
+                node.treatment = self._treatment(node, made.fd, known)
+        except BaseException:  # nobody else closes it
+            made.close()
+            raise
+        return self._open_treated(node, made.fd, writable=True, new=made.new)
+
+    def _open_file(self, node: Node, fd: int, *, writable: bool) -> OpenFile:
         try:
             with node.home.steady() as standing:
                 node.treatment = self._treatment(node, fd, standing)
         except BaseException:  # nobody else closes it
-            Made(fd, new).close()
+            os.close(fd)
             raise
+        return self._open_treated(node, fd, writable=writable)
+
+    def _open_treated(self, node: Node, fd: int, *, writable: bool, new: New | None = None) -> OpenFile:
         node.note_stamp()
         try:
             return files.open_file(
