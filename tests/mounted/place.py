@@ -38,7 +38,7 @@ class Place:
             check=False,
         )
         if check:
-            assert result.returncode == 0, result.stderr
+            assert result.returncode == 0, result.stdout + result.stderr
         return result
 
     def make_homes(self) -> None:
