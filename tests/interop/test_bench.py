@@ -63,6 +63,20 @@ def test_interrupted_it_leaves_nothing(short_tmp: Path) -> None:
     assert mounts_below(short_tmp) == []
 
 
+def test_the_bare_pass_through_is_read_ahead_as_ours(short_tmp: Path) -> None:
+    words = ("--rounds=1000", "--places=ioflt,bare", "read-1m-direct")
+    process = subprocess.Popen(command(short_tmp, *words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        eventually(lambda: [read_ahead_kib(line) for line in mounts_below(short_tmp)] == [1024, 1024])
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def read_ahead_kib(mount: str) -> int:
+    return int(Path(f"/sys/class/bdi/{mount.split()[2]}/read_ahead_kb").read_text())
+
+
 def test_the_bare_pass_through_is_a_file_system(short_tmp: Path) -> None:
     """What it is measured for, it does right."""
     store, mountpoint = short_tmp / "store", short_tmp / "mnt"
