@@ -30,6 +30,9 @@ from benching.work import MIB, Extent
 FULL = {"rounds": 5, "seconds": 1.0, "mib": 512, "names": 10_000, "places": ",".join(rows.PLACES)}
 QUICK = {"rounds": 3, "seconds": 0.3, "mib": 128, "names": 200, "places": ",".join(PLACES)}
 
+#: They end a run, beside Ctrl-C.
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -54,7 +57,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    for ending in (signal.SIGTERM, signal.SIGHUP):
+    for ending in _ENDING:
         signal.signal(ending, _end)
     machine = report.facts(options.directory or Path(tempfile.gettempdir()))
     found: list[Figures] = []
@@ -97,7 +100,8 @@ def _measure(options: argparse.Namespace, found: list[Figures]) -> None:
             for figures in rounds.measure(rows.WORKS, plan, places, status.update):
                 found += figures
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave mounts
+            for ending in (signal.SIGINT, *_ENDING):  # a second one would leave mounts, keyd and directories
+                signal.signal(ending, signal.SIG_IGN)
 
 
 def _end(number: int, _frame: object) -> NoReturn:

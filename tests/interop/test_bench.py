@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -50,15 +51,33 @@ def test_each_place_has_a_figure(short_tmp: Path) -> None:
     assert mounts_below(short_tmp) == []
 
 
-def test_interrupted_it_leaves_nothing(short_tmp: Path) -> None:
+def started_below(directory: Path) -> list[str]:
+    """What runs with a home of ours there, keyd too."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            with suppress(OSError):  # gone meanwhile, or none of ours
+                if f"IOFLT_HOME={directory}/".encode() in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_text())
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ended_again_and_again_it_leaves_nothing(short_tmp: Path, number: signal.Signals) -> None:
     words = ("--rounds=1000", "read-1m-direct")  # in the middle of which it is
     process = subprocess.Popen(
         command(short_tmp, *words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0
     )
     eventually(lambda: len(mounts_below(short_tmp)) == 3)
-    os.killpg(process.pid, signal.SIGINT)
+
+    def ended() -> bool:
+        os.killpg(process.pid, number)  # again and again: at each step of what is cleaned up
+        return process.poll() is not None
+
+    eventually(ended)
     process.communicate()
-    assert process.returncode == 128 + signal.SIGINT
+    assert process.returncode == 128 + number
+    assert started_below(short_tmp) == []
     assert list(short_tmp.iterdir()) == []
     assert mounts_below(short_tmp) == []
 
