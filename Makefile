@@ -79,7 +79,8 @@ demo:
 
 bench:
 	@tools/setup.sh build test bench
-	$(PYTHON_BIN) tools/bench.py --history tests/bench/history.jsonl $(if $(JSON),--json $(JSON))
+	$(PYTHON_BIN) tools/bench.py --history tests/bench/history.jsonl \
+		$(if $(JSON),--json $(JSON)) $(if $(MARKDOWN),--markdown $(MARKDOWN))
 	$(PYTHON_BIN) tools/bench_keys.py
 	$(PYTHON_BIN) tools/bench_events.py
 	$(PYTHON_BIN) tools/bench_backup.py

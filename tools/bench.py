@@ -48,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vms", type=int, default=10_000, help="of the datastore of many (default 10,000)")
     parser.add_argument("--directory", type=Path, help="where to measure (default: the temporary directory)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, for a README")
     parser.add_argument("--history", type=Path, metavar="FILE", help="append a line of JSON there")
     parser.set_defaults(**FULL)
     if parser.parse_args().quick:
@@ -74,6 +75,8 @@ def main() -> int:
     if options.json is not None:
         text = json.dumps(to_json(found, TARGETS), indent=1, ensure_ascii=False)
         options.json.write_text(f"{text}\n", encoding="utf-8")
+    if options.markdown is not None:
+        options.markdown.write_text(report.markdown(found, machine), encoding="utf-8")
     if options.history is not None:
         report.remember(options.history, found, machine)
     return 0
@@ -87,6 +90,9 @@ def _measure(options: argparse.Namespace, found: list[Figures]) -> None:
         raise BenchError("needs root, who sees the memory of keyd")
     if options.directory is not None and not options.directory.is_dir():
         raise BenchError(f"not a directory: {options.directory}")
+    for file in (options.json, options.markdown):  # else it would be known when all is measured
+        if file is not None and not file.parent.is_dir():
+            raise BenchError(f"not a directory: {file.parent}")
     need("fio", "gocryptfs", "qemu-img", "qemu-storage-daemon")
     extent = Extent(options.mib * MIB, options.seconds, options.names, options.vms)
     with (

@@ -32,7 +32,9 @@ def mounts_below(directory: Path) -> list[str]:
 
 def test_each_place_has_a_figure(short_tmp: Path) -> None:
     figures, history = short_tmp / "figures.json", short_tmp / "history.jsonl"
-    words = (f"--json={figures}", f"--history={history}", "read-1m-buffered", "create", "help")
+    page = short_tmp / "page.md"
+    files = (f"--json={figures}", f"--history={history}", f"--markdown={page}")
+    words = (*files, "read-1m-buffered", "create", "help")
     done = subprocess.run(command(short_tmp, *words), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = {row["row"]: row for row in json.loads(figures.read_text())["rows"]}
@@ -47,7 +49,10 @@ def test_each_place_has_a_figure(short_tmp: Path) -> None:
     assert [rows["help"][place] for place in PLACES[1:]] == [None] * 3
     (line,) = history.read_text().splitlines()
     assert json.loads(line)["medians"]["create"] == {place: rows["create"][place] for place in PLACES}
-    assert {path.name for path in short_tmp.iterdir()} == {"figures.json", "history.jsonl"}
+    assert (
+        "| row | ioflt | clear | bare | gocryptfs | ÷ gocryptfs | ÷ bare |\n| --- | --: |" in page.read_text()
+    )
+    assert {path.name for path in short_tmp.iterdir()} == {"figures.json", "history.jsonl", "page.md"}
     assert mounts_below(short_tmp) == []
 
 
@@ -80,6 +85,12 @@ def test_ended_again_and_again_it_leaves_nothing(short_tmp: Path, number: signal
     assert started_below(short_tmp) == []
     assert list(short_tmp.iterdir()) == []
     assert mounts_below(short_tmp) == []
+
+
+def test_what_cannot_be_written_is_said_first(short_tmp: Path) -> None:
+    words = (f"--json={short_tmp}/none/figures.json", "help")
+    done = subprocess.run(command(short_tmp, *words), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"bench: not a directory: {short_tmp}/none\n")
 
 
 def test_the_bare_pass_through_is_read_ahead_as_ours(short_tmp: Path) -> None:

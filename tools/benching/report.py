@@ -1,4 +1,4 @@
-"""What a run found: a table, JSON, a line in the history; and on what kind of machine."""
+"""What a run found: tables for a terminal and a page, JSON, a line in the history; and on what machine."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 import ioflt
 from ioflt.crypto import xts
@@ -67,19 +68,40 @@ def title(machine: Mapping[str, object]) -> str:
 
 def table(run: Sequence[Figures], machine: Mapping[str, object]) -> Table:
     """A line for each row: medians, spread and ratios with their targets; below, processor time a GiB."""
-    others = sorted({place for figures in run for place in figures.samples} - set(PLACES))
+    head, *lines = _cells(run)
     shown = Table(title=title(machine), title_justify="left", show_lines=True)
-    shown.caption = ", ".join(f"{name} {said}" for name, said in versions().items())
-    shown.add_column("row")
-    for column in (*PLACES, *others, "÷ gocryptfs", "÷ bare"):
+    shown.caption = _versions()
+    shown.add_column(head[0])
+    for column in head[1:]:
         shown.add_column(column, justify="right", no_wrap=True)
+    for line in lines:
+        shown.add_row(*line)
+    return shown
+
+
+def markdown(run: Sequence[Figures], machine: Mapping[str, object]) -> str:
+    """The same for a page: machine and date above it, versions below."""
+    head, *lines = ([Text.from_markup(cell).plain for cell in line] for line in _cells(run))
+    rows = (head, ["---", *["--:"] * (len(head) - 1)], *lines)
+    said = "".join("| " + " | ".join(row).replace("\n", "<br>") + " |\n" for row in rows)
+    date = f"{datetime.now(UTC):%Y-%m-%d}"
+    return f"{date}, {title(machine)}:\n\n{said}\n{_versions()}\n"
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {said}" for name, said in versions().items())
+
+
+def _cells(run: Sequence[Figures]) -> Iterator[list[str]]:
+    """Line by line, the first has the columns' names; with rich's markup."""
+    others = sorted({place for figures in run for place in figures.samples} - set(PLACES))
+    yield ["row", *PLACES, *others, "÷ gocryptfs", "÷ bare"]
     for figures in run:
-        shown.add_row(
+        yield [
             f"{figures.row.name}\n[dim]{figures.row.title}, {figures.row.unit}[/dim]",
             *(_cell(figures, place) for place in (*PLACES, *others)),
             *(_ratios(figures, place) for place in ("gocryptfs", "bare")),
-        )
-    return shown
+        ]
 
 
 def _cell(figures: Figures, place: str) -> str:
