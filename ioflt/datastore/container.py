@@ -465,6 +465,9 @@ class Container(Tracked):
                     start = bad.pop()[0] if bad and sum(bad[-1]) == first else first
                     bad.append((start, first + count - start))
             progress(length)
+        if bad and not self._writable:  # whoever writes the file may have cut it meanwhile
+            end = round_up(stateblocks.load(self._fd, self._mac_key).length or 0) // SECTOR_SIZE
+            bad = [(first, min(count, end - first)) for first, count in bad if first < end]
         return tuple(bad)
 
     @property

@@ -9,8 +9,8 @@ it since the one before. Nothing else is ever healed.
 A sector that was never written is a hole: zeros, and the tag of a hole at its place. Of an area without any
 other there are no tags, only a mark.
 
-Tasks and locks: reads may run beside everything; whoever reads here what another process writes tries again,
-and so does, under `_journal_lock`, who reads of an area to which this process gives its first tags.
+Tasks and locks: reads may run beside everything; whoever reads here what another process writes looks
+again (`patience`), and under `_journal_lock` who reads of an area to which this process gives its first tags.
 `_lock` keeps a write (data, then tags) together, `_journal_lock` one change of the journal; who has both took
 `_journal_lock` first. Nobody waits for the medium under `_lock`.
 """
@@ -20,13 +20,13 @@ from __future__ import annotations
 import errno
 import hmac
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 
 from ioflt.crypto.sectortags import TAG_SIZE, Begun, SectorTags
 from ioflt.errors import IntegrityError
 from ioflt.filters.base import Filter, Link
+from ioflt.filters.patience import Patience, Sight
 from ioflt.filters.tagfile import TagFile
 from ioflt.format.luks2.tags import AREA, AREA_SECTORS, MAX_RUNS, Journal, TagKeys, runs_of
 from ioflt.sectors import round_down, round_up
@@ -41,9 +41,6 @@ MAX_AREAS = 512
 _QUIET = 16
 #: Areas that are named ahead of who writes one after the other.
 _AHEAD = 8
-#: How often, and in which pause, a reader looks again at what another process is writing.
-_TRIES = 100
-_PAUSE_S = 0.001
 #: Areas that are punched in one change of the journal.
 _BATCH = 64
 #: Marks that are made at a time: of 256 GiB.
@@ -77,6 +74,7 @@ class Tagged(Filter):
         self._healed = healed
         self._lock = threading.Lock()
         self._journal_lock = threading.Lock()
+        self._patience = Patience()
         self._ahead: dict[tuple[int, int], tuple[bytearray | memoryview, Begun]] = {}
         self.forget(0)
 
@@ -123,7 +121,7 @@ class Tagged(Filter):
         if bad and nowait:
             raise BlockingIOError(errno.EAGAIN, "looked at again, by who may wait")
         if bad:
-            data, bad = self._again(offset, length)
+            data, bad = self._again(offset, length, data, bad)
         if bad:
             self._refuse(bad)
         return data
@@ -150,7 +148,7 @@ class Tagged(Filter):
         data = self.below.read(offset, length)
         bad = self._bad(data, offset // SECTOR_SIZE)
         if bad:
-            data, bad = self._again(offset, length)
+            data, bad = self._again(offset, length, data, bad)
         have = round_down(len(data))
         if have < length:
             sector = (offset + have) // SECTOR_SIZE
@@ -293,7 +291,9 @@ class Tagged(Filter):
             or (data is not None and any(_sector(data, number - sector)))
         ]
 
-    def _again(self, offset: int, length: int) -> tuple[bytearray | memoryview, list[int]]:
+    def _again(
+        self, offset: int, length: int, data: bytearray | memoryview, bad: list[int]
+    ) -> tuple[bytearray | memoryview, list[int]]:
         """Another process may have been writing when that was read, or may have been interrupted; of this one
         another thread, to other sectors of an area that had no tags yet.
         """
@@ -301,19 +301,25 @@ class Tagged(Filter):
             with self._journal_lock:  # who gives an area tags has it until its mark says so, too
                 data = self.below.read(offset, length)
                 return data, self._bad(data, offset // SECTOR_SIZE)
-        tries = 0
-        while True:
-            lives = self._is_written()
-            named = self._file.load_journal().areas
-            data = self.below.read(offset, length)
-            bad = self._bad(data, offset // SECTOR_SIZE)
-            if not lives:  # interrupted: what it was writing is as it is, until somebody writes again
-                bad = [number for number in bad if number // AREA_SECTORS not in named]
-            tries += 1
-            if not bad or tries == _TRIES or (not lives and tries > 1):
-                return data, bad
-            if lives:
-                time.sleep(_PAUSE_S)
+        data = bytearray(data)
+        settled = self._patience.settle(bad, self._is_written, self._look)
+        for number, sight in settled.items():
+            if sight.sound:
+                start = number * SECTOR_SIZE - offset
+                data[start : start + len(sight.data)] = sight.data
+        return data, [number for number in bad if not settled[number].sound]
+
+    def _look(self, numbers: list[int]) -> list[Sight]:
+        """At each of these sectors alone: while many are read many change."""
+        named = self._file.load_journal().areas
+        return [self._sight(number, named=number // AREA_SECTORS in named) for number in numbers]
+
+    def _sight(self, number: int, *, named: bool) -> Sight:
+        data = self.below.read(number * SECTOR_SIZE, SECTOR_SIZE)
+        whole = _whole(data)
+        tags = self._tags.of(whole, number)
+        sound = len(whole) > 0 and not self._differing(whole, number, tags)
+        return Sight(data, tags + self._file.read_tags(number, 1), sound, named)
 
     def _refuse(self, bad: Iterable[int]) -> None:
         runs = runs_of(bad)

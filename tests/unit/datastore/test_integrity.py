@@ -3,6 +3,10 @@
 import os
 import random
 import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,10 +33,12 @@ from ioflt.datastore.header import read_header
 from ioflt.datastore.standing import Treatment, stored_as
 from ioflt.datastore.volume import Volume
 from ioflt.errors import CrossHomeError, IntegrityError, UsageError
+from ioflt.filters import patience
 from ioflt.format.luks2 import tags
 from ioflt.format.luks2.layout import DATA_OFFSET, STATE_SLOT_OFFSETS
 from ioflt.types import HomeState
 from tests.small_areas import small_areas
+from tests.waiting import PATIENCE_S
 
 PAGE = 4096
 BODY = random.Random(3).randbytes(40 * PAGE)
@@ -213,6 +219,76 @@ def test_a_read_while_its_area_gets_its_first_tags(volume, vm, monkeypatch):
         assert bytes(file.read(30 * PAGE, PAGE)) == bytes(PAGE)
     assert bytes(file.read(31 * PAGE, 2)) == b"x\0"
     file.close()
+
+
+@contextmanager
+def written_elsewhere(volume: Volume, vm: Path) -> Iterator[tuple[Container, Container]]:
+    """The disk as its writer has it, and as somebody else who reads it."""
+    fds = [os.open(vm / "disk-flat.vmdk", flags) for flags in (os.O_RDWR, os.O_RDONLY)]
+    assert syscalls.try_write_lock(fds[0])
+    home = volume.home("web")
+    with ExitStack() as opened:
+        both = []
+        for fd, writable in zip(fds, (True, False), strict=True):
+            file = files.open_file(home, fd, Treatment.CONTAINER, writable=writable, place=lambda: None)
+            opened.callback(file.close)
+            both.append(file)
+        yield both[0], both[1]
+
+
+@pytest.mark.parametrize("how", ["read", "scrub"])
+def test_a_writer_that_is_stopped_between_data_and_tag(volume, vm, monkeypatch, how):
+    """Whoever reads meanwhile waits, however often he looks, and finds nothing that is not so."""
+    monkeypatch.setattr(patience, "PATIENCE_S", PATIENCE_S)
+    monkeypatch.setattr(patience, "_LONGEST_PAUSE_S", 0.001)
+    data = random.Random(8).randbytes(PAGE)
+    stopped, go_on, looks = threading.Event(), threading.Event(), threading.Semaphore(0)
+    with written_elsewhere(volume, vm) as (writer, reader), ThreadPoolExecutor(2) as pool:
+        writer.write(5 * PAGE, bytes(PAGE))
+        stored, looking = writer._tagged._file, reader._tagged._file
+        write_tags, load_journal = stored.write_tags, looking.load_journal
+
+        def stop(first: int, tags: bytes) -> None:
+            stopped.set()
+            assert go_on.wait(PATIENCE_S)
+            write_tags(first, tags)
+
+        def look() -> object:
+            looks.release()
+            return load_journal()
+
+        monkeypatch.setattr(stored, "write_tags", stop)
+        monkeypatch.setattr(looking, "load_journal", look)
+        writing = pool.submit(writer.write, 5 * PAGE, data)
+        assert stopped.wait(PATIENCE_S)
+        if how == "read":
+            reading = pool.submit(lambda: bytes(reader.read(5 * PAGE, PAGE)))
+        else:
+            reading = pool.submit(reader.scrub, lambda _: None)
+        for _ in range(110):
+            assert looks.acquire(timeout=PATIENCE_S)
+        go_on.set()
+        writing.result()
+        assert reading.result() == (data if how == "read" else ())
+
+
+def test_what_is_changed_while_it_is_written_elsewhere(volume, vm, monkeypatch):
+    """In an area that the journal names after some time, once for many sectors; elsewhere at once."""
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.5)
+    with written_elsewhere(volume, vm) as (writer, reader):
+        for sector in (0, 2, 4):
+            writer.write(sector * PAGE, PLAIN[sector * PAGE :][:PAGE])
+        flip(vm / "disk-flat.vmdk", 17)
+        assert reader.scrub(lambda _: None) == ((17, 1),)
+        for sector in (0, 2, 3, 4):
+            flip(vm / "disk-flat.vmdk", sector)
+        assert reader.scrub(lambda _: None) == ((0, 1), (2, 3), (17, 1))
+
+
+def test_what_is_cut_while_it_is_verified_is_not_missed(volume, vm):
+    with written_elsewhere(volume, vm) as (writer, reader):
+        writer.truncate(50 * PAGE)
+        assert reader.scrub(lambda _: None) == ()
 
 
 def test_the_log_of_findings_has_an_end(volume, vm, caplog):
