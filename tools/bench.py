@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -30,8 +31,29 @@ from benching.work import MIB, Extent
 FULL = {"rounds": 5, "seconds": 1.0, "mib": 512, "names": 10_000, "places": ",".join(rows.PLACES)}
 QUICK = {"rounds": 3, "seconds": 0.3, "mib": 128, "names": 200, "places": ",".join(PLACES)}
 
+#: So many disks lie side by side in the end.
+_DISKS = 20
+
+#: Temporary files are often in memory, these are not.
+_DISK = Path("/var/tmp")  # noqa: S108 (a directory of its own is made there)
+
 #: They end a run, beside Ctrl-C.
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+def count(text: str) -> int:
+    """What an argument says; argparse shows this name."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return value
+
+
+def duration(text: str) -> float:
+    value = float(text)
+    if not 0.01 <= value <= 3600:  # nan is in no range
+        raise argparse.ArgumentTypeError("from 0.01 to 3,600")
+    return value
 
 
 def arguments() -> argparse.Namespace:
@@ -41,14 +63,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(rows.NAMES))
     parser.add_argument("--quick", action="store_true", help="rows with targets, 3 short rounds: 2 minutes")
     parser.add_argument("--places", metavar="A,B,…", help=f"of {','.join(rows.PLACES)}")
-    parser.add_argument("--rounds", type=int, help="of each row (default 5)")
-    parser.add_argument("--seconds", type=float, help="of a job that goes by time (default 1)")
-    parser.add_argument("--mib", type=int, help="of a disk (default 512); takes room for 20")
-    parser.add_argument("--names", type=int, help="files of the rows about names (default 10,000)")
-    parser.add_argument("--vms", type=int, default=10_000, help="of the datastore of many (default 10,000)")
-    parser.add_argument("--directory", type=Path, help="where to measure (default: the temporary directory)")
+    parser.add_argument("--rounds", type=count, help="of each row (default 5)")
+    parser.add_argument("--seconds", type=duration, help="of a job that goes by time (default 1)")
+    parser.add_argument("--mib", type=count, help=f"of a disk (default 512); takes room for {_DISKS}")
+    parser.add_argument("--names", type=count, help="files of the rows about names (default 10,000)")
+    parser.add_argument("--vms", type=count, default=10_000, help="of the datastore of many (default 10,000)")
+    parser.add_argument(
+        "--directory", type=Path, default=_DISK, help="where to measure (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, for a README")
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="put the table there, between the lines <!-- bench --> and <!-- /bench -->",
+    )
     parser.add_argument("--history", type=Path, metavar="FILE", help="append a line of JSON there")
     parser.set_defaults(**FULL)
     if parser.parse_args().quick:
@@ -60,7 +89,8 @@ def main() -> int:
     options = arguments()
     for ending in _ENDING:
         signal.signal(ending, _end)
-    machine = report.facts(options.directory or Path(tempfile.gettempdir()))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as users have it: `help` takes 72 ms, without 184 ms
+    machine = report.facts(options.directory)
     found: list[Figures] = []
     try:
         _measure(options, found)
@@ -75,10 +105,10 @@ def main() -> int:
     if options.json is not None:
         text = json.dumps(to_json(found, TARGETS), indent=1, ensure_ascii=False)
         options.json.write_text(f"{text}\n", encoding="utf-8")
-    if options.markdown is not None:
-        options.markdown.write_text(report.markdown(found, machine), encoding="utf-8")
     if options.history is not None:
         report.remember(options.history, found, machine)
+    if options.markdown is not None:  # last: the history tells whether the checkout was changed
+        report.put(options.markdown, report.markdown(found, machine))
     return 0
 
 
@@ -87,13 +117,8 @@ def _measure(options: argparse.Namespace, found: list[Figures]) -> None:
     wanted = rows.chosen(options.rows or (rows.QUICK if options.quick else ()), rows.NAMES)
     where = rows.chosen(options.places.split(","), rows.PLACES)
     if os.geteuid() != 0:
-        raise BenchError("needs root, who sees the memory of keyd")
-    if options.directory is not None and not options.directory.is_dir():
-        raise BenchError(f"not a directory: {options.directory}")
-    for file in (options.json, options.markdown):  # else it would be known when all is measured
-        if file is not None and not file.parent.is_dir():
-            raise BenchError(f"not a directory: {file.parent}")
-    need("fio", "gocryptfs", "qemu-img", "qemu-storage-daemon")
+        raise BenchError("needs root, who sees the memory of keyd and has mounts read ahead; try sudo")
+    _check(options)
     extent = Extent(options.mib * MIB, options.seconds, options.names, options.vms)
     with (
         tempfile.TemporaryDirectory(prefix="ioflt-bench-", dir=options.directory) as base,
@@ -108,6 +133,22 @@ def _measure(options: argparse.Namespace, found: list[Figures]) -> None:
         finally:
             for ending in (signal.SIGINT, *_ENDING):  # a second one would leave mounts, keyd and directories
                 signal.signal(ending, signal.SIG_IGN)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What would else be known when all is measured. Raises BenchError."""
+    needed = [options.directory, *([options.json.parent] if options.json is not None else [])]
+    if missing := [str(path) for path in needed if not path.is_dir()]:
+        raise BenchError(f"not a directory: {', '.join(missing)}")
+    if options.markdown is not None:
+        report.around(options.markdown)
+    room = shutil.disk_usage(options.directory).free // MIB
+    if room < _DISKS * options.mib:
+        raise BenchError(
+            f"{options.directory} has room for {room:,} MiB, {_DISKS * options.mib:,} are needed; "
+            "name another by --directory, or less by --mib"
+        )
+    need("fio", "gocryptfs", "qemu-img", "qemu-storage-daemon")
 
 
 def _end(number: int, _frame: object) -> NoReturn:

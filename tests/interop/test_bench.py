@@ -33,25 +33,32 @@ def mounts_below(directory: Path) -> list[str]:
 def test_each_place_has_a_figure(short_tmp: Path) -> None:
     figures, history = short_tmp / "figures.json", short_tmp / "history.jsonl"
     page = short_tmp / "page.md"
+    page.write_text("Above\n\n<!-- bench -->\nof old\n<!-- /bench -->\n\nBelow\n")
     files = (f"--json={figures}", f"--history={history}", f"--markdown={page}")
     words = (*files, "read-1m-buffered", "create", "help")
     done = subprocess.run(command(short_tmp, *words), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = {row["row"]: row for row in json.loads(figures.read_text())["rows"]}
+    assert all(set(row) == {"row", "unit", *PLACES} for row in rows.values())
     assert {name: row["unit"] for name, row in rows.items()} == {
         "read-1m-buffered": "MiB/s",
+        "read-1m-buffered-cpu": "s/GiB",
         "create": "files/s",
         "help": "ms",
     }
-    for name in ("read-1m-buffered", "create"):
+    for name in ("read-1m-buffered", "read-1m-buffered-cpu", "create"):
         assert all(rows[name][place] > 0 for place in PLACES)
     assert rows["help"]["ioflt"] > 0
     assert [rows["help"][place] for place in PLACES[1:]] == [None] * 3
     (line,) = history.read_text().splitlines()
-    assert json.loads(line)["medians"]["create"] == {place: rows["create"][place] for place in PLACES}
-    assert (
-        "| row | ioflt | clear | bare | gocryptfs | ÷ gocryptfs | ÷ bare |\n| --- | --: |" in page.read_text()
-    )
+    remembered = json.loads(line)
+    assert remembered["medians"]["create"] == {place: rows["create"][place] for place in PLACES}
+    assert {"date", "commit", "machine", "versions"} <= set(remembered)
+    head = "| row | ioflt | clear | bare | gocryptfs | ÷ gocryptfs | ÷ bare |\n| --- | --: |"
+    assert page.read_text().startswith("Above\n\n<!-- bench -->\n\n20")
+    assert head in page.read_text()
+    assert page.read_text().endswith("\n\n<!-- /bench -->\n\nBelow\n")
+    assert "of old" not in page.read_text()
     assert {path.name for path in short_tmp.iterdir()} == {"figures.json", "history.jsonl", "page.md"}
     assert mounts_below(short_tmp) == []
 
@@ -91,6 +98,32 @@ def test_what_cannot_be_written_is_said_first(short_tmp: Path) -> None:
     words = (f"--json={short_tmp}/none/figures.json", "help")
     done = subprocess.run(command(short_tmp, *words), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, f"bench: not a directory: {short_tmp}/none\n")
+    (page := short_tmp / "page.md").write_text("No table here.\n")
+    words = (f"--markdown={page}", "help")
+    done = subprocess.run(command(short_tmp, *words), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"bench: {page}: no place for a table, which goes between lines <!-- bench --> and <!-- /bench -->\n",
+    )
+
+
+@pytest.mark.parametrize("words", ["--rounds=0", "--mib=0", "--names=-1", "--seconds=nan", "--vms=many"])
+def test_nothing_is_no_measurement(short_tmp: Path, words: str) -> None:
+    done = subprocess.run(command(short_tmp, words, "help"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"argument {words.partition('=')[0]}: " in done.stderr
+
+
+def test_what_is_not_installed_is_named(short_tmp: Path) -> None:
+    environment = {**os.environ, "PATH": str(short_tmp)}
+    done = subprocess.run(
+        command(short_tmp, "help"), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "bench: not installed: fio, gocryptfs, qemu-img, qemu-storage-daemon; "
+        "as root, tools/setup.sh build bench installs them\n"
+    )
 
 
 def test_the_bare_pass_through_is_read_ahead_as_ours(short_tmp: Path) -> None:

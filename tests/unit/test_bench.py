@@ -71,16 +71,36 @@ def test_the_json_names_each_place() -> None:
                 "clear": None,
                 "bare": None,
                 "gocryptfs": 4,
-                "luks": 3,
-                "spread": {"ioflt": (7, 9), "gocryptfs": (4, 4), "luks": (3, 3)},
+            },
+            {
+                "row": "read-cpu",
+                "unit": "s/GiB",
+                "ioflt": 0.2,
+                "clear": None,
+                "bare": None,
+                "gocryptfs": 0.4,
+            },
+        ],
+        "details": [
+            {
+                "row": "read",
                 "rounds": 2,
+                "medians": {"ioflt": 8, "gocryptfs": 4, "luks": 3},
+                "spread": {"ioflt": (7, 9), "gocryptfs": (4, 4), "luks": (3, 3)},
                 "cpu_s_per_gib": {"ioflt": 0.2, "gocryptfs": 0.4},
                 "targets": [
                     {"of": "row", "than": "gocryptfs", "at_least": 1.8, "reached": 2, "met": True},
                 ],
             }
-        ]
+        ],
     }
+
+
+def test_a_row_without_processor_time_has_no_row_of_it() -> None:
+    rows = to_json([of(ioflt=9)], [])["rows"]
+    assert rows == [
+        {"row": "read", "unit": "MiB/s", "ioflt": 9, "clear": None, "bare": None, "gocryptfs": None}
+    ]
 
 
 def test_what_is_to_be_reached() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from abc import ABC, abstractmethod
@@ -14,6 +15,9 @@ from .programs import BenchError, run
 _PATIENCE_S = 60.0
 
 _MIB = 1 << 20
+
+#: The disk of a VM that the rows about data are measured by.
+DISK = "disk-flat.vmdk"
 
 
 class FileSystem(ABC):
@@ -101,6 +105,7 @@ class Served(FileSystem):
 
 
 def fill(path: Path, size: int) -> None:
-    """Write noise over so many bytes of it."""
+    """Write noise over so many bytes of it, a MiB again and again: to make it took as long as to write."""
+    noise = os.urandom(_MIB)
     with open(path, "r+b" if path.exists() else "wb") as file:
-        file.writelines(os.urandom(_MIB) for _ in range(size // _MIB))
+        file.writelines(itertools.repeat(noise, size // _MIB))

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .filesystem import Served, fill
+from .filesystem import DISK, Served, fill
 from .programs import need, run
-
-#: The name by which the rows look for a disk.
-_FILE = "disk-flat.vmdk"
 
 
 class Luks(Served):
@@ -25,7 +22,7 @@ class Luks(Served):
         self._secret.write_text("bench")
         options = "key-secret=key,iter-time=10"
         run("qemu-img", "create", "-q", *self._key(), "-f", "luks", "-o", options, self._image, size)
-        self._file = self.mountpoint / _FILE
+        self._file = self.mountpoint / DISK
         self._file.touch()
         self._size = size
         self._filled = False

@@ -21,7 +21,9 @@ _AT_ONCE = 200
 _LATER_S = 0.1
 
 _BLOCK = 4096
-_OPENED = 1000
+
+#: So many disks are open at once.
+OPENED = 1000
 
 
 class Names(Work):
@@ -90,7 +92,7 @@ class Opened(Work):
         files = _disks(where)
         where.system.remount()
         first, again = (1e6 * seconds(_open, files) / len(files) for _ in range(2))
-        with _open_at_once(files):
+        with opened(files):
             figures = {
                 "open-first": Sample(first),
                 "open-again": Sample(again),
@@ -103,7 +105,7 @@ class Opened(Work):
 
 def _disks(place: Place) -> list[Path]:
     directory = place.directory / "disks"
-    files = [directory / f"disk{number}-flat.vmdk" for number in range(_OPENED)]
+    files = [directory / f"disk{number}-flat.vmdk" for number in range(OPENED)]
     if not directory.exists():
         directory.mkdir()
         for file in files:
@@ -117,13 +119,13 @@ def _open(files: Sequence[Path]) -> None:
 
 
 @contextmanager
-def _open_at_once(files: Sequence[Path]) -> Iterator[None]:
-    """Each is read and written, too."""
+def opened(files: Sequence[Path]) -> Iterator[None]:
+    """All at once; each is read and written, too."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with ExitStack() as opened:
+    with ExitStack() as closed:
         for file in files:
             fd = os.open(file, os.O_RDWR)
-            opened.callback(os.close, fd)
+            closed.callback(os.close, fd)
             os.pwrite(fd, os.pread(fd, _BLOCK, 0), 0)
         yield

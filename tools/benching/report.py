@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,18 +19,23 @@ from rich.text import Text
 import ioflt
 from ioflt.crypto import xts
 
+from .programs import BenchError
 from .results import PLACES, Figures, Verdict, judged, ratio
 from .targets import TARGETS
 
 #: Columns that the table takes.
 WIDTH = 170
 
+#: Between these a page has the table.
+_BEGIN, _END = "<!-- bench -->", "<!-- /bench -->"
+_BETWEEN = re.compile(f"(?<=^{_BEGIN}\n).*?(?=^{_END}$)", re.DOTALL | re.MULTILINE)
+
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 def facts(directory: Path) -> dict[str, object]:
     """What makes figures of two runs comparable, or not."""
-    kind = _said("stat", "-f", "-c", "%T", str(directory))
+    kind = _said("findmnt", "-n", "-o", "FSTYPE", "-T", str(directory))
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "cpu": model[0].partition(":")[2].strip() if model else platform.machine(),
@@ -88,6 +94,23 @@ def markdown(run: Sequence[Figures], machine: Mapping[str, object]) -> str:
     return f"{date}, {title(machine)}:\n\n{said}\n{_versions()}\n"
 
 
+def around(page: Path) -> tuple[str, str]:
+    """What a page has before its table and after it. Raises BenchError if it has no place for one."""
+    try:
+        found = _BETWEEN.search(text := page.read_text("utf-8"))
+    except OSError as error:
+        raise BenchError(f"{page}: {error.strerror}") from None
+    if found is None:
+        raise BenchError(f"{page}: no place for a table, which goes between lines {_BEGIN} and {_END}")
+    return text[: found.start()], text[found.end() :]
+
+
+def put(page: Path, table: str) -> None:
+    """In the place of the table that it has. Raises BenchError as `around`."""
+    before, after = around(page)
+    page.write_text(f"{before}\n{table}\n{after}", encoding="utf-8")
+
+
 def _versions() -> str:
     return ", ".join(f"{name} {said}" for name, said in versions().items())
 
@@ -141,15 +164,15 @@ def _number(value: float) -> str:
 
 
 def remember(history: Path, run: Sequence[Figures], machine: Mapping[str, object]) -> None:
-    """Append a line of JSON: when, of which commit, where, the medians of each row by place."""
+    """Append a line of JSON: when, of which commit, where, by what, and what was found."""
     line = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _said("git", "describe", "--always", "--dirty", "--exclude=*"),
         "machine": machine,
         "versions": versions(),
-        "medians": {
-            figures.row.name: {place: figures.median(place) for place in figures.samples} for figures in run
-        },
+        "rounds": max(figures.rounds for figures in run),
+        "medians": {figures.row.name: figures.medians() for figures in run},
+        "cpu_s_per_gib": {figures.row.name: costs for figures in run if (costs := figures.cpus())},
     }
     history.parent.mkdir(parents=True, exist_ok=True)
     with open(history, "a", encoding="utf-8") as file:

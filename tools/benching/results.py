@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-#: The places that each row of the JSON names; None where one was not measured.
+#: The places that each row of the JSON names, and no others; None where one was not measured.
 PLACES = ("ioflt", "clear", "bare", "gocryptfs")
 
 
@@ -41,10 +41,22 @@ class Figures:
         found = [sample.value for sample in self.samples.get(place, ())]
         return statistics.median(found) if found else None
 
+    def medians(self) -> dict[str, float | None]:
+        """Of all places that were measured."""
+        return {place: self.median(place) for place in self.samples}
+
     def cpu(self, place: str) -> float | None:
         """The median of what a GiB costs."""
         found = [sample.cpu for sample in self.samples.get(place, ()) if sample.cpu is not None]
         return statistics.median(found) if found else None
+
+    def cpus(self) -> dict[str, float]:
+        """Of all places where it is known."""
+        return {place: cost for place in self.samples if (cost := self.cpu(place)) is not None}
+
+    @property
+    def rounds(self) -> int:
+        return max((len(samples) for samples in self.samples.values()), default=0)
 
     def spread(self, place: str) -> tuple[float, float]:
         """The lowest and the highest figure."""
@@ -102,20 +114,30 @@ def judged(figures: Figures, targets: Sequence[Target]) -> list[Verdict]:
 
 
 def to_json(run: Sequence[Figures], targets: Sequence[Target]) -> dict[str, object]:
-    """`{"rows": [{"row", "unit", "ioflt", "clear", "bare", "gocryptfs", …}]}`: medians, and more of them."""
-    return {"rows": [_row(figures, targets) for figures in run]}
+    """`rows`: `{"row", "unit", "ioflt", "clear", "bare", "gocryptfs"}`, medians; one more for each that has
+    processor time. `details` has what else is known of each row that was measured.
+    """
+    return {
+        "rows": [row for figures in run for row in _rows(figures)],
+        "details": [_details(figures, targets) for figures in run],
+    }
 
 
-def _row(figures: Figures, targets: Sequence[Target]) -> dict[str, object]:
-    others = [place for place in figures.samples if place not in PLACES]
-    costs = {place: cost for place in figures.samples if (cost := figures.cpu(place)) is not None}
+def _rows(figures: Figures) -> Iterator[Mapping[str, object]]:
+    name, unit = figures.row.name, figures.row.unit
+    yield {"row": name, "unit": unit, **{place: figures.median(place) for place in PLACES}}
+    costs = {place: figures.cpu(place) for place in PLACES}
+    if any(cost is not None for cost in costs.values()):
+        yield {"row": f"{name}-cpu", "unit": "s/GiB", **costs}
+
+
+def _details(figures: Figures, targets: Sequence[Target]) -> Mapping[str, object]:
     return {
         "row": figures.row.name,
-        "unit": figures.row.unit,
-        **{place: figures.median(place) for place in (*PLACES, *others)},
+        "rounds": figures.rounds,
+        "medians": figures.medians(),
         "spread": {place: figures.spread(place) for place in figures.samples},
-        "rounds": max((len(samples) for samples in figures.samples.values()), default=0),
-        "cpu_s_per_gib": costs,
+        "cpu_s_per_gib": figures.cpus(),
         "targets": [_verdict(verdict) for verdict in judged(figures, targets)],
     }
 

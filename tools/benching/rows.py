@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from .names import Names, Opened
 from .programs import BenchError
 from .targets import TARGETS
-from .transfers import TRANSFERS, ThinSizes
+from .transfers import TRANSFERS, ThinSizes, TwoVms
 from .vms import Convert, Help, ManyVms, Rewrites
 from .work import Work
 
 WORKS: tuple[Work, ...] = (
     *TRANSFERS,
+    TwoVms(),
     ThinSizes(),
     Names(),
     Opened(),
@@ -26,9 +27,15 @@ NAMES = tuple(row.name for work in WORKS for row in work.rows)
 
 PLACES = tuple(dict.fromkeys(place for work in WORKS for place in work.places))
 
-#: Rows with a target, but for that which takes minutes to prepare.
+#: Works that take minutes, or twice as long as others.
+_SLOW = (TwoVms, ThinSizes, ManyVms)
+
+#: All other rows with a target.
 QUICK = tuple(
-    name for name in NAMES if name in {target.row for target in TARGETS} and not name.startswith("vms-")
+    row.name
+    for work in WORKS
+    for row in work.rows
+    if row.name in {target.row for target in TARGETS} and not isinstance(work, _SLOW)
 )
 
 

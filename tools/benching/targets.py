@@ -30,6 +30,8 @@ def _all() -> Iterator[Target]:
             yield Target(row, of_bare, "bare")
     for row in (*_SEQUENTIAL_READ, *_SEQUENTIAL_WRITE):
         yield Target(row, _CPU_SHARE, "gocryptfs", at_most=True, of_cpu=True)
+    yield Target("two-vms-gain", 1.0)
+    yield Target("thin-share", 0.95)
     yield Target("help", 150.0, at_most=True)  # ms
     yield Target("vms-stat", 1000.0, at_most=True)  # ms
     yield Target("vms-memory", 200.0, at_most=True)  # MiB

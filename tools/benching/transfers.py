@@ -36,7 +36,6 @@ class Job:
     processes: int = 1
     direct: bool = True
     cold: bool = False
-    disks: int = 1
 
     @property
     def random(self) -> bool:
@@ -58,7 +57,6 @@ JOBS = (
     Job("randwrite-4k", "4 KiB random write", "randwrite", "4k"),
     Job("randwrite-4k-qd16", "4 KiB random write, QD 16 × 4", "randwrite", "4k", depth=16, processes=4),
     Job("mix-4k", "4 KiB, 70 % read, QD 16 × 4", "randrw", "4k", depth=16, processes=4),
-    Job("read-1m-two-disks", "1 MiB read, two disks at once", "read", "1m", disks=2),
     Job("read-1m-cold", "1 MiB read, cold", "read", "1m", direct=False, cold=True),
 )
 
@@ -68,19 +66,37 @@ class Transfer(Work):
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.places = (*PLACES, "integrity", *(["luks"] if job.disks == 1 else []))
+        self.places = (*PLACES, "integrity", "luks")
         self.rows = (Row(job.name, job.title, "IOPS" if job.random else "MiB/s"),)
 
     def measure(self, places: Places, place: str, extent: Extent) -> Mapping[str, Sample]:
         where = places[place]
-        names = ("disk-flat.vmdk", "second-flat.vmdk")[: self.job.disks]
-        files = [disk(where, extent.size, name) for name in names]
+        file = disk(where.directory, extent.size)
         os.sync()  # what was written before is no part of this
-        for file in files:
-            forget_pages(file)
+        forget_pages(file)
         if self.job.cold:
             forget_stored(where)
-        return {self.job.name: measured(self.job, where, files, extent)}
+        return {self.job.name: measured(self.job, where, [file], extent)}
+
+
+class TwoVms(Work):
+    """A disk of one VM is read, then together with one of another, in an ioflt mount an encrypted one."""
+
+    _JOB = Job("two-vms", "1 MiB read, direct, two VMs at once", "read", "1m")
+    rows = (
+        Row(_JOB.name, _JOB.title, "MiB/s"),
+        Row("two-vms-gain", "two VMs at once ÷ one alone", "×"),
+    )
+    places = tuple(place for place in PLACES if place != "clear")
+
+    def measure(self, places: Places, place: str, extent: Extent) -> Mapping[str, Sample]:
+        where = places[place]
+        second = where.system.mountpoint / "second"
+        second.mkdir(exist_ok=True)
+        files = [disk(vm, extent.size) for vm in (where.directory, second)]
+        os.sync()
+        alone, both = (measured(self._JOB, where, files[:count], extent) for count in (1, 2))
+        return {self._JOB.name: both, "two-vms-gain": Sample(both.value / alone.value)}
 
 
 class ThinSizes(Work):
@@ -90,7 +106,10 @@ class ThinSizes(Work):
         (Job("thin-10g", "4 KiB random read, 10 GiB thin", "randread", "4k"), 10 * GIB),
         (Job("thin-1t", "4 KiB random read, 1 TiB thin", "randread", "4k"), 1024 * GIB),
     )
-    rows = tuple(Row(job.name, job.title, "IOPS") for job, _ in _JOBS)
+    rows = (
+        *(Row(job.name, job.title, "IOPS") for job, _ in _JOBS),
+        Row("thin-share", "1 TiB thin ÷ 10 GiB thin", "×"),
+    )
     places = PLACES
 
     def measure(self, places: Places, place: str, extent: Extent) -> Mapping[str, Sample]:
@@ -102,7 +121,8 @@ class ThinSizes(Work):
                 fill(file, MIB)
                 os.truncate(file, size)
             figures[job.name] = measured(job, where, [file], replace(extent, size=size))
-        return figures
+        share = figures["thin-1t"].value / figures["thin-10g"].value
+        return {**figures, "thin-share": Sample(share)}
 
 
 def measured(job: Job, place: Place, files: Sequence[Path], extent: Extent) -> Sample:

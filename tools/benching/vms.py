@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import processes
+from .filesystem import DISK
+from .names import OPENED, opened
 from .places import Ioflt, Places
 from .programs import IOFLT, ioflt, run
 from .results import PLACES, Row, Sample
@@ -132,6 +134,8 @@ class ManyVms(Work):
         Row("vms-mount", "mount of many VMs, until it serves", "ms"),
         Row("vms-stat", "the first stat in it", "ms"),
         Row("vms-memory", "memory of it", "MiB"),
+        Row("vms-open-memory", "memory of it, with disks of 1,000 VMs open", "MiB"),
+        Row("vms-open-keyd", "memory of keyd, with disks of 1,000 VMs open", "MiB"),
     )
     places = ("ioflt",)
 
@@ -141,12 +145,15 @@ class ManyVms(Work):
     def measure(self, places: Places, place: str, extent: Extent) -> Mapping[str, Sample]:
         system = self._system = self._system or self._make(places, extent.vms)
         mounted = seconds(system.mount)
-        file = system.mountpoint / f"vm{extent.vms // 2}" / "disk-flat.vmdk"
+        disks = [system.mountpoint / f"vm{number}" / DISK for number in range(extent.vms)]
         figures = {
             "vms-mount": Sample(1000 * mounted),
-            "vms-stat": Sample(1000 * seconds(file.stat)),
+            "vms-stat": Sample(1000 * seconds(disks[extent.vms // 2].stat)),
             "vms-memory": Sample(processes.memory(system.pids())),
         }
+        with opened(disks[:OPENED]):
+            figures["vms-open-memory"] = Sample(processes.memory(system.pids()))
+            figures["vms-open-keyd"] = Sample(processes.memory(system.helpers()))
         system.unmount()
         return figures
 
@@ -157,7 +164,7 @@ class ManyVms(Work):
         def make(number: int) -> None:
             vm = system.mountpoint / f"vm{number}"
             vm.mkdir()
-            (vm / "disk-flat.vmdk").write_bytes(b"data")
+            (vm / DISK).write_bytes(b"data")
 
         for start in range(0, count, _AT_ONCE):
             system.mount()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .filesystem import fill
+from .filesystem import DISK, fill
 from .places import Place, Places
 from .results import Row, Sample
 
@@ -52,9 +52,9 @@ def seconds(act: Callable[..., object], *arguments: object) -> float:
     return time.perf_counter() - begin
 
 
-def disk(place: Place, size: int, name: str = "disk-flat.vmdk") -> Path:
+def disk(vm: Path, size: int) -> Path:
     """A flat disk of that size, all of it written, with noise; its stored bytes are in the page cache."""
-    path = place.directory / name
+    path = vm / DISK
     if not path.exists():
         fill(path, size)
     return path
