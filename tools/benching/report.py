@@ -141,6 +141,8 @@ def _cell(figures: Figures, place: str) -> str:
 
 
 def _ratios(figures: Figures, place: str) -> str:
+    if figures.row.unit == "×":  # it is a ratio already
+        return ""
     verdicts = {
         verdict.target.of_cpu: _shown(verdict)
         for verdict in judged(figures, TARGETS)
