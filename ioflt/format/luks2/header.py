@@ -9,6 +9,8 @@ import json
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from ioflt.crypto.kdf import pbkdf2
@@ -33,7 +35,7 @@ from ioflt.types import SECTOR_SIZE
 _DIGEST_ROUNDS = 1000  # cryptsetup's least; the DEK is random, so stretching it adds nothing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Header:
     """The newest valid copy of a header. `metadata` is the JSON `text` as objects, never changed in place.
 
@@ -48,7 +50,7 @@ class Header:
     text: bytes = field(repr=False)
     metadata: dict[str, Any] = field(repr=False, compare=False)
 
-    @property
+    @cached_property
     def tokens(self) -> tuple[IofltToken, ...]:
         """The ioflt tokens, in order of their numbers. Raises MalformedError and UnsupportedError."""
         return profile.tokens(self.metadata)
@@ -161,7 +163,9 @@ def parse(area: bytes) -> Header:
     Only structure and checksum are judged; `check_profile` follows before the container is used.
     Raises the primary copy's MalformedError or UnsupportedError when neither is valid.
     """
-    found = [_parse_copy(area[:HEADER_SIZE], 0), _parse_copy(area[HEADER_SIZE:HEADERS_SIZE], 1)]
+    primary = _parse_copy(area[:HEADER_SIZE], 0)
+    texts = {primary.text: primary.metadata} if isinstance(primary, Header) else {}
+    found = [primary, _parse_copy(area[HEADER_SIZE:HEADERS_SIZE], 1, texts)]
     valid = [result for result in found if isinstance(result, Header)]
     if not valid:
         raise next(result for result in found if isinstance(result, CorruptDataError))
@@ -208,10 +212,13 @@ def check_digest(expected: Digest, dek: Secret) -> None:
             raise AuthenticationError("wrong volume key")
 
 
-def _parse_copy(area: bytes, which: int) -> Header | CorruptDataError:
+def _parse_copy(
+    area: bytes, which: int, known: Mapping[bytes, dict[str, Any]] = MappingProxyType({})
+) -> Header | CorruptDataError:
+    """`known`: texts that were parsed already, as both copies mostly have the same."""
     try:
         copy = binary.unpack(area, which)
-        metadata = parse_object(copy.text)
+        metadata = known.get(copy.text) or parse_object(copy.text)
     except CorruptDataError as error:
         return error
     salts = (copy.salt, copy.salt)

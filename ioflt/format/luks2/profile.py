@@ -90,11 +90,12 @@ def is_recrypting(metadata: Mapping[str, Any]) -> bool:
     digest(metadata)
     for token in numbered(metadata, "tokens").values():
         _names(token.get("keyslots"))
-    if not tokens(metadata):
+    ours = tokens(metadata)
+    if not ours:
         raise UnsupportedError("no ioflt token")
-    if len({token.thin for token in tokens(metadata)}) != 1:
+    if len({token.thin for token in ours}) != 1:
         raise MalformedError("tokens disagree", "thin and thick")
-    if len({token.tagged for token in tokens(metadata)}) != 1:
+    if len({token.tagged for token in ours}) != 1:
         raise MalformedError("tokens disagree", "with and without tags")
     changes = [token for token in numbered(metadata, "tokens").values() if token["type"] == RECRYPT_TYPE]
     if len(changes) != int(required):

@@ -106,7 +106,7 @@ def load(slot0: bytes, slot1: bytes, key: Secret) -> StateBlock:
         block = _parse(slot)
         if slot_of(block) != index:
             raise MalformedError("state block in the wrong slot")
-        if slot[_MAC.stop :].strip(b"\0"):
+        if slot[_MAC.stop :] != bytes(STATE_SLOT_SIZE - _MAC.stop):
             raise MalformedError("non-zero padding", "state block")
         found.append(block)
     if not found:
