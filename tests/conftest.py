@@ -29,6 +29,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests import forked
 from tests.daemons import end_keyd
 
 LEVELS = ("unit", "machines", "vectors", "contracts", "operations", "cli", "golden", "mounted", "interop")
@@ -299,6 +300,7 @@ def _leftover_processes() -> Iterator[tuple[int, str]]:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     base = session.config.stash[_base]
+    forked.end()
     if session.config.pluginmanager.hasplugin("dsession"):  # the tests ran in workers, which looked
         if session.config.stash.get(_left, False) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

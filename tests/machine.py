@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 import ioflt
+from tests import forked
 from tests.conftest import SESSION_MARK
 
 #: The group of keyd's members.
@@ -23,6 +24,9 @@ GROUP, GROUP_ID = "ioflt", 991
 
 #: The machine's state and sockets.
 HOME = Path("/mnt/ioflt")
+
+#: `ioflt` there.
+IOFLT = "/mnt/commands/ioflt"
 
 _READY = "ready"
 
@@ -36,7 +40,7 @@ awk -v top="${TMPDIR%/*}/ioflt-" '$3 ~ /^fuse(\.|$)/ || index($2, top) == 1 { pr
     umount -l "$at" || true
 done
 mount -t tmpfs -o mode=755 tmpfs /mnt
-mkdir /mnt/python /mnt/source /mnt/site /mnt/etc /mnt/home
+mkdir /mnt/python /mnt/source /mnt/site /mnt/etc /mnt/home /mnt/commands
 mkdir -m 711 /mnt/ioflt
 mkdir -m 1777 /mnt/work
 mount --bind "$prefix" /mnt/python
@@ -91,13 +95,37 @@ class Machine:
         if said != _READY:
             self._holder.wait()
             raise RuntimeError("the machine did not come up")
+        self._commands = forked.Server(
+            self.path(Path(IOFLT).parent),
+            inside=Path(IOFLT).parent,
+            python=self.python(),
+            prefix=self._enter,
+            environment=self._environment(ROOT),
+        )
 
     def run(self, user: User, *command: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command as that user. `$python` in it is the interpreter."""
         groups = f"--groups={GROUP_ID}" if user.member and user.number else "--clear-groups"
         become = [f"--reuid={user.number}", f"--regid={user.number}", groups]
+        return subprocess.run(
+            [*self._enter, "setpriv", *become, *command],
+            env=self._environment(user),
+            cwd="/",
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    @property
+    def _enter(self) -> tuple[str, ...]:
+        return "nsenter", f"--target={self._holder.pid}", "--mount"
+
+    @staticmethod
+    def _environment(user: User) -> dict[str, str]:
         home = "/mnt/home/" + user.name if user.number else "/mnt/home"
-        environment = {
+        return {
             "PATH": os.environ["PATH"],
             SESSION_MARK: os.environ[SESSION_MARK],
             "HOME": home,
@@ -107,22 +135,12 @@ class Machine:
             "LD_LIBRARY_PATH": "/mnt/python/lib",  # the interpreter may name it where only root can read it
             "IOFLT_HOME": str(HOME),
         }
-        return subprocess.run(
-            ["nsenter", f"--target={self._holder.pid}", "--mount", "setpriv", *become, *command],
-            env=environment,
-            cwd="/",
-            input=given,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
 
     def ioflt(
         self, user: User, *arguments: str, given: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `ioflt` as that user."""
-        return self.run(user, *self.python(), "-m", "ioflt", *arguments, given=given)
+        return self.run(user, IOFLT, *arguments, given=given)
 
     def root(self, *arguments: str, given: str | None = None) -> str:
         """Run `ioflt` as root, which succeeds. Returns what it prints."""
@@ -144,6 +162,7 @@ class Machine:
         try:
             self.ioflt(ROOT, "keyd", "stop")
         finally:
+            self._commands.end()
             self._holder.kill()
             self._holder.wait()
             if self._holder.stdout:

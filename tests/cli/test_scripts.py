@@ -2,7 +2,8 @@
 
 A line that begins with `$ ` is a command for bash. After it stand its standard output, each line after `| `,
 its standard error, after `! `, and its exit code `[N]` unless that is 0. Empty lines and `#` lines are text.
-A script has a directory of its own, whose path shows as `TMP`, and an $IOFLT_HOME of its own.
+A script has a directory of its own, whose path shows as `TMP`, and an $IOFLT_HOME of its own. Each `ioflt` of
+`STARTED` is a program that starts; in the others it is a fork (tests/forked.py).
 `--update-cli` rewrites the output; review the difference.
 """
 
@@ -16,9 +17,11 @@ from pathlib import Path
 import pytest
 
 import ioflt
+from tests import forked
 
 HERE = Path(__file__).parent
 SCRIPTS = sorted(HERE.glob("*.txt"))
+STARTED = ("errors", "help")
 
 
 def transcript(script: str, directory: Path, environment: dict[str, str]) -> str:
@@ -51,13 +54,16 @@ def outcome(command: str, directory: Path, environment: dict[str, str]) -> list[
 
 
 @pytest.fixture
-def environment(tmp_path: Path, ioflt_home: Path) -> dict[str, str]:
+def environment(path: Path, tmp_path: Path, ioflt_home: Path) -> dict[str, str]:
     """An environment in which `ioflt` is this source tree's, and nothing depends on the user's settings."""
     programs = tmp_path / "bin"
     programs.mkdir()
     command = programs / "ioflt"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m ioflt "$@"\n')
-    command.chmod(0o755)
+    if path.stem in STARTED:
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} -m ioflt "$@"\n')
+        command.chmod(0o755)
+    else:
+        command.symlink_to(forked.ioflt())
     kept = {name: os.environ[name] for name in ("TMPDIR", "IOFLT_TEST_SESSION") if name in os.environ}
     return {
         **kept,

@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 
+from tests import forked
 from tests.authority import authority, certificate
 
 __all__ = ["authority", "certificate"]
@@ -17,7 +17,7 @@ def ioflt(ioflt_home):
 
     def run(*arguments, code=0, home=ioflt_home):
         done = subprocess.run(
-            [sys.executable, "-m", "ioflt", *map(str, arguments)],
+            [forked.ioflt(), *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -7,7 +7,6 @@ import json
 import os
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from ioflt.datastore.volume import Volume
 from ioflt.keyd.service import Service
 from ioflt.keys.native.store import NativeStore
 from ioflt.paths import find
+from tests import forked
 
 GOLDEN = Path(__file__).parents[2] / "images" / "golden"
 VERSIONS = sorted(path for path in GOLDEN.iterdir() if path.is_dir())
@@ -147,5 +147,5 @@ def test_the_mount_shows_it_and_takes_writes(golden: Path, datastore: Path, iofl
 
 
 def ioflt(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ioflt", *map(str, arguments)]
+    command = [forked.ioflt(), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,11 +1,13 @@
-"""A datastore with its keys and its mount, as a user has them: everything through the `ioflt` command."""
+"""A datastore with its keys and its mount, as a user has them: everything through the `ioflt` command.
+
+Its daemons are programs that start, the command itself is a fork (tests/forked.py).
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 from ioflt import paths
 from ioflt.errors import PeerError
 from ioflt.keys.mounts import MountControl
+from tests import forked
 from tests.daemons import end_keyd
 from tests.waiting import await_end, eventually
 
@@ -32,7 +35,7 @@ class Place:
 
     def ioflt(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
-            [sys.executable, "-m", "ioflt", *map(str, arguments)],
+            [forked.ioflt(), *map(str, arguments)],
             capture_output=True,
             text=True,
             check=False,

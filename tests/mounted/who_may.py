@@ -54,7 +54,7 @@ SET_UP = r"""
 set -eu
 cd /mnt/work
 umask 0
-ioflt() { /mnt/python/bin/python3 -P -m ioflt "$@"; }
+PATH=/mnt/commands:$PATH
 web() { rm -rf ds/web; ioflt vm import source ds --as web; }
 plain() { rm -rf ds/plain; cp -r source ds/plain; ioflt vm register --clear ds/plain; }
 thin() {
@@ -66,7 +66,7 @@ everybody() {
     awk -F: '$6 ~ "^/mnt/home/" { print $1, $3 }' /etc/passwd | while read -r name number; do
         HOME=/mnt/home/$name XDG_STATE_HOME=/mnt/home/$name/state XDG_RUNTIME_DIR=/mnt/home/$name \
             setpriv --reuid="$number" --regid="$number" --groups=991 \
-            /mnt/python/bin/python3 -P -m ioflt "$@" < /dev/null
+            ioflt "$@" < /dev/null
     done
 }
 key_of() { ioflt key list "$1" | grep "^local:" | head -n1; }
