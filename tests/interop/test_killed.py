@@ -22,7 +22,7 @@ from tests.unit.datastore.test_erase import Held, is_wiped
 pytestmark = [pytest.mark.interop("strace"), pytest.mark.slow]
 
 #: Most runs of a command in `make test`: of 200 to 600 points, at 1 to 2 s each.
-SOME = 15
+SOME = 10
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ MTIME = 1_600_000_000_987_654_321
 #: Crash states in all, in how many parts, and how many of these `make test` has; what a mutant may survive.
 STATES = 51_000
 PARTS = 17
-SOME = 9
+SOME = 5
 HUNT = 20_000
 
 Engine = type[Journal] | type[Replacement]
