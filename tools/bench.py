@@ -17,11 +17,11 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
 from benching import report, rounds, rows
+from benching.command import DIRECTORY, clean_up_whole, count, duration, end_by_signals
 from benching.places import Places
 from benching.programs import BenchError, need
 from benching.results import PLACES, Figures, to_json
@@ -33,27 +33,6 @@ QUICK = {"rounds": 3, "seconds": 0.3, "mib": 128, "names": 200, "places": ",".jo
 
 #: So many disks lie side by side in the end.
 _DISKS = 20
-
-#: Temporary files are often in memory, these are not.
-_DISK = Path("/var/tmp")  # noqa: S108 (a directory of its own is made there)
-
-#: They end a run, beside Ctrl-C.
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
-
-
-def count(text: str) -> int:
-    """What an argument says; argparse shows this name."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return value
-
-
-def duration(text: str) -> float:
-    value = float(text)
-    if not 0.01 <= value <= 3600:  # nan is in no range
-        raise argparse.ArgumentTypeError("from 0.01 to 3,600")
-    return value
 
 
 def arguments() -> argparse.Namespace:
@@ -69,7 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--names", type=count, help="files of the rows about names (default 10,000)")
     parser.add_argument("--vms", type=count, default=10_000, help="of the datastore of many (default 10,000)")
     parser.add_argument(
-        "--directory", type=Path, default=_DISK, help="where to measure (default: %(default)s)"
+        "--directory", type=Path, default=DIRECTORY, help="where to measure (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument(
@@ -87,8 +66,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    for ending in _ENDING:
-        signal.signal(ending, _end)
+    end_by_signals()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as users have it: `help` takes 72 ms, without 184 ms
     machine = report.facts(options.directory)
     found: list[Figures] = []
@@ -131,8 +109,7 @@ def _measure(options: argparse.Namespace, found: list[Figures]) -> None:
             for figures in rounds.measure(rows.WORKS, plan, places, status.update):
                 found += figures
         finally:
-            for ending in (signal.SIGINT, *_ENDING):  # a second one would leave mounts, keyd and directories
-                signal.signal(ending, signal.SIG_IGN)
+            clean_up_whole()
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -149,11 +126,6 @@ def _check(options: argparse.Namespace) -> None:
             "name another by --directory, or less by --mib"
         )
     need("fio", "gocryptfs", "qemu-img", "qemu-storage-daemon")
-
-
-def _end(number: int, _frame: object) -> NoReturn:
-    """What was begun is cleaned up."""
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

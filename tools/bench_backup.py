@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benching import report
+from benching.command import DIRECTORY, clean_up_whole, count, end_by_signals
 from benching.filesystem import fill
 from benching.places import Places
 from benching.programs import IOFLT
@@ -101,12 +102,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--directory", type=Path, help="where to measure (default: the temporary directory)")
-    parser.add_argument("--rounds", type=int, default=3, help="of each row, cold and warm (default 3)")
-    parser.add_argument("--mib", type=int, default=1024, help="of data in the disk (default 1024)")
+    parser.add_argument(
+        "--directory", type=Path, default=DIRECTORY, help="where to measure (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=count, default=3, help="of each row, cold and warm (default 3)")
+    parser.add_argument("--mib", type=count, default=1024, help="of data in the disk (default 1024)")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("needs root, who drops the kernel's caches")
+    end_by_signals()
     with ExitStack() as cleanup:
         base = Path(
             cleanup.enter_context(tempfile.TemporaryDirectory(prefix="ioflt-bench-", dir=arguments.directory))
@@ -120,9 +124,12 @@ def main() -> int:
         target = base / "copy"
         commands = rows(home, uri, target)
         columns = []
-        for warm in (False, True):
-            table.add_column("warm" if warm else "cold")
-            columns.append(measure(commands, target, arguments.rounds, warm=warm))
+        try:
+            for warm in (False, True):
+                table.add_column("warm" if warm else "cold")
+                columns.append(measure(commands, target, arguments.rounds, warm=warm))
+        finally:
+            clean_up_whole()
         for name in commands:
             table.add_row(name, *(shown(took[name], took[next(iter(commands))]) for took in columns))
         Console().print(table)

@@ -94,6 +94,20 @@ def test_ended_again_and_again_it_leaves_nothing(short_tmp: Path, number: signal
     assert mounts_below(short_tmp) == []
 
 
+def test_ended_while_a_mount_begins_it_leaves_nothing(short_tmp: Path) -> None:
+    process = subprocess.Popen(
+        command(short_tmp, "--rounds=1000", "--places=ioflt", "read-1m-direct"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    eventually(lambda: any("\0ioflt.fuse\0" in words for words in started_below(short_tmp)))
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert started_below(short_tmp) == []
+    assert list(short_tmp.iterdir()) == []
+
+
 def test_what_cannot_be_written_is_said_first(short_tmp: Path) -> None:
     words = (f"--json={short_tmp}/none/figures.json", "help")
     done = subprocess.run(command(short_tmp, *words), capture_output=True, text=True, check=False)

@@ -15,14 +15,18 @@ class BenchError(Exception):
 
 
 def run(*command: object) -> str:
-    """Its standard output. Raises BenchError if it fails."""
+    """Its standard output. Raises BenchError if it fails.
+
+    When we are ended it is waited for, not killed: the process of a mount that it began, or keyd, would come
+    after all was cleaned up.
+    """
     words = [str(word) for word in command]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise BenchError(
-            f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr}{done.stdout}".rstrip()
-        )
-    return done.stdout
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as process:
+        out, err = process.communicate()
+    if process.returncode != 0:
+        raise BenchError(f"{' '.join(words)}: exit code {process.returncode}\n{err}{out}".rstrip())
+    return out
 
 
 def ioflt(*arguments: object) -> str:
