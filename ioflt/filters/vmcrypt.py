@@ -98,7 +98,7 @@ class VmCrypt(Filter):
         written = 0
         run = 0
         for position in range(0, len(ciphertext) + SECTOR_SIZE, SECTOR_SIZE):
-            hole = ciphertext[position : position + SECTOR_SIZE] == _ZERO_SECTOR
+            hole = bytes(ciphertext[position : position + SECTOR_SIZE]) == _ZERO_SECTOR
             if hole:
                 run += SECTOR_SIZE
             elif run:
