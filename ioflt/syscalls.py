@@ -1,5 +1,5 @@
-"""Linux calls that Python's `os` lacks: fallocate with modes, openat2, renameat2, FICLONE, OFD locks,
-inotify.
+"""Linux calls that Python's `os` lacks: fallocate with modes, sync_file_range, openat2, renameat2, FICLONE,
+OFD locks, inotify.
 
 Every function raises OSError as `os` would. Flag values are those of the kernel's uapi headers.
 """
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _libc.syscall.restype = ctypes.c_long
 _libc.futimens.argtypes = (ctypes.c_int, ctypes.c_char_p)
 _libc.utimensat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int)
@@ -27,6 +28,8 @@ _libc.fchownat.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
+
+_SYNC_FILE_RANGE_WRITE = 2
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -74,6 +77,11 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
             return
         except InterruptedError:
             continue
+
+
+def begin_writing(fd: int) -> None:
+    """sync_file_range(2): the kernel begins to write what of the file is not on the medium. Syncs nothing."""
+    _check(_libc.sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE))
 
 
 def touch(fd: int) -> None:

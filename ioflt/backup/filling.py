@@ -6,11 +6,11 @@ What is there already, as it must be, stays: an interrupted restore goes on so.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
-from ioflt import syscalls
+from ioflt import ahead, syscalls
 from ioflt.backup import copying, images, increments
 from ioflt.backup.disk import VirtualDisk
 from ioflt.backup.flat import FlatDisk
@@ -21,6 +21,7 @@ from ioflt.datastore import files, tree
 from ioflt.datastore.container import Progress
 from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.tree import Side
+from ioflt.datastore.writeout import WriteOut
 from ioflt.errors import CorruptDataError, MalformedError
 from ioflt.format.manifest import text
 from ioflt.format.manifest.model import Directory, Disk, File, Link, Manifest, Top
@@ -137,22 +138,28 @@ class Filling:
 
     def _fill(self, source: Chain, target: OpenFile, length: int) -> None:
         target.truncate(source.capacity)
-        for area in images.clusters(source.areas(), source.capacity):
-            data = memoryview(source.read(area.start, area.length))
-            for start, piece in images.pieces(area.start, data):
-                target.write(start, piece)
-            if self._progress is not None:
-                self._progress(area.length)
+        writeout = WriteOut(target.fd)
+        with ahead.taken(_parts(source)) as parts:
+            for begin, data in parts:
+                for start, piece in images.pieces(begin, data):
+                    target.write(start, piece)
+                self._wrote(writeout, len(data))
         if target.length != length:  # a stored file of which the image has whole sectors
             target.truncate(length)
 
     def _pack(self, source: Chain, target: OpenFile) -> None:
         writer = Writer(target.write, source.capacity)
-        for area in images.clusters(source.areas(), source.capacity):
-            writer.write(area.start, source.read(area.start, area.length))
-            if self._progress is not None:
-                self._progress(area.length)
+        writeout = WriteOut(target.fd)
+        with ahead.taken(_parts(source)) as parts:
+            for start, data in parts:
+                writer.write(start, data)
+                self._wrote(writeout, len(data))
         writer.finish()
+
+    def _wrote(self, writeout: WriteOut, length: int) -> None:
+        writeout.add(length)
+        if self._progress is not None:
+            self._progress(length)
 
     def _descriptor(self, disk: Disk, extent: str) -> None:
         cid = int.from_bytes(sha256(disk.content.encode())[:4]) % 0xFFFFFFFE
@@ -228,6 +235,12 @@ class Filling:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+
+def _parts(source: Chain) -> Generator[tuple[int, bytes], None, None]:
+    """What the disk has, where it begins."""
+    for area in images.clusters(source.areas(), source.capacity):
+        yield area.start, source.read(area.start, area.length)
 
 
 def _same(made: VirtualDisk, source: VirtualDisk) -> bool:

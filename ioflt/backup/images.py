@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from ioflt import ahead
 from ioflt.backup import sealing
 from ioflt.backup.disk import Area, VirtualDisk, aligned, check_inside
 from ioflt.backup.proved import Proved
 from ioflt.backup.shelf import Shelf
 from ioflt.datastore.container import Progress
 from ioflt.datastore.openfile import OpenFile
-from ioflt.errors import MalformedError
+from ioflt.datastore.writeout import WriteOut
+from ioflt.errors import CorruptDataError, MalformedError
 from ioflt.format.manifest.model import Manifest
 from ioflt.format.mapping import Kind
 from ioflt.format.qcow2.reader import Reader
@@ -80,63 +84,139 @@ def write(
     Raises what reading the disk raises; StorageError; MalformedError "read back otherwise".
     """
     held = Content()
+
+    def added(part: tuple[int, bytes | bytearray | memoryview]) -> list[tuple[int, memoryview]]:
+        start, data = part
+        found = [(start, memoryview(data))] if backing else list(pieces(start, data))
+        for each in found:
+            held.add(*each)
+        return found
+
     with shelf.created(path) as file:
+        writeout = WriteOut(file.fd)
 
         def put(position: int, data: bytes | bytearray | memoryview) -> None:
             with shelf.naming(path):
                 file.write(position, data)
+            writeout.add(len(data))
 
         writer = Writer(put, disk.capacity, backing=backing)
-        for area in clusters(areas, disk.capacity):
-            data = disk.read(area.start, area.length)
-            for start, piece in [(area.start, data)] if backing else pieces(area.start, data):
+        with ahead.worked(added, _parts(disk, areas, progress)) as parts:
+            for start, piece in chain.from_iterable(parts):
                 writer.write(start, piece)
-                held.add(start, piece)
-            if progress is not None:
-                progress(area.length)
         writer.finish()
         _drop_cache(file)
     return read_back(shelf, path, held.hexdigest(), progress)
+
+
+def _parts(
+    disk: VirtualDisk, areas: Iterable[Area], progress: Progress | None
+) -> Iterator[tuple[int, bytes | bytearray | memoryview]]:
+    """What the disk has in these clusters, where it begins."""
+    for area in clusters(areas, disk.capacity):
+        data = disk.read(area.start, area.length)
+        yield area.start, bytes(data) if isinstance(data, memoryview) else data  # the next one overwrites it
+        if progress is not None:
+            progress(area.length)
 
 
 def read_back(shelf: Shelf, path: str, content: str, progress: Progress | None = None) -> Stored:
     """What an image is, as the medium has it. Raises MalformedError "read back otherwise" for other content
     than that.
     """
-    found = digest(shelf, path, progress)
-    with shelf.opened(path) as file, shelf.naming(path):
-        if content_of(file) != content:
+    with examined(shelf, path, progress) as image:
+        if image.content() != content:
             raise MalformedError("read back otherwise", "what is stored is not what was written")
-        return Stored(file.length, found, content)
+        return Stored(image.size, image.sha256, content)
 
 
 def digest(shelf: Shelf, path: str, progress: Progress | None = None) -> str:
     """The SHA-256 of a stored file, as the medium has it."""
     whole = hashlib.sha256()
-    with shelf.opened(path) as file, shelf.naming(path):
-        _drop_cache(file)
-        for offset in range(0, file.length, STEP):
-            data = file.read(offset, STEP)
-            whole.update(data)
-            if progress is not None:
-                progress(len(data))
+    with (
+        shelf.opened(path) as file,
+        shelf.naming(path),
+        ahead.worked(whole.update, _read(file, progress)) as done,
+    ):
+        deque(done, maxlen=0)
     return whole.hexdigest()
 
 
-def content_of(file: OpenFile) -> str:
-    """The digest of what an image holds. Raises CorruptDataError for what is no image of ours."""
-    reader = Reader(lambda offset, length: file.read(offset, length))
-    found = Content()
-    for run in reader.runs(0, reader.capacity):
-        for offset in range(run.start, run.start + run.length, STEP):
-            length = min(STEP, run.start + run.length - offset)
-            if run.kind is Kind.DATA:
-                found.add(offset, _exactly(file, run.place + offset - run.start, length))
-            elif run.kind is Kind.ZEROS:
-                found.add(offset, bytes(length))
-            elif run.kind is Kind.PACKED:
-                raise MalformedError("compressed cluster", "no image of a backup has any")
-    return found.hexdigest()
+def _read(file: OpenFile, progress: Progress | None) -> Iterator[bytes | bytearray | memoryview]:
+    """All of it, from the medium."""
+    _drop_cache(file)
+    for offset in range(0, file.length, STEP):
+        data = file.read(offset, STEP)
+        yield data
+        if progress is not None:
+            progress(len(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """An image as the medium has it; `content` gives the digest of what it holds, and raises CorruptDataError
+    for what is no image of ours.
+    """
+
+    size: int
+    sha256: str
+    content: Callable[[], str]
+
+
+@contextmanager
+def examined(shelf: Shelf, path: str, progress: Progress | None = None) -> Iterator[Examined]:
+    """Both digests of an image, made side by side: a thread hashes a step of the file while the caller's goes
+    a step through what it holds. So no more is done for an image than it has bytes before its digest is
+    known, and what is wrong with what it holds is said afterwards, by `content`.
+    """
+    whole = hashlib.sha256()
+    with shelf.opened(path) as file, shelf.naming(path):
+        holds = _Holds(file)
+        with ahead.worked(whole.update, _read(file, progress)) as done:
+            for _ in done:
+                holds.step()
+        yield Examined(file.length, whole.hexdigest(), holds.hexdigest)
+
+
+class _Holds:
+    """The digest of what an image holds, step by step."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self._file = file
+        self._found = Content()
+        self._steps = self._run()
+        self._failed: CorruptDataError | None = None
+
+    def step(self) -> bool:
+        """Up to `STEP` bytes more, if there are any. Raises nothing."""
+        try:
+            return next(self._steps, False)
+        except CorruptDataError as error:
+            self._failed = error
+            return False
+
+    def hexdigest(self) -> str:
+        """Of all that is left, too. Raises CorruptDataError for what is no image of ours."""
+        while self.step():
+            pass
+        if self._failed is not None:
+            raise self._failed
+        return self._found.hexdigest()
+
+    def _run(self) -> Iterator[bool]:
+        file = self._file
+        reader = Reader(file.read)
+        _check_amount(reader, file.length)
+        for run in reader.runs(0, reader.capacity):
+            for offset in range(run.start, run.start + run.length, STEP):
+                length = min(STEP, run.start + run.length - offset)
+                if run.kind is Kind.DATA:
+                    self._found.add(offset, _exactly(file, run.place + offset - run.start, length))
+                elif run.kind is Kind.ZEROS:
+                    self._found.add(offset, bytes(length))
+                elif run.kind is Kind.PACKED:
+                    raise MalformedError("compressed cluster", "no image of a backup has any")
+                yield True
 
 
 class Stream(Protocol):
@@ -311,10 +391,10 @@ def _steps(start: int, end: int) -> Iterator[Area]:
 
 def pieces(start: int, data: bytes | bytearray | memoryview) -> Iterator[tuple[int, memoryview]]:
     """What of these clusters is not zeros, where it begins."""
-    view = memoryview(data)
+    view = memoryview(data)  # compared with anything it takes 14 ms for 1 MiB, bytes of it 0.5 ms
     begin = 0
     for offset in range(0, len(view), CLUSTER):
-        if view[offset : offset + CLUSTER] == _ZEROS[: len(view) - offset]:
+        if bytes(view[offset : offset + CLUSTER]) == _ZEROS[: len(view) - offset]:
             if offset > begin:
                 yield start + begin, view[begin:offset]
             begin = offset + CLUSTER

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ioflt import ahead
 from ioflt.backup import images
 from ioflt.backup.disk import Area, VirtualDisk, aligned
 from ioflt.format.qcow2.writer import CLUSTER
@@ -19,16 +20,21 @@ def changed(disk: VirtualDisk, before: VirtualDisk, always: Iterable[Area] = ())
 def _clusters(disk: VirtualDisk, before: VirtualDisk, always: Iterable[Area]) -> Iterator[Area]:
     wanted = [area for area in always if area.start < disk.capacity]
     parts = merged([*disk.areas(), *(_inside(area, disk.capacity) for area in before.areas()), *wanted])
-    for area in images.clusters(parts, disk.capacity):
-        now = memoryview(disk.read(area.start, area.length))
+
+    def was(area: Area) -> tuple[Area, bytes]:
         known = max(0, min(area.length, before.capacity - area.start))
-        then = bytes(before.read(area.start, known) if known else b"").ljust(area.length, b"\0")
-        for start in range(0, area.length, CLUSTER):
-            length = min(CLUSTER, area.length - start)
-            begin = area.start + start
-            forced = any(begin < each.end and each.start < begin + length for each in wanted)
-            if forced or now[start : start + length] != then[start : start + length]:
-                yield Area(begin, length)
+        then = bytes(before.read(area.start, known) if known else b"")
+        return area, then.ljust(area.length, b"\0")
+
+    with ahead.worked(was, images.clusters(parts, disk.capacity)) as areas:
+        for area, then in areas:
+            now = bytes(disk.read(area.start, area.length))  # memoryviews take 30 times as long to compare
+            for start in range(0, area.length, CLUSTER):
+                length = min(CLUSTER, area.length - start)
+                begin = area.start + start
+                forced = any(begin < each.end and each.start < begin + length for each in wanted)
+                if forced or now[start : start + length] != then[start : start + length]:
+                    yield Area(begin, length)
 
 
 def merged(areas: Iterable[Area]) -> Iterator[Area]:

@@ -1,24 +1,25 @@
 """A stored file that is read by parts, and has been read whole before: each part is what it was then.
 
 Whoever has the destination may give other bytes at each look. So of the first one, by which the digest is
-found that a manifest names, a digest of each piece stays here.
+found that a manifest names, a mark of each piece stays here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Iterator
 from typing import Final
 
-from ioflt.crypto.rng import random_bytes
+from ioflt import ahead
+from ioflt.crypto.marks import MARK_SIZE, Marks
 from ioflt.datastore.container import Progress
 from ioflt.datastore.openfile import OpenFile
 from ioflt.errors import MalformedError
 
-#: Bytes of a piece, and of its digest: 64 MB for a terabyte.
+#: Bytes of a piece; with `MARK_SIZE` for each, that is 64 MB for a terabyte.
 PIECE: Final = 256 << 10
-_DIGEST: Final = 16
 
 #: Pieces in memory of one file.
 _KEPT: Final = 4
@@ -30,21 +31,26 @@ class Proved:
     def __init__(self, file: OpenFile, sha256: str, progress: Progress | None = None) -> None:
         """Raises MalformedError "changed"."""
         self._file = file
-        self._key = random_bytes(32)  # nobody finds other bytes with the same digest
-        self._digests = bytearray()
+        self._marks = Marks()  # nobody finds other bytes with the same mark
+        self._marked = bytearray()
         self._pieces: OrderedDict[int, bytes] = OrderedDict()
         self.length = 0
         whole = hashlib.sha256()
-        os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what the medium gives
-        for offset in range(0, file.length, PIECE):
-            data = bytes(file.read(offset, PIECE))
-            whole.update(data)
-            self._digests += self._digest(data)
+        with ahead.worked(whole.update, self._read(progress)) as hashed:
+            deque(hashed, maxlen=0)
+        if whole.hexdigest() != sha256:
+            raise MalformedError("changed", "its digest is not that of the manifest")
+
+    def _read(self, progress: Progress | None) -> Iterator[bytes]:
+        """All of it, as the medium gives it; each piece is marked."""
+        os.posix_fadvise(self._file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        for number in range(-(-self._file.length // PIECE)):
+            data = bytes(self._file.read(number * PIECE, PIECE))
+            yield data
+            self._marked += self._marks.of(number, data)
             self.length += len(data)
             if progress is not None:
                 progress(len(data))
-        if whole.hexdigest() != sha256:
-            raise MalformedError("changed", "its digest is not that of the manifest")
 
     def read(self, offset: int, length: int) -> bytes:
         """As `OpenFile.read`. Raises MalformedError "changed"."""
@@ -61,7 +67,7 @@ class Proved:
         found = self._pieces.get(number)
         if found is None:
             found = bytes(self._file.read(number * PIECE, PIECE))
-            if self._digest(found) != self._digests[number * _DIGEST :][:_DIGEST]:
+            if self._marks.of(number, found) != self._marked[number * MARK_SIZE : (number + 1) * MARK_SIZE]:
                 raise MalformedError("changed", "it is another one each time that it is read")
             self._pieces[number] = found
             if len(self._pieces) > _KEPT:
@@ -69,6 +75,3 @@ class Proved:
         else:
             self._pieces.move_to_end(number)
         return found
-
-    def _digest(self, data: bytes) -> bytes:
-        return hashlib.blake2b(data, digest_size=_DIGEST, key=self._key).digest()

@@ -139,17 +139,14 @@ class _Check:
         if disk.parent is not None and disk.parent not in self._there:
             self._note(disk.image, f"its link is missing: the point {disk.parent}, on which it builds")
         with self._shelf.opened(where) as file:
-            size = file.length
             start = bytes(file.read(0, qcow2.MAX_SIZE))
-        found = images.digest(self._shelf, where, self._progress)
-        if (size, found) != (disk.stored, disk.sha256):
-            raise MalformedError("changed", _sizes(size, disk.stored))
-        image = qcow2.parse(start)
-        backing = None if disk.parent is None else f"../{disk.parent}/{disk.image}"
-        if image.backing != backing:
-            raise MalformedError("builds on another image", repr(image.backing)[:80])
-        with self._shelf.opened(where) as file:
-            if images.content_of(file) != disk.content:
+        with images.examined(self._shelf, where, self._progress) as image:
+            if (image.size, image.sha256) != (disk.stored, disk.sha256):
+                raise MalformedError("changed", _sizes(image.size, disk.stored))
+            backing = qcow2.parse(start).backing
+            if backing != (None if disk.parent is None else f"../{disk.parent}/{disk.image}"):
+                raise MalformedError("builds on another image", repr(backing)[:80])
+            if image.content() != disk.content:
                 raise MalformedError("holds something else than was read from the disk")
 
     def _file(self, kept: File) -> None:

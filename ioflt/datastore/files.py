@@ -8,10 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from ioflt import syscalls
+from ioflt import ahead, syscalls
 from ioflt.datastore import atomic, container, newcontainer, stateblocks
 from ioflt.datastore.atomic import Draft
 from ioflt.datastore.container import Container
@@ -21,6 +22,7 @@ from ioflt.datastore.openfile import OpenFile
 from ioflt.datastore.plain import PlainFile
 from ioflt.datastore.standing import Treatment
 from ioflt.datastore.vmx import Place, VmxFile, seal_new
+from ioflt.datastore.writeout import WriteOut
 from ioflt.errors import IofltError, MalformedError
 from ioflt.filters.backing import Backing
 from ioflt.filters.base import Link
@@ -178,13 +180,34 @@ def open_regular(dir_fd: int | None, name: str, flags: int) -> int:
 
 
 def copy_contents(source: OpenFile, target: OpenFile, progress: container.Progress | None = None) -> None:
-    """Copy all bytes; holes of `source` stay holes where `target`, which is empty, can have them."""
+    """Copy all bytes; holes of `source` stay holes where `target`, which is empty, can have them.
+
+    A thread reads ahead. Raises MalformedError when `source` becomes shorter.
+    """
     length = source.length
     plain = isinstance(source, PlainFile) and isinstance(target, PlainFile)
     if plain and syscalls.reflink(target.fd, source.fd):
         if progress is not None:
             progress(length)
         return
+    writeout, done = WriteOut(target.fd), 0
+    with ahead.taken(_pieces(source, length)) as pieces:
+        for offset, data in pieces:
+            target.write(offset, data)
+            writeout.add(len(data))
+            if progress is not None:
+                progress(offset + len(data) - done)
+            done = offset + len(data)
+    if progress is not None:
+        progress(length - done)
+    if target.length != length:
+        target.truncate(length)
+
+
+def _pieces(
+    source: OpenFile, length: int
+) -> Generator[tuple[int, bytes | bytearray | memoryview], None, None]:
+    """(offset, bytes) of all but the holes."""
     offset = 0
     while offset < length:
         try:
@@ -192,18 +215,11 @@ def copy_contents(source: OpenFile, target: OpenFile, progress: container.Progre
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
-            start = length  # only a hole is left
-        end = min(source.seek(start, os.SEEK_HOLE), length) if start < length else length
-        if progress is not None:
-            progress(start - offset)
-        offset = start
+            return  # only a hole is left
+        offset, end = start, min(source.seek(start, os.SEEK_HOLE), length)
         while offset < end:
             data = source.read(offset, min(COPY_CHUNK, end - offset))
             if not data:
                 raise MalformedError("file became shorter while it was copied")
-            target.write(offset, data)
+            yield offset, data
             offset += len(data)
-            if progress is not None:
-                progress(len(data))
-    if target.length != length:
-        target.truncate(length)

@@ -37,3 +37,13 @@ def test_touch_leaves_the_access_time(tmp_path: Path) -> None:
         syscalls.touch(file.fileno())
     assert path.stat().st_atime_ns == LONG_AGO
     assert path.stat().st_mtime_ns > LONG_AGO
+
+
+def test_begin_writing_leaves_the_file_as_it_is(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 10_000)
+    with path.open("r+b") as file:
+        syscalls.begin_writing(file.fileno())
+    assert path.read_bytes() == b"x" * 10_000
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        syscalls.begin_writing(-1)

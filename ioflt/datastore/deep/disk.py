@@ -14,6 +14,7 @@ from ioflt.datastore.atomic import PRIVATE_DIR, Draft
 from ioflt.datastore.deep.storage import Bytes, File
 from ioflt.datastore.header import locked
 from ioflt.datastore.home import Home
+from ioflt.datastore.writeout import WriteOut
 from ioflt.errors import BugError, IntegrityError
 
 #: What the name of a sidecar begins with; the UUID of the container to be follows.
@@ -25,6 +26,7 @@ class DiskFile:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._writeout = WriteOut(fd)
 
     def pread(self, length: int, offset: int) -> bytearray:
         buffer = bytearray(length)
@@ -37,6 +39,7 @@ class DiskFile:
 
     def pwrite(self, data: Bytes, offset: int) -> None:
         atomic.write_all(self.fd, data, offset)
+        self._writeout.add(len(data))
 
     def fsync(self) -> None:
         os.fsync(self.fd)

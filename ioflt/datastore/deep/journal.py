@@ -6,10 +6,12 @@ again first: it may have been read from memory only, where an fsync that failed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from ioflt import ahead
 from ioflt.crypto.mac import sha256
 from ioflt.crypto.rng import random_bytes
 from ioflt.crypto.secret import Secret
@@ -47,6 +49,14 @@ class _Run:
     beside: File
     before: OldTags | None
     after: NewTags | None
+
+
+class _Segment(NamedTuple):
+    """Bytes of the body from `start` on; `bad`: numbers of sectors that do not verify."""
+
+    start: int
+    block: bytearray
+    bad: set[int]
 
 
 class Journal:
@@ -203,31 +213,38 @@ class Journal:
         return slot.done + slot.hot
 
     def _convert(self, run: _Run, slot: Slot, done: int) -> None:
-        """All segments from `done` on."""
+        """All segments from `done` on. While one is written the next ones are read and translated."""
         translation = Translation(run.old, run.new, rekey.holes_from(run.header, run.state))
+
+        def translated(segment: _Segment) -> tuple[_Segment, bytes, bytes]:
+            translation.translate(segment.block, segment.start)
+            journal = bytes(segment.block)
+            return segment, journal, sha256(journal)
+
         try:
-            while (start := self._next(run, translation, slot.body, done)) < slot.body:
-                block = self._file.pread(min(slot.segment, slot.body - start), DATA_OFFSET + start)
-                bad = set() if run.before is None else run.before.bad(block, start)
-                translation.translate(block, start)
-                journal = bytes(block)
-                if run.after is not None:  # while it still shows what is bad
-                    run.after.put(journal, start, bad)
-                    run.after.sync()
-                slot = replace(
-                    slot,
-                    sequence=slot.sequence + 1,
-                    done=start,
-                    hot=len(journal),
-                    journal_hash=sha256(journal),
-                )
-                self._protect(run, slot, journal)
-                self._rewrite(start, journal)
-                self._tell(start + len(journal) - done)
-                done = start + len(journal)
+            with ahead.worked(translated, self._segments(run, translation, slot, done)) as segments:
+                for (start, _, bad), journal, digest in segments:
+                    if run.after is not None:  # while it still shows what is bad
+                        run.after.put(journal, start, bad)
+                        run.after.sync()
+                    slot = replace(
+                        slot, sequence=slot.sequence + 1, done=start, hot=len(journal), journal_hash=digest
+                    )
+                    self._protect(run, slot, journal)
+                    self._rewrite(start, journal)
+                    self._tell(start + len(journal) - done)
+                    done = start + len(journal)
             self._tell(slot.body - done)
         finally:
             translation.wipe()
+
+    def _segments(self, run: _Run, translation: Translation, slot: Slot, done: int) -> Iterator[_Segment]:
+        """The same as they are."""
+        start = done
+        while (start := self._next(run, translation, slot.body, start)) < slot.body:
+            block = self._file.pread(min(slot.segment, slot.body - start), DATA_OFFSET + start)
+            yield _Segment(start, block, set() if run.before is None else run.before.bad(block, start))
+            start += len(block)
 
     def _next(self, run: _Run, translation: Translation, body: int, position: int) -> int:
         """Where the next segment begins: whole holes, by their tags if there are any, are passed over."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
+from ioflt import ahead
 from ioflt.crypto.secret import Secret
 from ioflt.datastore.container import Progress
 from ioflt.datastore.deep import rekey
@@ -22,6 +24,14 @@ from ioflt.types import KeyRef
 
 #: Bytes that are copied at a time.
 CHUNK = 1 << 20
+
+
+class _Chunk(NamedTuple):
+    """Bytes of the body from `start` on; `bad`: numbers of sectors that do not verify."""
+
+    start: int
+    block: bytearray
+    bad: set[int]
 
 
 class Replacement:
@@ -106,25 +116,34 @@ class Replacement:
     ) -> None:
         body = rekey.body_size(self._file)
         draft.resize(DATA_OFFSET + body)
+        change = translation.translate if thin else translation.fill
         done = 0
+
+        def changed(chunk: _Chunk) -> _Chunk:
+            change(chunk.block, chunk.start)
+            return chunk
+
         try:
-            while (start := self._next(thin, done, body, before)) < body:
-                block = self._file.pread(min(self._chunk, body - start), DATA_OFFSET + start)
-                bad = set() if before is None else before.bad(block, start)
-                if thin:
-                    translation.translate(block, start)
-                else:
-                    translation.fill(block, start)
-                if after is not None:
-                    after.put(block, start, bad)
-                view = memoryview(block)
-                for offset, length in rekey.data_runs(block):
-                    draft.pwrite(view[offset : offset + length], DATA_OFFSET + start + offset)
-                self._tell(start + len(block) - done)
-                done = start + len(block)
+            with ahead.worked(changed, self._chunks(thin, body, before)) as chunks:
+                for start, block, bad in chunks:
+                    if after is not None:
+                        after.put(block, start, bad)
+                    view = memoryview(block)
+                    for offset, length in rekey.data_runs(block):
+                        draft.pwrite(view[offset : offset + length], DATA_OFFSET + start + offset)
+                    self._tell(start + len(block) - done)
+                    done = start + len(block)
             self._tell(body - done)
         finally:
             translation.wipe()
+
+    def _chunks(self, thin: bool, body: int, before: OldTags | None) -> Iterator[_Chunk]:
+        """All that is to be copied, as it is."""
+        start = 0
+        while (start := self._next(thin, start, body, before)) < body:
+            block = self._file.pread(min(self._chunk, body - start), DATA_OFFSET + start)
+            yield _Chunk(start, block, set() if before is None else before.bad(block, start))
+            start += len(block)
 
     def _next(self, thin: bool, position: int, body: int, before: OldTags | None) -> int:
         """Where the next chunk begins: whole holes, by their tags if there are any, are passed over."""

@@ -179,6 +179,22 @@ def test_what_was_looked_at_is_what_is_used(site: Site) -> None:
                 disk.read(20 * K64, K64)
 
 
+@pytest.mark.parametrize("part", ["magic", "L1 entry", "L2 entry", "cluster"])
+def test_of_a_changed_image_it_is_said_that_it_is_changed(site: Site, part: str) -> None:
+    """And not what makes no sense in it, as what it holds is read before all of it was."""
+    made = site.back_up("clear")
+    path = site.path_of_all / "clear" / "web" / made.point / "data.raw.qcow2"
+    image = bytearray(path.read_bytes())
+    l1 = int.from_bytes(image[40:48], "big")
+    l2 = int.from_bytes(image[l1 : l1 + 8], "big") & ((1 << 56) - 1)
+    places = {"magic": 0, "L1 entry": l1, "L2 entry": l2 + 7, "cluster": 2 * K64}
+    image[places[part]] ^= 0x55
+    path.write_bytes(image)
+    assert findings(site, "clear") == [
+        (made.point, "data.raw.qcow2", "changed (other bytes of the same length)")
+    ]
+
+
 def test_no_more_is_copied_than_the_manifest_says(site: Site) -> None:
     made = site.back_up("clear")
     file = site.path_of_all / "clear" / "web" / made.point / "files" / "web.nvram"
