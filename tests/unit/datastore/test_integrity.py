@@ -171,6 +171,7 @@ def test_what_a_check_reads_anyway_has_to_verify(volume, vm, directory, keys, na
     assert bad(directory, keys) == {f"web/{name}": ((0, 1),)}
 
 
+@pytest.mark.disk
 def test_read_ahead(volume, vm, directory):
     """What another thread made tags of is verified as all else; what was given up is read anew."""
     home = volume.home("web")
