@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -215,7 +216,7 @@ static void leave(struct file *file, const struct range *range)
     pthread_mutex_unlock(&lock);
 }
 
-/* I/O. 1 when all of it was done. */
+/* I/O. 1 when all of it was done; `write_all`: how many bytes were. */
 
 static int read_all(int fd, char *buffer, size_t size, uint64_t offset)
 {
@@ -232,19 +233,18 @@ static int read_all(int fd, char *buffer, size_t size, uint64_t offset)
     return 1;
 }
 
-static int write_all(int fd, const char *buffer, size_t size, uint64_t offset)
+static size_t write_all(int fd, const char *buffer, size_t size, uint64_t offset)
 {
-    while (size > 0) {
-        ssize_t done = pwrite(fd, buffer, size, (off_t)offset);
-        if (done < 0 && errno == EINTR)
+    size_t done = 0;
+    while (done < size) {
+        ssize_t more = pwrite(fd, buffer + done, size - done, (off_t)(offset + done));
+        if (more < 0 && errno == EINTR)
             continue;
-        if (done <= 0)
-            return 0;
-        buffer += done;
-        size -= (size_t)done;
-        offset += (uint64_t)done;
+        if (more <= 0)
+            break;
+        done += (size_t)more;
     }
-    return 1;
+    return done;
 }
 
 static int read_sectors(const struct file *file, char *buffer, size_t size, uint64_t offset)
@@ -279,7 +279,7 @@ static int write_sectors(const struct file *file, char *buffer, const char *data
             return 0;
         memcpy(buffer + (from - start), data + (from - offset), to - from);
         if (!sectors(file->key, (unsigned char *)buffer, count / SECTOR, start / SECTOR, ENCRYPT)
-            || !write_all(file->fd, buffer, count, file->start + start))
+            || write_all(file->fd, buffer, count, file->start + start) != count)
             return 0;
     }
     return 1;
@@ -323,6 +323,20 @@ static void mark(const struct file *file, uint64_t offset, uint64_t end)
     }
 }
 
+/* Bytes of a file as it is stored; the largest number when nobody knows. */
+static uint64_t stored(const struct file *file)
+{
+    struct stat info;
+    return fstat(file->fd, &info) == 0 ? (uint64_t)info.st_size - file->start : UINT64_MAX;
+}
+
+/* Half written, for lack of space: what came is not part of the file. Python tries again, and tells. */
+static void cut(const struct file *file, uint64_t size)
+{
+    int done = ftruncate(file->fd, (off_t)(file->start + size));
+    (void)done;
+}
+
 static int serve_write(uint64_t unique, const struct fuse_write_in *in, char *buffer)
 {
     struct fuse_write_out out = {.size = in->size};
@@ -338,18 +352,19 @@ static int serve_write(uint64_t unique, const struct fuse_write_in *in, char *bu
         return 0;
     mark(file, in->offset, end);
     length = atomic_load(file->length);
-    if (file->encrypted)
+    if (file->encrypted) {
         ok = write_sectors(file, buffer, data, size, in->offset);
-    else
-        ok = write_all(file->fd, data, size, file->start + in->offset);
-    if (end > length) {
-        if (ok)
-            atomic_store(file->length, end);
-        else { /* half written, for lack of space: what came is not part of the file. Python tries again, and tells. */
-            int cut = ftruncate(file->fd, (off_t)(file->start + (file->encrypted ? up(length) : length)));
-            (void)cut;
-        }
+        if (!ok && end > length)
+            cut(file, up(length));
+    } else {
+        uint64_t had = end > length ? stored(file) : UINT64_MAX; /* another program may have appended to it */
+        uint64_t to = in->offset + write_all(file->fd, data, size, file->start + in->offset);
+        ok = to == end;
+        if (!ok && to > had && stored(file) == to)
+            cut(file, had);
     }
+    if (ok && end > length)
+        atomic_store(file->length, end);
     leave(file, &range);
     if (ok) {
         count(1, size, begin);

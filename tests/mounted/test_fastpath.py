@@ -96,16 +96,27 @@ def test_a_hole_and_then_data(homes: Place) -> None:
     assert path.read_bytes() == expected
 
 
-@pytest.mark.root
-@pytest.mark.parametrize("step", [MIB, 1000 * 1000])
-def test_a_datastore_that_is_full(place: Place, step: int) -> None:
-    """What was not acknowledged is no part of the file."""
+@contextmanager
+def small_datastore(place: Place) -> Iterator[Path]:
+    """The datastore of `place`, made anew, not mounted, on a file system of 24 MiB; gives its directory."""
     small = place.base / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", small], check=True)
     try:
         place.datastore = small / "ds"
         place.ioflt("datastore", "init", place.datastore, "--encrypt")
+        yield small
+        place.umount()
+    finally:
+        place.end()
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("step", [MIB, 1000 * 1000])
+def test_a_datastore_that_is_full(place: Place, step: int) -> None:
+    """What was not acknowledged is no part of the file."""
+    with small_datastore(place):
         (place.mount() / "vm").mkdir()
         data = random.Random(2).randbytes(step)
         written = 0
@@ -121,10 +132,31 @@ def test_a_datastore_that_is_full(place: Place, step: int) -> None:
             assert os.fstat(fd).st_size == written
             for offset in range(0, written, step):
                 assert os.pread(fd, step, offset) == data[: written - offset]
-        place.umount()
-    finally:
-        place.end()
-        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.root
+def test_what_another_program_appended_to_a_clear_file_stays(place: Place) -> None:
+    """Behind the end that the mount knows of; a write behind that fails for lack of space, in the middle."""
+    with small_datastore(place) as small:
+        (place.datastore / "vm").mkdir()
+        place.ioflt("vm", "decrypt", place.datastore / "vm")
+        data, appended = (random.Random(seed).randbytes(MIB) for seed in (2, 3))
+        place.mount()
+        stored = place.datastore / "vm" / "disk"
+        with opened(place.mountpoint / "vm" / "disk") as fd:
+            before = in_c(place)
+            os.pwrite(fd, data, 0)
+            assert in_c(place) > before
+            with stored.open("ab") as other:
+                other.write(appended)
+            with (small / "rest").open("wb", buffering=0) as rest:
+                with suppress(OSError):
+                    while True:
+                        rest.write(bytes(MIB))
+                rest.truncate(rest.tell() - 4 * SECTOR)
+            with pytest.raises(OSError, match="No space left"):
+                os.pwrite(fd, data, 2 * MIB)
+        assert stored.read_bytes() == data + appended
 
 
 @pytest.mark.parametrize("home", ["thin", "tagged"])
