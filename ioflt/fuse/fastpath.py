@@ -88,7 +88,10 @@ class FastFile:
         if _c is None:
             return
         if self._file is None:
-            self._file = _c.ffi.gc(_c.lib.ioflt_file_new(), _c.lib.ioflt_file_free)
+            new = _c.lib.ioflt_file_new()
+            if new == _c.ffi.NULL:
+                raise MemoryError
+            self._file = _c.ffi.gc(new, _c.lib.ioflt_file_free)
         if not _c.lib.ioflt_handle_add(handle, self._file):
             raise MemoryError
         self._handles += 1

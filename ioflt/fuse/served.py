@@ -87,11 +87,18 @@ class Served(pyfuse3.Operations):
         return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
 
     async def _handle(self, node: Node, *, writes: bool) -> FileHandleT:
-        """The number of one more open(2)."""
+        """The number of one more open(2), for which `opener` has the file. Raises MemoryError."""
         number = self.handles.add_file(FileHandle(node, writes))
-        if node.file is not None and node.file.compiles:
-            async with node.fast:
-                node.fast.add(number)
+        try:
+            if node.file is not None and node.file.compiles:
+                async with node.fast:
+                    node.fast.add(number)
+        except BaseException:  # cancelled, too: the kernel never hears of it
+            del self.handles.files[number]
+            node.fast.drop(number)
+            with trio.CancelScope(shield=True):
+                await self.opener.release(node, write=writes)
+            raise
         return FileHandleT(number)
 
     def _check_name(self, node: Node, ctx: RequestContext) -> None:

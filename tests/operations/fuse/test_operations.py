@@ -16,6 +16,7 @@ import trio.testing
 from ioflt.datastore import atomic, lifecycle
 from ioflt.datastore.container import Container
 from ioflt.datastore.volume import Volume
+from ioflt.fuse import fastpath
 from ioflt.fuse.served import THREADS
 from ioflt.testing.local_keys import LocalKeys
 from tests.operations.fuse.client import ROOT, Client, fails, operations_of
@@ -37,6 +38,42 @@ def home(request: pytest.FixtureRequest) -> str:
 def name(request: pytest.FixtureRequest) -> str:
     text: str = request.param
     return text
+
+
+class NoMemory:
+    """The C files where nothing can be allocated any more."""
+
+    class ffi:
+        NULL = None
+
+    class lib:
+        @staticmethod
+        def ioflt_file_new() -> None:
+            return None
+
+        @staticmethod
+        def ioflt_handle_drop(_number: int) -> int:
+            return 0
+
+
+@pytest.mark.allow_log("a bug of ioflt")
+async def test_an_open_without_memory_leaves_nothing_open(
+    client: Client, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = (await client.lookup(ROOT, home)).st_ino
+    handle, entry = await client.create(where, "disk")
+    inode = entry.st_ino
+    await client.close(handle)
+    with monkeypatch.context() as patch:
+        patch.setattr(fastpath, "_c", NoMemory)
+        with fails(errno.EIO):
+            await client.open(inode)
+        with fails(errno.EIO):
+            await client.create(where, "another")
+    operations = client.operations
+    assert operations.handles.files == {}
+    assert all(node.file is None for node in operations.nodes.all())
+    await client.close(await client.open(inode))
 
 
 async def test_what_is_written_is_read(client: Client, home: str, name: str) -> None:
