@@ -15,6 +15,7 @@
 #define MOST_REQUEST (MOST_DATA + SECTOR)
 #define SMALL 4096        /* up to that size they are copied into the queue */
 #define MOST_QUEUED 1024  /* then nothing is taken from the kernel: what waits there holds no memory of ours */
+#define MOST_LARGE 64     /* of them that are larger, each with room for the largest: 64 MiB */
 #define MOST_SPARE 8      /* buffers of large ones */
 #define MOST_THREADS 32   /* more than one for each core when they wait for a disk */
 #define STACK (128 << 10) /* of a thread: it is locked into memory */
@@ -28,7 +29,7 @@ struct request {
 static pthread_mutex_t queue_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t taken = PTHREAD_COND_INITIALIZER;
 static struct request *first, **last = &first;
-static int queued;
+static int queued, queued_large;
 static int queue_fd = -1; /* readable while there is something in the queue, and from the session's end on */
 static int ended;         /* 1: unmounted; below zero: an errno */
 static struct request *spare[MOST_SPARE]; /* of MOST_REQUEST bytes */
@@ -60,8 +61,9 @@ static void tell(void)
 static void enqueue(struct request *request)
 {
     pthread_mutex_lock(&queue_lock);
-    while (queued >= MOST_QUEUED && !ended && !stopping)
+    while ((queued >= MOST_QUEUED || queued_large >= MOST_LARGE) && !ended && !stopping)
         pthread_cond_wait(&taken, &queue_lock);
+    queued_large += request->size > SMALL;
     request->next = NULL;
     *last = request;
     last = &request->next;
@@ -214,7 +216,7 @@ static void forget_all(void)
         free(request);
     }
     last = &first;
-    queued = ended = stopping = all_shut = 0;
+    queued = queued_large = ended = stopping = all_shut = 0;
     for (int i = 0; i < BUCKETS; i++)
         while ((handle = handles[i]) != NULL) {
             handles[i] = handle->next;
@@ -253,6 +255,7 @@ __attribute__((visibility("default"))) int fuse_session_receive_buf(struct fuse_
         last = &first;
     if (request != NULL) {
         queued--;
+        queued_large -= request->size > SMALL;
         pthread_cond_signal(&taken);
     }
     if (first == NULL && !how && read(queue_fd, &told, sizeof told) < 0)
