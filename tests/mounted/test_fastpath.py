@@ -1,7 +1,10 @@
 """Reads and writes that are answered in C: which ones, and how they and Python's keep apart."""
 
+import errno
+import itertools
 import os
 import random
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.fuse
 
 MIB = 1 << 20
+EIO = os.strerror(errno.EIO)
 SECTOR = 4096
 
 
@@ -258,3 +262,54 @@ def test_who_reads_in_order_is_read_ahead_for(homes: Place) -> None:
     with path.open("rb", buffering=128 << 10) as file:
         assert b"".join(iter(lambda: file.read(128 << 10), b"")) == data
     assert 16 <= in_c(homes) - before < 64
+
+
+@pytest.mark.interop("strace")
+@pytest.mark.parametrize("home", ["thin", "thick"])
+def test_a_sync_that_failed_is_final_in_c_too(homes: Place, home: str) -> None:
+    """Writers are at it in C when the sync fails; what begins after that fails. Other files go on."""
+    path, other = (homes.mountpoint / home / name for name in ("disk", "other"))
+    for each in (path, other):
+        each.write_bytes(bytes(4 * MIB))
+    failed = threading.Event()
+
+    def write(number: int) -> None:
+        """Until one fails, which the first one does that begins after the sync did."""
+        with opened(path, os.O_RDWR | os.O_DIRECT) as fd:
+            for count in itertools.count(number):
+                late = failed.is_set()
+                os.pwrite(fd, bytes([count % 256]) * SECTOR, count % 1024 * SECTOR)
+                if late:
+                    return
+
+    before = in_c(homes)
+    with ThreadPoolExecutor(4) as pool, opened(path, os.O_RDWR | os.O_DIRECT) as fd:
+        writers = [pool.submit(write, number) for number in range(4)]
+        eventually(lambda: in_c(homes) > before + 100)
+        traced = "-e", "inject=fsync,fdatasync:error=EIO", "-p", str(homes.pid)
+        tracer = subprocess.Popen(
+            ["strace", "-f", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", *traced],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert tracer.stderr is not None
+            assert "attached" in tracer.stderr.readline()
+            with pytest.raises(OSError, match=EIO):
+                os.fsync(fd)
+            failed.set()
+        finally:
+            tracer.send_signal(signal.SIGINT)
+            tracer.communicate()
+        for writer in writers:
+            with pytest.raises(OSError, match=EIO):
+                writer.result()
+        for attempt in (lambda: os.pread(fd, SECTOR, 0), lambda: os.pwrite(fd, bytes(SECTOR), 0)):
+            with pytest.raises(OSError, match=EIO):
+                attempt()
+        before = in_c(homes)
+        with opened(other, os.O_RDWR | os.O_DIRECT) as sound:
+            os.pwrite(sound, b"x" * SECTOR, 0)
+            os.fsync(sound)
+        assert in_c(homes) > before
+    assert "the file is shut" in homes.log
