@@ -43,7 +43,7 @@ check: static
 
 test:
 	@tools/setup.sh build test
-	$(MAKE) --no-print-directory static pure
+	$(MAKE) --no-print-directory --jobs=2 --output-sync static pure # mypy keeps one core busy for a minute
 	HYPOTHESIS_PROFILE=ci $(PYTEST) $(REQUIRE) $(LEVELS)
 
 # What the C files serve: the cipher, what encrypts by it, file systems. And that every command is there and loads.
