@@ -29,14 +29,14 @@ static void ioflt_on_lseek(void *request, uint64_t handle, int64_t offset, int w
 static void ioflt_on_fallocate(void *request, uint64_t handle, int mode, int64_t offset, int64_t length);
 
 /* libfuse 3.17 takes more at once, where the kernel is told to. And libfuse would keep the kernel to what it read ahead
- * when the session began: it may read what its device says by now (`kernel.read_ahead`).
+ * when the session began: it may read what its device says by now (`kernel.read_ahead`), two requests at the most.
  */
 static void on_init(void *userdata, struct fuse_conn_info *connection)
 {
     next_init(userdata, connection);
     if (connection->max_write > MOST_DATA)
         connection->max_write = MOST_DATA;
-    connection->max_readahead = MOST_DATA;
+    connection->max_readahead = 2 * MOST_DATA;
 }
 
 static void on_lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence, struct fuse_file_info *file)

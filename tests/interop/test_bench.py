@@ -144,7 +144,7 @@ def test_the_bare_pass_through_is_read_ahead_as_ours(short_tmp: Path) -> None:
     words = ("--rounds=1000", "--places=ioflt,bare", "read-1m-direct")
     process = subprocess.Popen(command(short_tmp, *words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        eventually(lambda: [read_ahead_kib(line) for line in mounts_below(short_tmp)] == [1024, 1024])
+        eventually(lambda: [read_ahead_kib(line) for line in mounts_below(short_tmp)] == [2048, 2048])
     finally:
         process.terminate()
         process.communicate()
