@@ -8,7 +8,7 @@ from contextlib import suppress
 import pyfuse3
 
 #: KiB that the kernel reads ahead for who reads in order, by default 128: two of the largest requests, of
-#: which one is decrypted while the other is. Two cores, warm, MiB/s by KiB: 1024: 964, 2048: 1,061, 4096: 1,140.
+#: which one is decrypted while the other is. 1,024: 964 MiB/s, 2,048: 1,061, 4,096: 1,140.
 #: A fault of mmap(2) may read so much around it.
 READ_AHEAD_KIB = 2048
 
