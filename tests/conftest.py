@@ -126,6 +126,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--require: unknown {', '.join(sorted(unknown))}")
     if config.getoption("--pure"):
         config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning:ioflt")
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, by all that tests start, too
     os.environ[SESSION_MARK] = f"{os.getpid()}-{time.time_ns()}"
     beside = Path(tempfile.gettempdir()).parent if hasattr(config, "workerinput") else None
     base = Path(tempfile.mkdtemp(prefix="ioflt-", dir=beside))  # a worker's not below its starter's
