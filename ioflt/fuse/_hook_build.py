@@ -38,6 +38,7 @@ ffibuilder.cdef(
     void ioflt_file_open(
         void *file, int fd, uint64_t start, uint64_t *length, int writes, int holes, int clamps,
         const unsigned char *key, unsigned char *marks, uint64_t blocks);
+    void ioflt_file_stays(void *file);
     int ioflt_file_shut(void *file);
     void ioflt_file_wait(void *file);
     int ioflt_handle_add(uint64_t number, void *file);

@@ -120,8 +120,9 @@ class FastFile:
         try:
             form = self._form()
         except OSError:  # of the backing file: whoever comes next hears of it, not who is done
-            return
+            form = None
         if form is None:
+            _c.lib.ioflt_file_stays(self._file)
             return
         chain, bytes_of, null = form.chain, partial(_c.ffi.from_buffer, "unsigned char[]"), _c.ffi.NULL
         length = _c.ffi.from_buffer("uint64_t[]", form.length)
