@@ -83,7 +83,7 @@ class Opener:
                     standing = None if made is None else self._at_once(node, made)
                     if made is not None and standing is not None:
                         unused.pop_all()
-                        node.file = self._open_made(node, made, standing)
+                        node.file, locked = self._open_made(node, made, standing)
                     else:
                         node.file, locked = await self._ask(self._open, node, made, unused, write)
                 except BaseException:  # cancelled, too: who did not open it does not count
@@ -94,7 +94,7 @@ class Opener:
             try:
                 self._gate.enter(node.shown, keyless=node.keyless)  # a lock came meanwhile: no key stays
                 if write:
-                    await self._add_writer(node, at_once=made is not None, locked=locked)
+                    await self._add_writer(node, locked=locked)
                 else:
                     node.readers += 1
             except BaseException:  # cancelled, too: nobody else closes it
@@ -129,10 +129,8 @@ class Opener:
         async with node.ranges.hold(0, END, exclusive=True):
             await self.thread_for(file)(file.flush)
 
-    async def _add_writer(self, node: Node, *, at_once: bool, locked: bool) -> None:
-        """`at_once`: what is to be read was just written, and is in memory. `locked`: it was read under the
-        writer's lock, which we have.
-        """
+    async def _add_writer(self, node: Node, *, locked: bool) -> None:
+        """`locked`: we have the writer's lock, and what is to be read was read under it."""
         file = node.file
         if file is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -145,9 +143,7 @@ class Opener:
             if not locked:
                 await self._lock(node, file)
             try:
-                if at_once and isinstance(file, Container):
-                    file.refresh()
-                elif not locked:
+                if not locked:
                     await self._refresh(node, file)
                 if tracking.concerns(node, file):  # of the others none pays a thread
                     await self._ask(tracking.begin, node, file)
@@ -207,12 +203,10 @@ class Opener:
         return None if known.record.clear_files else known
 
     def _open(self, node: Node, made: Made | None, unused: ExitStack, write: bool) -> tuple[OpenFile, bool]:
-        """In a worker thread. Also returns whether it has the writer's lock: with `write`, where nobody else
-        has it, so that what is read is not read again by another thread (0.3 ms of an open).
-        """
+        """In a worker thread. With `write`, also returns whether it has the writer's lock: `_try_lock`."""
         unused.pop_all()  # from here on what cannot be used is closed here
         if made is not None:
-            return self._open_made(node, made), False
+            return self._open_made(node, made)
         standing = node.home.standing()
         if os.stat(node.path_fd).st_nlink == 0 and not node.unlinked:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # replaced; the kernel looks it up again
@@ -229,26 +223,32 @@ class Opener:
             fd = node.reopen(os.O_RDONLY)
         return self._open_file(node, fd, writable=not read_only, write=write)
 
-    def _open_made(self, node: Node, made: Made, standing: Standing | None = None) -> OpenFile:
+    def _open_made(self, node: Node, made: Made, standing: Standing | None = None) -> tuple[OpenFile, bool]:
         try:
             with node.home.steady() if standing is None else nullcontext(standing) as known:
                 node.treatment = self._treatment(node, made.fd, known)
+            locked = self._try_lock(node, made.fd)
         except BaseException:  # nobody else closes it
             made.close()
             raise
-        return self._open_treated(node, made.fd, writable=True, new=made.new)
+        return self._open_treated(node, made.fd, writable=True, new=made.new), locked
 
     def _open_file(self, node: Node, fd: int, *, writable: bool, write: bool) -> tuple[OpenFile, bool]:
         try:
             with node.home.steady() as standing:
                 node.treatment = self._treatment(node, fd, standing)
-            # A VMX may be replaced until it is locked: see `_lock`.
-            locks = write and writable and node.treatment is not Treatment.VMX
-            locked = locks and syscalls.try_write_lock(fd)
+            locked = write and writable and self._try_lock(node, fd)
         except BaseException:  # nobody else closes it
             os.close(fd)
             raise
         return self._open_treated(node, fd, writable=writable), locked
+
+    @staticmethod
+    def _try_lock(node: Node, fd: int) -> bool:
+        """Take the writer's lock before anything is read, if nobody has it: else that would have to be read
+        again, by another thread (0.3 ms of an open). A VMX may be replaced until it is locked: see `_lock`.
+        """
+        return node.treatment is not Treatment.VMX and syscalls.try_write_lock(fd)
 
     def _open_treated(self, node: Node, fd: int, *, writable: bool, new: New | None = None) -> OpenFile:
         node.note_stamp()
