@@ -69,9 +69,10 @@ def main() -> int:
     end_by_signals()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as users have it: `help` takes 72 ms, without 184 ms
     machine = report.facts(options.directory)
+    extent = Extent(options.mib * MIB, options.seconds, options.names, options.vms)
     found: list[Figures] = []
     try:
-        _measure(options, found)
+        _measure(options, extent, found)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -79,25 +80,24 @@ def main() -> int:
         return 128 + signal.SIGINT
     finally:  # what was done before a failure or Ctrl-C, too
         if found:
-            Console(width=max(Console().width, report.WIDTH)).print(report.table(found, machine))
+            Console(width=max(Console().width, report.WIDTH)).print(report.table(found, machine, extent))
     if options.json is not None:
         text = json.dumps(to_json(found, TARGETS), indent=1, ensure_ascii=False)
         options.json.write_text(f"{text}\n", encoding="utf-8")
     if options.history is not None:
-        report.remember(options.history, found, machine)
+        report.remember(options.history, found, machine, extent)
     if options.markdown is not None:  # last: the history tells whether the checkout was changed
-        report.put(options.markdown, report.markdown(found, machine))
+        report.put(options.markdown, report.markdown(found, machine, extent))
     return 0
 
 
-def _measure(options: argparse.Namespace, found: list[Figures]) -> None:
+def _measure(options: argparse.Namespace, extent: Extent, found: list[Figures]) -> None:
     """Append to `found` as rows are done. Nothing is left mounted, running or stored."""
     wanted = rows.chosen(options.rows or (rows.QUICK if options.quick else ()), rows.NAMES)
     where = rows.chosen(options.places.split(","), rows.PLACES)
     if os.geteuid() != 0:
         raise BenchError("needs root, who sees the memory of keyd and has mounts read ahead; try sudo")
     _check(options)
-    extent = Extent(options.mib * MIB, options.seconds, options.names, options.vms)
     with (
         tempfile.TemporaryDirectory(prefix="ioflt-bench-", dir=options.directory) as base,
         ExitStack() as cleanup,

@@ -53,7 +53,7 @@ def test_each_place_has_a_figure(short_tmp: Path) -> None:
     (line,) = history.read_text().splitlines()
     remembered = json.loads(line)
     assert remembered["medians"]["create"] == {place: rows["create"][place] for place in PLACES}
-    assert {"date", "commit", "machine", "versions"} <= set(remembered)
+    assert {"date", "commit", "machine", "versions", "extent"} <= set(remembered)
     head = "| row | ioflt | clear | bare | gocryptfs | ÷ gocryptfs | ÷ bare |\n| --- | --: |"
     assert page.read_text().startswith("Above\n\n<!-- bench -->\n\n20")
     assert head in page.read_text()

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ from ioflt.crypto import xts
 from .programs import BenchError
 from .results import PLACES, Figures, Verdict, judged, ratio
 from .targets import TARGETS
+from .work import MIB, Extent
 
 #: Columns that the table takes.
 WIDTH = 170
@@ -72,10 +74,15 @@ def title(machine: Mapping[str, object]) -> str:
     return "{cpus} × {cpu}, {kernel}, {file_system}, load {load}".format(**machine) + f", {native}"
 
 
-def table(run: Sequence[Figures], machine: Mapping[str, object]) -> Table:
+def _heading(machine: Mapping[str, object], extent: Extent) -> str:
+    much = f"{extent.size // MIB:,} MiB a disk, {extent.names:,} files, {extent.vms:,} VMs"
+    return f"{title(machine)}; {much}"
+
+
+def table(run: Sequence[Figures], machine: Mapping[str, object], extent: Extent) -> Table:
     """A line for each row: medians, spread and ratios with their targets; below, processor time a GiB."""
     head, *lines = _cells(run)
-    shown = Table(title=title(machine), title_justify="left", show_lines=True)
+    shown = Table(title=_heading(machine, extent), title_justify="left", show_lines=True)
     shown.caption = _versions()
     shown.add_column(head[0])
     for column in head[1:]:
@@ -85,13 +92,13 @@ def table(run: Sequence[Figures], machine: Mapping[str, object]) -> Table:
     return shown
 
 
-def markdown(run: Sequence[Figures], machine: Mapping[str, object]) -> str:
-    """The same for a page: machine and date above it, versions below."""
+def markdown(run: Sequence[Figures], machine: Mapping[str, object], extent: Extent) -> str:
+    """The same for a page: machine, extent and date above it, versions below."""
     head, *lines = ([Text.from_markup(cell).plain for cell in line] for line in _cells(run))
     rows = (head, ["---", *["--:"] * (len(head) - 1)], *lines)
     said = "".join("| " + " | ".join(row).replace("\n", "<br>") + " |\n" for row in rows)
     date = f"{datetime.now(UTC):%Y-%m-%d}"
-    return f"{date}, {title(machine)}:\n\n{said}\n{_versions()}\n"
+    return f"{date}, {_heading(machine, extent)}:\n\n{said}\n{_versions()}\n"
 
 
 def around(page: Path) -> tuple[str, str]:
@@ -165,13 +172,14 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def remember(history: Path, run: Sequence[Figures], machine: Mapping[str, object]) -> None:
-    """Append a line of JSON: when, of which commit, where, by what, and what was found."""
+def remember(history: Path, run: Sequence[Figures], machine: Mapping[str, object], extent: Extent) -> None:
+    """Append a line of JSON: when, of which commit, where, by what, of how much, and what was found."""
     line = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _said("git", "describe", "--always", "--dirty", "--exclude=*"),
         "machine": machine,
         "versions": versions(),
+        "extent": asdict(extent),
         "rounds": max(figures.rounds for figures in run),
         "medians": {figures.row.name: figures.medians() for figures in run},
         "cpu_s_per_gib": {figures.row.name: costs for figures in run if (costs := figures.cpus())},
