@@ -75,7 +75,7 @@ def title(machine: Mapping[str, object]) -> str:
 
 
 def _heading(machine: Mapping[str, object], extent: Extent) -> str:
-    much = f"{extent.size // MIB:,} MiB a disk, {extent.names:,} files, {extent.vms:,} VMs"
+    much = f"{extent.size // MIB:,} MiB a disk, {extent.names:,} files"
     return f"{title(machine)}; {much}"
 
 
